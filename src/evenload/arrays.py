@@ -1,0 +1,129 @@
+"""Arrays in, arrays of the same kind out: NumPy stays NumPy, tensors return to their device.
+
+torch is never imported here: a tensor can only arrive where its caller has imported it already.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rewrap: TypeAlias = Callable[[NDArray[Any]], Any]
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether `value` is a torch tensor, told without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def keep_numpy(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array itself: the way back for callers who brought NumPy arrays."""
+    return array
+
+
+def _tensor_to_numpy(name: str, tensor: Any) -> NDArray[Any]:
+    import torch
+
+    try:
+        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
+            tensor = tensor.float()
+        result: NDArray[Any] = tensor.numpy(force=True)
+    except (TypeError, RuntimeError):
+        raise ValueError(
+            f"{name} is a tensor of {tensor.layout}, {tensor.dtype} on {tensor.device}, which no "
+            "array can be made of; use a dense tensor that holds numbers"
+        ) from None
+    return result
+
+
+def _to_tensor(array: NDArray[Any], device: Any) -> Any:
+    import torch
+
+    return torch.tensor(array, device=device)
+
+
+def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], Rewrap]:
+    """Bring an array, tensor or nested list to NumPy, and tell how results go back.
+
+    Parameters
+    ----------
+    name : str
+        Argument's name, for the message.
+    value : array_like or torch.Tensor
+        Tensors may require grad, be views, or lie on another device; half, bfloat16 and float8 are
+        widened to float32 without loss.
+
+    Returns
+    -------
+    array : ndarray
+        May share memory with `value`: read it only.
+    rewrap : callable
+        Brings a result to the kind and device of `value`; a tensor is always a copy.
+
+    Raises
+    ------
+    ValueError
+        If `value` is a masked array, a sparse tensor or one without values, or cannot be read as
+        one array of numbers.
+    """
+    if is_tensor(value):
+        return _tensor_to_numpy(name, value), partial(_to_tensor, device=value.device)
+    if isinstance(value, np.ma.MaskedArray):
+        raise ValueError(f"{name} is a masked array; fill its gaps first, e.g. {name}.filled(0)")
+    try:
+        return np.asarray(value), keep_numpy
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(
+            f"{name} is not one rectangular array of numbers; use rows of equal length ({error})"
+        ) from None
+
+
+def first_bad(array: NDArray[Any], bad: NDArray[np.bool_]) -> str:
+    """Name the first element of `array` that `bad` marks, as ``[2, 5]=-1.0``."""
+    index = tuple(int(i) for i in np.argwhere(bad)[0])
+    return f"{list(index)}={array[index]}"
+
+
+def check_weights(name: str, array: NDArray[Any]) -> NDArray[np.float64]:
+    """Return weights as float64, or say which one is not a finite number >= 0.
+
+    The result is C-contiguous, aligned and writable, whatever the input: kernels are compiled for
+    that layout only, and a read-only array would make them compile anew. It may be the input.
+
+    Parameters
+    ----------
+    name : str
+        Argument's name, for the message.
+    array : ndarray, any shape, integer or floating dtype
+        Tokens, or any load proportional to them. Integers must lie within +-2**53, where float64
+        holds them exactly.
+
+    Raises
+    ------
+    ValueError
+        For bool, complex, object and string dtypes, integers past 2**53, NaN, inf and negatives.
+    """
+    if array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{name} has dtype {array.dtype}; use an integer or floating dtype (tokens per expert)"
+        )
+    with np.errstate(over="ignore", under="ignore"):
+        weights = np.require(array, np.float64, ["C", "A", "W"])
+    if array.size == 0:
+        return weights
+    if array.dtype.kind in "iu" and int(array.max()) > 2**53:
+        bad = first_bad(array, array > 2**53)
+        raise ValueError(
+            f"{name}{bad} is past 2**53={2**53}, up to which float64 holds every integer; use at "
+            "most that, or a floating dtype"
+        )
+    if not (weights.min() >= 0.0 and weights.max() < np.inf):
+        bad = first_bad(array, ~(np.isfinite(weights) & (weights >= 0.0)))
+        raise ValueError(f"{name}{bad} is not a finite number >= 0; use 0 or more")
+    return weights

@@ -1,0 +1,229 @@
+"""Where every expert lives."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.arrays import Rewrap
+from evenload.checks import positive_int
+from evenload.cluster import Cluster, check_cluster
+from evenload.maps import check_count, check_map, frozen, inverse_by_rank, inverse_by_slot
+from evenload.problem import check_load
+from evenload.scale import within_range
+
+Int = NDArray[np.int64]
+
+
+class Placement:
+    """The expert in every slot of every layer.
+
+    Immutable: arrays that it hands out are read-only, and tensors are copies.
+
+    Parameters
+    ----------
+    physical_to_logical : integer array_like or torch.Tensor, [L, S] or [S]
+        Expert in each slot; slot s lives on GPU ``s // slots_per_gpu``. Copied.
+    cluster : Cluster
+        The GPUs that the slots belong to.
+    num_experts : int
+        Logical experts E of a layer; each needs at least one slot.
+    replica_rank : integer array_like, [L, S], optional
+        Which replica of its expert a slot is, for planners that number replicas in an order of
+        their own; it orders the last axis of `logical_to_physical`. Default: by slot.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype, a number that is no expert, an expert without a slot, or ranks
+        that do not number every expert's replicas from 0.
+    """
+
+    def __init__(
+        self,
+        physical_to_logical: Any,
+        cluster: Cluster,
+        num_experts: int,
+        *,
+        replica_rank: Any = None,
+    ) -> None:
+        self._num_experts = positive_int("num_experts", num_experts)
+        self._cluster = check_cluster(cluster)
+        self._map, self._rewrap = check_map(physical_to_logical, cluster, self._num_experts)
+        frozen(self._map)
+        check_count(self._count)
+        if replica_rank is not None:
+            self._inverse = inverse_by_rank(self._map, self._count, replica_rank)
+
+    @classmethod
+    def trivial(cls, num_layers: int, num_experts: int, cluster: Cluster) -> Placement:
+        """Return what an engine starts with: slot s holds expert ``s % num_experts``.
+
+        Raises
+        ------
+        ValueError
+            For fewer than one layer or expert, or fewer slots than experts.
+        """
+        layers, experts = positive_int("num_layers", num_layers), num_experts
+        check_cluster(cluster).check_holds(positive_int("num_experts", experts))
+        row = np.arange(cluster.num_slots) % experts
+        return cls(np.tile(row, (layers, 1)), cluster, experts)
+
+    def rewrapped(self, rewrap: Rewrap) -> Placement:
+        """Return the same placement, its arrays brought to the kind that `rewrap` makes."""
+        other = object.__new__(Placement)
+        other.__dict__.update(self.__dict__, _rewrap=rewrap)
+        return other
+
+    @cached_property
+    def _count(self) -> Int:
+        from evenload.kernels.evaluate import count_replicas
+
+        return frozen(count_replicas(self._map, self._num_experts))
+
+    @property
+    def cluster(self) -> Cluster:
+        """The GPUs that the slots belong to."""
+        return self._cluster
+
+    @property
+    def num_layers(self) -> int:
+        """Layers L."""
+        return len(self._map)
+
+    @property
+    def num_experts(self) -> int:
+        """Logical experts E of a layer."""
+        return self._num_experts
+
+    @property
+    def num_slots(self) -> int:
+        """Slots S of a layer."""
+        return int(self._map.shape[1])
+
+    @property
+    def physical_to_logical(self) -> Any:
+        """Expert in each slot, int64 [L, S]."""
+        return self._rewrap(self._map.view())
+
+    @property
+    def replica_count(self) -> Any:
+        """Slots of each expert, int64 [L, E]."""
+        return self._rewrap(self._count.view())
+
+    @property
+    def logical_to_physical(self) -> Any:
+        """Slots of each expert, int64 [L, E, X], X the largest replica count, padded with -1."""
+        return self._rewrap(self._inverse.view())
+
+    @cached_property
+    def _inverse(self) -> Int:
+        return inverse_by_slot(self._map, self._count)
+
+    def _check_load(self, load: Any) -> tuple[NDArray[np.float64], Rewrap]:
+        checked, rewrap = check_load(load)
+        expected = (self.num_layers, self.num_experts)
+        if checked.shape != expected:
+            raise ValueError(
+                f"load has shape {checked.shape}, and the placement is for [layers, experts] "
+                f"{expected}; use a load of that shape"
+            )
+        return checked, rewrap
+
+    def _gpu_load(self, load: NDArray[np.float64]) -> NDArray[np.float64]:
+        from evenload.kernels.evaluate import gpu_load
+
+        return gpu_load(load, self._map, self._count, self._cluster.num_gpus)
+
+    def gpu_load(self, load: Any) -> Any:
+        """Return the load of each GPU, an expert's load shared evenly among its replicas.
+
+        Parameters
+        ----------
+        load : array_like or torch.Tensor, [L, E] (or [E] for one layer)
+            Tokens routed to each expert.
+
+        Returns
+        -------
+        float64, [L, G]
+            In the unit of `load`.
+
+        Raises
+        ------
+        ValueError
+            If the load is illegal or of another shape than the placement.
+        """
+        checked, rewrap = self._check_load(load)
+        return rewrap(self._gpu_load(checked))
+
+    def balancedness(self, load: Any) -> Any:
+        """Return mean / max GPU load of each layer, float64 [L] in (0, 1]; 1 where all is zero.
+
+        Raises
+        ------
+        ValueError
+            As `gpu_load`.
+        """
+        from evenload.kernels.evaluate import balancedness
+
+        checked, rewrap = self._check_load(load)
+        return rewrap(balancedness(self._gpu_load(within_range(checked))))
+
+    @property
+    def duplicates(self) -> Any:
+        """Slots of each layer wasted on an expert that its GPU holds already, int64 [L]."""
+        from evenload.kernels.evaluate import duplicates
+
+        return self._rewrap(duplicates(self._map, self._num_experts, self._cluster.num_gpus))
+
+    def moves_from(self, other: Placement) -> Any:
+        """Count the experts that must cross a link to come here from `other`, int64 [L].
+
+        A move is a (layer, GPU, expert) present here and absent in `other`; an expert that changes
+        its slot inside one GPU is none.
+
+        Raises
+        ------
+        ValueError
+            If `other` is no placement, or the two differ in layers, experts or GPUs.
+        """
+        from evenload.kernels.evaluate import moves
+
+        if not isinstance(other, Placement):
+            raise ValueError(f"other={other!r} is not a Placement; use the one to move from")
+        ours = (self.num_layers, self.num_experts, self._cluster.num_gpus)
+        theirs = (other.num_layers, other.num_experts, other.cluster.num_gpus)
+        if ours != theirs:
+            raise ValueError(
+                f"other has (layers, experts, GPUs) = {theirs}, and this placement {ours}; "
+                "use two placements that agree in all three"
+            )
+        return self._rewrap(moves(other._map, self._map, self._num_experts, ours[2]))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                frozen(value)  # arrays come back from a copy or a pickle writable
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Placement):
+            return NotImplemented
+        return (
+            self._cluster == other._cluster
+            and self._num_experts == other._num_experts
+            and np.array_equal(self._map, other._map)
+        )
+
+    def __hash__(self) -> int:
+        return hash((self._cluster, self._num_experts, self._map.tobytes()))
+
+    def __repr__(self) -> str:
+        return (
+            f"<Placement: {self.num_layers} layers, {self.num_experts} experts in "
+            f"{self.num_slots} slots on {self._cluster.num_gpus} GPUs "
+            f"({self._cluster.num_nodes} nodes), {int(np.sum(self._count > 1))} experts replicated>"
+        )

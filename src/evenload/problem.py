@@ -1,0 +1,113 @@
+"""What a solver is given: a load, the cluster, and the groups that share a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.arrays import Rewrap, check_weights, keep_numpy, to_numpy
+from evenload.cluster import Cluster, check_cluster, check_groups
+from evenload.scale import within_range
+
+
+def check_load(load: Any, name: str = "load") -> tuple[NDArray[np.float64], Rewrap]:
+    """Validate a load and bring it to float64 ``[L, E]``.
+
+    Parameters
+    ----------
+    load : array_like or torch.Tensor, [L, E] or [E]
+        Tokens routed to each expert. One layer may come without the layer axis.
+    name : str, default "load"
+        The caller's word for it, for the message.
+
+    Returns
+    -------
+    load : float64 ndarray, [L, E], C-contiguous
+        May share memory with the input: read it only.
+    rewrap : callable
+        Brings results to the kind and device of the input.
+
+    Raises
+    ------
+    ValueError
+        For a wrong number of dimensions, no layer, no expert, or an illegal dtype or value.
+    """
+    array, rewrap = to_numpy(name, load)
+    if array.ndim not in (1, 2):
+        raise ValueError(
+            f"{name} has {array.ndim} dimensions {array.shape}; use [layers, experts] or [experts] "
+            "(sum a trace over its windows first)"
+        )
+    for size, word in zip(array.shape[::-1], ("experts", "layers"), strict=False):
+        if size == 0:
+            raise ValueError(f"{name} has 0 {word} {array.shape}; use at least 1")
+    return np.atleast_2d(check_weights(name, array)), rewrap
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One load to be placed on one cluster, already validated.
+
+    Parameters
+    ----------
+    load : float64 ndarray, [L, E], C-contiguous
+        Tokens of each expert, times a power of two if they are near an end of float64's range;
+        solvers read it only.
+    cluster : Cluster
+        Where the experts go.
+    num_groups : int
+        Groups of experts that routing keeps on one node; 1 where there are none.
+    rewrap : callable
+        Brings results to the kind of array that the load came as.
+    """
+
+    load: NDArray[np.float64]
+    cluster: Cluster
+    num_groups: int = 1
+    rewrap: Rewrap = keep_numpy
+
+    @classmethod
+    def build(
+        cls,
+        load: Any,
+        cluster: Cluster,
+        num_groups: int = 1,
+        *,
+        load_name: str = "load",
+        slots_name: str = "num_slots",
+    ) -> Problem:
+        """Validate the parts together; `load_name`, `slots_name` are the caller's words for two.
+
+        Raises
+        ------
+        ValueError
+            For an illegal load (see `check_load`), fewer slots than experts, or a number of groups
+            that does not divide the number of experts.
+        """
+        checked, rewrap = check_load(load, load_name)
+        num_experts = checked.shape[1]
+        check_cluster(cluster).check_holds(num_experts, slots_name)
+        groups = check_groups(num_groups, num_experts)
+        return cls(within_range(checked), cluster, groups, rewrap)
+
+    def layers(self, layers: NDArray[np.int64]) -> Problem:
+        """Return the same problem for some of its layers only."""
+        return replace(self, load=self.load[layers])
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the load."""
+        return len(self.load)
+
+    @property
+    def num_experts(self) -> int:
+        """Logical experts of a layer."""
+        return int(self.load.shape[1])
+
+    @property
+    def hierarchical(self) -> bool:
+        """Whether groups are kept on one node: DeepSeek EPLB's rule, groups divide over nodes."""
+        return self.num_groups > 1 and self.num_groups % self.cluster.num_nodes == 0

@@ -1,0 +1,76 @@
+"""Spread independent rows over a few threads; kernels release the interpreter lock.
+
+Results never depend on it: every row is computed on its own, whichever thread it falls to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+
+MOST_THREADS = 8  # a planner runs beside a serving engine
+STEPS_A_THREAD = 4096  # slots below which handing work over costs more than it saves
+
+
+@cache
+def num_threads() -> int:
+    """Return how many threads kernels use: `EVENLOAD_NUM_THREADS`, else one a core, at most 8.
+
+    Raises
+    ------
+    ValueError
+        If the environment variable is not a positive integer.
+    """
+    wanted = os.environ.get("EVENLOAD_NUM_THREADS")
+    if wanted is None:
+        return min(len(_cores()), MOST_THREADS)
+    if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
+        raise ValueError(
+            f"EVENLOAD_NUM_THREADS={wanted!r} is not a positive integer; use 1 or more"
+        )
+    return int(wanted)
+
+
+def _cores() -> range | set[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return os.sched_getaffinity(0)
+    return range(os.cpu_count() or 1)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(num_threads() - 1, 1), thread_name_prefix="evenload")
+
+
+def _forget_threads() -> None:
+    """Threads do not survive a fork: the child starts its own."""
+    _pool.cache_clear()
+    num_threads.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
+def spread(num_rows: int, steps: int, run: Callable[[int, int], None]) -> None:
+    """Call ``run(first, end)`` for parts that cover all rows, side by side where it pays.
+
+    Parameters
+    ----------
+    num_rows : int
+        Rows to cover.
+    steps : int
+        Size of the whole work in slots.
+    run : callable
+        Computes the rows from `first` up to `end`, writing to places no other row writes to.
+    """
+    parts = max(1, min(num_threads(), num_rows, steps // STEPS_A_THREAD))
+    ends = [num_rows * part // parts for part in range(parts + 1)]
+    others = [_pool().submit(run, ends[p], ends[p + 1]) for p in range(1, parts)]
+    try:
+        run(ends[0], ends[1])
+    finally:
+        for other in others:
+            other.result()

@@ -1,0 +1,15 @@
+"""Fixtures that several test files use."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with real loads and golden vectors; it lies beside a development checkout only."""
+    if not SHARED.is_dir():
+        pytest.skip("needs the folder `shared` beside the checkout")
+    return SHARED

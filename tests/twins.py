@@ -1,0 +1,239 @@
+"""Every kernel again, slow and obvious: scans where it keeps a heap, a tree or sorted rows.
+
+A layer is a list of packs, and a pack a list of (share, expert), so that nothing here depends on
+the arrays the kernels work on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+
+# --- replicas ---------------------------------------------------------------------------------
+
+
+def replicate(load, num_slots, most):
+    """Replicas of each expert, and the experts by descending share, ties to the lowest index."""
+    load = [int(x) for x in load]
+    count = [1] * len(load)
+    for _ in range(num_slots - len(load)):
+        open_to = [e for e in range(len(load)) if count[e] < most]
+        count[max(open_to, key=lambda e: (load[e] // count[e], -e))] += 1
+    order = sorted(range(len(load)), key=lambda e: (-(load[e] // count[e]), e))
+    return count, order
+
+
+def replicate_in_float(weight, num_slots):
+    """DeepSeek's rule for one row, in the float type of the weights."""
+    weight = np.asarray(weight)
+    count = np.ones(len(weight), np.int64)
+    expert, rank = list(range(len(weight))), [0] * len(weight)
+    for _ in range(num_slots - len(weight)):
+        e = int(np.argmax(weight / count.astype(weight.dtype)))
+        expert.append(e)
+        rank.append(int(count[e]))
+        count[e] += 1
+    return expert, rank, count
+
+
+def all_counts(num_experts, num_slots):
+    """Every way to hand out `num_slots` slots, at least one to each expert: [n, E]."""
+    cuts = itertools.combinations(range(1, num_slots), num_experts - 1)
+    return np.array([np.diff([0, *cut, num_slots]) for cut in cuts])
+
+
+# --- packing ----------------------------------------------------------------------------------
+
+
+def pack(load, count, order, num_packs, size):
+    """Each replica in the pack with room that has fewest of its expert, then is lightest."""
+    packs = [[] for _ in range(num_packs)]
+    apart = True
+    for e in order:
+        weight = int(load[e]) // int(count[e])
+        for _ in range(count[e]):
+            held = [[expert for _, expert in p].count(e) for p in packs]
+            total = [sum(share for share, _ in p) for p in packs]
+            with_room = [p for p in range(num_packs) if len(packs[p]) < size]
+            p = min(with_room, key=lambda p: (held[p], total[p], p))
+            apart = apart and held[p] == 0
+            packs[p].append((weight, e))
+    return packs, apart
+
+
+# --- exchanges --------------------------------------------------------------------------------
+
+
+def outcomes(m, k, size):
+    """Yield (heavier pack's load, given, got) of every legal exchange of `size` slots for `size`.
+
+    Illegal is what hands a pack an expert that it holds.
+    """
+    load_m, load_k = sum(w for w, _ in m), sum(w for w, _ in k)
+    in_m, in_k = {e for _, e in m}, {e for _, e in k}
+    for given in itertools.combinations(m, size):
+        for got in itertools.combinations(k, size):
+            if any(e in in_k for _, e in given) or any(e in in_m for _, e in got):
+                continue
+            change = sum(w for w, _ in given) - sum(w for w, _ in got)
+            yield max(load_m - change, load_k + change), given, got
+
+
+def heaviest(packs):
+    """Load and number of the heaviest pack, of several the last."""
+    return max((sum(w for w, _ in p), g) for g, p in enumerate(packs))
+
+
+def best_outcome(packs, size):
+    """Load that the best exchange leaves on the heaviest pack or its partner; None if none."""
+    load, m = heaviest(packs)
+    found = [
+        outcome
+        for k in range(len(packs))
+        if k != m
+        for outcome, *_ in outcomes(packs[m], packs[k], size)
+        if outcome < load
+    ]
+    return min(found, default=None)
+
+
+def exchange(packs, m, k, given, got):
+    """Do an exchange."""
+    packs[m] = [slot for slot in packs[m] if slot not in given] + list(got)
+    packs[k] = [slot for slot in packs[k] if slot not in got] + list(given)
+
+
+def descend(packs, mean, goal, most_pairs, size):
+    """Steepest descent of the heaviest pack with the kernels' rules of where a search may end."""
+    packs = [list(p) for p in packs]
+    looked = 0
+    while looked < most_pairs and heaviest(packs)[0] > goal:
+        load, m = heaviest(packs)
+        others = sorted((sum(w for w, _ in p), k) for k, p in enumerate(packs) if k != m)
+        second = others[-1][0] if others else load
+        enough = mean + 3 * (second - mean) // 4 if size == 1 else mean + (second - mean) // 2
+        if size == 2:
+            enough = max(goal, enough)
+        best, step = load, None
+        for load_k, k in others:
+            if (load + load_k + 1) // 2 >= best:
+                break
+            looked += 1
+            found = min(outcomes(packs[m], packs[k], size), default=(load,))
+            if found[0] < best:
+                best, step = found[0], (k, *found[1:])
+                if best <= enough:
+                    break
+        if step is None:
+            break
+        exchange(packs, m, *step)
+    return packs, looked
+
+
+# --- duplicates -------------------------------------------------------------------------------
+
+
+def num_duplicates(packs):
+    """Slots whose expert the pack holds already."""
+    return sum(len(p) - len({e for _, e in p}) for p in packs)
+
+
+def deduplicate(packs):
+    """Part the first duplicate by the exchange that leaves fewest and lightest, until none is left.
+
+    An exchange counts if it leaves fewer duplicates; of those the one whose heavier pack is
+    lightest is taken, ties to the first.
+    """
+    packs = [list(p) for p in packs]
+    while num_duplicates(packs) > 0:
+        g, i = next(
+            (g, i)
+            for g, p in enumerate(packs)
+            for i in range(len(p))
+            if p[i][1] in [e for _, e in p[:i]]
+        )
+        best, step = None, None
+        for k, j in itertools.product(range(len(packs)), range(len(packs[0]))):
+            if k == g or packs[g][i][1] in [e for _, e in packs[k]]:
+                continue
+            after = [list(p) for p in packs]
+            after[g][i], after[k][j] = after[k][j], after[g][i]
+            heavier = max(sum(w for w, _ in after[p]) for p in (g, k))
+            if num_duplicates(after) < num_duplicates(packs) and (best is None or heavier < best):
+                best, step = heavier, after
+        if step is None:
+            break
+        packs = step
+    return packs
+
+
+# --- the grid ---------------------------------------------------------------------------------
+
+
+def relative_grid(load, bits):
+    """Exact position of each load on the grid, as a fraction."""
+    exact = [Fraction(float(x)) for x in load]
+    return [x / max(exact) * 2**bits for x in exact]
+
+
+# --- what a placement does --------------------------------------------------------------------
+
+
+def count_replicas(physical_to_logical, num_experts):
+    return np.array([np.bincount(row, minlength=num_experts) for row in physical_to_logical])
+
+
+def gpu_load(load, physical_to_logical, num_gpus):
+    count = count_replicas(physical_to_logical, load.shape[1])
+    share = np.take_along_axis(load / count, physical_to_logical, axis=1)
+    return share.reshape(len(load), num_gpus, -1).sum(axis=-1)
+
+
+def duplicates(physical_to_logical, num_gpus):
+    rows = physical_to_logical.reshape(len(physical_to_logical), num_gpus, -1)
+    return np.array([sum(len(gpu) - len(set(gpu)) for gpu in layer.tolist()) for layer in rows])
+
+
+def moves(before, after, num_gpus):
+    def held(row):
+        return {(g, e) for g, gpu in enumerate(row.reshape(num_gpus, -1)) for e in gpu.tolist()}
+
+    return np.array([len(held(b) - held(a)) for a, b in zip(before, after, strict=True)])
+
+
+def balancedness(load_per_gpu):
+    """Mean over max of each layer, 1 where there is no load."""
+    load_per_gpu = np.asarray(load_per_gpu, dtype=np.longdouble)
+    top = load_per_gpu.max(axis=1)
+    return np.where(top > 0, load_per_gpu.mean(axis=1) / np.where(top > 0, top, 1), 1.0)
+
+
+def slots_of_experts(physical_to_logical, num_experts):
+    """Ascending slots of each expert in each layer, as nested lists."""
+    return [
+        [np.flatnonzero(row == expert).tolist() for expert in range(num_experts)]
+        for row in physical_to_logical
+    ]
+
+
+# --- the best there is ------------------------------------------------------------------------
+
+
+def all_placements(num_experts, num_gpus, slots_per_gpu):
+    """Every placement but for the order of slots and GPUs, as replicas on each GPU: [n, G, E]."""
+    gpus = [
+        np.bincount(held, minlength=num_experts)
+        for held in itertools.combinations_with_replacement(range(num_experts), slots_per_gpu)
+    ]
+    chosen = list(itertools.combinations_with_replacement(range(len(gpus)), num_gpus))
+    placements = np.array(gpus)[np.array(chosen)]
+    return placements[(placements.sum(axis=1) > 0).all(axis=1)]
+
+
+def best_balancedness(load, placements):
+    """Largest balancedness that any of the placements [n, G, E] reaches for a load [E]."""
+    share = load / placements.sum(axis=1)
+    heaviest_gpu = np.einsum("nge,ne->ng", placements, share).max(axis=1).min()
+    return load.sum() / placements.shape[1] / heaviest_gpu
