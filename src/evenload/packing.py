@@ -1,0 +1,153 @@
+"""The vectorised iterated greedy packing: one function, two backends."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.arrays import check_weights, is_tensor, to_numpy
+from evenload.checks import divisor, packing_options, positive_int
+from evenload.threads import spread
+
+BACKENDS = ("compiled", "torch")
+
+
+def _check_shape(shape: tuple[int, ...], num_packs: int) -> int:
+    if len(shape) != 2:
+        raise ValueError(f"weight has {len(shape)} dimensions {shape}; use [rows, items]")
+    if 0 in shape:
+        raise ValueError(f"weight has shape {shape}; use at least one row and one item")
+    packs = positive_int("num_packs", num_packs)
+    divisor("num_packs", packs, "the number of items", shape[1])
+    return packs
+
+
+def _in_float(weight: NDArray[Any]) -> NDArray[Any]:
+    """Check the weights; float32 and less become float32, everything else float64."""
+    checked = check_weights("weight", weight)
+    if weight.dtype.kind == "f" and weight.dtype.itemsize <= 4:
+        return np.require(weight, np.float32, ["C", "A", "W"])
+    return checked
+
+
+def _tamed(weight: NDArray[Any]) -> NDArray[Any]:
+    """Scale rows whose sums would overflow by a power of two, which changes no decision."""
+    limit = np.finfo(weight.dtype).maxexp // 2
+    exponent = np.frexp(weight.max(axis=1, keepdims=True))[1]
+    if (exponent <= limit).all():
+        return weight
+    scaled: NDArray[Any] = np.ldexp(weight, np.minimum(limit - exponent, 0))
+    return scaled
+
+
+def _pack_compiled(
+    weight: NDArray[Any], packs: int, attempts: int, boost: float, swaps: int, target: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    X, n = weight.shape
+    if n == packs:
+        return np.tile(np.arange(n), (X, 1)), np.zeros((X, n), np.int64)
+    from evenload.kernels.iterated_packing import iterated_packing
+
+    weight = _tamed(weight)
+    order = np.argsort(-weight, axis=1, kind="stable")
+    index = np.empty((X, n), np.int64)
+    rank = np.empty((X, n), np.int64)
+
+    def run(first: int, end: int) -> None:
+        rows = slice(first, end)
+        results = index[rows], rank[rows]
+        iterated_packing(weight[rows], order[rows], packs, attempts, boost, swaps, target, *results)
+
+    spread(X, index.size, run)
+    return index, rank
+
+
+def _pack_tensor(
+    weight: Any, packs: int, attempts: int, boost: float, swaps: int, target: float
+) -> tuple[Any, Any]:
+    import torch
+
+    from evenload.kernels.torch_packing import pack
+
+    tensor = weight if is_tensor(weight) else torch.from_numpy(weight)
+    if not tensor.is_floating_point():
+        tensor = tensor.to(torch.float64)
+    goal = None if math.isinf(target) else target
+    return pack(tensor, packs, attempts, boost, swaps, goal)
+
+
+def _backend_for(weight: Any, backend: str | None) -> str:
+    if backend is None:
+        on_device = is_tensor(weight) and weight.device.type != "cpu"
+        return "torch" if on_device else "compiled"
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is unknown; use one of: {', '.join(BACKENDS)}")
+    return backend
+
+
+def balanced_packing(
+    weight: Any,
+    num_packs: int,
+    num_attempts: int = 5,
+    *,
+    boost: float = 1.05,
+    max_swaps: int = 20,
+    target: float | None = None,
+    backend: str | None = None,
+) -> tuple[Any, Any]:
+    """Pack the items of each row into equally filled packs, the heaviest as light as can be.
+
+    Each attempt packs longest first by virtual weight, then up to `max_swaps` times does the best
+    swap between the heaviest pack and any other; the items of the pack that is heaviest in the end
+    are made virtually heavier by `boost`, and the row is packed again. The best attempt counts.
+
+    Parameters
+    ----------
+    weight : array_like or torch.Tensor, [X, n]
+        Weights of n items in each of X rows, finite and at least 0, in any unit. Never modified.
+    num_packs : int
+        Packs of a row; divides n. Every pack gets n / num_packs items.
+    num_attempts : int, default 5
+        Packings to try.
+    boost : float, default 1.05
+        Factor on the virtual weights of the heaviest pack's items, cumulative; 1 to 1e9.
+    max_swaps : int, default 20
+        Swaps after each packing.
+    target : float, optional
+        Mean / max pack weight in (0, 1] at which a row is good enough.
+    backend : {"compiled", "torch"}, optional
+        Compiled loops over rows, or tensor operations over all rows at once. Default: compiled for
+        arrays and tensors on the CPU, torch on other devices.
+
+    Returns
+    -------
+    pack_index, rank_in_pack : int64, [X, n]
+        Pack of each item and its place there; tensors on the device of `weight` if it is one. With
+        one item a pack, item i goes to pack i.
+
+    Raises
+    ------
+    ValueError
+        For NaN, infinite or negative weights, dtypes that are no numbers, a wrong shape, items that
+        do not divide over the packs, or an option out of range.
+
+    Notes
+    -----
+    float32 is computed in float32 by both backends, half precision as float32, the rest in float64.
+    Ties go to the lowest index, so the backends agree to the item.
+    """
+    attempts, swaps, goal = packing_options(num_attempts, boost, max_swaps, target)
+    chosen = _backend_for(weight, backend)
+    array, rewrap = to_numpy("weight", weight)
+    packs = _check_shape(array.shape, num_packs)
+    checked = _in_float(array)
+    goal = max(goal, 0.5 / packs)  # every packing reaches 1 / packs; what is asked stays finite
+    options = (packs, attempts, float(boost), swaps, goal)
+    if chosen == "compiled":
+        index, rank = _pack_compiled(checked, *options)
+        return rewrap(index), rewrap(rank)
+    index, rank = _pack_tensor(weight if is_tensor(weight) else checked, *options)
+    return (index, rank) if is_tensor(weight) else (index.numpy(), rank.numpy())
