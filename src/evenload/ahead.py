@@ -1,0 +1,27 @@
+"""Compile ahead, so that the first plan of a serving engine does not wait."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evenload.cluster import Cluster
+from evenload.placement import Placement
+from evenload.planner import solve
+
+
+def warmup() -> None:
+    """Compile every kernel for every number type it is called with, and cache the code on disk.
+
+    With a warm cache this only loads the code: a fraction of a second. Call it where a process
+    starts; the command ``evenload warmup`` does it in an image.
+    """
+    from evenload.eplb import balanced_packing
+
+    load = np.array([[9.0, 5.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
+    cluster = Cluster(2, num_nodes=2, slots_per_gpu=6)
+    for solver in ("greedy", "iterated-greedy", "local-search"):
+        plan = solve(load, cluster, num_groups=2, solver=solver)
+        plan.placement.moves_from(Placement.trivial(1, 8, cluster))
+        _ = plan.placement.logical_to_physical
+    for dtype in (np.float32, np.float64):
+        balanced_packing(load.astype(dtype), 2)

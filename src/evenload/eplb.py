@@ -1,0 +1,113 @@
+"""DeepSeek EPLB's module, name for name: ``import evenload.eplb as eplb`` is the whole migration.
+
+The interface is that of deepseek-ai/EPLB (2025): same arguments, shapes, int64 results and padding
+with -1. The plans are better, and arrays as well as tensors are taken, on any device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from evenload.arrays import check_weights, keep_numpy, to_numpy
+from evenload.checks import multiple, positive_int
+from evenload.cluster import Cluster
+from evenload.packing import balanced_packing
+from evenload.planner import solve_problem
+from evenload.problem import Problem
+from evenload.scale import to_float32
+
+__all__ = ["balanced_packing", "rebalance_experts", "replicate_experts"]
+
+
+def rebalance_experts(
+    weight: Any,
+    num_replicas: int,
+    num_groups: int,
+    num_nodes: int,
+    num_gpus: int,
+    *,
+    solver: str = "auto",
+) -> tuple[Any, Any, Any]:
+    """Plan replicas and placement for the load of every layer.
+
+    Parameters
+    ----------
+    weight : array_like or torch.Tensor, [L, E]
+        Load of each logical expert.
+    num_replicas : int
+        Physical experts S of a layer; a multiple of `num_gpus`, at least E.
+    num_groups : int
+        Groups of experts. If they divide over the nodes, each stays on one node; else the policy is
+        global.
+    num_nodes : int
+        Nodes; divides `num_gpus`.
+    num_gpus : int
+        GPUs.
+    solver : str, default "auto"
+        Solver by name; ``"greedy"`` gives DeepSeek's own plan, to the slot.
+
+    Returns
+    -------
+    physical_to_logical : int64, [L, S]
+        Expert in each slot.
+    logical_to_physical : int64, [L, E, X]
+        Slots of each expert, padded with -1; X is the largest replica count.
+    expert_count : int64, [L, E]
+        Replicas of each expert.
+
+    Raises
+    ------
+    ValueError
+        For an illegal load or numbers that do not divide; see `evenload.solve`.
+    """
+    gpus = positive_int("num_gpus", num_gpus)
+    multiple("num_replicas", positive_int("num_replicas", num_replicas), "num_gpus", gpus)
+    cluster = Cluster(gpus, num_nodes, num_slots=num_replicas)
+    groups = positive_int("num_groups", num_groups)
+    if groups % cluster.num_nodes:
+        groups = 1  # as published: the global policy does not look at groups
+    problem = Problem.build(weight, cluster, groups, load_name="weight", slots_name="num_replicas")
+    p = solve_problem(problem, solver).placement.rewrapped(keep_numpy)
+    maps = (p.physical_to_logical, p.logical_to_physical, p.replica_count)
+    physical, logical, count = (problem.rewrap(part.copy()) for part in maps)
+    return physical, logical, count
+
+
+def replicate_experts(weight: Any, num_phy: int) -> tuple[Any, Any, Any]:
+    """Hand out replicas one by one to the expert whose share is largest, as DeepSeek's EPLB does.
+
+    Parameters
+    ----------
+    weight : array_like or torch.Tensor, [X, E]
+        Load of each logical expert.
+    num_phy : int
+        Physical experts S, at least E.
+
+    Returns
+    -------
+    phy2log : int64, [X, S]
+        Logical expert of each physical one; the first E are one of each.
+    rank : int64, [X, S]
+        Which replica of its expert each one is.
+    logcnt : int64, [X, E]
+        Replicas of each expert.
+
+    Raises
+    ------
+    ValueError
+        For illegal weights, a wrong number of dimensions, or fewer physical than logical experts.
+    """
+    from evenload.solvers.greedy import replicate
+
+    array, rewrap = to_numpy("weight", weight)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"weight has shape {array.shape}; use [rows, experts], at least 1 of each")
+    slots = positive_int("num_phy", num_phy)
+    num_experts = array.shape[1]
+    if slots < num_experts:
+        raise ValueError(
+            f"num_phy={slots} is fewer than the {num_experts} experts; use {num_experts} or more"
+        )
+    parts = replicate(to_float32(check_weights("weight", array)), slots)
+    expert, rank, count = (rewrap(part) for part in parts)
+    return expert, rank, count
