@@ -1,0 +1,40 @@
+"""``evenload evaluate``: what a placement does with loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from evenload.cli.options import AsJson, Experts, Loads, Plot, Window
+
+
+def evaluate(
+    loads: Loads,
+    placement: Annotated[
+        Path, typer.Argument(metavar="PLACEMENT", help="A .json file that `plan -o` wrote.")
+    ],
+    window: Window = None,
+    experts: Experts = None,
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a placement does with loads.
+
+    Prints it beside the trivial placement (experts in order, as engines start).
+    Without --window a trace is summed over its windows.
+    """
+    from evenload.cli.prepare import check_outputs, open_loads
+    from evenload.cli.screen import draw, show
+    from evenload.formats import read_placement_file
+    from evenload.report.compare import compare_file, file_lines
+    from evenload.report.context import Context
+
+    check_outputs(None, plot)
+    file = open_loads(loads, window, experts)
+    given = read_placement_file(placement)
+    summaries = compare_file(file.load, given)
+    context = Context.of(file, given.placement.cluster)
+    draw(plot, context, summaries)
+    show(context, summaries, file_lines(summaries, file.load, given), as_json, solver=given.solver)

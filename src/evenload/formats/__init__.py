@@ -1,0 +1,133 @@
+"""Files with loads and placements. One file a format; each that has a ``FORMAT`` is known."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from evenload.checks import positive_int
+from evenload.formats.base import FileFormatError, Format, LoadFile, PlacementFile
+from evenload.formats.digest import load_digest
+from evenload.formats.load import finish_load
+from evenload.formats.registry import find_format, find_input, known_formats
+from evenload.formats.write import atomic_write
+from evenload.placement import Placement
+from evenload.problem import check_load
+
+__all__ = [
+    "FileFormatError",
+    "Format",
+    "LoadFile",
+    "PlacementFile",
+    "atomic_write",
+    "check_placement_path",
+    "known_formats",
+    "load_digest",
+    "read_load",
+    "read_placement",
+    "read_placement_file",
+    "write_placement",
+]
+
+AnyPath = str | os.PathLike[str]
+
+
+def read_load(
+    path: AnyPath, window: int | None = None, *, num_experts: int | None = None
+) -> LoadFile:
+    """Read a load or a trace.
+
+    Parameters
+    ----------
+    path : path-like
+        A .npz, .npy, .csv or .json file; see `known_formats` for what each may hold.
+    window : int, optional
+        The window of a trace to take, from 0, or from the end where negative. Without it a trace is
+        summed over its windows.
+    num_experts : int, optional
+        Experts E of the model, for a file of routed experts that does not say it. Where the file
+        does say it the two must agree.
+
+    Returns
+    -------
+    LoadFile
+        Its `load` is float64 [L, E], finite and >= 0.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FileFormatError
+        If the file is empty, damaged, of the wrong kind or holds no load.
+    ValueError
+        If the window is not in the file, the numbers are no load, or `num_experts` is below 1.
+    """
+    place = Path(path)
+    if num_experts is not None:
+        num_experts = positive_int("num_experts", num_experts)
+    reader = find_input(place, "read_load")
+    assert reader.read_load is not None
+    raw = reader.read_load(place, num_experts)
+    return finish_load(raw, str(place), reader.name, window, num_experts)
+
+
+def read_placement_file(path: AnyPath) -> PlacementFile:
+    """Read a placement together with what the file says about its origin.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FileFormatError
+        If the file is empty, damaged, of the wrong kind or holds no placement.
+    """
+    place = Path(path)
+    reader = find_input(place, "read_placement")
+    assert reader.read_placement is not None
+    return reader.read_placement(place)
+
+
+def read_placement(path: AnyPath) -> Placement:
+    """Read a placement; it equals the one that was written.
+
+    Raises
+    ------
+    FileNotFoundError, FileFormatError
+        As `read_placement_file`.
+    """
+    return read_placement_file(path).placement
+
+
+def check_placement_path(path: AnyPath) -> None:
+    """Raise `FileFormatError` if no format writes placements to a file of that name."""
+    find_format(Path(path), "write_placement")
+
+
+def write_placement(
+    path: AnyPath, placement: Placement, *, solver: str | None = None, load: Any = None
+) -> None:
+    """Write a placement; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        Its ending picks the format; ``.json`` is ours.
+    placement : Placement
+    solver : str, optional
+        Name of the solver that made it, for the record.
+    load : array_like, [L, E], optional
+        The load it was made for; its digest is kept.
+
+    Raises
+    ------
+    FileFormatError
+        If no format writes placements to a file of that name.
+    OSError
+        If the file cannot be written.
+    """
+    writer = find_format(Path(path), "write_placement")
+    assert writer.write_placement is not None
+    digest = None if load is None else load_digest(check_load(load)[0])
+    with atomic_write(path) as stream:
+        writer.write_placement(stream, PlacementFile(placement, "", solver, digest))

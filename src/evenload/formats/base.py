@@ -1,0 +1,129 @@
+"""What a file format is, and what comes out of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.placement import Placement
+
+Float = NDArray[np.float64]
+
+# 16 GiB as float64. A header may claim any size; past this we say so instead of swapping.
+MAX_ELEMENTS = 2**31
+
+
+class FileFormatError(ValueError):
+    """A file that cannot be read as what it is meant to be; the message starts with its name."""
+
+
+@dataclass(frozen=True)
+class RawLoad:
+    """What a load format reads, before it is checked and summed.
+
+    Parameters
+    ----------
+    array : ndarray, [T, L, E], [L, E] or [E]
+        Tokens routed to each expert, as the file has them.
+    notes : tuple of str
+        What the reader had to assume, one sentence each.
+    """
+
+    array: NDArray[Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LoadFile:
+    """A load read from a file.
+
+    Parameters
+    ----------
+    load : float64 ndarray, [L, E]
+        Tokens routed to each expert: one window of the trace, or the sum over all of them.
+    trace : float64 ndarray, [T, L, E], or None
+        Loads over time, where the file has windows.
+    source : str
+        The path as it was given.
+    format : str
+        Name of the format that read it.
+    window : int or None
+        The window that was picked, counted from 0; None for all of them together.
+    notes : tuple of str
+        What the reader had to assume, one sentence each.
+    """
+
+    load: Float
+    trace: Float | None
+    source: str
+    format: str
+    window: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def num_windows(self) -> int:
+        """Windows T of the file; 1 where it has no window axis."""
+        return 1 if self.trace is None else self.trace.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class PlacementFile:
+    """A placement read from or written to a file, with what is known of its origin.
+
+    Parameters
+    ----------
+    placement : Placement
+    source : str
+        The path as it was given; empty before it is written.
+    solver : str or None
+        Name of the solver that made it.
+    load_digest : str or None
+        Digest of the load that it was made for, see `evenload.formats.digest.load_digest`.
+    """
+
+    placement: Placement
+    source: str = ""
+    solver: str | None = None
+    load_digest: str | None = None
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file format: how to recognise it, and what can be done with it.
+
+    A module of this package that has such an object named ``FORMAT`` is a known format.
+
+    Parameters
+    ----------
+    name : str
+        Short name, as shown to people.
+    suffixes : tuple of str
+        File name endings in lower case, with their dot.
+    summary : str
+        What a file of this format holds, in one line.
+    recognises : callable, path -> bool, optional
+        For formats told by more than the file's ending: a folder, or content. Asked before any
+        ending is compared.
+    read_load : callable, (path, num_experts or None) -> RawLoad, optional
+    read_placement : callable, path -> PlacementFile, optional
+    write_placement : callable, (binary stream, PlacementFile) -> None, optional
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    summary: str
+    recognises: Callable[[Path], bool] | None = None
+    read_load: Callable[[Path, int | None], RawLoad] | None = None
+    read_placement: Callable[[Path], PlacementFile] | None = None
+    write_placement: Callable[[BinaryIO, PlacementFile], None] | None = None
+
+    def matches(self, path: Path) -> bool:
+        """Whether this format is the one of the file or folder at `path`."""
+        if self.recognises is not None:
+            return self.recognises(path)
+        return path.suffix.lower() in self.suffixes

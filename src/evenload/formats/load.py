@@ -1,0 +1,78 @@
+"""From what a format read to a checked load of one window or of all."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.arrays import check_weights
+from evenload.formats.base import FileFormatError, LoadFile, RawLoad
+
+
+def _check_shape(array: NDArray[Any], source: str) -> None:
+    words = ("windows", "layers", "experts")[-array.ndim :] if array.ndim else ()
+    if array.ndim not in (1, 2, 3):
+        raise FileFormatError(
+            f"{source}: the load has {array.ndim} dimensions {array.shape}; use "
+            "[layers, experts] or [windows, layers, experts]"
+        )
+    for word, length in zip(words, array.shape, strict=True):
+        if length == 0:
+            raise FileFormatError(f"{source}: the load has 0 {word} {array.shape}; use at least 1")
+
+
+def _check_experts(found: int, asked: int | None, source: str) -> None:
+    if asked is not None and asked != found:
+        raise FileFormatError(
+            f"{source}: the file has {found} experts a layer, and num_experts={asked} was given; "
+            f"use {found}, or leave it out"
+        )
+
+
+def _check_window(window: Any, num_windows: int, source: str) -> int:
+    try:
+        index = operator.index(window)
+    except TypeError:
+        raise ValueError(f"window={window!r} is not an integer; use 0 or more") from None
+    if not -num_windows <= index < num_windows:
+        nearest = num_windows - 1 if index > 0 else -num_windows
+        raise ValueError(
+            f"window={index} is not in {source}, which has {num_windows} (0 to {num_windows - 1}, "
+            f"or from the end -1 to {-num_windows}); use {nearest}"
+        )
+    return index % num_windows
+
+
+def finish_load(
+    raw: RawLoad, source: str, name: str, window: int | None, num_experts: int | None
+) -> LoadFile:
+    """Check a load, and sum its windows or take one of them.
+
+    Parameters
+    ----------
+    raw : RawLoad
+    source, name : str
+        The file, and the format that read it.
+    window : int or None
+        Window to take; None sums over all.
+    num_experts : int or None
+        Experts that the caller expects.
+
+    Raises
+    ------
+    FileFormatError
+        If the array has another number of dimensions, is empty, or has not `num_experts` experts.
+    ValueError
+        If the window is not there, or a number is not finite and >= 0.
+    """
+    _check_shape(raw.array, source)
+    _check_experts(raw.array.shape[-1], num_experts, source)
+    weights = check_weights(f"{source}: load", raw.array)
+    trace = weights if weights.ndim == 3 else None
+    windows = weights if trace is not None else np.atleast_2d(weights)[None]
+    index = None if window is None else _check_window(window, windows.shape[0], source)
+    load = windows.sum(axis=0) if index is None else windows[index]
+    return LoadFile(np.ascontiguousarray(load), trace, source, name, index, raw.notes)

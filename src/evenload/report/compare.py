@@ -1,0 +1,100 @@
+"""Placements compared on one load: the columns of a report and the lines below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evenload.bounds import balancedness_bound
+from evenload.formats import PlacementFile, load_digest
+from evenload.placement import Placement
+from evenload.problem import Problem
+from evenload.report.summary import Summary, summarise
+
+if TYPE_CHECKING:
+    from evenload.plan import Plan
+
+
+def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]]) -> list[Summary]:
+    """Summarise the trivial placement and then each plan.
+
+    Parameters
+    ----------
+    load : ndarray, [L, E]
+    plans : mapping, name -> (Plan, milliseconds)
+        At least one; all on one cluster. The last one's bound goes for the trivial placement too.
+    """
+    last, _ = list(plans.values())[-1]
+    L, E = load.shape
+    trivial = Placement.trivial(L, E, last.placement.cluster)
+    columns = [summarise("trivial", trivial, load, bound=last.bound)]
+    for name, (plan, milliseconds) in plans.items():
+        columns.append(
+            summarise(
+                name,
+                plan.placement,
+                load,
+                start=trivial,
+                solver=plan.solver,
+                bound=plan.bound,
+                milliseconds=milliseconds,
+            )
+        )
+    return columns
+
+
+def compare_plan(load: Any, plan: Plan, milliseconds: float) -> list[Summary]:
+    """Summarise the trivial placement and one plan, named after its solver."""
+    return compare_plans(load, {plan.solver: (plan, milliseconds)})
+
+
+def compare_file(load: Any, file: PlacementFile) -> list[Summary]:
+    """Summarise the trivial placement and the one in a file.
+
+    Raises
+    ------
+    ValueError
+        If the placement is for another number of layers or experts than the load.
+    """
+    placement = file.placement
+    theirs = (placement.num_layers, placement.num_experts)
+    if load.shape != theirs:
+        raise ValueError(
+            f"{file.source} places {theirs[0]} layers x {theirs[1]} experts, and the loads have "
+            f"{load.shape[0]} x {load.shape[1]}; use a placement and loads of one model"
+        )
+    trivial = Placement.trivial(*theirs, placement.cluster)
+    bound = balancedness_bound(Problem.build(load, placement.cluster))
+    name = Path(file.source).name
+    return [
+        summarise("trivial", trivial, load, bound=bound),
+        summarise(name, placement, load, start=trivial, solver=file.solver, bound=bound),
+    ]
+
+
+def relief(before: Summary, after: Summary) -> str:
+    """Say in one sentence what the step from one placement to another changes."""
+    change = 1.0 - after.straggler_time / before.straggler_time
+    if abs(change) < 5e-5:
+        return f"The heaviest GPUs have as much to do with {after.name} as with {before.name}."
+    word = "less" if change > 0 else "more"
+    return (
+        f"Every layer waits for its heaviest GPU; with {after.name} those have {abs(change):.1%} "
+        f"{word} to do than with {before.name}."
+    )
+
+
+def plan_lines(summaries: Sequence[Summary], plan: Plan) -> list[str]:
+    """Return the lines below a plan's table: the gist, the solver and why, its notes."""
+    lines = [relief(summaries[0], summaries[-1]), f"solver: {plan.solver} ({plan.reason})"]
+    return lines + [f"note: {note}" for note in plan.notes]
+
+
+def file_lines(summaries: Sequence[Summary], load: Any, file: PlacementFile) -> list[str]:
+    """Return the lines below the table of a placement file: the gist, and what it was made for."""
+    lines = [relief(summaries[0], summaries[-1])]
+    if file.load_digest is not None:
+        same = file.load_digest == load_digest(load)
+        lines.append(f"The placement was made for {'these very' if same else 'other'} loads.")
+    return lines

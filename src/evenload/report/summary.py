@@ -1,0 +1,146 @@
+"""The figures of one placement on one load, computed once for table, picture and JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.placement import Placement
+from evenload.plan import straggler_time
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Spot:
+    """One GPU in one layer.
+
+    Parameters
+    ----------
+    layer, gpu : int
+    tokens : float
+        Its load, in the unit of the load.
+    relative : float
+        Its load over the layer's mean.
+    """
+
+    layer: int
+    gpu: int
+    tokens: float
+    relative: float
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a placement does with a load.
+
+    Parameters
+    ----------
+    name : str
+        Head of its column, e.g. ``trivial``.
+    solver : str or None
+        The solver that made it, where one did.
+    relative_load : float64 ndarray, [L, G]
+        GPU load over the mean of its layer; 1 in a layer without load.
+    balancedness : float64 ndarray, [L]
+        Mean over max GPU load.
+    straggler_time : float
+        Sum over layers of the heaviest GPU, over the sum of the means: 1 at best.
+    heaviest, lightest : Spot
+        The GPU with the largest and the smallest load relative to its layer's mean.
+    duplicates, moves : int ndarray, [L]
+        Slots wasted on an expert that its GPU has already; experts to move from the trivial
+        placement.
+    num_slots : int
+        Slots of all layers, which is what `moves` is out of.
+    bound : float64 ndarray, [L], or None
+        Balancedness that no placement can exceed, where it was computed.
+    milliseconds : float or None
+        Time that planning took.
+    """
+
+    name: str
+    solver: str | None
+    relative_load: Float
+    balancedness: Float
+    straggler_time: float
+    heaviest: Spot
+    lightest: Spot
+    duplicates: Int
+    moves: Int
+    num_slots: int
+    bound: Float | None = None
+    milliseconds: float | None = None
+
+    @property
+    def worst_layer(self) -> int:
+        """The layer with the least balancedness, the first one on ties."""
+        return int(self.balancedness.argmin())
+
+    @property
+    def gap(self) -> Float | None:
+        """How far the balancedness is below its bound, [L], where a bound is known."""
+        return None if self.bound is None else self.bound - self.balancedness
+
+
+def _spot(relative: Float, gpu_load: Float, flat_index: int) -> Spot:
+    layer, gpu = divmod(flat_index, relative.shape[1])
+    return Spot(layer, gpu, float(gpu_load[layer, gpu]), float(relative[layer, gpu]))
+
+
+def summarise(
+    name: str,
+    placement: Placement,
+    load: Any,
+    *,
+    start: Placement | None = None,
+    solver: str | None = None,
+    bound: Any = None,
+    milliseconds: float | None = None,
+) -> Summary:
+    """Compute the figures of a placement on a load.
+
+    Parameters
+    ----------
+    name : str
+        Head of its column.
+    placement : Placement
+    load : array_like, [L, E]
+        Tokens routed to each expert.
+    start : Placement, optional
+        What moves are counted from; default: the trivial placement.
+    solver : str, optional
+        The solver that made the placement.
+    bound : array_like, [L], optional
+        Proven upper limit on the balancedness.
+    milliseconds : float, optional
+        Time that planning took.
+
+    Raises
+    ------
+    ValueError
+        If the load does not fit the placement, or is none.
+    """
+    gpu_load = np.asarray(placement.gpu_load(load))
+    mean = gpu_load.mean(axis=1, keepdims=True)
+    relative = np.divide(gpu_load, mean, out=np.ones_like(gpu_load), where=mean > 0.0)
+    cluster, L = placement.cluster, placement.num_layers
+    start = start or Placement.trivial(L, placement.num_experts, cluster)
+    return Summary(
+        name=name,
+        solver=solver,
+        relative_load=relative,
+        balancedness=np.asarray(placement.balancedness(load)),
+        straggler_time=straggler_time(gpu_load),
+        heaviest=_spot(relative, gpu_load, int(relative.argmax())),
+        lightest=_spot(relative, gpu_load, int(relative.argmin())),
+        duplicates=np.asarray(placement.duplicates),
+        moves=np.asarray(placement.moves_from(start)),
+        num_slots=L * placement.num_slots,
+        bound=None if bound is None else np.asarray(bound),
+        milliseconds=milliseconds,
+    )

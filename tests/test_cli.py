@@ -1,0 +1,287 @@
+"""The command line: what goes where, exit codes, and the words for what went wrong."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from evenload import Cluster, Placement, __version__
+from evenload.cli import app
+from evenload.formats import read_placement, read_placement_file, write_placement
+
+COMMANDS = ("plan", "evaluate", "demo", "warmup")
+LOAD = np.random.default_rng(3).integers(1, 1000, (2, 3, 8))
+
+
+@pytest.fixture
+def loads(tmp_path):
+    path = tmp_path / "loads.npz"
+    np.savez(path, load=LOAD)
+    return str(path)
+
+
+def run(*args):
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+def fails(*args, error):
+    """The command must end with exit code 2, nothing on stdout and exactly this sentence."""
+    result = run(*args)
+    assert result.stdout == ""
+    assert result.stderr.splitlines()[-1] == f"error: {error}"
+    assert result.exit_code == 2
+    return result
+
+
+def process(*args):
+    command = [sys.executable, "-m", "evenload", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+# ---- plan ------------------------------------------------------------------------------------
+
+
+def test_plan_prints_a_table_and_writes_both_files(tmp_path, loads):
+    pytest.importorskip("matplotlib")
+    out, picture = tmp_path / "p.json", tmp_path / "p.png"
+    result = run("plan", loads, "--gpus", 4, "--slots", 12, "-o", out, "--plot", picture)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("loads.npz (sum of 2 windows): 3 layers x 8 experts, 12 slots")
+    for word in ("balancedness", "straggler time", "moves from trivial", "planning time", "solver"):
+        assert word in result.stdout
+    assert "\x1b" not in result.stdout + result.stderr
+    assert f"wrote the placement to {out}" in result.stderr
+    assert f"wrote the picture to {picture}" in result.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert read_placement(out).cluster == Cluster(4, slots_per_gpu=3)
+
+
+def test_plan_as_json_agrees_with_the_file_it_writes(tmp_path, loads):
+    out = tmp_path / "p.json"
+    args = ("--gpus", 4, "--nodes", 2, "--slots", 12, "--groups", 2, "--solver", "greedy")
+    result = run("plan", loads, *args, "--json", "-o", out)
+    assert result.exit_code == 0, result.stderr
+    plain = json.loads(result.stdout)
+    file = read_placement_file(out)
+    assert plain["physical_to_logical"] == file.placement.physical_to_logical.tolist()
+    assert plain["solver"] == file.solver == "greedy"
+    assert plain["cluster"]["num_nodes"] == plain["num_groups"] == 2
+    trivial, ours = plain["placements"]
+    expected = file.placement.balancedness(LOAD.sum(axis=0))
+    assert ours["balancedness"]["per_layer"] == expected.tolist()
+    assert (trivial["name"], ours["name"]) == ("trivial", "greedy")
+    assert ours["planning_ms"] > 0
+
+
+def test_plan_of_one_window(loads):
+    plain = json.loads(run("plan", loads, "--gpus", 2, "--window", -1, "--json").stdout)
+    assert plain["load"]["window"] == 1
+    placement = Placement(plain["physical_to_logical"], Cluster(2, slots_per_gpu=4), 8)
+    expected = placement.balancedness(LOAD[1]).tolist()
+    assert plain["placements"][-1]["balancedness"]["per_layer"] == expected
+
+
+def test_slots_default_to_as_few_as_hold_all_experts(loads):
+    result = run("plan", loads, "--gpus", 3, "--json")
+    assert json.loads(result.stdout)["cluster"]["num_slots"] == 9
+    assert (
+        "note: no --slots: 9 for 8 experts; one more on each GPU for replicas of busy experts "
+        "would be --slots 12\n"
+    ) in result.stderr
+
+
+def test_notes_of_the_reader_go_to_stderr(tmp_path):
+    np.savez(tmp_path / "x.npz", topk=np.array([[[0, 1]], [[2, 3]]]))
+    result = run("plan", tmp_path / "x.npz", "--gpus", 2, "--json")
+    assert "taken as the largest expert number + 1 = 4" in result.stderr
+    assert json.loads(result.stdout)["load"]["num_experts"] == 4
+    result = run("plan", tmp_path / "x.npz", "--gpus", 2, "--experts", 6, "--json")
+    assert json.loads(result.stdout)["load"]["num_experts"] == 6
+    assert "taken as" not in result.stderr
+
+
+def test_bad_numbers(loads):
+    fails(
+        *("plan", loads, "--gpus", 4, "--slots", 13),
+        error="num_slots=13 is not a multiple of num_gpus=4; use 12 or 16",
+    )
+    fails(
+        *("plan", loads, "--gpus", 4, "--nodes", 3, "--slots", 12),
+        error="num_gpus=4 is not a multiple of num_nodes=3; use 3 or 6",
+    )
+    fails(*("plan", loads, "--gpus", 0), error="num_gpus=0 is less than 1; use 1 or more")
+    fails(
+        *("plan", loads, "--gpus", 4, "--slots", 4),
+        error="num_slots=4 is fewer than num_experts=8, and every expert needs a slot; use 8 or "
+        "more",
+    )
+    fails(
+        *("plan", loads, "--gpus", 4, "--groups", 3),
+        error="num_groups=3 does not divide num_experts=8; use 2 or 4",
+    )
+
+
+def test_unknown_solver_is_answered_with_the_list(loads):
+    result = run("plan", loads, "--gpus", 4, "--solver", "best")
+    assert result.exit_code == 2
+    assert re.search(r"^error: .*'best'.*greedy.*iterated-greedy", result.stderr, re.MULTILINE)
+
+
+def test_bad_files(tmp_path, loads):
+    missing = tmp_path / "none.npz"
+    fails("plan", missing, "--gpus", 4, error=f"{missing}: no such file or directory")
+    fails("plan", tmp_path, "--gpus", 4, error=f"{tmp_path}: this is a folder; give a file")
+    fails(
+        *("plan", loads, "--gpus", 4, "--window", 2),
+        error=f"window=2 is not in {loads}, which has 2 (0 to 1, or from the end -1 to -2); use 1",
+    )
+
+
+def test_outputs_that_cannot_be_written(tmp_path, loads):
+    before = sorted(tmp_path.iterdir())
+    plan = ("plan", loads, "--gpus", 4)
+    out = tmp_path / "none" / "p.json"
+    fails(*plan, "-o", out, error=f"{out}: no such file or directory")
+    fails(
+        *(*plan, "-o", "p.txt"),
+        error="p.txt: a file with the ending '.txt' is not known as a placement; use one of .json",
+    )
+    # The picture cannot work, so the placement is not written either.
+    fails(
+        *(*plan, "-o", tmp_path / "p.json", "--plot", "p.gif"),
+        error="p.gif: pictures with the ending '.gif' are not known; use one of .png, .svg, .pdf",
+    )
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# ---- evaluate, demo, warmup ------------------------------------------------------------------
+
+
+def test_evaluate(tmp_path, loads):
+    path = tmp_path / "p.json"
+    placement = Placement.trivial(3, 8, Cluster(4, slots_per_gpu=3))
+    write_placement(path, placement, solver="mine", load=LOAD.sum(axis=0))
+    result = run("evaluate", loads, path)
+    assert result.exit_code == 0, result.stderr
+    assert "The placement was made for these very loads.\n" in result.stdout
+    plain = json.loads(run("evaluate", loads, path, "--window", 0, "--json").stdout)
+    assert plain["solver"] == "mine"
+    trivial, ours = plain["placements"]
+    assert ours["balancedness"] == trivial["balancedness"]
+    assert ours["balancedness"]["per_layer"] == placement.balancedness(LOAD[0]).tolist()
+
+
+def test_evaluate_a_placement_that_does_not_fit(tmp_path, loads):
+    path = tmp_path / "p.json"
+    write_placement(path, Placement.trivial(3, 6, Cluster(4, slots_per_gpu=3)))
+    fails(
+        *("evaluate", loads, path),
+        error=f"{path} places 3 layers x 6 experts, and the loads have 3 x 8; use a placement and "
+        "loads of one model",
+    )
+
+
+def test_demo(tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "demo.svg"
+    result = run("demo", "--seed", 5, "--plot", picture)
+    assert result.exit_code == 0, result.stderr
+    assert "58 layers x 256 experts, 288 slots on 32 GPUs, 4 nodes" in result.stdout
+    assert "DeepSeek's greedy" in result.stdout
+    assert "evenload plan YOUR_LOADS.npz" in result.stderr
+    assert "kernels ready in" in result.stderr
+    assert picture.stat().st_size > 1000
+
+
+def test_demo_as_json_depends_on_the_seed_only():
+    def figures(seed):
+        plain = json.loads(run("demo", "--seed", seed, "--json").stdout)
+        return [{**p, "planning_ms": None} for p in plain["placements"]]
+
+    trivial, greedy, ours = figures(1)
+    assert trivial["straggler_time"] > greedy["straggler_time"] >= ours["straggler_time"] >= 1.0
+    assert figures(1) == [trivial, greedy, ours]
+    assert figures(2) != [trivial, greedy, ours]
+
+
+def test_warmup():
+    result = run("warmup")
+    assert result.exit_code == 0, result.stderr
+    assert re.fullmatch(r"all kernels ready in \d+\.\d\d s\n", result.stdout)
+
+
+# ---- the program -----------------------------------------------------------------------------
+
+
+def test_version_and_no_arguments():
+    assert run("--version").stdout == f"evenload {__version__}\n"
+    assert run().exit_code == 2
+
+
+def test_usage_errors():
+    assert run("plan").exit_code == 2
+    assert run("plan", "x.npz", "--gpus", "many").exit_code == 2
+    assert run("unknown").exit_code == 2
+
+
+def test_interrupt(monkeypatch, loads):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("evenload.cli.prepare.read_load", interrupt)
+    result = run("plan", loads, "--gpus", 4)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+
+
+def test_failure_inside_is_not_called_the_users(monkeypatch, loads):
+    def broken(*args, **options):
+        raise RuntimeError("inside")
+
+    monkeypatch.setattr("evenload.cli.prepare.read_load", broken)
+    result = run("plan", loads, "--gpus", 4)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_every_command_and_option_is_documented():
+    group = typer.main.get_command(app)
+    assert tuple(group.commands) == COMMANDS
+    for command in (group, *group.commands.values()):
+        assert command.help, command.name
+        for exit_code in ("0 ", "1 ", "2 ", "130 "):
+            assert f"\n  {exit_code}" in command.epilog
+        for parameter in command.params:
+            assert parameter.help, f"{command.name} {parameter.name}"
+
+
+def test_help_starts_without_heavy_imports():
+    script = (
+        "import sys, evenload.cli\n"
+        "try: evenload.cli.app(['plan', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numba', 'numpy', 'rich', 'matplotlib', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
+
+
+def test_user_errors_show_no_traceback():
+    result = process("plan", "none.npz", "--gpus", 4)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: none.npz: no such file or directory\n"
+
+
+def test_real_loads_end_to_end(shared, tmp_path):
+    out = tmp_path / "p.json"
+    path = shared / "data" / "gpt-oss-20b.npz"
+    result = process("plan", path, "--gpus", 8, "--slots", 40, "--json", "-o", out)
+    assert result.returncode == 0, result.stderr
+    trivial, ours = json.loads(result.stdout)["placements"]
+    assert ours["balancedness"]["mean"] > 0.99 > trivial["balancedness"]["mean"]
+    evaluated = json.loads(run("evaluate", path, out, "--json").stdout)["placements"]
+    assert evaluated[-1]["balancedness"] == ours["balancedness"]

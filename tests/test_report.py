@@ -1,0 +1,221 @@
+"""Summaries, the table and the picture."""
+
+import builtins
+import io
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evenload import Cluster, Placement
+from evenload.formats import LoadFile, PlacementFile, load_digest
+from evenload.report.compare import compare_file, file_lines, relief
+from evenload.report.context import Context
+from evenload.report.heatmap import check_plot_path, draw_heatmaps, save_heatmaps
+from evenload.report.plain import report_to_plain
+from evenload.report.summary import summarise
+from evenload.report.table import print_report
+
+CLUSTER = Cluster(2, slots_per_gpu=3)
+LOAD = np.array([[6.0, 2.0, 3.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+# Layer 0: GPU 0 has 6/3 + 2 + 6/3 = 6, GPU 1 has 3 + 1 + 6/3 = 6. Layer 1 has no load.
+EVEN = Placement([[0, 1, 0, 2, 3, 0]] * 2, CLUSTER, 4)
+TRIVIAL = Placement.trivial(2, 4, CLUSTER)
+CONTEXT = Context("/some/where/loads.npz", 2, 4, CLUSTER, num_windows=7)
+
+
+def two():
+    return [
+        summarise("trivial", TRIVIAL, LOAD),
+        summarise("even", EVEN, LOAD, solver="mine", bound=[1.0, 1.0], milliseconds=1.25),
+    ]
+
+
+def table(summaries=None, lines=("a [bold]line[/bold]",)):
+    out = io.StringIO()
+    print_report(CONTEXT.title(), summaries or two(), lines, out)
+    return out.getvalue()
+
+
+def test_summary_by_hand():
+    # Trivial: slots 0 1 2 | 3 0 1, so GPU 0 has 3 + 1 + 3 = 7 and GPU 1 has 1 + 3 + 1 = 5.
+    trivial, even = two()
+    np.testing.assert_allclose(trivial.balancedness, [6 / 7, 1.0])
+    np.testing.assert_allclose(trivial.relative_load, [[7 / 6, 5 / 6], [1.0, 1.0]])
+    assert trivial.straggler_time == pytest.approx(7 / 6)
+    assert (trivial.worst_layer, trivial.gap, trivial.moves.sum()) == (0, None, 0)
+    heaviest, lightest = trivial.heaviest, trivial.lightest
+    assert (heaviest.layer, heaviest.gpu, heaviest.tokens) == (0, 0, 7.0)
+    assert (lightest.layer, lightest.gpu, lightest.tokens) == (0, 1, 5.0)
+    assert even.straggler_time == 1.0
+    assert even.duplicates.tolist() == [1, 1]
+    # GPU 0 held 0 1 2 and has 0 1; GPU 1 held 3 0 1 and has 2 3 0.
+    assert even.moves.tolist() == [1, 1]
+    assert even.gap.tolist() == [0.0, 0.0]
+
+
+@given(st.integers(0, 2**31), st.sampled_from([1, 3]), st.booleans())
+def test_summary_agrees_with_the_placement(seed, num_layers, empty):
+    rng = np.random.default_rng(seed)
+    load = np.zeros((num_layers, 4)) if empty else rng.integers(0, 9, (num_layers, 4))
+    slots = [rng.permutation([0, 1, 2, 3, *rng.integers(0, 4, 2)]) for _ in range(num_layers)]
+    placement = Placement(np.array(slots), CLUSTER, 4)
+    summary = summarise("x", placement, load)
+    np.testing.assert_allclose(summary.relative_load.mean(axis=1), 1.0)
+    np.testing.assert_allclose(1.0 / summary.relative_load.max(axis=1), summary.balancedness)
+    assert summary.straggler_time >= 1.0 - 1e-12
+    assert summary.heaviest.relative == summary.relative_load.max()
+
+
+def test_table_at_80_columns(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    text = table()
+    assert text.startswith(
+        "loads.npz (sum of 7 windows): 2 layers x 4 experts, 6 slots on 2 GPUs\n"
+    )
+    assert "a [bold]line[/bold]" in text
+    assert "\x1b" not in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+    rows = {re.split(r"\s{2,}", line)[0]: line.split()[-1] for line in text.split("\n") if line}
+    assert text.splitlines()[2].split() == ["trivial", "even"]
+    assert rows["balancedness, mean"] == "1.00000"
+    assert rows["proven bound, mean"] == "1.00000"
+    assert rows["gap to it, mean"] == "0.00000"
+    assert rows["duplicates"] == "2"
+    assert re.search(r"straggler time +1\.16667 x ideal +1\.00000 x ideal", text)
+    assert re.search(r"heaviest GPU +1\.1667 x mean +1\.0000 x mean\n +7 tokens +6 tokens", text)
+    assert re.search(r"moves from trivial +0 +2\n +16\.7% of slots", text)
+    assert re.search(r"planning time +- +1\.25 ms", text)
+
+
+def test_balancedness_is_never_shown_better_than_it_is():
+    cluster = Cluster(2, slots_per_gpu=1)
+    load = [[1.0, 1.0 + 1e-7]]
+    summaries = [summarise("x", Placement([[0, 1]], cluster, 2), load, bound=[1.0])]
+    text = table(summaries)
+    assert re.search(r"balancedness, mean +0\.99999\n", text)
+    assert re.search(r"gap to it, mean +0\.00001\n", text)
+
+
+def test_figures_that_no_column_has_get_no_row():
+    text = table(two()[:1])
+    assert "duplicates" in text
+    assert not re.search("planning time|proven bound|gap to it", text)
+
+
+def test_relief():
+    trivial, even = two()
+    assert relief(trivial, even) == (
+        "Every layer waits for its heaviest GPU; with even those have 14.3% less to do than with "
+        "trivial."
+    )
+    assert "16.7% more to do" in relief(even, trivial)
+    assert relief(even, even).startswith("The heaviest GPUs have as much to do")
+
+
+def test_title_names_window_nodes_and_groups():
+    file = LoadFile(LOAD, np.stack([LOAD, LOAD]), "a/b.npy", "npy", window=1)
+    context = Context.of(file, Cluster(4, 2, slots_per_gpu=2), num_groups=2)
+    assert context.title() == (
+        "b.npy (window 1 of 2): 2 layers x 4 experts, 8 slots on 4 GPUs, 2 nodes, 2 groups"
+    )
+
+
+def test_placement_file_beside_the_trivial_one():
+    given = PlacementFile(EVEN, "dir/p.json", "mine", load_digest(LOAD))
+    summaries = compare_file(LOAD, given)
+    assert [s.name for s in summaries] == ["trivial", "p.json"]
+    assert file_lines(summaries, LOAD, given)[1] == "The placement was made for these very loads."
+    assert file_lines(summaries, LOAD + 1, given)[1] == "The placement was made for other loads."
+    message = (
+        "dir/p.json places 2 layers x 4 experts, and the loads have 2 x 3; use a placement and "
+        "loads of one model"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        compare_file(LOAD[:, :3], given)
+
+
+def test_plain_numbers():
+    plain = report_to_plain(CONTEXT, two())
+    assert plain["load"]["num_windows"] == 7
+    assert plain["cluster"] == {"num_gpus": 2, "num_nodes": 1, "slots_per_gpu": 3, "num_slots": 6}
+    even = plain["placements"][-1]
+    assert even["balancedness"] == {
+        "mean": 1.0,
+        "worst": 1.0,
+        "worst_layer": 0,
+        "per_layer": [1.0, 1.0],
+    }
+    assert even["moves_from_trivial"] == {"total": 2, "per_layer": [1, 1]}
+    assert even["heaviest_gpu"] == {"layer": 0, "gpu": 0, "tokens": 6.0, "relative": 1.0}
+    assert plain["placements"][0]["bound"] is None
+
+
+# ---- the picture -----------------------------------------------------------------------------
+
+START = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
+
+
+@pytest.mark.parametrize("suffix", START)
+def test_picture_is_written_whole(tmp_path, suffix):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / f"x{suffix}"
+    save_heatmaps(path, "title", two())
+    assert path.read_bytes().startswith(START[suffix])
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_picture_shows_what_it_says():
+    pytest.importorskip("matplotlib")
+    trivial, even = two()
+    figure = draw_heatmaps("the title", [trivial, even], num_nodes=2)
+    left, right, bar = figure.axes
+    assert figure.get_suptitle() == "the title"
+    assert (left.get_title(), right.get_title()) == ("trivial", "even")
+    np.testing.assert_array_equal(left.images[0].get_array(), trivial.relative_load)
+    assert left.images[0].norm is right.images[0].norm
+    assert left.images[0].norm(1.0) == pytest.approx(0.5)
+    assert "straggler time 1.167 x ideal" in left.texts[0].get_text()
+    assert bar.get_ylabel() == "GPU load / mean of the layer"
+    assert len(left.lines) == 1
+
+
+def test_picture_of_empty_gpus():
+    """A GPU without load has no logarithm; it takes the lowest colour."""
+    pytest.importorskip("matplotlib")
+    placement = Placement([[0, 1]], Cluster(2, slots_per_gpu=1), 2)
+    figure = draw_heatmaps("x", [summarise("x", placement, [[0.0, 5.0]])])
+    figure.savefig(io.BytesIO())
+    norm = figure.axes[0].images[0].norm
+    assert (norm.vmin, norm.vmax) == (0.25, 4.0)
+    assert norm(0.0) == 0.0
+
+
+def test_picture_leaves_pyplot_alone():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    draw_heatmaps("x", two())
+    assert pyplot.get_fignums() == []
+
+
+@pytest.mark.parametrize(("name", "what"), [("x.gif", "the ending '.gif'"), ("x", "no ending")])
+def test_picture_of_unknown_kind(name, what):
+    message = f"{name}: pictures with {what} are not known; use one of .png, .svg, .pdf"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_plot_path(name)
+
+
+def test_picture_without_matplotlib(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args, **options):
+        if name.split(".")[0] == "matplotlib":
+            raise ImportError(name)
+        return real(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    message = "pictures need matplotlib, which is not installed; pip install 'evenload[plot]'"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_plot_path("x.png")
