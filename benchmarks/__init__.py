@@ -1,0 +1,1 @@
+"""Benchmarks of evenload against the published planners: ``python -m benchmarks.run``."""

@@ -1,0 +1,78 @@
+"""What the pages show is what happens."""
+
+import doctest
+import importlib
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_examples_of_the_readme_run() -> None:
+    examples = blocks("python")
+    assert len(examples) >= 2
+    exec(compile("\n".join(examples), "README.md", "exec"), {})
+
+
+def test_shell_examples_of_the_readme_run(tmp_path: Path) -> None:
+    commands = [line for block in blocks("shell") for line in block.splitlines() if line.strip()]
+    assert commands
+    load = np.random.default_rng(0).integers(1, 1000, (4, 32))
+    np.savetxt(tmp_path / "loads.csv", load, fmt="%d", delimiter=",")
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "evenload"
+        run = subprocess.run(
+            [sys.executable, "-m", "evenload", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        assert "balancedness" in run.stdout
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_the_two_commands_of_the_readme_exist(target: str) -> None:
+    assert f"    make {target} " in README
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert targets
+    missing = [target for target in targets if not (ROOT / target).exists()]
+    assert not missing
+
+
+def test_command_reference_is_current() -> None:
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == generate.command_reference(), "run `make docs`"
+
+
+@pytest.mark.parametrize("module", ["cluster", "planner"])
+def test_docstring_examples_run(module: str) -> None:
+    names = vars(importlib.import_module("evenload.cluster")).copy()
+    result = doctest.testmod(
+        importlib.import_module(f"evenload.{module}"), extraglobs={"Cluster": names["Cluster"]}
+    )
+    assert result.attempted > 0
+    assert result.failed == 0
