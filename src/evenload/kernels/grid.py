@@ -6,8 +6,6 @@ Every kernel that searches works on int64. A GPU's load and its number share one
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -49,21 +47,3 @@ def relative_grid(load: Float, bits: int, out: Int) -> None:
     one = float(1 << bits)
     for expert in range(load.size):
         out[expert] = np.int64(np.rint(load[expert] / largest * one))
-
-
-@kernel
-def binary_grid(weight: Float, bits: int, out: Int) -> None:
-    """Write weights as integers of `bits` bits, scaled by a power of two: [n] -> [n].
-
-    Exact for integers and for floats whose digits lie within `bits` of the largest's.
-    """
-    largest = weight.max()
-    if largest == 0.0:
-        out[:] = 0
-        return
-    _, exponent = math.frexp(largest)
-    for item in range(weight.size):
-        # In two steps, since 2.0 ** 1100 would overflow where a subnormal weight needs it.
-        shift = bits - exponent
-        half = shift // 2
-        out[item] = np.int64(np.rint(math.ldexp(math.ldexp(weight[item], half), shift - half)))
