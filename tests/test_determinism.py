@@ -73,9 +73,10 @@ if __name__ == "__main__":
     here, there = context.Pipe()
     child = context.Process(target=lambda: there.send(digest()))
     child.start()
-    print(expected, here.recv() if here.poll(120) else "nothing came back")
+    print(expected, here.recv() if here.poll(60) else "nothing")
     child.join(10)
     print(child.exitcode, digest() == expected)
+    child.kill()  # one that hangs would be waited for
 """
 
 
