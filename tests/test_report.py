@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evenload import Cluster, Placement
+from evenload import Cluster, Placement, solve
 from evenload.formats import LoadFile, PlacementFile, load_digest
-from evenload.report.compare import compare_file, file_lines, relief
+from evenload.report.compare import compare_file, compare_plan, file_lines, relief
 from evenload.report.context import Context
 from evenload.report.heatmap import check_plot_path, draw_heatmaps, save_heatmaps
 from evenload.report.plain import report_to_plain
@@ -219,3 +219,15 @@ def test_picture_without_matplotlib(monkeypatch):
     message = "pictures need matplotlib, which is not installed; pip install 'evenload[plot]'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_plot_path("x.png")
+
+
+def test_the_trivial_placement_is_bounded_as_one_that_keeps_no_groups() -> None:
+    """A plan's bound may be on whole groups only, and the trivial placement splits them."""
+    rng = np.random.default_rng(0)
+    load, cluster = rng.lognormal(0.0, 1.2, (300, 8)), Cluster(4, 2, num_slots=12)
+    plan = solve(load, cluster, num_groups=2)
+    trivial, planned = compare_plan(load, plan, 1.0)
+    assert (trivial.balancedness > plan.bound).any()
+    for column in (trivial, planned):
+        assert column.gap is not None
+        assert column.gap.min() >= -1e-12

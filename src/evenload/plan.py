@@ -47,7 +47,8 @@ class Plan:
     balancedness : float64, [L]
         Mean / max GPU load of each layer, in (0, 1].
     bound : float64, [L]
-        Proven upper limit on the balancedness of any placement, see `evenload.bounds`.
+        Proven upper limit on the balancedness of any placement, or of any that keeps each group on
+        one node where groups divide over the nodes; see `evenload.bounds`.
     duplicates : int64, [L]
         Slots wasted on an expert that their GPU holds already.
     straggler_time : float

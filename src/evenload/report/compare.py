@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evenload.bounds import balancedness_bound
+from evenload.cluster import Cluster
 from evenload.formats import PlacementFile, load_digest
 from evenload.placement import Placement
 from evenload.problem import Problem
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from evenload.plan import Plan
 
 
+def _trivial(load: Any, cluster: Cluster) -> tuple[Placement, Summary]:
+    """Summarise the trivial placement, bounded as any is: it keeps no groups together."""
+    L, E = load.shape
+    placement = Placement.trivial(L, E, cluster)
+    bound = balancedness_bound(Problem.build(load, cluster))
+    return placement, summarise("trivial", placement, load, bound=bound)
+
+
 def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]]) -> list[Summary]:
     """Summarise the trivial placement and then each plan.
 
@@ -23,12 +32,11 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]]) -> list[Su
     ----------
     load : ndarray, [L, E]
     plans : mapping, name -> (Plan, milliseconds)
-        At least one; all on one cluster. The last one's bound goes for the trivial placement too.
+        At least one; all on one cluster.
     """
     last, _ = list(plans.values())[-1]
-    L, E = load.shape
-    trivial = Placement.trivial(L, E, last.placement.cluster)
-    columns = [summarise("trivial", trivial, load, bound=last.bound)]
+    trivial, column = _trivial(load, last.placement.cluster)
+    columns = [column]
     for name, (plan, milliseconds) in plans.items():
         columns.append(
             summarise(
@@ -64,12 +72,11 @@ def compare_file(load: Any, file: PlacementFile) -> list[Summary]:
             f"{file.source} places {theirs[0]} layers x {theirs[1]} experts, and the loads have "
             f"{load.shape[0]} x {load.shape[1]}; use a placement and loads of one model"
         )
-    trivial = Placement.trivial(*theirs, placement.cluster)
-    bound = balancedness_bound(Problem.build(load, placement.cluster))
+    trivial, column = _trivial(load, placement.cluster)
     name = Path(file.source).name
     return [
-        summarise("trivial", trivial, load, bound=bound),
-        summarise(name, placement, load, start=trivial, solver=file.solver, bound=bound),
+        column,
+        summarise(name, placement, load, start=trivial, solver=file.solver, bound=column.bound),
     ]
 
 
