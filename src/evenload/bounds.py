@@ -45,15 +45,12 @@ def balancedness_bound(problem: Problem) -> Float:
     return np.minimum(bound, group_bound(problem))
 
 
-def group_loads(problem: Problem) -> Float:
-    """Sum the load of each group relative to its layer's total, [L, num_groups]; zeros stay 0."""
-    L, E = problem.load.shape
+def _relative_load(problem: Problem) -> Float:
+    """Divide each layer by its total, [L, E]; a layer without load stays 0."""
     largest = problem.load.max(axis=1, keepdims=True)
     relative = problem.load / np.where(largest > 0.0, largest, 1.0)
     total = relative.sum(axis=1, keepdims=True)
-    share = relative / np.where(total > 0.0, total, 1.0)
-    loads: Float = share.reshape(L, problem.num_groups, E // problem.num_groups).sum(axis=-1)
-    return loads
+    return relative / np.where(total > 0.0, total, 1.0)
 
 
 def group_bound(problem: Problem) -> Float:
@@ -79,18 +76,15 @@ def group_bound(problem: Problem) -> Float:
     float64 ndarray, [L]
         In (0, 1]; 1 for a layer without load.
     """
-    cluster, E = problem.cluster, problem.num_experts
-    loads = np.sort(group_loads(problem), axis=1)
+    cluster, load = problem.cluster, _relative_load(problem)
+    L, E = load.shape
+    groups = np.sort(load.reshape(L, problem.num_groups, -1).sum(axis=-1), axis=1)
     each = problem.num_groups // cluster.num_nodes
-    node = loads[:, -1] + loads[:, : each - 1].sum(axis=1)
+    node = groups[:, -1] + groups[:, : each - 1].sum(axis=1)
     if each == 2:
-        node = np.maximum(node, (loads + loads[:, ::-1]).max(axis=1))
-    heaviest = node / cluster.gpus_per_node
+        node = np.maximum(node, (groups + groups[:, ::-1]).max(axis=1))
     spare = (cluster.num_slots - E) // cluster.num_nodes
-    replicas = min(cluster.gpus_per_node, spare + 1)
-    largest = problem.load.max(axis=1)
-    total = (problem.load / np.where(largest > 0.0, largest, 1.0)[:, None]).sum(axis=1)
-    share = np.where(total > 0.0, 1.0 / np.where(total > 0.0, total, 1.0), 0.0) / replicas
-    heaviest = np.maximum(heaviest, share) * (1.0 - ROUNDING)
+    share = load.max(axis=1) / min(cluster.gpus_per_node, spare + 1)
+    heaviest = np.maximum(node / cluster.gpus_per_node, share) * (1.0 - ROUNDING)
     bound = 1.0 / cluster.num_gpus / np.where(heaviest > 0.0, heaviest, 1.0)
     return np.where(heaviest > 0.0, np.minimum(bound, 1.0), 1.0)

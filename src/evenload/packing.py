@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evenload.arrays import check_weights, is_tensor, to_numpy
 from evenload.checks import divisor, packing_options, positive_int
+from evenload.scale import rows_within_range
 from evenload.threads import spread
 
 BACKENDS = ("compiled", "torch")
@@ -33,16 +34,6 @@ def _in_float(weight: NDArray[Any]) -> NDArray[Any]:
     return checked
 
 
-def _tamed(weight: NDArray[Any]) -> NDArray[Any]:
-    """Scale rows whose sums would overflow by a power of two, which changes no decision."""
-    limit = np.finfo(weight.dtype).maxexp // 2
-    exponent = np.frexp(weight.max(axis=1, keepdims=True))[1]
-    if (exponent <= limit).all():
-        return weight
-    scaled: NDArray[Any] = np.ldexp(weight, np.minimum(limit - exponent, 0))
-    return scaled
-
-
 def _pack_compiled(
     weight: NDArray[Any], packs: int, attempts: int, boost: float, swaps: int, target: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -51,7 +42,7 @@ def _pack_compiled(
         return np.tile(np.arange(n), (X, 1)), np.zeros((X, n), np.int64)
     from evenload.kernels.iterated_packing import iterated_packing
 
-    weight = _tamed(weight)
+    weight = rows_within_range(weight)
     order = np.argsort(-weight, axis=1, kind="stable")
     index = np.empty((X, n), np.int64)
     rank = np.empty((X, n), np.int64)

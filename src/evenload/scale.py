@@ -6,6 +6,7 @@ Scaling by a power of two rounds nothing, so it changes no decision of any plann
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,27 @@ def within_range(load: Float) -> Float:
         return load
     with np.errstate(under="ignore"):
         scaled: Float = np.ldexp(load, (SAFE_EXPONENT if exponent > 0 else 0) - exponent)
+    return scaled
+
+
+def rows_within_range(weight: NDArray[Any]) -> NDArray[Any]:
+    """Scale each row whose sums could overflow, in the weights' own float type.
+
+    Parameters
+    ----------
+    weight : float32 or float64 ndarray, [X, n]
+        Finite and at least 0.
+
+    Returns
+    -------
+    ndarray, [X, n], of the same dtype
+        The very input where no row needs it.
+    """
+    limit = np.finfo(weight.dtype).maxexp // 2
+    exponent = np.frexp(weight.max(axis=1, keepdims=True))[1]
+    if (exponent <= limit).all():
+        return weight
+    scaled: NDArray[Any] = np.ldexp(weight, np.minimum(limit - exponent, 0))
     return scaled
 
 

@@ -16,15 +16,15 @@ ROUNDING = 1e-9  # how far the integer grid may be off, with room to spare
 
 
 @kernel
-def _mean_is_in_reach(load: Float, mean: float, num_slots: int, num_gpus: int) -> bool:
-    """Whether the slots suffice to cut every expert down to shares of at most the mean."""
+def _mean_is_in_reach(load: Float, mean: float, num_slots: int) -> bool:
+    """Whether the slots suffice to cut every expert down to shares of at most the mean.
+
+    No expert needs more replicas than there are GPUs, since none has more than the total.
+    """
     needed = load.size
     for expert in range(load.size):
         if load[expert] > mean:
-            replicas = np.int64(np.ceil(load[expert] / mean))
-            if replicas > num_gpus:
-                return False
-            needed += replicas - 1
+            needed += np.int64(np.ceil(load[expert] / mean)) - 1
     return needed <= num_slots
 
 
@@ -48,14 +48,9 @@ def balancedness_bound(load: Float, num_slots: int, num_gpus: int) -> Float:
     L = load.shape[0]
     bound = np.ones(L)
     for layer in range(L):
-        layer_load = load[layer]
-        total = layer_load.sum()
-        if total == np.inf:  # near the largest float: in units of the heaviest expert
-            layer_load = layer_load / layer_load.max()
-            total = layer_load.sum()
-        mean = total / num_gpus
-        if mean == 0.0 or _mean_is_in_reach(layer_load, mean, num_slots, num_gpus):
+        mean = load[layer].sum() / num_gpus
+        if mean == 0.0 or _mean_is_in_reach(load[layer], mean, num_slots):
             continue
-        share = _largest_share(layer_load, num_slots, num_gpus) * (1.0 - ROUNDING)
+        share = _largest_share(load[layer], num_slots, num_gpus) * (1.0 - ROUNDING)
         bound[layer] = min(1.0, mean / share)
     return bound

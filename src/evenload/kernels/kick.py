@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evenload.kernels.compile import kernel
 from evenload.kernels.descend import descend
 from evenload.kernels.packs import Packs, heaviest_load, pack_at
-from evenload.kernels.pair_swap import FEWEST_SLOTS, MOST_SLOTS, pair_descend
+from evenload.kernels.pair_swap import pair_descend
 from evenload.kernels.slots import fits, slot_of
 from evenload.kernels.swap import swap
 
@@ -34,11 +34,7 @@ def random_below(state: NDArray[np.uint64], bound: int) -> int:
 
 
 @kernel
-def _disturb(
-    packs: Packs,
-    log: Int,
-    state: NDArray[np.uint64],
-) -> int:
+def _disturb(packs: Packs, log: Int, state: NDArray[np.uint64]) -> int:
     G, K = packs.share.shape
     logged = 0
     for _ in range(1 + random_below(state, 2)):
@@ -63,18 +59,12 @@ def _undo(packs: Packs, log: Int, logged: int) -> None:
 
 
 @kernel
-def kick(
-    packs: Packs,
-    mean: int,
-    goal: int,
-    most_pairs: int,
-) -> None:
+def kick(packs: Packs, mean: int, goal: int, most_pairs: int) -> None:
     """Disturb and descend until the goal or the effort is reached; never ends heavier.
 
     Parameters are those of `descend.descend`; the layer needs at least two packs. Every layer
     draws the same random numbers, so results do not depend on how layers are spread over threads.
     """
-    K = packs.share.shape[1]
     log = np.empty((MOST_SWAPS, 4), np.int64)
     state = np.full(1, SEED)
     best = heaviest_load(packs)
@@ -83,9 +73,8 @@ def kick(
         logged = _disturb(packs, log, state)
         looked, logged = descend(packs, mean, goal, most_pairs, log, logged)
         pairs += looked + 1
-        if FEWEST_SLOTS <= K <= MOST_SLOTS:
-            looked, logged = pair_descend(packs, mean, goal, most_pairs, log, logged)
-            pairs += looked
+        looked, logged = pair_descend(packs, mean, goal, most_pairs, log, logged)
+        pairs += looked
         now = heaviest_load(packs)
         if now <= best:
             best = now

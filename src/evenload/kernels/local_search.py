@@ -12,7 +12,7 @@ from evenload.kernels.grid import LOAD_BITS, bit_length, load_bits, relative_gri
 from evenload.kernels.kick import kick
 from evenload.kernels.pack import pack
 from evenload.kernels.packs import Packs, empty_packs, rank_packs
-from evenload.kernels.pair_swap import FEWEST_SLOTS, MOST_SLOTS, pair_descend
+from evenload.kernels.pair_swap import pair_descend
 from evenload.kernels.replicate import replicate
 
 Int = NDArray[np.int64]
@@ -28,10 +28,8 @@ def _goal(total: int, num_gpus: int, heaviest_share: int, target: float) -> int:
 @kernel
 def _refine(packs: Packs, mean: int, goal: int, effort: int) -> None:
     """Go on where swaps of one for one stand still: two for two, then kicks."""
-    pairs = 0
-    if FEWEST_SLOTS <= packs.share.shape[1] <= MOST_SLOTS:
-        no_log = np.empty((0, 4), np.int64)
-        pairs, _ = pair_descend(packs, mean, goal, effort, no_log, 0)
+    no_log = np.empty((0, 4), np.int64)
+    pairs, _ = pair_descend(packs, mean, goal, effort, no_log, 0)
     kick(packs, mean, goal, effort - pairs)
 
 

@@ -89,12 +89,7 @@ def _best_pair_swap(packs: Packs, m: int, k: int, pairs: Int, limit: int) -> tup
 
 
 @kernel
-def _partner(
-    packs: Packs,
-    mean: int,
-    goal: int,
-    pairs: Int,
-) -> tuple:
+def _partner(packs: Packs, mean: int, goal: int, pairs: Int) -> tuple:
     """Search the packs from the lightest up, as `descend` does, for an exchange of two for two."""
     G = packs.ranking.size
     load = packs.load
@@ -157,9 +152,12 @@ def pair_descend(
 ) -> tuple:
     """Exchange two for two until the goal, a standstill, or the end of the effort.
 
-    Parameters and results are those of `descend.descend`.
+    Does nothing for packs of fewer than FEWEST_SLOTS or more than MOST_SLOTS slots. Parameters and
+    results are those of `descend.descend`.
     """
     K = packs.share.shape[1]
+    if K < FEWEST_SLOTS or K > MOST_SLOTS:
+        return 0, logged
     pairs = np.empty((2, K * (K - 1) // 2), np.int64)
     looked = 0
     while looked < most_pairs and heaviest_load(packs) > goal:

@@ -1,4 +1,4 @@
-"""Sorting of integer keys, without a branch on the data."""
+"""Sorting of integer keys: by digits, by insertion, by heap; Numba's own takes long to compile."""
 
 from __future__ import annotations
 
