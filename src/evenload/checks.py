@@ -69,6 +69,22 @@ def _real(name: str, value: Any, use: str) -> float:
         raise ValueError(f"{name}={value!r} is past what a float holds; use {use}") from None
 
 
+def positive_real(name: str, value: Any) -> float:
+    """Return `value` as a finite float above 0, or raise `ValueError`."""
+    number = _real(name, value, "a finite number above 0")
+    if not (number > 0.0 and math.isfinite(number)):
+        raise ValueError(f"{name}={number} is not finite and above 0; use e.g. 1.0")
+    return number
+
+
+def not_negative(name: str, value: Any) -> float:
+    """Return `value` as a finite float of at least 0, or raise `ValueError`."""
+    number = _real(name, value, "a finite number of at least 0")
+    if not (number >= 0.0 and math.isfinite(number)):
+        raise ValueError(f"{name}={number} is not finite and at least 0; use e.g. 0 or 1.0")
+    return number
+
+
 def fraction(name: str, value: float | None) -> float | None:
     """Return `value` as a float in (0, 1], or None.
 

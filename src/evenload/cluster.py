@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from evenload.checks import divisor, multiple, positive_int
+from evenload.gpus import check_alive, check_slots, check_speed, spread_evenly
 
 
 @dataclass(frozen=True, init=False)
 class Cluster:
-    """GPUs of one expert-parallel group, with equally many slots each.
+    """GPUs of one expert-parallel group, and the slots that each has in every layer.
 
-    Slot s lives on GPU ``s // slots_per_gpu``, GPU g on node ``g // gpus_per_node``.
+    Slots are numbered GPU by GPU: where all GPUs have the same number, slot s lives on GPU
+    ``s // slots_per_gpu``. GPU g is on node ``g // gpus_per_node``.
 
     Parameters
     ----------
@@ -21,25 +28,41 @@ class Cluster:
     num_nodes : int, default 1
         Nodes; links are fast inside a node and slow between nodes.
     slots_per_gpu : int, optional
-        Experts that one GPU holds in each layer. Give this or `num_slots`.
+        Experts that every GPU holds in each layer. Give this, `num_slots` or `slots`.
     num_slots : int, optional
-        Slots of a layer over all GPUs.
+        Slots of a layer over all GPUs; where they do not divide, the first GPUs have one more.
+    slots : sequence of int, [G], optional
+        Slots of each GPU.
+    speed : sequence of float, [G], optional
+        Tokens that each GPU computes in a unit of time: one twice as fast may carry twice the
+        load. Only their ratios matter, at most 1000 between living GPUs; all become 1 where they
+        are alike. Default: all alike.
+    alive : sequence of bool, [G], optional
+        False for a GPU that is gone: its slots keep their numbers and hold nothing. Default: all
+        alive.
 
     Raises
     ------
     ValueError
-        If a number is not a positive integer, `num_gpus` is no multiple of `num_nodes`, `num_slots`
-        no multiple of `num_gpus`, or both or neither of `slots_per_gpu`, `num_slots` are given.
+        If a number is not a positive integer, `num_gpus` is no multiple of `num_nodes`, there are
+        fewer slots than GPUs, none or several of `slots_per_gpu`, `num_slots`, `slots` are given, a
+        sequence has not one entry a GPU, a speed is not finite and positive or is less than 1/1000
+        of the fastest, or no GPU is alive.
 
     Examples
     --------
     >>> Cluster(32, num_nodes=4, num_slots=288)
     Cluster(num_gpus=32, num_nodes=4, slots_per_gpu=9)
+    >>> Cluster(3, slots_per_gpu=4, speed=[1, 1, 2], alive=[True, False, True])
+    Cluster(num_gpus=3, num_nodes=1, slots_per_gpu=4, speed=(1.0, 1.0, 2.0), \
+alive=(True, False, True))
     """
 
     num_gpus: int
     num_nodes: int
-    slots_per_gpu: int
+    slots: tuple[int, ...]
+    speed: tuple[float, ...]
+    alive: tuple[bool, ...]
 
     def __init__(
         self,
@@ -48,48 +71,180 @@ class Cluster:
         slots_per_gpu: int | None = None,
         *,
         num_slots: int | None = None,
+        slots: Sequence[int] | None = None,
+        speed: Sequence[float] | None = None,
+        alive: Sequence[bool] | None = None,
     ) -> None:
         gpus = positive_int("num_gpus", num_gpus)
         nodes = positive_int("num_nodes", num_nodes)
         multiple("num_gpus", gpus, "num_nodes", nodes)
-        if (slots_per_gpu is None) == (num_slots is None):
-            given = "neither" if slots_per_gpu is None else "both"
-            raise ValueError(f"slots_per_gpu, num_slots: {given} given; give one of the two")
-        if num_slots is not None:
-            multiple("num_slots", positive_int("num_slots", num_slots), "num_gpus", gpus)
-            slots_per_gpu = num_slots // gpus
+        choices = {"slots_per_gpu": slots_per_gpu, "num_slots": num_slots, "slots": slots}
+        given = [name for name, value in choices.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"{', '.join(choices)}: {' and '.join(given) or 'none'} given; give exactly one"
+            )
+        if slots is not None:
+            each = check_slots(slots, gpus)
+        elif num_slots is not None:
+            each = spread_evenly(num_slots, gpus)
+        else:
+            each = (positive_int("slots_per_gpu", slots_per_gpu),) * gpus
         object.__setattr__(self, "num_gpus", gpus)
         object.__setattr__(self, "num_nodes", nodes)
-        object.__setattr__(self, "slots_per_gpu", positive_int("slots_per_gpu", slots_per_gpu))
+        object.__setattr__(self, "slots", each)
+        living = check_alive(alive, gpus)
+        object.__setattr__(self, "speed", check_speed(speed, living))
+        object.__setattr__(self, "alive", living)
 
     @classmethod
     def smallest_for(cls, num_experts: int, num_gpus: int, num_nodes: int = 1) -> Cluster:
-        """Return the cluster with the fewest slots that hold every expert once."""
+        """Return the cluster with the fewest slots, as many on each GPU, that hold every expert."""
         gpus = positive_int("num_gpus", num_gpus)
         experts = positive_int("num_experts", num_experts)
         return cls(gpus, num_nodes, slots_per_gpu=-(-experts // gpus))
 
     @property
+    def slots_per_gpu(self) -> int:
+        """Slots of every GPU.
+
+        Raises
+        ------
+        ValueError
+            If GPUs have different numbers of slots.
+        """
+        if len(set(self.slots)) > 1:
+            raise ValueError(
+                f"slots_per_gpu: the GPUs have from {min(self.slots)} to {max(self.slots)} slots; "
+                "use slots, which has one number for each"
+            )
+        return self.slots[0]
+
+    @property
     def num_slots(self) -> int:
-        """Slots of a layer over all GPUs."""
-        return self.num_gpus * self.slots_per_gpu
+        """Slots of a layer over all GPUs, those of dead ones included."""
+        return sum(self.slots)
+
+    @property
+    def num_living_slots(self) -> int:
+        """Slots of a layer that can hold an expert."""
+        return sum(n for n, alive in zip(self.slots, self.alive, strict=True) if alive)
 
     @property
     def gpus_per_node(self) -> int:
-        """GPUs of one node."""
+        """GPUs of one node, dead ones included."""
         return self.num_gpus // self.num_nodes
+
+    @property
+    def all_alive(self) -> bool:
+        """Whether no GPU is gone."""
+        return all(self.alive)
+
+    @property
+    def gpus_are_equal(self) -> bool:
+        """Whether the living GPUs have one speed and one number of slots."""
+        living = self.living_gpus
+        return len({(self.slots[g], self.speed[g]) for g in living}) == 1
+
+    @cached_property
+    def living_by_node(self) -> tuple[tuple[int, ...], ...]:
+        """Numbers of the living GPUs of each node that has any."""
+        nodes: dict[int, list[int]] = {}
+        for g in self.living_gpus:
+            nodes.setdefault(g // self.gpus_per_node, []).append(g)
+        return tuple(tuple(gpus) for gpus in nodes.values())
+
+    @property
+    def nodes_are_equal(self) -> bool:
+        """Whether the nodes with living GPUs have as many of them each."""
+        return len({len(gpus) for gpus in self.living_by_node}) == 1
+
+    def only(self, gpus: Sequence[int], num_nodes: int = 1) -> Cluster:
+        """Return the cluster of some of the GPUs, in the order given, on `num_nodes` nodes."""
+        return Cluster(
+            len(gpus),
+            num_nodes,
+            slots=[self.slots[g] for g in gpus],
+            speed=[self.speed[g] for g in gpus],
+            alive=[self.alive[g] for g in gpus],
+        )
+
+    @cached_property
+    def living_gpus(self) -> tuple[int, ...]:
+        """Numbers of the GPUs that are alive, ascending."""
+        return tuple(g for g in range(self.num_gpus) if self.alive[g])
+
+    @cached_property
+    def living(self) -> Cluster:
+        """The cluster of the living GPUs alone."""
+        return self if self.all_alive else self.only(self.living_gpus)
+
+    @cached_property
+    def first_slot(self) -> NDArray[np.int64]:
+        """Where each GPU's slots begin, and where the last one's end: int64 [G + 1], read-only."""
+        first = np.concatenate(([0], np.cumsum(self.slots, dtype=np.int64)))
+        first.setflags(write=False)
+        return first
+
+    @cached_property
+    def gpu_of_slot(self) -> NDArray[np.int64]:
+        """GPU of each slot: int64 [S], read-only."""
+        gpu = np.repeat(np.arange(self.num_gpus), self.slots)
+        gpu.setflags(write=False)
+        return gpu
+
+    @cached_property
+    def living_slot(self) -> NDArray[np.bool_]:
+        """Whether each slot can hold an expert: bool [S], read-only."""
+        living = np.repeat(np.array(self.alive), np.array(self.slots))
+        living.setflags(write=False)
+        return living
+
+    @cached_property
+    def capacity(self) -> NDArray[np.float64]:
+        """Speed of each GPU relative to the fastest, 0 for dead ones: float64 [G], read-only."""
+        speed = np.array(self.speed) * np.array(self.alive)
+        capacity: NDArray[np.float64] = speed / speed.max()
+        capacity.setflags(write=False)
+        return capacity
 
     def check_holds(self, num_experts: int, name: str = "num_slots") -> None:
         """Raise `ValueError` unless every one of `num_experts` experts gets a slot.
 
         `name` is the caller's word for the number of slots.
         """
-        if self.num_slots < num_experts:
-            per_gpu = -(-num_experts // self.num_gpus)
+        if self.num_living_slots >= num_experts:
+            return
+        if not self.all_alive:
+            missing = num_experts - self.num_living_slots
             raise ValueError(
-                f"{name}={self.num_slots} is fewer than num_experts={num_experts}, and every "
-                f"expert needs a slot; use {per_gpu * self.num_gpus} or more"
+                f"{name}: the {len(self.living_gpus)} living of {self.num_gpus} GPUs have "
+                f"{self.num_living_slots} slots for num_experts={num_experts}, and every expert "
+                f"needs one; use {missing} or more slots more on them"
             )
+        per_gpu = -(-num_experts // self.num_gpus)
+        raise ValueError(
+            f"{name}={self.num_slots} is fewer than num_experts={num_experts}, and every "
+            f"expert needs a slot; use {per_gpu * self.num_gpus} or more"
+        )
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments that make this cluster, without those at their default."""
+        given: dict[str, Any] = {"num_gpus": self.num_gpus, "num_nodes": self.num_nodes}
+        equal = len(set(self.slots)) == 1
+        given |= {"slots_per_gpu": self.slots[0]} if equal else {"slots": self.slots}
+        if len(set(self.speed)) > 1:
+            given["speed"] = self.speed
+        if not self.all_alive:
+            given["alive"] = self.alive
+        return given
+
+    def __repr__(self) -> str:
+        return f"Cluster({', '.join(f'{name}={value}' for name, value in self.arguments.items())})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
 
 def check_cluster(value: Any) -> Cluster:

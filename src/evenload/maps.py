@@ -12,6 +12,8 @@ from evenload.cluster import Cluster
 
 Int = NDArray[np.int64]
 
+EMPTY = -1  # in a map: a slot that holds nothing, since its GPU is gone
+
 
 def frozen(array: Int) -> Int:
     """Make an array of our own read-only, and return it."""
@@ -39,13 +41,27 @@ def check_map(value: Any, cluster: Cluster, num_experts: int) -> tuple[Int, Rewr
             f"physical_to_logical has {array.shape[-1]} slots a layer, and the cluster has "
             f"num_slots={cluster.num_slots}; use {cluster.num_slots}"
         )
-    if array.min() < 0 or array.max() >= num_experts:
-        outside = (array < 0) | (array >= num_experts)
+    _check_experts(array, cluster, num_experts)
+    return np.atleast_2d(array).astype(np.int64, order="C"), rewrap
+
+
+def _check_experts(array: NDArray[Any], cluster: Cluster, num_experts: int) -> None:
+    outside = (array < 0) | (array >= num_experts)
+    if not outside.any() and cluster.all_alive:
+        return
+    empty = array == EMPTY
+    no_expert = outside & ~(empty & ~cluster.living_slot)
+    if no_expert.any():
         raise ValueError(
-            f"physical_to_logical{first_bad(array, outside)} is no expert; "
+            f"physical_to_logical{first_bad(array, no_expert)} is no expert; "
             f"use 0 to {num_experts - 1}"
         )
-    return np.atleast_2d(array).astype(np.int64, order="C"), rewrap
+    placed = ~empty & ~cluster.living_slot
+    if placed.any():
+        raise ValueError(
+            f"physical_to_logical{first_bad(array, placed)} is on a GPU that is not alive; "
+            f"use {EMPTY} there"
+        )
 
 
 def check_count(count: Int) -> None:
@@ -84,8 +100,9 @@ def inverse_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> 
             f"replica_rank has shape {rank.shape} and dtype {rank.dtype}; use an integer for each "
             f"slot, {physical_to_logical.shape}"
         )
-    replicas = np.take_along_axis(count, physical_to_logical, axis=1)
-    bad = (rank < 0) | (rank >= replicas)
+    held = physical_to_logical != EMPTY
+    replicas = np.take_along_axis(count, np.where(held, physical_to_logical, 0), axis=1)
+    bad = held & ((rank < 0) | (rank >= replicas))
     if bad.any():
         raise ValueError(
             f"replica_rank{first_bad(rank, bad)} is no replica; use 0 to {replicas[bad][0] - 1}"

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from evenload.arrays import Rewrap
 from evenload.checks import positive_int
 from evenload.cluster import Cluster, check_cluster
-from evenload.maps import check_count, check_map, frozen, inverse_by_rank, inverse_by_slot
+from evenload.maps import EMPTY, check_count, check_map, frozen, inverse_by_rank, inverse_by_slot
 from evenload.problem import check_load
 from evenload.scale import within_range
+from evenload.split import best_split, check_split
 
 Int = NDArray[np.int64]
+Float = NDArray[np.float64]
 
 
 class Placement:
@@ -26,7 +28,9 @@ class Placement:
     Parameters
     ----------
     physical_to_logical : integer array_like or torch.Tensor, [L, S] or [S]
-        Expert in each slot; slot s lives on GPU ``s // slots_per_gpu``. Copied.
+        Expert in each slot, -1 in every slot of a GPU that is not alive; GPU g has the slots from
+        ``cluster.first_slot[g]`` up to ``cluster.first_slot[g + 1]``, which is slot s on GPU
+        ``s // slots_per_gpu`` where all have equally many. Copied.
     cluster : Cluster
         The GPUs that the slots belong to.
     num_experts : int
@@ -60,7 +64,7 @@ class Placement:
 
     @classmethod
     def trivial(cls, num_layers: int, num_experts: int, cluster: Cluster) -> Placement:
-        """Return what an engine starts with: slot s holds expert ``s % num_experts``.
+        """Return what an engine starts with: living slot s holds expert ``s % num_experts``.
 
         Raises
         ------
@@ -69,7 +73,8 @@ class Placement:
         """
         layers, experts = positive_int("num_layers", num_layers), num_experts
         check_cluster(cluster).check_holds(positive_int("num_experts", experts))
-        row = np.arange(cluster.num_slots) % experts
+        row = np.full(cluster.num_slots, EMPTY)
+        row[cluster.living_slot] = np.arange(cluster.num_living_slots) % experts
         return cls(np.tile(row, (layers, 1)), cluster, experts)
 
     def rewrapped(self, rewrap: Rewrap) -> Placement:
@@ -106,7 +111,7 @@ class Placement:
 
     @property
     def physical_to_logical(self) -> Any:
-        """Expert in each slot, int64 [L, S]."""
+        """Expert in each slot, -1 on GPUs that are not alive, int64 [L, S]."""
         return self._rewrap(self._map.view())
 
     @property
@@ -123,7 +128,8 @@ class Placement:
     def _inverse(self) -> Int:
         return inverse_by_slot(self._map, self._count)
 
-    def _check_load(self, load: Any) -> tuple[NDArray[np.float64], Rewrap]:
+    def check_load(self, load: Any) -> tuple[Float, Rewrap]:
+        """Validate a load for this placement, see `problem.check_load`."""
         checked, rewrap = check_load(load)
         expected = (self.num_layers, self.num_experts)
         if checked.shape != expected:
@@ -133,18 +139,27 @@ class Placement:
             )
         return checked, rewrap
 
-    def _gpu_load(self, load: NDArray[np.float64]) -> NDArray[np.float64]:
-        from evenload.kernels.evaluate import gpu_load
+    def _gpu_load(self, load: Float, split: Any = None) -> Float:
+        first_slot = self._cluster.first_slot
+        if split is None:
+            from evenload.kernels.evaluate import gpu_load
 
-        return gpu_load(load, self._map, self._count, self._cluster.num_gpus)
+            return gpu_load(load, self._map, self._count, first_slot)
+        from evenload.kernels.split import split_gpu_load
 
-    def gpu_load(self, load: Any) -> Any:
-        """Return the load of each GPU, an expert's load shared evenly among its replicas.
+        return split_gpu_load(load, check_split(split, self._inverse), self._inverse, first_slot)
+
+    def gpu_load(self, load: Any, split: Any = None) -> Any:
+        """Return the load of each GPU.
 
         Parameters
         ----------
         load : array_like or torch.Tensor, [L, E] (or [E] for one layer)
             Tokens routed to each expert.
+        split : array_like or torch.Tensor, [L, E, X], optional
+            Part of its expert's tokens that each replica gets, in the order of
+            `logical_to_physical`; see `split`. Each expert's weights add up to 1 within 1e-6, and
+            are divided by their sum. Default: the same for all replicas of an expert.
 
         Returns
         -------
@@ -154,13 +169,18 @@ class Placement:
         Raises
         ------
         ValueError
-            If the load is illegal or of another shape than the placement.
+            If the load is illegal or of another shape than the placement, or the split is not one
+            of this placement: of another shape, with a weight that is not finite, negative or for
+            no replica, or weights that do not add up to 1.
         """
-        checked, rewrap = self._check_load(load)
-        return rewrap(self._gpu_load(checked))
+        checked, rewrap = self.check_load(load)
+        return rewrap(self._gpu_load(checked, split))
 
-    def balancedness(self, load: Any) -> Any:
+    def balancedness(self, load: Any, split: Any = None) -> Any:
         """Return mean / max GPU load of each layer, float64 [L] in (0, 1]; 1 where all is zero.
+
+        On GPUs of different speed: the time that the layer would take if its load could be divided
+        at will, over the time until the last GPU is done. The parameters are those of `gpu_load`.
 
         Raises
         ------
@@ -169,15 +189,62 @@ class Placement:
         """
         from evenload.kernels.evaluate import balancedness
 
-        checked, rewrap = self._check_load(load)
-        return rewrap(balancedness(self._gpu_load(within_range(checked))))
+        checked, rewrap = self.check_load(load)
+        gpu_load = self._gpu_load(within_range(checked), split)
+        return rewrap(balancedness(gpu_load, self._cluster.capacity))
+
+    def split(self, load: Any) -> Any:
+        """Divide each expert's tokens among its replicas so that the last GPU is done soonest.
+
+        No other split lets a layer's heaviest GPU, in tokens over speed, be done sooner (by more
+        than rounding, 1e-12 of it). Of many that are as good this is one near the even split: it
+        starts from that, and where a GPU cannot take all of it in the least time the rest goes to
+        others the shortest way, one expert giving room to the next. An expert that this does not
+        touch keeps even weights, so where the even split is best nothing changes.
+
+        Parameters
+        ----------
+        load : array_like or torch.Tensor, [L, E] (or [E] for one layer)
+            Tokens routed to each expert, or anything proportional to them.
+
+        Returns
+        -------
+        float64, [L, E, X]
+            Part of its expert's tokens that each replica gets, in the order of
+            `logical_to_physical`, 0 where that is padded. Each expert's add up to 1; experts
+            without load have even ones. The same input gives the same bytes on every machine and
+            number of threads.
+
+        Raises
+        ------
+        ValueError
+            If the load is illegal or of another shape than the placement.
+
+        Notes
+        -----
+        What SGLang's LP dispatch and DeepSeek's LPLB solve by a linear program for every batch,
+        here exactly, by a few maximum flows (see `kernels.split`), for a load known beforehand.
+
+        Examples
+        --------
+        >>> place = Placement([[0, 1, 0, 2]], Cluster(2, slots_per_gpu=2), 3)
+        >>> place.balancedness([[4, 2, 6]])
+        array([0.75])
+        >>> split = place.split([[4, 2, 6]])
+        >>> split.round(9).tolist()
+        [[[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]]
+        >>> place.balancedness([[4, 2, 6]], split)
+        array([1.])
+        """
+        checked, rewrap = self.check_load(load)
+        return rewrap(best_split(checked, self._inverse, self._cluster))
 
     @property
     def duplicates(self) -> Any:
         """Slots of each layer wasted on an expert that its GPU holds already, int64 [L]."""
         from evenload.kernels.evaluate import duplicates
 
-        return self._rewrap(duplicates(self._map, self._num_experts, self._cluster.num_gpus))
+        return self._rewrap(duplicates(self._map, self._num_experts, self._cluster.first_slot))
 
     def moves_from(self, other: Placement) -> Any:
         """Count the experts that must cross a link to come here from `other`, int64 [L].
@@ -201,7 +268,8 @@ class Placement:
                 f"other has (layers, experts, GPUs) = {theirs}, and this placement {ours}; "
                 "use two placements that agree in all three"
             )
-        return self._rewrap(moves(other._map, self._map, self._num_experts, ours[2]))
+        first, other_first = self._cluster.first_slot, other._cluster.first_slot
+        return self._rewrap(moves(other._map, other_first, self._map, first, self._num_experts))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -9,8 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import Rewrap, check_weights, keep_numpy, to_numpy
+from evenload.checks import not_negative
 from evenload.cluster import Cluster, check_cluster, check_groups
 from evenload.scale import within_range
+from evenload.topology import check_topology
+
+CROSS_NODE_PRICE = 1.0
 
 
 def check_load(load: Any, name: str = "load") -> tuple[NDArray[np.float64], Rewrap]:
@@ -60,6 +64,11 @@ class Problem:
         Where the experts go.
     num_groups : int
         Groups of experts that routing keeps on one node; 1 where there are none.
+    topology : {"strict", "prefer", "ignore"}
+        How strictly a group is kept on one node.
+    cross_node_price : float
+        Under ``"prefer"``: what a token costs that is computed away from its group's home node, in
+        tokens computed by a GPU.
     rewrap : callable
         Brings results to the kind of array that the load came as.
     """
@@ -67,6 +76,8 @@ class Problem:
     load: NDArray[np.float64]
     cluster: Cluster
     num_groups: int = 1
+    topology: str = "ignore"
+    cross_node_price: float = CROSS_NODE_PRICE
     rewrap: Rewrap = keep_numpy
 
     @classmethod
@@ -75,6 +86,8 @@ class Problem:
         load: Any,
         cluster: Cluster,
         num_groups: int = 1,
+        topology: str | None = None,
+        cross_node_price: float = CROSS_NODE_PRICE,
         *,
         load_name: str = "load",
         slots_name: str = "num_slots",
@@ -84,14 +97,17 @@ class Problem:
         Raises
         ------
         ValueError
-            For an illegal load (see `check_load`), fewer slots than experts, or a number of groups
-            that does not divide the number of experts.
+            For an illegal load (see `check_load`), fewer slots than experts, a number of groups
+            that does not divide the number of experts, a topology that is unknown or cannot be
+            met (see `topology.check_topology`), or a negative price.
         """
         checked, rewrap = check_load(load, load_name)
         num_experts = checked.shape[1]
         check_cluster(cluster).check_holds(num_experts, slots_name)
         groups = check_groups(num_groups, num_experts)
-        return cls(within_range(checked), cluster, groups, rewrap)
+        how = check_topology(topology, groups, num_experts, cluster)
+        price = not_negative("cross_node_price", cross_node_price)
+        return cls(within_range(checked), cluster, groups, how, price, rewrap)
 
     def layers(self, layers: NDArray[np.int64]) -> Problem:
         """Return the same problem for some of its layers only."""
@@ -109,5 +125,5 @@ class Problem:
 
     @property
     def hierarchical(self) -> bool:
-        """Whether groups are kept on one node: DeepSeek EPLB's rule, groups divide over nodes."""
-        return self.num_groups > 1 and self.num_groups % self.cluster.num_nodes == 0
+        """Whether every group has to stay on one node."""
+        return self.topology == "strict" and self.num_groups > 1

@@ -14,7 +14,13 @@ from evenload.placement import Placement
 
 _NAME = "evenload.placement"
 _VERSION = 1
-_NEEDED = ("num_gpus", "num_nodes", "slots_per_gpu", "num_experts", "physical_to_logical")
+_NEEDED = ("num_gpus", "num_nodes", "num_experts", "physical_to_logical")
+_SLOTS = ("slots_per_gpu", "slots")
+
+
+def _read_cluster(value: dict[str, Any]) -> Cluster:
+    optional = {key: value.get(key) for key in (*_SLOTS, "speed", "alive")}
+    return Cluster(value["num_gpus"], value["num_nodes"], **optional)
 
 
 def _head(file: PlacementFile) -> dict[str, Any]:
@@ -23,9 +29,7 @@ def _head(file: PlacementFile) -> dict[str, Any]:
         "format": _NAME,
         "version": _VERSION,
         "evenload": evenload.__version__,
-        "num_gpus": cluster.num_gpus,
-        "num_nodes": cluster.num_nodes,
-        "slots_per_gpu": cluster.slots_per_gpu,
+        **cluster.arguments,
         "num_experts": file.placement.num_experts,
         "solver": file.solver,
         "load_digest": file.load_digest,
@@ -52,6 +56,8 @@ def _check_keys(value: Any, path: Path) -> dict[str, Any]:
             f"version {_VERSION}; use the evenload that wrote it, or a newer one"
         )
     missing = [key for key in _NEEDED if key not in value]
+    if not any(key in value for key in _SLOTS):
+        missing.append(" or ".join(_SLOTS))
     if missing:
         raise FileFormatError(f"{path}: the placement file has no key {', '.join(missing)}")
     return value
@@ -69,8 +75,7 @@ def read(path: Path) -> PlacementFile:
     value = _check_keys(parse(path), path)
     experts = to_array(value["physical_to_logical"], "physical_to_logical", str(path))
     try:
-        cluster = Cluster(value["num_gpus"], value["num_nodes"], value["slots_per_gpu"])
-        placement = Placement(experts, cluster, value["num_experts"])
+        placement = Placement(experts, _read_cluster(value), value["num_experts"])
     except ValueError as error:
         raise FileFormatError(f"{path}: {error}") from None
     return PlacementFile(placement, str(path), value.get("solver"), value.get("load_digest"))

@@ -1,4 +1,4 @@
-"""From slots to the replicas of each expert."""
+"""From slots to the replicas of each expert; a slot with -1 holds nothing."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ def rank_by_slot(physical_to_logical: Int, num_experts: int) -> Int:
         seen[:] = 0
         for slot in range(S):
             expert = physical_to_logical[layer, slot]
+            if expert < 0:
+                rank[layer, slot] = -1
+                continue
             rank[layer, slot] = seen[expert]
             seen[expert] += 1
     return rank
@@ -32,5 +35,6 @@ def invert(physical_to_logical: Int, rank: Int, num_experts: int, most: int) -> 
     result = np.full((L, num_experts, most), -1, np.int64)
     for layer in range(L):
         for slot in range(S):
-            result[layer, physical_to_logical[layer, slot], rank[layer, slot]] = slot
+            if physical_to_logical[layer, slot] >= 0:
+                result[layer, physical_to_logical[layer, slot], rank[layer, slot]] = slot
     return result
