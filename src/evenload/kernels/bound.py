@@ -1,56 +1,51 @@
-"""How light the heaviest GPU can be at best."""
+"""How short the straggler's time can be at best: the strongest of several arguments."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.kernels.bound_gpus import Gpus
+from evenload.kernels.bound_hot_set import hot_set_time
+from evenload.kernels.bound_partner import partner_limit
+from evenload.kernels.bound_share import share_time
 from evenload.kernels.compile import kernel
-from evenload.kernels.grid import LOAD_BITS, bit_length, relative_grid
-from evenload.kernels.replicate import replicate
 
-Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
-ROUNDING = 1e-9  # how far the integer grid may be off, with room to spare
+ROUNDING = 1e-9  # how far sums in another order may be off, with room to spare
 
 
 @kernel
-def _mean_is_in_reach(load: Float, mean: float, num_slots: int) -> bool:
-    """Whether the slots suffice to cut every expert down to shares of at most the mean.
+def quick_times(load: Float, gpus: Gpus, time: Float) -> None:
+    """Bound the straggler's time of each row by its mean, largest share and hot sets.
 
-    No expert needs more replicas than there are GPUs, since none has more than the total.
+    Parameters
+    ----------
+    load : float64, [X, E], each row descending
+    gpus : Gpus
+    time : float64, [X], output
+        Least load / speed of the heaviest GPU.
     """
-    needed = load.size
-    for expert in range(load.size):
-        if load[expert] > mean:
-            needed += np.int64(np.ceil(load[expert] / mean)) - 1
-    return needed <= num_slots
+    for row in range(load.shape[0]):
+        mean = load[row].sum() / gpus.reach[-1]
+        time[row] = max(mean, share_time(load[row], gpus), hot_set_time(load[row], gpus))
+        time[row] *= 1.0 - ROUNDING
 
 
 @kernel
-def _largest_share(load: Float, num_slots: int, num_gpus: int) -> float:
-    E = load.size
-    grid = np.empty(E, np.int64)
-    count = np.empty(E, np.int64)
-    order = np.empty(E, np.int64)
-    relative_grid(load, LOAD_BITS, grid)
-    slots = min(num_slots, E * num_gpus)
-    replicate(
-        grid, LOAD_BITS, slots, num_gpus, bit_length(E), np.empty((2, E), np.int64), count, order
-    )
-    return np.max(load / count)
+def tighten_times(load: Float, gpus: Gpus, time: Float) -> None:
+    """Raise the bounds of `quick_times` by partners; GPUs that are slower count as the fastest.
 
-
-@kernel
-def balancedness_bound(load: Float, num_slots: int, num_gpus: int) -> Float:
-    """Bound the balancedness of any placement: [L, E] -> [L], see `evenload.bounds`."""
-    L = load.shape[0]
-    bound = np.ones(L)
-    for layer in range(L):
-        mean = load[layer].sum() / num_gpus
-        if mean == 0.0 or _mean_is_in_reach(load[layer], mean, num_slots):
-            continue
-        share = _largest_share(load[layer], num_slots, num_gpus) * (1.0 - ROUNDING)
-        bound[layer] = min(1.0, mean / share)
-    return bound
+    Parameters
+    ----------
+    load : float64, [X, E], each row descending
+    gpus : Gpus
+    time : float64, [X], changed in place
+    """
+    fastest = gpus.reach[1]
+    for row in range(load.shape[0]):
+        known = time[row] * fastest
+        limit = partner_limit(load[row], gpus.num_slots, gpus.fewest[1], known)
+        if limit > known:
+            time[row] = limit / fastest
