@@ -12,16 +12,19 @@ from evenload.planner import solve
 def warmup() -> None:
     """Compile every kernel for every number type it is called with, and cache the code on disk.
 
-    With a warm cache this only loads the code: a fraction of a second. Call it where a process
+    With a warm cache this only loads the code: a second or two. Call it where a process
     starts; the command ``evenload warmup`` does it in an image.
     """
     from evenload.eplb import balanced_packing
 
     load = np.array([[9.0, 5.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
     cluster = Cluster(2, num_nodes=2, slots_per_gpu=6)
-    for solver in ("greedy", "iterated-greedy", "local-search"):
+    for solver in ("greedy", "iterated-greedy", "local-search", "joint"):
         plan = solve(load, cluster, num_groups=2, solver=solver)
         plan.placement.moves_from(Placement.trivial(1, 8, cluster))
-        _ = plan.placement.logical_to_physical
+        _ = plan.placement.logical_to_physical, plan.bound, plan.split_balancedness, plan.away_share
+    for slots in (2, 3):  # the joint search has a way of its own for two slots a GPU
+        solve(load, Cluster(6, slots_per_gpu=slots), solver="joint")
+    solve(load, Cluster(2, slots=[5, 6], speed=[1, 2]), solver="joint")
     for dtype in (np.float32, np.float64):
         balanced_packing(load.astype(dtype), 2)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,28 +13,34 @@ from evenload.arrays import keep_numpy
 from evenload.bounds import balancedness_bound
 from evenload.placement import Placement
 from evenload.problem import Problem
+from evenload.solvers.answer import Answer
+from evenload.traffic import away_share
 
 Float = NDArray[np.float64]
 
 
-def straggler_time(gpu_load: Float) -> float:
+def straggler_time(gpu_load: Float, capacity: Float) -> float:
     """Sum over layers of the heaviest GPU's load, relative to the sum of the means.
 
     Parameters
     ----------
     gpu_load : float64 ndarray, [L, G]
         In any unit.
+    capacity : float64 ndarray, [G]
+        Speed of each GPU, 0 for one that is gone; load over capacity is the time that counts.
 
     Returns
     -------
     float
         At least 1; 1 where there is no load at all.
     """
-    heaviest, mean = gpu_load.max(axis=1), gpu_load.mean(axis=1)
+    living = capacity > 0.0
+    heaviest = (gpu_load[:, living] / capacity[living]).max(axis=1)
     scale = heaviest.max()
     if scale == 0.0:
         return 1.0
-    return max(1.0, float((heaviest / scale).sum() / (mean / scale).sum()))
+    least = (gpu_load / scale).sum(axis=1) / capacity.sum()
+    return max(1.0, float((heaviest / scale).sum() / least.sum()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +53,6 @@ class Plan:
         Where every expert lives.
     balancedness : float64, [L]
         Mean / max GPU load of each layer, in (0, 1].
-    bound : float64, [L]
-        Proven upper limit on the balancedness of any placement, or of any that keeps each group on
-        one node where groups divide over the nodes; see `evenload.bounds`.
     duplicates : int64, [L]
         Slots wasted on an expert that their GPU holds already.
     straggler_time : float
@@ -60,27 +64,32 @@ class Plan:
         Why that one.
     notes : tuple of str
         What was not possible, with the reason.
+    problem : Problem
+        What was solved; its load is a copy of its own.
+    proven : float64 ndarray, [L], optional
+        Limit on the balancedness that the solver itself proved.
     """
 
     placement: Placement
     balancedness: Any
-    bound: Any
     duplicates: Any
     straggler_time: float
     solver: str
     reason: str
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    problem: Problem
+    proven: Float | None = None
 
     @classmethod
     def evaluate(
         cls,
         problem: Problem,
-        placement: Placement,
+        answer: Answer,
         solver: str,
         reason: str,
         notes: tuple[str, ...],
     ) -> Plan:
-        """Measure a placement of a problem.
+        """Measure a solver's answer to a problem.
 
         Raises
         ------
@@ -89,6 +98,7 @@ class Plan:
         """
         from evenload.kernels.evaluate import balancedness
 
+        placement = answer.placement
         if placement.cluster != problem.cluster:
             raise ValueError(
                 f"placement is on {placement.cluster}, and the problem on {problem.cluster}; "
@@ -97,16 +107,55 @@ class Plan:
         placement = placement.rewrapped(keep_numpy)
         gpu_load = placement.gpu_load(problem.load)
         wrap = problem.rewrap
+        capacity = problem.cluster.capacity
         return cls(
             placement=placement.rewrapped(wrap),
-            balancedness=wrap(balancedness(gpu_load)),
-            bound=wrap(balancedness_bound(problem)),
+            balancedness=wrap(balancedness(gpu_load, capacity)),
             duplicates=wrap(placement.duplicates),
-            straggler_time=straggler_time(gpu_load),
+            straggler_time=straggler_time(gpu_load, capacity),
             solver=solver,
             reason=reason,
-            notes=notes,
+            notes=(*notes, *answer.notes),
+            problem=replace(problem, load=problem.load.copy()),
+            proven=answer.bound,
         )
+
+    @cached_property
+    def bound(self) -> Any:
+        """Proven upper limit on the balancedness of any placement, float64 [L].
+
+        Under the topology ``"strict"``, of any placement that keeps each group on one node. The
+        arguments are those of `evenload.bounds`; computed when first asked for, which takes longer
+        than a plan where there are two slots a GPU.
+        """
+        bound = balancedness_bound(self.problem)
+        if self.proven is not None:
+            bound = np.minimum(bound, self.proven)
+        return self.problem.rewrap(bound)
+
+    @cached_property
+    def split(self) -> Any:
+        """Best uneven sharing of each expert's tokens, float64 [L, E, X]; see `Placement.split`."""
+        plain = self.placement.rewrapped(keep_numpy)
+        return self.problem.rewrap(plain.split(self.problem.load))
+
+    @cached_property
+    def split_balancedness(self) -> Any:
+        """Balancedness with the best uneven sharing, float64 [L]; `bound` is on even sharing."""
+        plain = self.placement.rewrapped(keep_numpy)
+        load = self.problem.load
+        return self.problem.rewrap(plain.balancedness(load, plain.split(load)))
+
+    @cached_property
+    def away_share(self) -> Any:
+        """Part of the load computed away from its group's home node, float64 [L].
+
+        None where there are no groups or only one node; see `evenload.traffic.away_share`.
+        """
+        if self.problem.num_groups == 1 or self.problem.cluster.num_nodes == 1:
+            return None
+        plain = self.placement.rewrapped(keep_numpy)
+        return self.problem.rewrap(away_share(plain, self.problem.load, self.problem.num_groups))
 
     @property
     def gap(self) -> Any:
@@ -124,9 +173,12 @@ class Plan:
             f"worst layer {float(self.balancedness.min()):.4f}",
             f"bound           mean {float(self.bound.mean()):.4f} "
             f"(gap {float(self.gap.mean()):.4f}, largest {float(self.gap.max()):.4f})",
+            f"uneven split    mean {float(self.split_balancedness.mean()):.4f}",
             f"straggler time  {self.straggler_time:.4f} x the mean",
             f"duplicates      {int(self.duplicates.sum())}",
         ]
+        if self.away_share is not None:
+            lines.append(f"away from home  {float(self.away_share.mean()):.2%} of the load")
         return "\n".join([*lines, *(f"note            {note}" for note in self.notes)])
 
     def __repr__(self) -> str:

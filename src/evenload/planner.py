@@ -7,8 +7,9 @@ from typing import Any
 
 from evenload.cluster import Cluster
 from evenload.plan import Plan
-from evenload.problem import Problem
+from evenload.problem import CROSS_NODE_PRICE, Problem
 from evenload.solvers import Solver, get_solver
+from evenload.solvers.answer import Answer
 from evenload.solvers.auto import choose
 
 
@@ -28,24 +29,55 @@ def _check_options(name: str, solver: Solver, options: dict[str, Any]) -> None:
 def _what_was_impossible(problem: Problem) -> tuple[str, ...]:
     notes = []
     cluster = problem.cluster
-    if problem.num_groups > 1 and not problem.hierarchical:
+    if not cluster.all_alive:
+        dead = cluster.num_gpus - len(cluster.living_gpus)
         notes.append(
-            f"groups ignored: num_groups={problem.num_groups} is not a multiple of "
-            f"num_nodes={cluster.num_nodes}, so they cannot be spread evenly over the nodes"
+            f"{dead} of {cluster.num_gpus} GPUs are gone: their "
+            f"{cluster.num_slots - cluster.num_living_slots} slots a layer hold nothing (-1)"
         )
-    nodes = cluster.num_nodes if problem.hierarchical else 1
-    places = problem.num_experts // nodes * cluster.num_gpus
-    if cluster.num_slots > places:
-        notes.append(
-            f"{cluster.num_slots - places} duplicates a layer cannot be avoided: {places} slots "
-            f"hold every expert once on each GPU that may have it, and there are "
-            f"{cluster.num_slots}"
-        )
+    notes += _forced_duplicates(problem)
     return tuple(notes)
 
 
+def _forced_duplicates(problem: Problem) -> list[str]:
+    """Tell of GPUs with more slots than there are experts that they may hold."""
+    cluster = problem.cluster
+    nodes = len(cluster.living_by_node) if problem.hierarchical else 1
+    may_hold = problem.num_experts // nodes
+    useful = sum(min(cluster.slots[g], may_hold) for g in cluster.living_gpus)
+    if cluster.num_living_slots == useful:
+        return []
+    return [
+        f"{cluster.num_living_slots - useful} duplicates a layer cannot be avoided: {useful} slots "
+        f"hold every expert once on each GPU that may have it, and there are "
+        f"{cluster.num_living_slots}"
+    ]
+
+
+def _ignored_groups(problem: Problem) -> list[str]:
+    """Tell of groups that were to be kept where that can be done, and cannot."""
+    nodes = len(problem.cluster.living_by_node)
+    if problem.num_groups == 1 or problem.hierarchical:
+        return []
+    if problem.num_groups % nodes:
+        why = (
+            f"num_groups={problem.num_groups} is not a multiple of num_nodes={nodes}, so they "
+            "cannot be spread evenly over the nodes"
+        )
+    else:
+        why = "a node has too few living slots for its share of them"
+    return [f"groups ignored: {why}"]
+
+
 def solve(
-    load: Any, cluster: Cluster, *, num_groups: int = 1, solver: str = "auto", **options: Any
+    load: Any,
+    cluster: Cluster,
+    *,
+    num_groups: int = 1,
+    topology: str | None = None,
+    cross_node_price: float = CROSS_NODE_PRICE,
+    solver: str = "auto",
+    **options: Any,
 ) -> Plan:
     """Decide on which GPU every expert lives.
 
@@ -56,8 +88,16 @@ def solve(
     cluster : Cluster
         GPUs, nodes and slots.
     num_groups : int, default 1
-        Groups of experts that routing keeps on one node (8 for DeepSeek-V3). They are kept together
-        where they divide over the nodes; else the plan ignores them and says so.
+        Groups of experts that routing keeps on one node (8 for DeepSeek-V3).
+    topology : {"strict", "prefer", "ignore"}, optional
+        ``"strict"`` keeps all replicas of a group on one node (DeepSeek's hierarchical policy).
+        ``"prefer"`` keeps one of each of its experts on its home node, and places further replicas
+        anywhere where they gain more than the tokens cost that leave the node. ``"ignore"`` plans
+        as if there were no groups. Default: strict where the groups divide over the nodes; else
+        the plan ignores them and says so.
+    cross_node_price : float, default 1
+        For ``"prefer"``: what one token costs that is computed away from its group's home node, in
+        tokens computed by a GPU.
     solver : str, default "auto"
         ``"auto"`` picks the best there is for the problem; see `evenload.solvers.solver_names`.
     **options
@@ -72,8 +112,8 @@ def solve(
     Raises
     ------
     ValueError
-        For an illegal load, fewer slots than experts, groups that do not divide the experts, an
-        unknown solver or option.
+        For an illegal load, fewer slots than experts, groups that do not divide the experts, a
+        topology that is unknown or cannot be met, an unknown solver or option.
 
     Examples
     --------
@@ -81,13 +121,18 @@ def solve(
     >>> plan.balancedness
     array([1.])
     """
-    return solve_problem(Problem.build(load, cluster, num_groups), solver, **options)
+    problem = Problem.build(load, cluster, num_groups, topology, cross_node_price)
+    ignored = _ignored_groups(problem) if topology is None else []
+    return solve_problem(problem, solver, tuple(ignored), **options)
 
 
-def solve_problem(problem: Problem, solver: str = "auto", **options: Any) -> Plan:
+def solve_problem(
+    problem: Problem, solver: str = "auto", notes: tuple[str, ...] = (), **options: Any
+) -> Plan:
     """Do what `solve` does, for a problem that is validated already."""
     name, reason = choose(problem) if solver == "auto" else (solver, "asked for by name")
     run = get_solver(name)
     _check_options(name, run, options)
-    placement = run(problem, **options)
-    return Plan.evaluate(problem, placement, name, reason, _what_was_impossible(problem))
+    result = run(problem, **options)
+    answer = result if isinstance(result, Answer) else Answer(result)
+    return Plan.evaluate(problem, answer, name, reason, notes + _what_was_impossible(problem))

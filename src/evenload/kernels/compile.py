@@ -61,3 +61,13 @@ def kernel(function: Kernel) -> Kernel:
         compiled = numba.njit(function, cache=False, **OPTIONS)
     _watch_all_kernels(compiled)
     return compiled
+
+
+def inlined(function: Kernel) -> Kernel:
+    """Compile a small step as a part of each kernel that takes it.
+
+    For steps of an inner loop that take a tuple of many arrays: handing those to a function of its
+    own counts references, which costs more than the step.
+    """
+    compiled: Kernel = numba.njit(function, inline="always", **OPTIONS)
+    return compiled

@@ -13,24 +13,13 @@ from evenload.kernels.compile import kernel
 from evenload.kernels.descend import descend
 from evenload.kernels.packs import Packs, heaviest_load, pack_at
 from evenload.kernels.pair_swap import pair_descend
+from evenload.kernels.random import SEED, random_below
 from evenload.kernels.slots import fits, slot_of
 from evenload.kernels.swap import swap
 
 Int = NDArray[np.int64]
 
-SEED = np.uint64(0x9E3779B97F4A7C15)
 MOST_SWAPS = 24  # swaps after one disturbance before it is judged
-
-
-@kernel
-def random_below(state: NDArray[np.uint64], bound: int) -> int:
-    """Draw from 0 to `bound` - 1 by xorshift64 (Marsaglia 2003); `state` [1] moves on."""
-    x = state[0]
-    x ^= x << np.uint64(13)
-    x ^= x >> np.uint64(7)
-    x ^= x << np.uint64(17)
-    state[0] = x
-    return np.int64((x >> np.uint64(33)) % np.uint64(bound))
 
 
 @kernel

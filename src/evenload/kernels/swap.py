@@ -7,30 +7,10 @@ from numpy.typing import NDArray
 
 from evenload.kernels.compile import kernel
 from evenload.kernels.packs import Packs
+from evenload.kernels.ranking import rerank
 from evenload.kernels.slots import exchange, fits
 
 Int = NDArray[np.int64]
-
-
-@kernel
-def _rerank(ranking: Int, old: int, new: int) -> None:
-    G = ranking.size
-    low = 0
-    high = G - 1
-    while low < high:
-        middle = (low + high) >> 1
-        if ranking[middle] < old:
-            low = middle + 1
-        else:
-            high = middle
-    i = low
-    while i > 0 and ranking[i - 1] > new:
-        ranking[i] = ranking[i - 1]
-        i -= 1
-    while i < G - 1 and ranking[i + 1] < new:
-        ranking[i] = ranking[i + 1]
-        i += 1
-    ranking[i] = new
 
 
 @kernel
@@ -43,8 +23,8 @@ def swap(packs: Packs, m: int, i: int, k: int, j: int) -> None:
     old_k = (load[k] << bits) | k
     load[m] -= change
     load[k] += change
-    _rerank(packs.ranking, old_m, (load[m] << bits) | m)
-    _rerank(packs.ranking, old_k, (load[k] << bits) | k)
+    rerank(packs.ranking, old_m, (load[m] << bits) | m)
+    rerank(packs.ranking, old_k, (load[k] << bits) | k)
 
 
 @kernel

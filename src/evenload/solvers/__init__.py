@@ -12,18 +12,19 @@ from typing import Any, Protocol
 
 from evenload.placement import Placement
 from evenload.problem import Problem
+from evenload.solvers.answer import Answer
 
 GROUP = "evenload.solvers"
 
 
 class Solver(Protocol):
-    """What a strategy looks like: ``solver(problem, **options) -> Placement``.
+    """What a strategy looks like: ``solver(problem, **options) -> Placement`` or `Answer`.
 
     It must be deterministic, must not change the problem, and must place every expert; options are
     keyword-only with defaults.
     """
 
-    def __call__(self, problem: Problem, **options: Any) -> Placement: ...  # noqa: D102
+    def __call__(self, problem: Problem, **options: Any) -> Placement | Answer: ...  # noqa: D102
 
 
 @cache

@@ -8,16 +8,18 @@ from evenload.problem import Problem
 def choose(problem: Problem) -> tuple[str, str]:
     """Name the solver that ``solver="auto"`` runs, with the reason.
 
+    It is the joint search wherever it is: where local search alone comes close to the bound, the
+    joint search leaves it at that.
+
     Returns
     -------
     name, reason : str
     """
-    K = problem.cluster.slots_per_gpu
-    if K == 1:
-        return "local-search", "one slot a GPU: only the replica counts matter, and they are best"
-    if K == 2:
-        return (
-            "local-search",
-            "two slots a GPU: its longest-first pairing is the best for its counts",
-        )
-    return "local-search", "swaps until nothing improves, then exchanges of pairs, balance best"
+    cluster = problem.cluster
+    if not cluster.gpus_are_equal:
+        return "joint", "the GPUs differ in slots or speed"
+    if problem.topology == "prefer":
+        return "joint", "it weighs balance against tokens that leave their group's node"
+    if max(cluster.slots) == 1:
+        return "joint", "one slot a GPU: only the replica counts matter, and they are best"
+    return "joint", "replicas and placement chosen together in layers where swaps are not enough"

@@ -22,6 +22,7 @@ from evenload.arrays import keep_numpy
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.scale import to_float32
+from evenload.solvers.living import on_living_gpus
 from evenload.solvers.rows import Float, Int, Rows, plan, to_placement
 
 Sorter: TypeAlias = Callable[[NDArray[np.float32]], Int]
@@ -106,6 +107,7 @@ def greedy_rows(load: Float, num_slots: int, num_gpus: int, descending: Sorter =
     return Rows(placed, placed_rank)
 
 
+@on_living_gpus
 def greedy(problem: Problem) -> Placement:
     """Plan as DeepSeek's EPLB does, to the slot.
 

@@ -7,11 +7,13 @@ import numpy as np
 from evenload.checks import packing_options
 from evenload.placement import Placement
 from evenload.problem import Problem
+from evenload.solvers.living import on_living_gpus
 from evenload.solvers.never_worse import at_least_greedy
 from evenload.solvers.rows import Float, Rows, to_placement, unless_all_fit
 from evenload.threads import spread
 
 
+@on_living_gpus
 def iterated_greedy(
     problem: Problem,
     *,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from evenload.checks import fraction, whole_number
 from evenload.placement import Placement
 from evenload.problem import Problem
+from evenload.solvers.living import on_living_gpus
 from evenload.solvers.never_worse import at_least_greedy
 from evenload.solvers.rows import Float, Rows, to_placement, unless_all_fit
 from evenload.threads import spread
@@ -16,6 +19,39 @@ LEAST_EFFORT = 512
 EFFORT_A_GPU = 16
 
 
+def search_rows(
+    load: Float,
+    num_slots: int,
+    num_gpus: int,
+    *,
+    target: float = 1.0,
+    fine_target: float = FINE_TARGET,
+    effort: int | None = 0,
+) -> Rows:
+    """Search rows on their own; a `rows.RowPlanner`, for K < E.
+
+    Parameters
+    ----------
+    load : float64 ndarray, [X, E]
+    num_slots, num_gpus : int
+    target, fine_target : float
+        Balancedness at which swaps stop, and at which a row where they stand still is left.
+    effort : int or None
+        As `local_search`.
+    """
+    from evenload.kernels.local_search import local_search as compiled
+
+    expert = np.empty((load.shape[0], num_slots), np.int64)
+    pairs = max(LEAST_EFFORT, EFFORT_A_GPU * num_gpus) if effort is None else effort
+
+    def run(first: int, end: int) -> None:
+        compiled(load[first:end], num_gpus, target, fine_target, pairs, expert[first:end])
+
+    spread(load.shape[0], expert.size, run)
+    return Rows(expert)
+
+
+@on_living_gpus
 def local_search(
     problem: Problem, *, target: float | None = None, effort: int | None = None
 ) -> Placement:
@@ -42,21 +78,8 @@ def local_search(
     ValueError
         For a target outside (0, 1] or a negative effort.
     """
-    from evenload.kernels.local_search import local_search as compiled
-
     goal = fraction("target", target) or 1.0
     fine = goal if target is not None else FINE_TARGET
-    given = None if effort is None else whole_number("effort", effort)
-
-    @unless_all_fit
-    def search(load: Float, num_slots: int, num_gpus: int) -> Rows:
-        expert = np.empty((load.shape[0], num_slots), np.int64)
-        pairs = max(LEAST_EFFORT, EFFORT_A_GPU * num_gpus) if given is None else given
-
-        def run(first: int, end: int) -> None:
-            compiled(load[first:end], num_gpus, goal, fine, pairs, expert[first:end])
-
-        spread(load.shape[0], expert.size, run)
-        return Rows(expert)
-
-    return to_placement(problem, at_least_greedy(problem, search))
+    pairs = None if effort is None else whole_number("effort", effort)
+    planner = partial(search_rows, target=goal, fine_target=fine, effort=pairs)
+    return to_placement(problem, at_least_greedy(problem, unless_all_fit(planner)))

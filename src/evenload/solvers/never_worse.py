@@ -14,26 +14,28 @@ NEAR = 0.999  # share of the bound from which a layer is not worth a second plan
 BEYOND_ROUNDING = 1.0 + 1e-12
 
 
-def _reached(problem: Problem, expert: Int) -> Float:
+def reached(problem: Problem, expert: Int) -> Float:
+    """Return the balancedness of each layer of rows that fill the living slots."""
     count = count_replicas(expert, problem.num_experts)
-    return balancedness(gpu_load(problem.load, expert, count, problem.cluster.num_gpus))
+    cluster = problem.cluster.living
+    return balancedness(gpu_load(problem.load, expert, count, cluster.first_slot), cluster.capacity)
 
 
-def _layers_to_check(problem: Problem, reached: Float) -> Int:
-    suspects = np.flatnonzero(reached < NEAR)
+def _layers_to_check(problem: Problem, balance: Float) -> Int:
+    suspects = np.flatnonzero(balance < NEAR)
     if suspects.size == 0:
         return suspects
-    bound = balancedness_bound(problem.layers(suspects))
-    return suspects[reached[suspects] < NEAR * bound]
+    bound = balancedness_bound(problem.layers(suspects), thorough=False)
+    return suspects[balance[suspects] < NEAR * bound]
 
 
-def _take_better(problem: Problem, rows: Rows, other: Rows) -> Rows:
+def take_better(problem: Problem, rows: Rows, other: Rows) -> Rows:
     """Take each layer from `other` where it is better balanced and has no more duplicates."""
-    E, G = problem.num_experts, problem.cluster.num_gpus
+    E, first_slot = problem.num_experts, problem.cluster.living.first_slot
     # Beyond rounding: which of two equal plans adds up to more differs with the scale of the load.
-    better = (
-        _reached(problem, other.expert) > _reached(problem, rows.expert) * BEYOND_ROUNDING
-    ) & (duplicates(other.expert, E, G) <= duplicates(rows.expert, E, G))
+    better = (reached(problem, other.expert) > reached(problem, rows.expert) * BEYOND_ROUNDING) & (
+        duplicates(other.expert, E, first_slot) <= duplicates(rows.expert, E, first_slot)
+    )
     return Rows(np.where(better[:, None], other.expert, rows.expert))
 
 
@@ -58,14 +60,14 @@ def at_least_greedy(problem: Problem, planner: RowPlanner) -> Rows:
         within 0.1 % of the bound.
     """
     rows = plan(problem, planner)
-    layers = _layers_to_check(problem, _reached(problem, rows.expert))
+    layers = _layers_to_check(problem, reached(problem, rows.expert))
     if layers.size == 0:
         return rows
     part = problem.layers(layers)
     best = Rows(rows.expert[layers])
     if problem.hierarchical:
-        best = _take_better(part, best, plan(part, planner, greedy_rows))
-    best = _take_better(part, best, plan(part, greedy_rows))
+        best = take_better(part, best, plan(part, planner, greedy_rows))
+    best = take_better(part, best, plan(part, greedy_rows))
     expert = rows.expert.copy()
     expert[layers] = best.expert
     return Rows(expert)

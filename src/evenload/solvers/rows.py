@@ -71,6 +71,21 @@ def _plan_by_node(problem: Problem, planner: RowPlanner, group_planner: RowPlann
     return Rows(placed.reshape(L, -1), rank)
 
 
+def check_equal_gpus(problem: Problem) -> None:
+    """Raise `ValueError` unless every GPU is alive, as fast and as large as the others."""
+    cluster = problem.cluster
+    if not cluster.gpus_are_equal:
+        raise ValueError(
+            f"cluster={cluster} has living GPUs of different slots or speed, and this solver plans "
+            "for equal ones; use solver 'joint'"
+        )
+    if problem.topology == "prefer":
+        raise ValueError(
+            "topology='prefer' is beyond this solver; use solver 'joint', or topology 'strict' or "
+            "'ignore'"
+        )
+
+
 def plan(problem: Problem, planner: RowPlanner, group_planner: RowPlanner | None = None) -> Rows:
     """Plan a problem with a planner of rows.
 
@@ -88,6 +103,7 @@ def plan(problem: Problem, planner: RowPlanner, group_planner: RowPlanner | None
     Rows
         One row a layer.
     """
+    check_equal_gpus(problem)
     if problem.hierarchical:
         return _plan_by_node(problem, planner, group_planner or planner)
     return planner(problem.load, problem.cluster.num_slots, problem.cluster.num_gpus)

@@ -1,0 +1,135 @@
+"""A problem in, the best placement with its proof out: what `solver="exact"` runs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.checks import fraction
+from evenload.maps import EMPTY
+from evenload.placement import Placement
+from evenload.problem import Problem
+from evenload.solvers.answer import Answer
+from evenload.solvers.effort import check_effort
+from evenload.solvers.exact import pairs, shares
+from evenload.solvers.exact.cpsat import Budget, load_cp_model
+from evenload.solvers.exact.layer import LIMIT, Layer, Outcome, layers
+
+EFFORTS = {"fast": 500, "standard": 5_000, "thorough": 50_000}
+ROUNDING = 1e-9  # how far sums in another order may be off, with room to spare
+MOST_NAMED = 8  # layers that a note names
+
+
+class Solution(NamedTuple):
+    """What is proven of each layer.
+
+    Parameters
+    ----------
+    physical_to_logical : int64 ndarray, [L, S]
+        Expert in each slot, -1 on GPUs that are not alive.
+    proven_least_time : float64 ndarray, [L]
+        No placement's last GPU is done earlier, in tokens at the fastest living GPU's speed.
+    status : tuple of str, [L]
+        ``"optimal"`` (to 1e-7 of the time), ``"target reached"`` or ``"limit reached"``: the
+        effort ended before a proof.
+    """
+
+    physical_to_logical: NDArray[np.int64]
+    proven_least_time: NDArray[np.float64]
+    status: tuple[str, ...]
+
+
+def _search(layer: Layer, steps: int) -> Outcome:
+    way = pairs if pairs.suits(layer) else shares
+    budget = Budget(steps)
+    done = layer.known.status != LIMIT or budget.spent
+    return layer.known if done else way.search(layer, budget)
+
+
+def solve_exactly(
+    problem: Problem, *, effort: int | str = "standard", target: float | None = None
+) -> Solution:
+    """Minimise the time until the last GPU of each layer is done, and prove it.
+
+    Parameters
+    ----------
+    problem, effort, target
+        As `exact`.
+
+    Raises
+    ------
+    ValueError
+        As `exact`.
+    """
+    goal, steps = fraction("target", target), check_effort(effort, EFFORTS, "steps")
+    load_cp_model()
+    if problem.topology == "prefer":
+        raise ValueError(
+            "topology='prefer' is beyond solver 'exact'; use solver 'joint', or topology 'strict' "
+            "or 'ignore'"
+        )
+    found = [_search(layer, steps) for layer in layers(problem, goal)]
+    whole = np.full((problem.num_layers, problem.cluster.num_slots), EMPTY)
+    whole[:, problem.cluster.living_slot] = np.stack([outcome.expert for outcome in found])
+    least = np.array([outcome.least_time for outcome in found])
+    return Solution(whole, least, tuple(outcome.status for outcome in found))
+
+
+def _notes(problem: Problem, solution: Solution, placement: Placement, bound: object) -> list[str]:
+    """Tell which layers the effort did not suffice for, with what was found and proven."""
+    open_to = [i for i, status in enumerate(solution.status) if status == LIMIT]
+    if not open_to:
+        return []
+    reached, limit = placement.balancedness(problem.load)[open_to], np.asarray(bound)[open_to]
+    named = ", ".join(map(str, open_to[:MOST_NAMED])) + (", ..." if open_to[MOST_NAMED:] else "")
+    return [
+        f"not proven optimal: the effort ended first in {len(open_to)} of {problem.num_layers} "
+        f"layers ({named}), which reach a mean balancedness of {reached.mean():.6f} and at most "
+        f"{limit.mean():.6f} is possible; use more effort"
+    ]
+
+
+def exact(
+    problem: Problem, *, effort: int | str = "standard", target: float | None = None
+) -> Answer:
+    """Find the best placement there is, for small layers and for research.
+
+    Replica counts and places are searched together by CP-SAT (``pip install "evenload[exact]"``),
+    from what ``"joint"`` finds. GPUs may differ in slots and speed, and may be gone. No expert is
+    placed twice on a GPU where that can be avoided.
+
+    With two slots on each of equal GPUs only the counts are searched, and layers of hundreds of
+    experts are solved; else expect proofs up to some ten experts, and beyond that a good placement
+    with a bound.
+
+    Parameters
+    ----------
+    problem : Problem
+        Where it is hierarchical, every node gets as many groups, and each stays on one.
+    effort : {"fast", "standard", "thorough"} or int, default "standard"
+        Steps that the search of one layer may take: 500, 5,000, 50,000 or any number. A step is a
+        hundredth of CP-SAT's unit of deterministic time, very roughly 10 to 30 ms.
+    target : float, optional
+        Balancedness in (0, 1] at which a layer is good enough. Default: the best.
+
+    Returns
+    -------
+    Answer
+        With the proven bound on the balancedness [L], and a note where the effort ended first. The
+        same bytes for the same version of OR-tools, whatever the number of cores.
+
+    Raises
+    ------
+    ValueError
+        If OR-tools is missing, an option is illegal, the topology is ``"prefer"``, or a layer is
+        too large for CP-SAT's memory.
+    """
+    solution = solve_exactly(problem, effort=effort, target=target)
+    placement = Placement(solution.physical_to_logical, problem.cluster, problem.num_experts)
+    mean = problem.load.sum(axis=1) / problem.cluster.capacity.sum()
+    least = solution.proven_least_time * (1.0 - ROUNDING)
+    bound = np.minimum(1.0, np.divide(mean, least, out=np.ones_like(mean), where=least > 0.0))
+    notes = _notes(problem, solution, placement, bound)
+    return Answer(placement, bound, tuple(notes))

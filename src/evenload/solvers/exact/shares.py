@@ -1,0 +1,199 @@
+"""Any cluster: a 0/1 variable for each count of each expert, an integer for each GPU it is on.
+
+Times are integers of 30 bits below the mean, rounded down, so that what CP-SAT proves of them holds
+for the real ones; the placement it finds is judged by its real times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.solvers.exact.cpsat import Budget, load_cp_model
+from evenload.solvers.exact.layer import Layer, Outcome
+
+Int = NDArray[np.int64]
+
+BITS = 30
+MOST_VARIABLES = 500_000  # about a GB in CP-SAT
+PARAMETERS = {"interleave_search": True}  # several strategies in turn, on one worker
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What each GPU may hold of an expert, and how many replicas an expert may have.
+
+    Parameters
+    ----------
+    fewest, most : tuple of int, [G]
+        Replicas of one expert on each GPU: 1 where it has a slot for all, more than one only where
+        it has slots left then.
+    most_replicas : int
+    """
+
+    fewest: tuple[int, ...]
+    most: tuple[int, ...]
+    most_replicas: int
+
+    @classmethod
+    def of(cls, layer: Layer) -> Sizes:
+        """Work them out for a layer.
+
+        Raises
+        ------
+        ValueError
+            If CP-SAT would need too many variables.
+        """
+        E, slots = layer.load.size, layer.cluster.slots
+        may_hold = E if layer.num_groups == 1 else E // (max(layer.node) + 1)
+        most = tuple(max(1, n - may_hold + 1) for n in slots)
+        sizes = cls(
+            fewest=tuple(int(n >= may_hold) for n in slots),
+            most=most,
+            most_replicas=min(sum(most), sum(slots) - E + 1),
+        )
+        variables = E * sizes.most_replicas * len(slots)
+        if variables > MOST_VARIABLES:
+            raise ValueError(
+                f"num_experts={E} x {sizes.most_replicas} replica counts x {len(slots)} GPUs are "
+                f"{variables} variables, and solver 'exact' takes {MOST_VARIABLES} at most; use "
+                "fewer spare slots, or solver 'joint'"
+            )
+        return sizes
+
+
+@dataclass(frozen=True, eq=False)
+class ShareModel:
+    """The model of a layer.
+
+    Parameters
+    ----------
+    model : cp_model.CpModel
+    has : dict
+        (expert, count) to whether that expert has that many replicas.
+    held : dict
+        (expert, count, GPU) to the replicas on that GPU if it has that many, else 0.
+    time : cp_model.IntVar
+        When the last GPU is done.
+    """
+
+    model: Any
+    has: dict[tuple[int, int], Any]
+    held: dict[tuple[int, int, int], Any]
+    time: Any
+
+
+def _variables(layer: Layer, sizes: Sizes, least: int, most: int) -> ShareModel:
+    model = load_cp_model().CpModel()
+    E, G = layer.load.size, len(layer.node)
+    counts = range(1, sizes.most_replicas + 1)
+    has = {(e, c): model.new_bool_var("") for e in range(E) for c in counts}
+    held = {
+        (e, c, g): model.new_int_var(0, min(c, sizes.most[g]), "") for e, c in has for g in range(G)
+    }
+    return ShareModel(model, has, held, model.new_int_var(least, most, ""))
+
+
+def _place(this: ShareModel, layer: Layer, sizes: Sizes) -> None:
+    """Give every expert one count and that many replicas, every slot one expert."""
+    model, G, E = this.model, len(layer.node), layer.load.size
+    counts = range(1, sizes.most_replicas + 1)
+    for e in range(E):
+        model.add_exactly_one(this.has[e, c] for c in counts)
+    for (e, c), has in this.has.items():
+        model.add(sum(this.held[e, c, g] for g in range(G)) == c * has)
+        for g in range(G):
+            model.add(this.held[e, c, g] <= min(c, sizes.most[g]) * has)
+    for g in range(G):
+        held = [this.held[e, c, g] for e, c in this.has]
+        model.add(sum(held) == layer.cluster.slots[g])
+
+
+def _on_gpu(this: ShareModel, e: int, g: int, sizes: Sizes) -> Any:
+    return sum(this.held[e, c, g] for c in range(1, sizes.most_replicas + 1))
+
+
+def _stay_on_node(this: ShareModel, layer: Layer, sizes: Sizes) -> None:
+    """Keep every group on one node, and equally many on each.
+
+    With one node for all this still says that a GPU with room for every expert holds them all.
+    """
+    model, nodes, groups = this.model, max(layer.node) + 1, layer.num_groups
+    if groups == 1:
+        at = {(0, n): 1 for n in range(nodes)}
+    else:
+        at = {(i, n): model.new_bool_var("") for i in range(groups) for n in range(nodes)}
+        for i in range(groups):
+            model.add_exactly_one(at[i, n] for n in range(nodes))
+        for n in range(nodes):
+            model.add(sum(at[i, n] for i in range(groups)) == groups // nodes)
+    size = layer.load.size // groups
+    for e in range(layer.load.size):
+        for g, node in enumerate(layer.node):
+            here = at[e // size, node]
+            if groups > 1:
+                model.add(_on_gpu(this, e, g, sizes) <= sizes.most[g] * here)
+            if sizes.fewest[g]:
+                model.add(_on_gpu(this, e, g, sizes) >= here)
+
+
+def _take_time(this: ShareModel, layer: Layer, scale: float) -> None:
+    """Let the last GPU end it.
+
+    GPUs that are alike are left to CP-SAT, which finds such symmetries itself: to demand an order
+    of them only gets in the way of the hint.
+    """
+    capacity = layer.cluster.capacity
+    for g in range(len(layer.node)):
+        time = np.array([layer.load[e] / c / capacity[g] for e, c in this.has])
+        cost = np.floor(time * scale * (1.0 - 1e-15)).astype(np.int64)
+        held = [this.held[e, c, g] for e, c in this.has]
+        this.model.add(sum(int(t) * var for t, var in zip(cost, held, strict=True)) <= this.time)
+
+
+def _hint(this: ShareModel, layer: Layer) -> None:
+    """Try the start first."""
+    E, start = layer.load.size, layer.known.expert
+    slots = np.split(start, layer.cluster.first_slot[1:-1])
+    held = [np.bincount(experts, minlength=E) for experts in slots]
+    count = np.bincount(start, minlength=E)
+    for (e, c), has in this.has.items():
+        this.model.add_hint(has, int(count[e] == c))
+        for g, on_gpu in enumerate(held):
+            this.model.add_hint(this.held[e, c, g], int(on_gpu[e] * (count[e] == c)))
+
+
+def _experts(this: ShareModel, layer: Layer, solver: Any) -> Int:
+    """Read the expert of each slot, [S]."""
+    held = np.zeros((len(layer.node), layer.load.size), np.int64)
+    for (e, _, g), var in this.held.items():
+        held[g, e] += solver.value(var)
+    return np.concatenate([np.repeat(np.arange(layer.load.size), row) for row in held])
+
+
+def search(layer: Layer, budget: Budget) -> Outcome:
+    """Find the counts and places whose last GPU is done first.
+
+    Raises
+    ------
+    ValueError
+        If the layer needs more variables than memory should be spent on.
+    """
+    sizes = Sizes.of(layer)
+    scale = (1 << BITS) / layer.mean_time
+    goal = int(max(layer.known.least_time * (1.0 - 1e-12), layer.goal) * scale) - max(sizes.most)
+    this = _variables(layer, sizes, max(goal, 0), int(layer.time(layer.known.expert) * scale) + 1)
+    _place(this, layer, sizes)
+    _stay_on_node(this, layer, sizes)
+    _take_time(this, layer, scale)
+    _hint(this, layer)
+    this.model.minimize(this.time)
+    solver, status = budget.run(this.model, **PARAMETERS)
+    if status not in ("OPTIMAL", "FEASIBLE"):
+        return layer.known
+    proven = solver.best_objective_bound
+    least = proven / scale if proven > goal else layer.known.least_time
+    return layer.outcome(_experts(this, layer, solver), least)

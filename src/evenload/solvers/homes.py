@@ -1,0 +1,51 @@
+"""Which node is the home of each group, where groups are only preferred to stay together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from evenload.problem import Problem
+from evenload.solvers.rows import Int
+
+
+def home_nodes(problem: Problem) -> Int:
+    """Choose a home for every group, longest first onto the node that would be done first.
+
+    A node takes no more experts than it has living slots.
+
+    Returns
+    -------
+    int64 ndarray, [L, E]
+        Node of each expert's group.
+
+    Raises
+    ------
+    ValueError
+        If the groups cannot be dealt out whole, since nodes have too few living slots for one more.
+    """
+    cluster, groups = problem.cluster, problem.num_groups
+    size = problem.num_experts // groups
+    nodes = np.array(cluster.living_gpus) // cluster.gpus_per_node
+    living_slots = np.array(cluster.slots)[list(cluster.living_gpus)]
+    room = np.bincount(nodes, living_slots, cluster.num_nodes).astype(np.int64) // size
+    speed = np.bincount(nodes, cluster.capacity[list(cluster.living_gpus)], cluster.num_nodes)
+    if room.sum() < groups:
+        raise ValueError(
+            f"topology='prefer': the nodes have room for {room.sum()} whole groups of {size} "
+            f"experts, and num_groups={groups}; use more slots, or topology 'ignore'"
+        )
+    load = problem.load.reshape(problem.num_layers, groups, size).sum(axis=-1)
+    home = np.stack([_longest_first(row, room, speed) for row in load])
+    return np.repeat(home, size, axis=1)
+
+
+def _longest_first(load: np.ndarray, room: Int, speed: np.ndarray) -> Int:
+    time, left = np.zeros(len(speed)), room.copy()
+    home = np.empty(len(load), np.int64)
+    for q in np.argsort(-load, kind="stable"):
+        after = np.where(left > 0, time * speed + load[q], np.inf) / np.maximum(speed, 1e-300)
+        node = int(np.argmin(after))
+        home[q] = node
+        time[node] = after[node]
+        left[node] -= 1
+    return home

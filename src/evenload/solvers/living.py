@@ -1,0 +1,45 @@
+"""Clusters with dead GPUs, for solvers that know only living ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from evenload.maps import EMPTY
+from evenload.placement import Placement
+from evenload.problem import Problem
+
+
+def _without_dead(problem: Problem) -> Problem:
+    cluster = problem.cluster
+    nodes = len(cluster.living_by_node)
+    if problem.hierarchical and not cluster.nodes_are_equal:
+        raise ValueError(
+            f"cluster={cluster} has nodes with different numbers of living GPUs, and this solver "
+            "keeps groups on equal nodes only; use solver 'joint', or topology 'ignore'"
+        )
+    living = cluster.only(cluster.living_gpus, nodes if cluster.nodes_are_equal else 1)
+    return replace(problem, cluster=living)
+
+
+def on_living_gpus(solver: Callable[..., Placement]) -> Callable[..., Placement]:
+    """Make a solver plan for the living GPUs of a cluster, and leave the others empty.
+
+    Nodes may differ in their living GPUs unless groups are kept on them.
+    """
+
+    @wraps(solver)
+    def solve(problem: Problem, **options: Any) -> Placement:
+        cluster = problem.cluster
+        if cluster.all_alive:
+            return solver(problem, **options)
+        placed = solver(_without_dead(problem), **options).physical_to_logical
+        whole = np.full((problem.num_layers, cluster.num_slots), EMPTY)
+        whole[:, cluster.living_slot] = placed
+        return Placement(whole, cluster, problem.num_experts)
+
+    return solve

@@ -1,0 +1,193 @@
+"""Groups that stay on one node: which groups a node gets, and what each node makes of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from evenload.cluster import Cluster
+from evenload.kernels.deals import Deals, all_deals
+from evenload.problem import Problem
+from evenload.solvers.fleets import GpuArrays, improve, improve_pairs, no_homes, start
+from evenload.solvers.local_search import search_rows
+from evenload.solvers.rows import Float, Int, Rows, unless_all_fit
+
+QUICK_TRIALS = 34  # one part in so many of the effort goes to trying each set
+LEAST_QUICK_TRIALS = 5  # where there are fewer, trying the sets would take most of the time
+
+
+def experts_of(sets: Int, group_size: int) -> Int:
+    """List the experts of sets of groups: int64 [..., g] -> [..., g * group_size]."""
+    experts = sets[..., None] * group_size + np.arange(group_size)
+    return experts.reshape(*sets.shape[:-1], -1)
+
+
+def _node_clusters(cluster: Cluster) -> list[Cluster]:
+    return [cluster.only(gpus) for gpus in cluster.living_by_node]
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """What each set of groups reaches on each kind of node.
+
+    Parameters
+    ----------
+    time : float64 ndarray, [L, kinds, n]
+        When the last GPU of the node is done.
+    expert : list of int64 ndarray, [L, n, slots]
+        Plan of each set on each kind of node, experts numbered within the set.
+    """
+
+    time: Float
+    expert: list[Int]
+
+
+def plan_node(
+    load: Float, cluster: Cluster, goal: Float, trials: int, begun: Rows | None = None
+) -> Rows:
+    """Plan rows on the GPUs of one node.
+
+    Parameters
+    ----------
+    load : float64 ndarray, [X, E / N]
+    cluster : Cluster
+        The node's living GPUs.
+    goal : float64 ndarray, [X]
+        Time of the last GPU that is good enough, over that of a load divided at will.
+    trials : int
+        Of each row.
+    begun : Rows, optional
+        Where to go on from.
+    """
+    gpus = GpuArrays.of(cluster)
+    if not gpus.alike:
+        rows = begun or start(load, gpus, no_homes(load))
+        return improve(load, gpus, no_homes(load), 0.0, rows, goal, trials)
+    rows = begun or _start_alike(load, gpus.num_slots, len(gpus.slots))
+    slots = gpus.slots[0]
+    if slots == 1 or slots >= load.shape[1] or len(gpus.slots) == 1:
+        return rows
+    if slots == 2:
+        return improve_pairs(load, rows, goal, trials)[0]
+    return improve(load, gpus, no_homes(load), 0.0, rows, goal, trials)
+
+
+def _start_alike(load: Float, num_slots: int, num_gpus: int) -> Rows:
+    return unless_all_fit(search_rows)(load, num_slots, num_gpus)
+
+
+def _mean_time(load: Float, cluster: Cluster) -> Float:
+    """Time of each row if its load could be divided at will: float64 [X]."""
+    total: Float = load.sum(axis=1) / cluster.capacity.sum()
+    return total
+
+
+def _time(load: Float, rows: Rows, cluster: Cluster) -> Float:
+    """Time until the last GPU of each row is done: float64 [X]."""
+    from evenload.kernels.evaluate import count_replicas, gpu_load, heaviest_time
+
+    count = count_replicas(rows.expert, load.shape[1])
+    per_gpu = gpu_load(load, rows.expert, count, cluster.first_slot)
+    return heaviest_time(per_gpu, cluster.capacity)
+
+
+def _goal_of(load: Float, clusters: Cluster, wanted: Float) -> Float:
+    """Turn a time [X] that is good enough into one relative to each row's mean."""
+    mean = _mean_time(load, clusters)
+    return np.divide(wanted, mean, out=np.ones_like(mean), where=mean > 0.0)
+
+
+def _try_sets(
+    problem: Problem, nodes: list[Cluster], sets: Int, wanted: Float, trials: int
+) -> Tried:
+    """Plan each set of groups on each kind of node."""
+    L, n = problem.num_layers, len(sets)
+    expert = experts_of(sets, problem.num_experts // problem.num_groups)
+    load = problem.load[:, expert].reshape(L * n, -1)
+    time, rows = [], []
+    for node in nodes:
+        goal = _goal_of(load, node, np.repeat(wanted, n))
+        rows.append(plan_node(load, node, goal, trials))
+        time.append(_time(load, rows[-1], node).reshape(L, n))
+    return Tried(np.stack(time, axis=1), [r.expert.reshape(L, n, -1) for r in rows])
+
+
+def _deal_out(tried: Tried, kind: Int, deals: Deals, num_groups: int) -> Int:
+    """Choose a set for each node of each layer: int64 [L, N]."""
+    from evenload.kernels.deals import deal_out
+
+    chosen = np.empty((len(tried.time), len(kind)), np.int64)
+    for layer, time in enumerate(tried.time):
+        deal_out(time, kind, deals.steps, num_groups, chosen[layer])
+    return chosen
+
+
+def _pack_by_load(problem: Problem, num_nodes: int) -> Int:
+    """Deal the groups out by their loads alone: int64 [L, N, g], where the sets are too many."""
+    L = problem.num_layers
+    group_load = problem.load.reshape(L, problem.num_groups, -1).sum(axis=-1)
+    groups = _start_alike(group_load, problem.num_groups, num_nodes)
+    return groups.expert.reshape(L, num_nodes, -1)
+
+
+def tries_sets(trials: int) -> bool:
+    """Whether an effort is enough to plan every set of groups that a node may get."""
+    return trials // QUICK_TRIALS >= LEAST_QUICK_TRIALS
+
+
+def plan_nodes(problem: Problem, goal: Float, trials: int) -> Rows:
+    """Plan a problem whose groups stay on one node each, living slots only.
+
+    Every set of groups that a node may get is planned on that node, and the sets are dealt out so
+    that the last node is done soonest: by what its GPUs can reach, not by the sums of its groups.
+    Where there are too many sets (see `kernels.deals`), or the effort is small, the groups are
+    packed by their sums. The effort left goes to the nodes that were chosen.
+
+    Parameters
+    ----------
+    problem : Problem
+        Under the topology ``"strict"``, on two or more nodes.
+    goal : float64 ndarray, [L]
+        Time of the last GPU that is good enough, over that of a load divided at will.
+    trials : int
+        Of one layer.
+    """
+    nodes = _node_clusters(problem.cluster)
+    wanted = goal * _mean_time(problem.load, problem.cluster)
+    kinds = list(dict.fromkeys(nodes))
+    kind = np.array([kinds.index(node) for node in nodes])
+    deals = all_deals(problem.num_groups, len(nodes), len(kinds) == 1)
+    if deals is None or not tries_sets(trials):
+        groups = _pack_by_load(problem, len(nodes))
+        return _plan_chosen(problem, nodes, groups, None, wanted, trials)
+    tried = _try_sets(problem, kinds, deals.sets, wanted, trials // QUICK_TRIALS)
+    chosen = _deal_out(tried, kind, deals, problem.num_groups)
+    layer = np.arange(problem.num_layers)
+    begun = [tried.expert[kind[n]][layer, chosen[:, n]] for n in range(len(nodes))]
+    return _plan_chosen(problem, nodes, deals.sets[chosen], begun, wanted, trials)
+
+
+def _plan_chosen(
+    problem: Problem,
+    nodes: list[Cluster],
+    groups: Int,
+    begun: list[Int] | None,
+    wanted: Float,
+    trials: int,
+) -> Rows:
+    """Plan the groups [L, N, g] that each node got, from where they were begun."""
+    expert = experts_of(groups, problem.num_experts // problem.num_groups)
+    loads = [np.take_along_axis(problem.load, expert[:, n], axis=1) for n in range(len(nodes))]
+    floor = np.max([_mean_time(x, node) for x, node in zip(loads, nodes, strict=True)], axis=0)
+    wanted = np.maximum(wanted, floor)
+    placed = []
+    for n, (load, node) in enumerate(zip(loads, nodes, strict=True)):
+        goal = _goal_of(load, node, wanted)
+        rows = None if begun is None else Rows(begun[n])
+        placed.append(
+            np.take_along_axis(
+                expert[:, n], plan_node(load, node, goal, trials, rows).expert, axis=1
+            )
+        )
+    return Rows(np.concatenate(placed, axis=1))

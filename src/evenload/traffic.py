@@ -1,0 +1,131 @@
+"""Tokens that cross between nodes because of where their experts are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.arrays import first_bad, keep_numpy, to_numpy
+from evenload.cluster import check_groups
+from evenload.placement import Placement
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+MOST_NODES = 62  # that the nodes of an expert fit one integer
+
+
+def _node_of_slot(placement: Placement) -> Int:
+    cluster = placement.cluster
+    return cluster.gpu_of_slot // cluster.gpus_per_node
+
+
+def away_share(placement: Placement, load: Any, num_groups: int) -> Any:
+    """Return the part of each layer's load that is computed away from its group's home node.
+
+    The home of a group is the node that computes most of it, the lowest on ties. A token that a
+    group-limited router sends to one group has to leave that node for every expert it finds
+    elsewhere. Without the routed experts of single tokens that is what can be said; with them see
+    `nodes_per_token`.
+
+    Parameters
+    ----------
+    placement : Placement
+    load : array_like or torch.Tensor, [L, E]
+        Tokens routed to each expert.
+    num_groups : int
+        Groups of consecutive experts; divides E.
+
+    Returns
+    -------
+    float64, [L]
+        In [0, 1); 0 where every group is on one node, and for a layer without load.
+
+    Raises
+    ------
+    ValueError
+        If the load is illegal or of another shape than the placement, or the groups do not divide
+        the experts.
+    """
+    groups = check_groups(num_groups, placement.num_experts)
+    checked, rewrap = placement.check_load(load)
+    plain = placement.rewrapped(keep_numpy)
+    expert = plain.physical_to_logical
+    largest = checked.max(axis=1, keepdims=True)
+    relative = checked / np.where(largest > 0.0, largest, 1.0)
+    share = np.take_along_axis(relative / plain.replica_count, np.maximum(expert, 0), axis=1)
+    share = np.where(expert >= 0, share, 0.0)
+    group = np.maximum(expert, 0) // (placement.num_experts // groups)
+    served = _sum_by_node(share, group, _node_of_slot(placement), groups, placement)
+    total = served.sum(axis=(1, 2))
+    away = (served.sum(axis=2) - served.max(axis=2)).sum(axis=1)
+    return rewrap(np.divide(away, total, out=np.zeros_like(away), where=total > 0))
+
+
+def _sum_by_node(
+    share: Float, group: Int, node: Int, num_groups: int, placement: Placement
+) -> Float:
+    """Load of each group on each node: float64 [L, groups, N]."""
+    L, N = len(share), placement.cluster.num_nodes
+    place = (np.arange(L)[:, None] * num_groups + group) * N + node
+    served = np.zeros((L, num_groups, N))
+    served += np.bincount(place.ravel(), share.ravel(), served.size).reshape(served.shape)
+    return served
+
+
+def check_topk(topk: Any, placement: Placement) -> Int:
+    """Return the experts that each token was routed to as int64 [tokens, L, k].
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype, or a number that is no expert.
+    """
+    array = to_numpy("topk", topk)[0]
+    if array.ndim != 3 or array.size == 0 or array.shape[1] != placement.num_layers:
+        raise ValueError(
+            f"topk has shape {array.shape}; use [tokens, {placement.num_layers} layers, k], at "
+            "least 1 of each"
+        )
+    if array.dtype.kind not in "iu":
+        raise ValueError(f"topk has dtype {array.dtype}; use an integer dtype")
+    outside = (array < 0) | (array >= placement.num_experts)
+    if outside.any():
+        raise ValueError(
+            f"topk{first_bad(array, outside)} is no expert; use 0 to {placement.num_experts - 1}"
+        )
+    return array.astype(np.int64, order="C")
+
+
+def nodes_per_token(placement: Placement, topk: Any) -> Float:
+    """Return how many distinct nodes a token must visit, mean over tokens: float64 [L].
+
+    The fewest nodes that between them hold a replica of each of its experts, exactly.
+
+    Parameters
+    ----------
+    placement : Placement
+        On at most 62 nodes.
+    topk : integer array_like, [tokens, L, k]
+        Experts that each token was routed to in each layer.
+
+    Raises
+    ------
+    ValueError
+        For a wrong shape or dtype, a number that is no expert, or more than 62 nodes.
+    """
+    from evenload.kernels.visits import mean_visits
+
+    nodes = placement.cluster.num_nodes
+    if nodes > MOST_NODES:
+        raise ValueError(f"num_nodes={nodes} is more than this can count; use {MOST_NODES} or less")
+    routed = check_topk(topk, placement)
+    expert = placement.rewrapped(keep_numpy).physical_to_logical
+    held = np.zeros((placement.num_layers, placement.num_experts), np.int64)
+    layer = np.broadcast_to(np.arange(len(expert))[:, None], expert.shape)
+    bit = np.broadcast_to(1 << _node_of_slot(placement), expert.shape)
+    there = expert >= 0
+    np.bitwise_or.at(held, (layer[there], expert[there]), bit[there])
+    return mean_visits(routed, held)
