@@ -284,7 +284,8 @@ WHOLE_NUMBERS = [
     ("num_gpus", 1, lambda n: Cluster(n, slots_per_gpu=3)),
     ("num_nodes", 1, lambda n: Cluster(4, n, slots_per_gpu=3)),
     ("slots_per_gpu", 1, lambda n: Cluster(2, 1, n)),
-    ("num_slots", 1, lambda n: Cluster(2, num_slots=n)),
+    ("num_slots", 1, lambda n: Cluster(1, num_slots=n)),
+    ("slots[1]", 1, lambda n: Cluster(2, slots=[3, n])),
     ("num_gpus", 1, lambda n: Cluster.smallest_for(4, n)),
     ("num_experts", 1, lambda n: Cluster.smallest_for(n, 4)),
     ("num_groups", 1, lambda n: solve(ONES, CLUSTER, num_groups=n)),
@@ -325,14 +326,107 @@ MAY_BE_NONE = ("slots_per_gpu", "num_slots", "effort")
     ("name", "call"), [(name, call) for name, _, call in WHOLE_NUMBERS if name not in MAY_BE_NONE]
 )
 def test_none_is_no_whole_number(name, call):
-    with pytest.raises(ValueError, match=f"^{name}=None is not an integer; use an integer of at"):
+    message = f"^{re.escape(name)}=None is not an integer; use an integer of at"
+    with pytest.raises(ValueError, match=message):
         call(None)
 
 
 def test_slots_are_given_once():
-    words = "give one of the two"
-    fails(f"slots_per_gpu, num_slots: neither given; {words}", Cluster, 2)
-    fails(f"slots_per_gpu, num_slots: both given; {words}", Cluster, 2, 1, 3, num_slots=6)
+    words = "given; give exactly one"
+    fails(f"slots_per_gpu, num_slots, slots: none {words}", Cluster, 2)
+    names = "slots_per_gpu, num_slots, slots: "
+    fails(f"{names}slots_per_gpu and num_slots {words}", Cluster, 2, 1, 3, num_slots=6)
+    fails(f"{names}num_slots and slots {words}", Cluster, 2, num_slots=6, slots=[3, 3])
+    fails(
+        f"{names}slots_per_gpu and num_slots and slots {words}",
+        *(Cluster, 2, 1, 3),
+        num_slots=6,
+        slots=[3, 3],
+    )
+
+
+# --- one entry for each GPU ---------------------------------------------------------------------
+
+
+def of_cluster(name):
+    """What makes a cluster of two GPUs with something said of each."""
+    more = {} if name == "slots" else {"slots_per_gpu": 3}
+    return lambda value: Cluster(2, **more, **{name: value})
+
+
+for_each_gpu = pytest.mark.parametrize("name", ["slots", "speed", "alive"])
+
+
+@for_each_gpu
+@pytest.mark.parametrize("value", [3, 1.5, True, "12", {1: 2, 3: 4}, {1, 2}])
+def test_no_sequence(name, value):
+    message = f"{name}={value!r} is no sequence; use one entry for each GPU"
+    fails(message, of_cluster(name), value)
+
+
+@for_each_gpu
+def test_wrong_number_of_entries(name):
+    for n in (0, 1, 3):
+        message = f"{name} has {n} entries for num_gpus=2; use 2"
+        fails(message, of_cluster(name), [True] * n)
+        fails(message, of_cluster(name), np.ones(n))
+    fails(f"{name} has 1 entries for num_gpus=2; use 2", of_cluster(name), np.array(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "rule", "use", "too_small", "call"),
+    [
+        (
+            "speed[1]",
+            "is not finite and above 0; use e.g. 1.0",
+            "a finite number above 0",
+            0.0,
+            lambda value: of_cluster("speed")([1.0, value]),
+        ),
+        (
+            "cross_node_price",
+            "is not finite and at least 0; use e.g. 0 or 1.0",
+            "a finite number of at least 0",
+            -1e-9,
+            lambda value: solve(ONES, CLUSTER, cross_node_price=value),
+        ),
+    ],
+)
+def test_real_numbers(name, rule, use, too_small, call):
+    for value in (too_small, -2.0, float("nan"), float("inf"), float("-inf")):
+        fails(f"{name}={value} {rule}", call, value)
+    fails(f"{name}=-3.0 {rule}", call, -3)
+    for value in ("1", True, None, [1.0], 1j, np.bool_(True)):
+        fails(f"{name}={value!r} is not a number; use {use}", call, value)
+    huge = 10**400
+    fails(f"{name}={huge} is past what a float holds; use {use}", call, huge)
+
+
+def test_a_speed_next_to_nothing():
+    fails(
+        "speed[0]=0.5 is less than 1/1000 of the fastest GPU's 600.0; use 0.6 or more, or "
+        "alive=False",
+        of_cluster("speed"),
+        [0.5, 600],
+    )
+
+
+@pytest.mark.parametrize("value", [1, 0, "yes", None, 1.0])
+def test_alive_is_yes_or_no(value):
+    fails(f"alive[1]={value!r} is no bool; use True or False", of_cluster("alive"), [True, value])
+
+
+def test_no_gpu_is_alive():
+    message = "alive: all 2 GPUs are dead; use True for 1 or more"
+    fails(message, of_cluster("alive"), [False, False])
+    fails(message, of_cluster("alive"), np.zeros(2, bool))
+
+
+def test_slots_per_gpu_of_gpus_that_differ():
+    fails(
+        "slots_per_gpu: the GPUs have from 2 to 5 slots; use slots, which has one number for each",
+        lambda: Cluster(3, slots=[2, 5, 4]).slots_per_gpu,
+    )
 
 
 # --- numbers that must fit each other -----------------------------------------------------------
@@ -342,10 +436,9 @@ def test_slots_are_given_once():
     ("message", "call"),
     [
         (
-            "num_slots=290 is not a multiple of num_gpus=32; use 288 or 320",
-            lambda: Cluster(32, num_slots=290),
+            "num_slots=3 is fewer than num_gpus=32, and every GPU has one at least; use 32",
+            lambda: Cluster(32, num_slots=3),
         ),
-        ("num_slots=3 is not a multiple of num_gpus=32; use 32", lambda: Cluster(32, num_slots=3)),
         ("num_gpus=7 is not a multiple of num_nodes=3; use 6 or 9", lambda: Cluster(7, 3, 1)),
         ("num_gpus=2 is not a multiple of num_nodes=4; use 4", lambda: Cluster(2, 4, 1)),
         (
@@ -385,6 +478,16 @@ def test_slots_are_given_once():
         (
             "num_slots=6 is fewer than num_experts=7, and every expert needs a slot; use 8 or more",
             lambda: Placement.trivial(1, 7, CLUSTER),
+        ),
+        (
+            "num_slots: the 2 living of 3 GPUs have 6 slots for num_experts=9, and every expert "
+            "needs one; use 3 or more slots more on them",
+            lambda: solve(np.ones(9), Cluster(3, slots_per_gpu=3, alive=[True, False, True])),
+        ),
+        (
+            "num_slots: the 1 living of 2 GPUs have 3 slots for num_experts=4, and every expert "
+            "needs one; use 1 or more slots more on them",
+            lambda: Placement.trivial(1, 4, Cluster(2, slots_per_gpu=3, alive=[False, True])),
         ),
         (
             "num_packs=5 does not divide the number of items=12; use 4 or 6",
@@ -518,6 +621,31 @@ def test_number_of_threads(monkeypatch, value):
 )
 def test_maps(physical_to_logical, message):
     fails(message, Placement, physical_to_logical, CLUSTER, 4)
+
+
+@pytest.mark.parametrize(
+    ("physical_to_logical", "message"),
+    [
+        (
+            [0, 1, 2, 2, -1, -1],
+            "physical_to_logical[3]=2 is on a GPU that is not alive; use -1 there",
+        ),
+        ([0, -1, 1, -1, -1, -1], "physical_to_logical[1]=-1 is no expert; use 0 to 2"),
+        ([0, 1, 2, -1, -2, -1], "physical_to_logical[4]=-2 is no expert; use 0 to 2"),
+        ([[0, 1, 2, -1, -1, 3]], "physical_to_logical[0, 5]=3 is no expert; use 0 to 2"),
+        (
+            [[0, 1, 2, -1, -1, -1], [0, 1, 1, -1, -1, -1]],
+            "physical_to_logical: expert 2 has no slot in layer 1; give every expert at least one",
+        ),
+        (
+            [0, 1, 2],
+            "physical_to_logical has 3 slots a layer, and the cluster has num_slots=6; use 6",
+        ),
+    ],
+)
+def test_maps_of_a_cluster_with_a_gpu_that_is_gone(physical_to_logical, message):
+    cluster = Cluster(2, slots_per_gpu=3, alive=[True, False])
+    fails(message, Placement, physical_to_logical, cluster, 3)
 
 
 @pytest.mark.parametrize(

@@ -107,8 +107,8 @@ def test_notes_of_the_reader_go_to_stderr(tmp_path):
 
 def test_bad_numbers(loads):
     fails(
-        *("plan", loads, "--gpus", 4, "--slots", 13),
-        error="num_slots=13 is not a multiple of num_gpus=4; use 12 or 16",
+        *("plan", loads, "--gpus", 4, "--slots", 3),
+        error="num_slots=3 is fewer than num_gpus=4, and every GPU has one at least; use 4",
     )
     fails(
         *("plan", loads, "--gpus", 4, "--nodes", 3, "--slots", 12),
@@ -124,6 +124,13 @@ def test_bad_numbers(loads):
         *("plan", loads, "--gpus", 4, "--groups", 3),
         error="num_groups=3 does not divide num_experts=8; use 2 or 4",
     )
+
+
+def test_slots_that_do_not_divide_need_a_solver_that_can(loads):
+    result = run("plan", loads, "--gpus", 4, "--slots", 13, "--solver", "greedy")
+    assert result.exit_code == 2
+    last = result.stderr.splitlines()[-1]
+    assert re.match(r"error: cluster=.*slots=\(4, 3, 3, 3\).* plans for equal ones; use ", last)
 
 
 def test_unknown_solver_is_answered_with_the_list(loads):
@@ -174,6 +181,30 @@ def test_evaluate(tmp_path, loads):
     trivial, ours = plain["placements"]
     assert ours["balancedness"] == trivial["balancedness"]
     assert ours["balancedness"]["per_layer"] == placement.balancedness(LOAD[0]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "keys"),
+    [
+        (Cluster(4, num_slots=13), {"slots": [4, 3, 3, 3], "num_slots": 13}),
+        (
+            Cluster(4, slots_per_gpu=4, speed=[1, 2, 1, 1], alive=[True, True, True, False]),
+            {"slots_per_gpu": 4, "speed": [1, 2, 1, 1], "alive": [True, True, True, False]},
+        ),
+    ],
+)
+def test_evaluate_gpus_that_differ(tmp_path, loads, cluster, keys):
+    path = tmp_path / "p.json"
+    placement = Placement.trivial(3, 8, cluster)
+    write_placement(path, placement)
+    assert f"{cluster.num_slots} slots on 4 GPUs" in run("evaluate", loads, path).stdout
+    plain = json.loads(run("evaluate", loads, path, "--json").stdout, parse_constant=pytest.fail)
+    assert plain["cluster"].items() >= keys.items()
+    expected = placement.balancedness(LOAD.sum(axis=0)).tolist()
+    assert plain["placements"][-1]["balancedness"]["per_layer"] == expected
+    gpu_load = placement.gpu_load(LOAD.sum(axis=0))
+    heaviest = plain["placements"][-1]["heaviest_gpu"]
+    assert heaviest["tokens"] == gpu_load[heaviest["layer"], heaviest["gpu"]] > 0
 
 
 def test_evaluate_a_placement_that_does_not_fit(tmp_path, loads):

@@ -319,6 +319,9 @@ def outputs(load):
         "moves_from": place.moves_from(trivial),
         "gpu_load": place.gpu_load(load),
         "placement.balancedness": place.balancedness(load),
+        "split": place.split(load),
+        "gpu_load-split": place.gpu_load(load, place.split(load)),
+        "balancedness-split": place.balancedness(load, place.split(load)),
     }
     for name, result in (
         ("rebalance", eplb.rebalance_experts(load, 12, 2, 2, 4)),
@@ -330,7 +333,8 @@ def outputs(load):
     return parts
 
 
-FLOATS = ("balancedness", "bound", "gap", "gpu_load", "placement.balancedness")
+FLOATS = ("balancedness", "bound", "gap", "gpu_load", "placement.balancedness", "split")
+FLOATS += ("gpu_load-split", "balancedness-split")
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
@@ -435,6 +439,7 @@ cluster = evenload.Cluster(2, slots_per_gpu=5)
 plan = evenload.solve(load, cluster)
 plan.summary(), plan.placement.logical_to_physical, plan.placement.duplicates
 plan.placement.moves_from(evenload.Placement.trivial(2, 8, cluster))
+plan.placement.balancedness(load, plan.placement.split(load))
 eplb.rebalance_experts(load, 10, 1, 1, 2, solver="greedy")
 eplb.replicate_experts(load, 10), eplb.balanced_packing(load, 2)
 print([m for m in ("torch", "matplotlib", "typer", "rich") if m in sys.modules])

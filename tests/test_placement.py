@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,17 +13,35 @@ from evenload import Cluster, Placement
 
 
 @st.composite
+def clusters(draw, num_gpus=None):
+    """GPUs that may differ in slots and speed, and some may be gone."""
+    nodes, gpus_per_node = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    if num_gpus:
+        nodes, gpus_per_node = 1, num_gpus
+    G = nodes * gpus_per_node
+
+    def each(values):
+        return draw(st.lists(values, min_size=G, max_size=G))
+
+    if draw(st.booleans()):
+        return Cluster(G, nodes, draw(st.integers(1, 3)))
+    alive = each(st.booleans())
+    alive[draw(st.integers(0, G - 1))] = True
+    speed = each(st.sampled_from([1.0, 1.0, 2.5, 0.3]))
+    return Cluster(G, nodes, slots=each(st.integers(1, 4)), speed=speed, alive=alive)
+
+
+@st.composite
 def placements(draw, cluster=None, num_layers=None, num_experts=None):
     """Any placement; its slots in any order."""
-    nodes, gpus_per_node, per_gpu = (draw(st.integers(1, 3)) for _ in range(3))
-    cluster = cluster or Cluster(nodes * gpus_per_node, nodes, per_gpu)
-    num_experts = num_experts or draw(st.integers(1, cluster.num_slots))
+    cluster = cluster or draw(clusters())
+    num_experts = num_experts or draw(st.integers(1, cluster.num_living_slots))
     num_layers = num_layers or draw(st.integers(1, 3))
-    rows = []
-    for _ in range(num_layers):
-        spare = cluster.num_slots - num_experts
+    rows = np.full((num_layers, cluster.num_slots), -1)
+    spare = cluster.num_living_slots - num_experts
+    for row in rows:
         extra = draw(st.lists(st.integers(0, num_experts - 1), min_size=spare, max_size=spare))
-        rows.append(draw(st.permutations([*range(num_experts), *extra])))
+        row[cluster.living_slot] = draw(st.permutations([*range(num_experts), *extra]))
     return Placement(rows, cluster, num_experts)
 
 
@@ -38,18 +57,15 @@ def placements_with_load(draw):
 def pairs(draw):
     after = draw(placements())
     shape = after.num_layers, after.num_experts
-    per_gpu = draw(st.integers(-(-shape[1] // after.cluster.num_gpus), 5))
-    cluster = Cluster(after.cluster.num_gpus, slots_per_gpu=per_gpu)
+    cluster = draw(clusters(after.cluster.num_gpus))
+    if cluster.num_living_slots < shape[1]:
+        cluster = Cluster(after.cluster.num_gpus, slots_per_gpu=shape[1])
     return draw(placements(cluster, *shape)), after
 
 
 def slots_of_gpus(place):
     """For each layer, the experts in the slots of each GPU, as lists."""
-    per_gpu = place.cluster.slots_per_gpu
-    return [
-        [list(row[g * per_gpu : (g + 1) * per_gpu]) for g in range(place.cluster.num_gpus)]
-        for row in place.physical_to_logical.tolist()
-    ]
+    return twins.experts_on_gpus(place.physical_to_logical, place.cluster.slots)
 
 
 # --- the maps ------------------------------------------------------------------------------------
@@ -100,6 +116,14 @@ def test_ranks_order_the_replicas():
     assert by_slot.logical_to_physical.tolist() == [[[0, 3, 4], [1, 5, -1], [2, -1, -1]]]
 
 
+def test_ranks_of_a_gpu_that_is_gone_are_not_looked_at():
+    cluster = Cluster(2, slots_per_gpu=2, alive=[False, True])
+    for nothing in (-1, 0, 9):
+        rank = [[nothing, nothing, 1, 0]]
+        place = Placement([[-1, -1, 0, 0]], cluster, 1, replica_rank=rank)
+        assert place.logical_to_physical.tolist() == [[[3, 2]]]
+
+
 def test_trivial():
     place = Placement.trivial(2, 3, Cluster(2, slots_per_gpu=4))
     assert place.physical_to_logical.tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]] * 2
@@ -113,11 +137,7 @@ def test_trivial():
 @given(problem=placements_with_load())
 def test_gpu_load(problem):
     place, load = problem
-    count = place.replica_count
-    expected = [
-        [sum(load[layer, e] / count[layer, e] for e in gpu) for gpu in gpus]
-        for layer, gpus in enumerate(slots_of_gpus(place))
-    ]
+    expected = twins.load_on_gpus(load, slots_of_gpus(place))
     result = place.gpu_load(load)
     assert result.dtype == np.float64
     np.testing.assert_allclose(result, expected, rtol=1e-12)
@@ -128,9 +148,8 @@ def test_gpu_load(problem):
 @given(problem=placements_with_load())
 def test_balancedness(problem):
     place, load = problem
-    gpu_load = place.gpu_load(load)
-    heaviest = gpu_load.max(axis=1)
-    expected = np.where(heaviest > 0, gpu_load.mean(axis=1) / np.maximum(heaviest, 1e-9), 1.0)
+    speed = np.array(place.cluster.speed) * place.cluster.alive
+    expected = twins.balancedness_at_speed(twins.load_on_gpus(load, slots_of_gpus(place)), speed)
     result = place.balancedness(load)
     assert result.shape == (place.num_layers,)
     assert ((result > 0) & (result <= 1)).all()
@@ -141,6 +160,25 @@ def test_balancedness_by_hand():
     place = Placement([[0, 1], [1, 0], [0, 1]], Cluster(2, slots_per_gpu=1), 2)
     result = place.balancedness([[3.0, 1.0], [5.0, 5.0], [0.0, 0.0]])
     assert result.tolist() == [2 / 3, 1.0, 1.0]
+
+
+def test_balancedness_by_hand_of_gpus_that_differ():
+    cluster = Cluster(4, slots=[2, 1, 2, 1], speed=[2, 1, 1, 3], alive=[True, True, False, True])
+    place = Placement([[0, 1, 2, -1, -1, 0]], cluster, 3)
+    load = [4.0, 2.0, 1.0]
+    assert place.gpu_load(load).tolist() == [[4.0, 1.0, 0.0, 2.0]]
+    assert place.balancedness(load) == pytest.approx([7 / (2 + 1 + 3) / (4 / 2)])
+    assert place.logical_to_physical.tolist() == [[[0, 5], [1, -1], [2, -1]]]
+    assert place.duplicates.tolist() == [0]
+
+
+def test_a_gpu_dies():
+    before = Placement.trivial(1, 4, Cluster(3, slots_per_gpu=2))
+    after = Placement.trivial(1, 4, Cluster(3, slots_per_gpu=2, alive=[True, False, True]))
+    assert before.physical_to_logical.tolist() == [[0, 1, 2, 3, 0, 1]]
+    assert after.physical_to_logical.tolist() == [[0, 1, -1, -1, 2, 3]]
+    assert after.moves_from(before).tolist() == [2]
+    assert before.moves_from(after).tolist() == [4]
 
 
 def test_largest_floats_do_not_overflow():
@@ -205,12 +243,14 @@ def test_equality():
         Placement([0, 1, 2, 0], Cluster(4, slots_per_gpu=1), 3),
         Placement([[0, 1, 2, 0]] * 2, cluster, 3),
         Placement([0, 1, 2, 3], cluster, 4),
+        Placement([0, 1, 2, 0], Cluster(2, slots=[3, 1]), 3),
+        Placement([0, 1, 2, 0], Cluster(2, slots_per_gpu=2, speed=[1, 2]), 3),
         [[0, 1, 2, 0]],
         None,
     ]
     for other in others:
         assert place != other
-    assert len({place, Placement([0, 1, 2, 0], cluster, 3), *others[:5]}) == 6
+    assert len({place, Placement([0, 1, 2, 0], cluster, 3), *others[:7]}) == 8
 
 
 def test_repr_is_compact():
@@ -282,6 +322,7 @@ def test_what_is_computed_is_the_callers_own():
         lambda: place.moves_from(place),
         lambda: place.gpu_load(np.ones((2, 3))),
         lambda: place.balancedness(np.ones((2, 3))),
+        lambda: place.split(np.ones((2, 3))),
     ):
         before = compute().copy()
         compute()[:] = 9

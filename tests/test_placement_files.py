@@ -36,6 +36,29 @@ def test_placement_round_trip(tmp_path):
     assert value["physical_to_logical"] == PLACEMENT.physical_to_logical.tolist()
 
 
+@pytest.mark.parametrize(
+    ("cluster", "keys"),
+    [
+        (Cluster(4, 2, num_slots=13), {"slots"}),
+        (Cluster(4, 2, slots_per_gpu=3, speed=[1, 0.1, 1 / 3, 7]), {"slots_per_gpu", "speed"}),
+        (Cluster(4, slots_per_gpu=4, alive=[True, False, True, True]), {"slots_per_gpu", "alive"}),
+        (
+            Cluster(4, 4, slots=[4, 9, 3, 3], speed=[1, 2, 3, 4], alive=[True, False, True, True]),
+            {"slots", "speed", "alive"},
+        ),
+        (Cluster(4, slots_per_gpu=3, speed=[5, 5, 5, 5]), {"slots_per_gpu"}),
+    ],
+)
+def test_round_trip_of_gpus_that_differ(tmp_path, cluster, keys):
+    path = tmp_path / "p.json"
+    placement = Placement.trivial(2, 8, cluster)
+    write_placement(path, placement, load=LOAD)
+    assert read_placement(path) == placement
+    assert read_placement(path).cluster == cluster
+    found = json.loads(path.read_text()).keys() & {"slots_per_gpu", "slots", "speed", "alive"}
+    assert found == keys
+
+
 def test_digest_tells_shape_and_values_apart():
     load = LOAD.astype(float)
     assert load_digest(load) == load_digest(np.asfortranarray(load))
@@ -64,6 +87,18 @@ def changed(path: Path, **changes) -> Path:
             "wrote it, or a newer one",
         ),
         ({"num_gpus": None}, "the placement file has no key num_gpus"),
+        ({"slots_per_gpu": None}, "the placement file has no key slots_per_gpu or slots"),
+        (
+            {"slots": [3, 3, 3, 3]},
+            "slots_per_gpu, num_slots, slots: slots_per_gpu and slots given; give exactly one",
+        ),
+        ({"speed": [1, 2]}, "speed has 2 entries for num_gpus=4; use 4"),
+        ({"speed": [1, 2, 0, 1]}, "speed[2]=0.0 is not finite and above 0; use e.g. 1.0"),
+        ({"alive": [1, 1, 1, 0]}, "alive[0]=1 is no bool; use True or False"),
+        (
+            {"alive": [True, True, True, False]},
+            "physical_to_logical[0, 9]=1 is on a GPU that is not alive; use -1 there",
+        ),
         (
             {"physical_to_logical": [[0, 1], [1]]},
             "physical_to_logical[1] has shape [1], and physical_to_logical[0] has [2]; make all of "

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from evenload import Cluster, Placement, Plan, solve
 from evenload.problem import Problem
 from evenload.solvers import solver_names
+from evenload.solvers.answer import Answer
 
 CLUSTER = Cluster(4, num_nodes=2, slots_per_gpu=3)
 LOAD = np.random.default_rng(8).lognormal(3.0, 1.0, (5, 8))
@@ -78,6 +79,7 @@ def test_summary():
         "solver          greedy: asked for by name",
         "balancedness    mean 0.8333, worst layer 0.6667",
         "bound           mean 0.8333 (gap 0.0000, largest 0.0000)",
+        "uneven split    mean 0.8333",
         "straggler time  1.3333 x the mean",
         "duplicates      0",
     ]
@@ -126,7 +128,7 @@ def test_a_plan_survives_a_pickle(kind):
 def test_evaluate_measures_any_placement():
     problem = Problem.build(LOAD, CLUSTER)
     trivial = Placement.trivial(5, 8, CLUSTER)
-    plan = Plan.evaluate(problem, trivial, "none", "to compare", ("a note",))
+    plan = Plan.evaluate(problem, Answer(trivial), "none", "to compare", ("a note",))
     np.testing.assert_array_equal(plan.balancedness, trivial.balancedness(LOAD))
     assert (plan.solver, plan.reason, plan.notes) == ("none", "to compare", ("a note",))
 
@@ -135,9 +137,8 @@ def test_evaluate_brings_all_arrays_to_the_kind_of_the_load():
     torch = pytest.importorskip("torch")
     rows = Placement.trivial(5, 8, CLUSTER).physical_to_logical.copy()
     for load, placed in ((LOAD, torch.tensor(rows)), (torch.tensor(LOAD), rows)):
-        plan = Plan.evaluate(
-            Problem.build(load, CLUSTER), Placement(placed, CLUSTER, 8), "mine", "why not", ()
-        )
+        answer = Answer(Placement(placed, CLUSTER, 8))
+        plan = Plan.evaluate(Problem.build(load, CLUSTER), answer, "mine", "why not", ())
         for part in (plan.balancedness, plan.duplicates, plan.placement.physical_to_logical):
             assert type(part) is type(load)
 
@@ -148,8 +149,36 @@ def test_evaluate_refuses_a_placement_of_something_else():
     with pytest.raises(
         ValueError, match=r"^placement is on Cluster\(num_gpus=4, num_nodes=1, .*; use the"
     ):
-        Plan.evaluate(problem, Placement.trivial(5, 8, other), "mine", "", ())
+        Plan.evaluate(problem, Answer(Placement.trivial(5, 8, other)), "mine", "", ())
     with pytest.raises(
         ValueError, match=r"^load has shape \(5, 8\), and the placement is for .* \(4, 8\)"
     ):
-        Plan.evaluate(problem, Placement.trivial(4, 8, CLUSTER), "mine", "", ())
+        Plan.evaluate(problem, Answer(Placement.trivial(4, 8, CLUSTER)), "mine", "", ())
+
+
+def test_what_a_solver_proves_and_notes_is_kept():
+    problem = Problem.build(LOAD, CLUSTER)
+    trivial = Placement.trivial(5, 8, CLUSTER)
+    limit = np.array([0.9, 2.0, 2.0, 2.0, 2.0])
+    answer = Answer(trivial, bound=limit, notes=("of the solver",))
+    plan = Plan.evaluate(problem, answer, "mine", "", ("before",))
+    general = Plan.evaluate(problem, Answer(trivial), "mine", "", ()).bound
+    np.testing.assert_array_equal(plan.bound, np.minimum(general, limit))
+    assert plan.notes == ("before", "of the solver")
+
+
+def test_evaluate_on_gpus_of_different_speed():
+    cluster = Cluster(2, slots_per_gpu=1, speed=[1, 3])
+    answer = Answer(Placement([[0, 1]] * 2, cluster, 2))
+    plan = Plan.evaluate(Problem.build([[2, 6], [3, 3]], cluster), answer, "mine", "", ())
+    assert plan.balancedness.tolist() == pytest.approx([1.0, 0.5])
+    assert plan.straggler_time == pytest.approx((2 + 3) / (8 / 4 + 6 / 4))
+
+
+def test_evaluate_with_a_gpu_that_is_gone():
+    cluster = Cluster(3, slots_per_gpu=1, alive=[True, False, True])
+    answer = Answer(Placement([[0, -1, 1]] * 2, cluster, 2))
+    plan = Plan.evaluate(Problem.build([[6, 2], [2, 2]], cluster), answer, "mine", "", ())
+    np.testing.assert_array_equal(plan.placement.gpu_load([[6, 2], [2, 2]])[:, 1], [0.0, 0.0])
+    assert plan.balancedness.tolist() == pytest.approx([4 / 6, 1.0])
+    assert plan.straggler_time == pytest.approx((6 + 2) / (4 + 2))

@@ -218,6 +218,39 @@ def slots_of_experts(physical_to_logical, num_experts):
     ]
 
 
+# --- the same where GPUs differ ---------------------------------------------------------------
+
+
+def experts_on_gpus(physical_to_logical, slots):
+    """Experts on each GPU of each layer as nested lists; `slots` says how many each GPU has."""
+    ends = np.cumsum(slots)[:-1]
+    return [
+        [[int(e) for e in gpu if e >= 0] for gpu in np.split(row, ends)]
+        for row in np.asarray(physical_to_logical)
+    ]
+
+
+def load_on_gpus(load, gpus):
+    """Each GPU's load, an expert's shared evenly among the GPUs' lists that name it."""
+    result = []
+    for row, layer in zip(load, gpus, strict=True):
+        held = [e for gpu in layer for e in gpu]
+        result.append([sum(row[e] / held.count(e) for e in gpu) for gpu in layer])
+    return np.array(result)
+
+
+def balancedness_at_speed(load_per_gpu, speed):
+    """Time of a layer whose load could be divided at will, over that of its last GPU.
+
+    GPUs of speed 0 are gone.
+    """
+    result = []
+    for row in np.asarray(load_per_gpu, dtype=np.longdouble):
+        last = max(load / s for load, s in zip(row, speed, strict=True) if s > 0)
+        result.append(1.0 if last == 0 else row.sum() / sum(speed) / last)
+    return np.array(result, dtype=np.float64)
+
+
 # --- the best there is ------------------------------------------------------------------------
 
 
@@ -237,3 +270,19 @@ def best_balancedness(load, placements):
     share = load / placements.sum(axis=1)
     heaviest_gpu = np.einsum("nge,ne->ng", placements, share).max(axis=1).min()
     return load.sum() / placements.shape[1] / heaviest_gpu
+
+
+def time_of_best_split(load, gpus_of_expert, capacity):
+    """Least time of the last GPU under any split of a layer, as an exact fraction.
+
+    No set of experts is done before the GPUs that hold them, all together, have done its load, and
+    by the theorem of maximum flow and minimum cut some set needs no longer than the best split.
+    """
+    busy = [e for e in range(len(load)) if load[e] > 0]
+    times = [Fraction(0)]
+    for size in range(1, len(busy) + 1):
+        for experts in itertools.combinations(busy, size):
+            gpus = {g for e in experts for g in gpus_of_expert[e]}
+            speed = sum(Fraction(float(capacity[g])) for g in gpus)
+            times.append(sum(Fraction(float(load[e])) for e in experts) / speed)
+    return max(times)

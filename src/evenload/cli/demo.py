@@ -37,9 +37,10 @@ def demo(
     check_outputs(None, plot)
     load = synthetic_load(58, 256, seed=seed)
     cluster = Cluster(32, 4, num_slots=288)
-    make_ready(load, cluster, 1, ["greedy", "auto"])
-    greedy = timed_plan(load, cluster, 1, "greedy")
-    ours = timed_plan(load, cluster, 1, "auto")
+    for solver in ("greedy", "auto"):
+        make_ready(load, cluster, solver=solver)
+    greedy = timed_plan(load, cluster, solver="greedy")
+    ours = timed_plan(load, cluster, solver="auto")
     context = Context(f"synthetic load, seed {seed}", 58, 256, cluster)
     summaries = compare_plans(load, {"DeepSeek's greedy": greedy, "evenload": ours})
     say(_WHAT)

@@ -15,6 +15,14 @@ def evaluate(
     placement: Annotated[
         Path, typer.Argument(metavar="PLACEMENT", help="A .json file that `plan -o` wrote.")
     ],
+    groups: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Groups of experts that routing sends tokens to (8 for DeepSeek-V3), to tell what "
+            "is computed away from their nodes.",
+        ),
+    ] = 1,
     window: Window = None,
     experts: Experts = None,
     plot: Plot = None,
@@ -25,7 +33,7 @@ def evaluate(
     Prints it beside the trivial placement (experts in order, as engines start).
     Without --window a trace is summed over its windows.
     """
-    from evenload.cli.prepare import check_outputs, open_loads
+    from evenload.cli.prepare import check_outputs, open_loads, routed_experts
     from evenload.cli.screen import draw, show
     from evenload.formats import read_placement_file
     from evenload.report.compare import compare_file, file_lines
@@ -34,7 +42,9 @@ def evaluate(
     check_outputs(None, plot)
     file = open_loads(loads, window, experts)
     given = read_placement_file(placement)
-    summaries = compare_file(file.load, given)
-    context = Context.of(file, given.placement.cluster)
+    cluster = given.placement.cluster
+    topk = routed_experts(loads, cluster)
+    summaries = compare_file(file.load, given, num_groups=groups, topk=topk)
+    context = Context.of(file, cluster, groups)
     draw(plot, context, summaries)
     show(context, summaries, file_lines(summaries, file.load, given), as_json, solver=given.solver)

@@ -20,26 +20,75 @@ def plan(
         int | None,
         typer.Option(
             metavar="S",
-            help="Slots of a layer over all GPUs, a multiple of --gpus. Slots beyond the number "
-            "of experts hold replicas of busy ones. Default: as few as hold every expert once.",
+            help="Slots of a layer over all GPUs; where they do not divide, the first GPUs have "
+            "one more. Slots beyond the number of experts hold replicas of busy ones. Default: as "
+            "few as hold every expert once.",
         ),
     ] = None,
+    redundant: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R|auto",
+            help="Instead of --slots: slots beyond one for each expert. auto finds the fewest, "
+            "equally many on each GPU, that reach the --target.",
+        ),
+    ] = None,
+    target: Annotated[
+        float,
+        typer.Option(
+            metavar="B", help="Balancedness, mean over layers, for --redundant auto to reach."
+        ),
+    ] = 0.99,
     groups: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="Groups of experts that routing keeps on one node (8 for DeepSeek-V3); respected "
-            "where they divide evenly over the nodes.",
+            help="Groups of experts that routing keeps on one node (8 for DeepSeek-V3); see "
+            "--topology.",
         ),
     ] = 1,
+    topology: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="strict (all of a group on one node), prefer (one replica of each on its group's "
+            "node, others where they pay), or ignore. Default: strict where the groups divide "
+            "evenly over the nodes, else ignore.",
+        ),
+    ] = None,
+    cross_node_price: Annotated[
+        float,
+        typer.Option(
+            metavar="P",
+            help="For --topology prefer: what a token costs that is computed away from its "
+            "group's node, in tokens computed by a GPU.",
+        ),
+    ] = 1.0,
+    speed: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="Speed of each GPU, where they differ: e.g. 1,1,2,2."),
+    ] = None,
+    dead: Annotated[
+        list[int] | None,
+        typer.Option(metavar="GPU", help="Number of a GPU that is gone; may be given repeatedly."),
+    ] = None,
     solver: Annotated[
         str,
         typer.Option(
             metavar="NAME",
             help="auto (the best there is for the problem), greedy (DeepSeek EPLB's own plan), "
-            "iterated-greedy, local-search, or one that a plug-in adds.",
+            "iterated-greedy, local-search, joint, exact (small layers), or one that a plug-in "
+            "adds.",
         ),
     ] = "auto",
+    effort: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEVEL",
+            help="How long to search, for the solvers auto, joint and exact: fast, standard, "
+            "thorough, or a number of steps.",
+        ),
+    ] = None,
     window: Window = None,
     experts: Experts = None,
     output: Annotated[
@@ -47,6 +96,14 @@ def plan(
         typer.Option("--output", "-o", metavar="FILE", help="Write the placement to a .json file."),
     ] = None,
     plot: Plot = None,
+    curve: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Draw what each number of slots reaches that --redundant auto tried, to a .png, "
+            ".svg or .pdf.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan a placement for measured loads.
@@ -54,31 +111,42 @@ def plan(
     Prints it beside the trivial placement (experts in order, as engines start).
     Without --window a trace is summed over its windows.
     """
-    from evenload.cli.prepare import check_outputs, cluster_for, open_loads
-    from evenload.cli.screen import draw, say, show
-    from evenload.cli.timing import make_ready, timed_plan
+    from evenload.cli.planning import Wanted, effort_option, plan_wanted
+    from evenload.cli.prepare import check_outputs, open_loads, routed_experts
+    from evenload.cli.screen import draw, draw_slots, say, show
     from evenload.formats import write_placement
     from evenload.report.compare import compare_plan, plan_lines
     from evenload.report.context import Context
+    from evenload.report.slots import slots_entry, slots_lines
 
-    check_outputs(output, plot)
+    how = {
+        "num_groups": groups,
+        "topology": topology,
+        "cross_node_price": cross_node_price,
+        "solver": solver,
+        **effort_option(effort),
+    }
+    wanted = Wanted(gpus, nodes, slots, redundant, target, speed, dead, how)
+    wanted.check(curve)
+    check_outputs(output, plot, curve)
     file = open_loads(loads, window, experts)
-    cluster = cluster_for(gpus, nodes, slots, file.load.shape[1])
-    make_ready(file.load, cluster, groups, [solver])
-    result, milliseconds = timed_plan(file.load, cluster, groups, solver)
-    context = Context.of(file, cluster, groups)
-    summaries = compare_plan(file.load, result, milliseconds)
+    result, milliseconds, found = plan_wanted(file.load, wanted)
+    context = Context.of(file, result.placement.cluster, groups)
+    topk = routed_experts(loads, result.placement.cluster)
+    summaries = compare_plan(file.load, result, milliseconds, num_groups=groups, topk=topk)
     if output is not None:
         write_placement(output, result.placement, solver=result.solver, load=file.load)
         say(f"wrote the placement to {output}")
     draw(plot, context, summaries)
+    draw_slots(curve, found)
     show(
         context,
         summaries,
-        plan_lines(summaries, result),
+        [*plan_lines(summaries, result), *slots_lines(found)],
         as_json,
         solver=result.solver,
         reason=result.reason,
         notes=list(result.notes),
         physical_to_logical=result.placement.physical_to_logical.tolist(),
+        **slots_entry(found),
     )

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from evenload.cli.screen import say_notes
 from evenload.cluster import Cluster
-from evenload.formats import LoadFile, check_placement_path, read_load
+from evenload.formats import LoadFile, check_placement_path, read_load, read_topk
 from evenload.report.heatmap import check_plot_path
 
 
-def check_outputs(output: Path | None, plot: Path | None) -> None:
+def check_outputs(output: Path | None, *plots: Path | None) -> None:
     """Raise `ValueError` for an output that could not be written, before any work is done."""
     if output is not None:
         check_placement_path(output)
-    if plot is not None:
-        check_plot_path(plot)
+    for plot in plots:
+        if plot is not None:
+            check_plot_path(plot)
 
 
 def open_loads(path: Path, window: int | None, experts: int | None) -> LoadFile:
@@ -25,11 +29,74 @@ def open_loads(path: Path, window: int | None, experts: int | None) -> LoadFile:
     return file
 
 
-def cluster_for(gpus: int, nodes: int, slots: int | None, num_experts: int) -> Cluster:
+def routed_experts(path: Path, cluster: Cluster) -> NDArray[Any] | None:
+    """Read the experts of each token, where the file has them and they may be on several nodes."""
+    return read_topk(path) if cluster.num_nodes > 1 else None
+
+
+def speeds(text: str | None) -> list[float] | None:
+    """Read the speed of each GPU from a list with commas.
+
+    Raises
+    ------
+    ValueError
+        For an entry that is no number.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--speed {text}: not numbers with commas between; use one for each GPU, e.g. 1,1,2,2"
+        ) from None
+
+
+def living(gpus: int, dead: list[int] | None) -> list[bool] | None:
+    """Say of each GPU whether it is alive.
+
+    Raises
+    ------
+    ValueError
+        For the number of a dead GPU that is none.
+    """
+    for gpu in dead or []:
+        if not 0 <= gpu < gpus:
+            raise ValueError(f"--dead {gpu} is no GPU; use 0 to {gpus - 1}")
+    return [gpu not in dead for gpu in range(gpus)] if dead else None
+
+
+def slots_for(slots: int | None, redundant: str | None, num_experts: int) -> int | None:
+    """Return the slots of a layer, from either way of giving them; None for neither.
+
+    Raises
+    ------
+    ValueError
+        For both at once, or a number of redundant experts that is none.
+    """
+    if redundant is None:
+        return slots
+    if slots is not None:
+        raise ValueError("--slots and --redundant are two ways to say one thing; give one of them")
+    if not redundant.isascii() or not redundant.isdigit():
+        raise ValueError(f"--redundant {redundant} is no number; use one of at least 0, or auto")
+    return num_experts + int(redundant)
+
+
+def cluster_for(
+    gpus: int,
+    nodes: int,
+    slots: int | None,
+    num_experts: int,
+    speed: list[float] | None = None,
+    alive: list[bool] | None = None,
+) -> Cluster:
     """Return the cluster; without `slots` as few on each GPU as hold every expert once."""
     if slots is not None:
-        return Cluster(gpus, nodes, num_slots=slots)
-    cluster = Cluster.smallest_for(num_experts, gpus, nodes)
+        return Cluster(gpus, nodes, num_slots=slots, speed=speed, alive=alive)
+    count = gpus if alive is None else sum(alive)
+    smallest = Cluster.smallest_for(num_experts, max(count, 1))
+    cluster = Cluster(gpus, nodes, smallest.slots_per_gpu, speed=speed, alive=alive)
     more = cluster.num_slots + cluster.num_gpus
     say_notes(
         [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from evenload.redundancy import Redundancy
     from evenload.report.context import Context
     from evenload.report.summary import Summary
 
@@ -28,15 +29,18 @@ def say_notes(notes: Iterable[str]) -> None:
 
 
 @contextmanager
-def busy(what: str) -> Iterator[None]:
-    """Show a spinner beside `what` while the block runs, where stderr is a terminal."""
+def busy(what: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner beside `what` while the block runs, where stderr is a terminal.
+
+    Yields a function that says how far it is.
+    """
     if not sys.stderr.isatty():
-        yield
+        yield lambda _: None
         return
     from rich.console import Console
 
-    with Console(stderr=True, markup=False).status(what):
-        yield
+    with Console(stderr=True, markup=False).status(what) as status:
+        yield lambda progress: status.update(f"{what}: {progress}")
 
 
 def show(
@@ -77,3 +81,14 @@ def draw(path: Path | None, context: Context, summaries: Sequence[Summary]) -> N
     with busy("drawing"):
         save_heatmaps(path, context.title(), summaries, context.cluster.num_nodes)
     say(f"wrote the picture to {path}")
+
+
+def draw_slots(path: Path | None, found: Redundancy | None) -> None:
+    """Draw what each number of slots reaches, where that is wanted, and say where it is."""
+    if path is None or found is None:
+        return
+    from evenload.report.slots import save_slots_curve
+
+    with busy("drawing"):
+        save_slots_curve(path, found)
+    say(f"wrote the curve to {path}")

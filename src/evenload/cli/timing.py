@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evenload.cli.screen import busy, say
@@ -11,31 +10,32 @@ from evenload.cli.screen import busy, say
 if TYPE_CHECKING:
     from evenload.cluster import Cluster
     from evenload.plan import Plan
+    from evenload.redundancy import Redundancy
 
 
-def make_ready(load: Any, cluster: Cluster, num_groups: int, solvers: Sequence[str]) -> None:
-    """Plan once with each solver, so that every kernel this problem needs is loaded.
+def make_ready(load: Any, cluster: Cluster, **how: Any) -> None:
+    """Plan once, so that every kernel this problem needs is loaded.
 
-    Says on stderr how long that took: it is much where kernels have to be compiled, once.
+    Says on stderr how long that took: it is much where kernels have to be compiled, once. `how` are
+    further arguments of `evenload.solve`.
     """
     started = time.perf_counter()
     with busy("loading kernels (compiling them takes a while, once)"):
         from evenload.planner import solve
 
-        for solver in solvers:
-            solve(load, cluster, num_groups=num_groups, solver=solver)
+        solve(load, cluster, **how)
     say(f"kernels ready in {time.perf_counter() - started:.2f} s")
 
 
-def timed_plan(load: Any, cluster: Cluster, num_groups: int, solver: str) -> tuple[Plan, float]:
+def timed_plan(load: Any, cluster: Cluster, **how: Any) -> tuple[Plan, float]:
     """Return the plan and the milliseconds that it took.
 
     Parameters
     ----------
     load : float64 ndarray, [L, E]
     cluster : Cluster
-    num_groups : int
-    solver : str
+    **how
+        Further arguments of `evenload.solve`.
 
     Raises
     ------
@@ -46,5 +46,28 @@ def timed_plan(load: Any, cluster: Cluster, num_groups: int, solver: str) -> tup
 
     with busy("planning"):
         started = time.perf_counter()
-        plan = solve(load, cluster, num_groups=num_groups, solver=solver)
+        plan = solve(load, cluster, **how)
         return plan, (time.perf_counter() - started) * 1e3
+
+
+def timed_redundancy(load: Any, gpus: int, nodes: int, **how: Any) -> tuple[Redundancy, float]:
+    """Return the fewest slots that reach a balance, and the milliseconds that it took.
+
+    Parameters
+    ----------
+    load : float64 ndarray, [L, E]
+    gpus, nodes : int
+    **how
+        Further arguments of `evenload.redundancy.smallest_redundancy`.
+
+    Raises
+    ------
+    ValueError
+        As `evenload.redundancy.smallest_redundancy`.
+    """
+    from evenload.redundancy import smallest_redundancy
+
+    with busy("looking for the fewest slots") as tell:
+        started = time.perf_counter()
+        found = smallest_redundancy(load, gpus, nodes, say=tell, **how)
+        return found, (time.perf_counter() - started) * 1e3

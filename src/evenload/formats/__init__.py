@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from evenload.checks import positive_int
 from evenload.formats.base import FileFormatError, Format, LoadFile, PlacementFile
 from evenload.formats.digest import load_digest
@@ -70,6 +72,23 @@ def read_load(
     assert reader.read_load is not None
     raw = reader.read_load(place, num_experts)
     return finish_load(raw, str(place), reader.name, window, num_experts)
+
+
+def read_topk(path: AnyPath) -> NDArray[Any] | None:
+    """Read the experts that each token was routed to, where a file of loads has them.
+
+    Returns
+    -------
+    integer ndarray, [tokens, L, k], or None
+
+    Raises
+    ------
+    FileNotFoundError, FileFormatError
+        As `read_load`.
+    """
+    place = Path(path)
+    reader = find_input(place, "read_load")
+    return None if reader.read_topk is None else reader.read_topk(place)
 
 
 def read_placement_file(path: AnyPath) -> PlacementFile:

@@ -110,6 +110,8 @@ class Format:
         For formats told by more than the file's ending: a folder, or content. Asked before any
         ending is compared.
     read_load : callable, (path, num_experts or None) -> RawLoad, optional
+    read_topk : callable, path -> integer ndarray [tokens, L, k] or None, optional
+        The experts that each token was routed to, where the file has them.
     read_placement : callable, path -> PlacementFile, optional
     write_placement : callable, (binary stream, PlacementFile) -> None, optional
     """
@@ -119,6 +121,7 @@ class Format:
     summary: str
     recognises: Callable[[Path], bool] | None = None
     read_load: Callable[[Path, int | None], RawLoad] | None = None
+    read_topk: Callable[[Path], NDArray[Any] | None] | None = None
     read_placement: Callable[[Path], PlacementFile] | None = None
     write_placement: Callable[[BinaryIO, PlacementFile], None] | None = None
 

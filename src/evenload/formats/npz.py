@@ -91,9 +91,24 @@ def read_load(path: Path, num_experts: int | None) -> RawLoad:
     raise FileFormatError(f"{path}: no key 'load' or 'topk' in the archive; keys found: {found}")
 
 
+def read_topk(path: Path) -> NDArray[Any] | None:
+    """Read ``topk`` [tokens, L, k], or return None where the archive has none.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is no such archive or is damaged.
+    """
+    with _open(path) as archive:
+        if "topk.npy" not in archive.namelist():
+            return None
+        return _array(archive, "topk", path)
+
+
 FORMAT = Format(
     name="npz",
     suffixes=(".npz",),
     summary="`load` [windows, layers, experts] or [layers, experts], or `topk` [tokens, layers, k]",
     read_load=read_load,
+    read_topk=read_topk,
 )

@@ -17,15 +17,17 @@ if TYPE_CHECKING:
     from evenload.plan import Plan
 
 
-def _trivial(load: Any, cluster: Cluster) -> tuple[Placement, Summary]:
+def _trivial(load: Any, cluster: Cluster, **traffic: Any) -> tuple[Placement, Summary]:
     """Summarise the trivial placement, bounded as any is: it keeps no groups together."""
     L, E = load.shape
     placement = Placement.trivial(L, E, cluster)
     bound = balancedness_bound(Problem.build(load, cluster))
-    return placement, summarise("trivial", placement, load, bound=bound)
+    return placement, summarise("trivial", placement, load, bound=bound, **traffic)
 
 
-def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]]) -> list[Summary]:
+def compare_plans(
+    load: Any, plans: Mapping[str, tuple[Plan, float]], **traffic: Any
+) -> list[Summary]:
     """Summarise the trivial placement and then each plan.
 
     Parameters
@@ -33,9 +35,11 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]]) -> list[Su
     load : ndarray, [L, E]
     plans : mapping, name -> (Plan, milliseconds)
         At least one; all on one cluster.
+    **traffic
+        `num_groups` and `topk`, as `summary.summarise`.
     """
     last, _ = list(plans.values())[-1]
-    trivial, column = _trivial(load, last.placement.cluster)
+    trivial, column = _trivial(load, last.placement.cluster, **traffic)
     columns = [column]
     for name, (plan, milliseconds) in plans.items():
         columns.append(
@@ -47,18 +51,19 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]]) -> list[Su
                 solver=plan.solver,
                 bound=plan.bound,
                 milliseconds=milliseconds,
+                **traffic,
             )
         )
     return columns
 
 
-def compare_plan(load: Any, plan: Plan, milliseconds: float) -> list[Summary]:
+def compare_plan(load: Any, plan: Plan, milliseconds: float, **traffic: Any) -> list[Summary]:
     """Summarise the trivial placement and one plan, named after its solver."""
-    return compare_plans(load, {plan.solver: (plan, milliseconds)})
+    return compare_plans(load, {plan.solver: (plan, milliseconds)}, **traffic)
 
 
-def compare_file(load: Any, file: PlacementFile) -> list[Summary]:
-    """Summarise the trivial placement and the one in a file.
+def compare_file(load: Any, file: PlacementFile, **traffic: Any) -> list[Summary]:
+    """Summarise the trivial placement and the one in a file; `traffic` as `compare_plans`.
 
     Raises
     ------
@@ -72,11 +77,19 @@ def compare_file(load: Any, file: PlacementFile) -> list[Summary]:
             f"{file.source} places {theirs[0]} layers x {theirs[1]} experts, and the loads have "
             f"{load.shape[0]} x {load.shape[1]}; use a placement and loads of one model"
         )
-    trivial, column = _trivial(load, placement.cluster)
+    trivial, column = _trivial(load, placement.cluster, **traffic)
     name = Path(file.source).name
     return [
         column,
-        summarise(name, placement, load, start=trivial, solver=file.solver, bound=column.bound),
+        summarise(
+            name,
+            placement,
+            load,
+            start=trivial,
+            solver=file.solver,
+            bound=column.bound,
+            **traffic,
+        ),
     ]
 
 

@@ -71,11 +71,6 @@ class Context:
                 "num_windows": self.num_windows,
                 "window": self.window,
             },
-            "cluster": {
-                "num_gpus": c.num_gpus,
-                "num_nodes": c.num_nodes,
-                "slots_per_gpu": c.slots_per_gpu,
-                "num_slots": c.num_slots,
-            },
+            "cluster": c.arguments | {"num_slots": c.num_slots},
             "num_groups": self.num_groups,
         }

@@ -51,8 +51,8 @@ def _limit(summaries: Sequence[Summary]) -> float:
     At least 1.1, so that rounding shows no colour, and at most 4, so that one outlier does not wash
     out the rest.
     """
-    low = min(float(s.relative_load.min()) for s in summaries)
-    high = max(float(s.relative_load.max()) for s in summaries)
+    low = min(float(np.nanmin(s.relative_load)) for s in summaries)
+    high = max(float(np.nanmax(s.relative_load)) for s in summaries)
     return min(max(high, 1.0 / max(low, 0.25), 1.1), _MOST)
 
 

@@ -23,6 +23,12 @@ def _per_layer(values: Float | None) -> dict[str, Any] | None:
     }
 
 
+def _mean_per_layer(values: Float | None) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    return {"mean": float(values.mean()), "per_layer": values.tolist()}
+
+
 def _total(values: Int) -> dict[str, Any]:
     return {"total": int(values.sum()), "per_layer": values.tolist()}
 
@@ -46,9 +52,12 @@ def to_plain(summary: Summary) -> dict[str, Any]:
         "balancedness": _per_layer(summary.balancedness),
         "bound": _per_layer(summary.bound),
         "gap": None if gap is None else {"mean": float(gap.mean()), "largest": float(gap.max())},
+        "split_balancedness": _per_layer(summary.split_balancedness),
         "straggler_time": summary.straggler_time,
         "heaviest_gpu": asdict(summary.heaviest),
         "lightest_gpu": asdict(summary.lightest),
+        "away_share": _mean_per_layer(summary.away_share),
+        "nodes_per_token": _mean_per_layer(summary.nodes_per_token),
         "duplicates": _total(summary.duplicates),
         "moves_from_trivial": _total(summary.moves),
         "planning_ms": summary.milliseconds,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evenload.placement import Placement
 from evenload.plan import straggler_time
+from evenload.traffic import away_share, nodes_per_token
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -45,7 +46,8 @@ class Summary:
     solver : str or None
         The solver that made it, where one did.
     relative_load : float64 ndarray, [L, G]
-        GPU load over the mean of its layer; 1 in a layer without load.
+        GPU load over the mean of its layer, both over speed where GPUs differ; 1 in a layer without
+        load, NaN for a GPU that is gone.
     balancedness : float64 ndarray, [L]
         Mean over max GPU load.
     straggler_time : float
@@ -57,6 +59,12 @@ class Summary:
         placement.
     num_slots : int
         Slots of all layers, which is what `moves` is out of.
+    split_balancedness : float64 ndarray, [L]
+        Balancedness if each expert's tokens are shared unevenly among its replicas at best.
+    away_share : float64 ndarray, [L], or None
+        Part of the load computed away from its group's home node, where there are groups and nodes.
+    nodes_per_token : float64 ndarray, [L], or None
+        Distinct nodes that a token must visit, where routed experts are known and there are nodes.
     bound : float64 ndarray, [L], or None
         Balancedness that no placement can exceed, where it was computed.
     milliseconds : float or None
@@ -73,6 +81,9 @@ class Summary:
     duplicates: Int
     moves: Int
     num_slots: int
+    split_balancedness: Float
+    away_share: Float | None = None
+    nodes_per_token: Float | None = None
     bound: Float | None = None
     milliseconds: float | None = None
 
@@ -92,6 +103,13 @@ def _spot(relative: Float, gpu_load: Float, flat_index: int) -> Spot:
     return Spot(layer, gpu, float(gpu_load[layer, gpu]), float(relative[layer, gpu]))
 
 
+def _relative_load(gpu_load: Float, capacity: Float) -> Float:
+    fair = gpu_load.sum(axis=1, keepdims=True) * (capacity / capacity.sum())
+    relative: Float = np.divide(gpu_load, fair, out=np.ones_like(gpu_load), where=fair > 0.0)
+    relative[:, capacity == 0.0] = np.nan
+    return relative
+
+
 def summarise(
     name: str,
     placement: Placement,
@@ -101,6 +119,8 @@ def summarise(
     solver: str | None = None,
     bound: Any = None,
     milliseconds: float | None = None,
+    num_groups: int = 1,
+    topk: Any = None,
 ) -> Summary:
     """Compute the figures of a placement on a load.
 
@@ -119,6 +139,10 @@ def summarise(
         Proven upper limit on the balancedness.
     milliseconds : float, optional
         Time that planning took.
+    num_groups : int, default 1
+        Groups of experts that routing sends tokens to.
+    topk : integer array_like, [tokens, L, k], optional
+        Experts that each token was routed to.
 
     Raises
     ------
@@ -126,21 +150,24 @@ def summarise(
         If the load does not fit the placement, or is none.
     """
     gpu_load = np.asarray(placement.gpu_load(load))
-    mean = gpu_load.mean(axis=1, keepdims=True)
-    relative = np.divide(gpu_load, mean, out=np.ones_like(gpu_load), where=mean > 0.0)
     cluster, L = placement.cluster, placement.num_layers
+    nodes = cluster.num_nodes > 1
+    relative = _relative_load(gpu_load, cluster.capacity)
     start = start or Placement.trivial(L, placement.num_experts, cluster)
     return Summary(
         name=name,
         solver=solver,
         relative_load=relative,
         balancedness=np.asarray(placement.balancedness(load)),
-        straggler_time=straggler_time(gpu_load),
-        heaviest=_spot(relative, gpu_load, int(relative.argmax())),
-        lightest=_spot(relative, gpu_load, int(relative.argmin())),
+        straggler_time=straggler_time(gpu_load, cluster.capacity),
+        heaviest=_spot(relative, gpu_load, int(np.nanargmax(relative))),
+        lightest=_spot(relative, gpu_load, int(np.nanargmin(relative))),
         duplicates=np.asarray(placement.duplicates),
         moves=np.asarray(placement.moves_from(start)),
         num_slots=L * placement.num_slots,
+        split_balancedness=np.asarray(placement.balancedness(load, placement.split(load))),
+        away_share=away_share(placement, load, num_groups) if nodes and num_groups > 1 else None,
+        nodes_per_token=nodes_per_token(placement, topk) if nodes and topk is not None else None,
         bound=None if bound is None else np.asarray(bound),
         milliseconds=milliseconds,
     )

@@ -1,0 +1,80 @@
+"""From what the command line says to a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evenload.cli.prepare import cluster_for, living, slots_for, speeds
+from evenload.cli.timing import make_ready, timed_plan, timed_redundancy
+
+if TYPE_CHECKING:
+    from evenload.plan import Plan
+    from evenload.redundancy import Redundancy
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to plan, as it was given.
+
+    Parameters
+    ----------
+    gpus, nodes : int
+    slots, redundant : int or None, str or None
+        Two ways to say how many slots; `redundant` may be ``auto``.
+    target : float
+        Balancedness that ``auto`` is to reach.
+    speed : str or None
+        Speed of each GPU, with commas.
+    dead : list of int or None
+        GPUs that are gone.
+    how : dict
+        Further arguments of `evenload.solve`.
+    """
+
+    gpus: int
+    nodes: int
+    slots: int | None
+    redundant: str | None
+    target: float
+    speed: str | None
+    dead: list[int] | None
+    how: dict[str, Any]
+
+    @property
+    def automatic(self) -> bool:
+        """Whether the number of slots is to be found."""
+        return self.redundant == "auto"
+
+    def check(self, curve: object) -> None:
+        """Raise `ValueError` for options that do not go together, before any work is done."""
+        if curve is not None and not self.automatic:
+            raise ValueError("--curve is drawn for --redundant auto; give both, or neither")
+        if self.automatic and (self.slots, self.speed, self.dead) != (None, None, None):
+            raise ValueError(
+                "--redundant auto looks for the slots of equal living GPUs; leave out --slots, "
+                "--speed and --dead"
+            )
+
+
+def effort_option(effort: str | None) -> dict[str, Any]:
+    """Return the effort as an option of a solver; none if it was not given."""
+    if effort is None:
+        return {}
+    return {"effort": int(effort) if effort.isascii() and effort.isdigit() else effort}
+
+
+def plan_wanted(load: Any, wanted: Wanted) -> tuple[Plan, float, Redundancy | None]:
+    """Plan a load; tell the milliseconds it took, and how the slots were found if they were."""
+    if wanted.automatic:
+        found, milliseconds = timed_redundancy(
+            load, wanted.gpus, wanted.nodes, wanted=wanted.target, **wanted.how
+        )
+        return found.plan, milliseconds, found
+    experts = load.shape[1]
+    slots = slots_for(wanted.slots, wanted.redundant, experts)
+    alive = living(wanted.gpus, wanted.dead)
+    cluster = cluster_for(wanted.gpus, wanted.nodes, slots, experts, speeds(wanted.speed), alive)
+    make_ready(load, cluster, **wanted.how)
+    plan, milliseconds = timed_plan(load, cluster, **wanted.how)
+    return plan, milliseconds, None

@@ -1,0 +1,225 @@
+"""Replicas and placement chosen together: what `solver="joint"` promises."""
+
+import numpy as np
+import pytest
+import twins
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenload import Cluster, solve
+from evenload.problem import Problem
+from evenload.synth import lognormal_load, zipf_load
+
+
+@st.composite
+def clusters(draw):
+    """Clusters of all kinds: uneven slots, different speeds, dead GPUs, several nodes."""
+    nodes = draw(st.integers(1, 3))
+    G = nodes * draw(st.integers(1, 4))
+    slots = draw(st.lists(st.integers(1, 5), min_size=G, max_size=G))
+    speed = draw(st.lists(st.sampled_from([1.0, 1.5, 2.0]), min_size=G, max_size=G))
+    alive = draw(st.lists(st.booleans(), min_size=G, max_size=G))
+    alive[draw(st.integers(0, G - 1))] = True
+    kind = draw(st.sampled_from(["equal", "slots", "speed", "dead", "all"]))
+    return Cluster(
+        G,
+        nodes,
+        slots=slots if kind in ("slots", "all") else [slots[0]] * G,
+        speed=speed if kind in ("speed", "all") else None,
+        alive=alive if kind in ("dead", "all") else None,
+    )
+
+
+@st.composite
+def cases(draw):
+    cluster = draw(clusters())
+    E = draw(st.integers(1, cluster.num_living_slots))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    load = rng.lognormal(0.0, draw(st.sampled_from([0.3, 1.0, 2.0])), (2, E))
+    load[1, rng.random(E) < draw(st.sampled_from([0.0, 0.5, 1.0]))] = 0.0
+    return load, cluster
+
+
+def check_whole(plan, load, cluster):
+    """Every expert is placed, living slots are filled, dead ones empty, no duplicate needless."""
+    expert = plan.placement.physical_to_logical
+    assert (plan.placement.replica_count >= 1).all()
+    np.testing.assert_array_equal(expert == -1, np.broadcast_to(~cluster.living_slot, expert.shape))
+    E = load.shape[1]
+    forced = sum(max(cluster.slots[g] - E, 0) for g in cluster.living_gpus)
+    assert (plan.duplicates == forced).all()
+    assert (plan.balancedness <= plan.bound * (1 + 1e-9)).all()
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=cases(), trials=st.sampled_from([0, 3, 30]))
+def test_any_cluster(case, trials):
+    load, cluster = case
+    before = load.copy()
+    plan = solve(load, cluster, solver="joint", effort=trials)
+    np.testing.assert_array_equal(load, before)
+    check_whole(plan, load, cluster)
+    again = solve(load * 8.0, cluster, solver="joint", effort=trials)
+    assert again.placement == plan.placement
+    alone = solve(load[1], cluster, solver="joint", effort=trials)
+    np.testing.assert_array_equal(
+        alone.placement.physical_to_logical[0], plan.placement.physical_to_logical[1]
+    )
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    K=st.integers(1, 5),
+    G=st.integers(1, 8),
+    sigma=st.sampled_from([0.3, 1.0]),
+)
+def test_never_worse_than_cheaper_solvers(seed, K, G, sigma):
+    rng = np.random.default_rng(seed)
+    E = int(rng.integers(max(1, K * G // 2), K * G + 1))
+    load = rng.lognormal(0.0, sigma, (3, E))
+    cluster = Cluster(G, slots_per_gpu=K)
+    for effort in ("fast", "standard"):
+        plan = solve(load, cluster, solver="joint", effort=effort)
+        for cheaper in ("greedy", "iterated-greedy", "local-search"):
+            other = solve(load, cluster, solver=cheaper)
+            least = np.minimum(other.balancedness * (1 - 1e-12), 0.9999 * plan.bound)
+            comparable = other.duplicates <= plan.duplicates
+            assert (plan.balancedness >= least)[comparable].all()
+
+
+@pytest.mark.parametrize(
+    ("E", "G", "K", "least"), [(5, 4, 2, 0.8), (6, 3, 2, 0.95), (5, 3, 2, 0.95), (4, 2, 3, 0.45)]
+)
+def test_most_tiny_layers_are_solved_to_the_optimum(E, G, K, least):
+    load = np.random.default_rng(E + G + K).lognormal(0.0, 0.8, (60, E))
+    placements = twins.all_placements(E, G, K)
+    placements = placements[(placements <= 1).all(axis=(1, 2))]  # none holds an expert twice
+    best = np.array([twins.best_balancedness(row, placements) for row in load])
+    plan = solve(load, Cluster(G, slots_per_gpu=K), solver="joint", target=1.0)
+    assert (plan.balancedness <= best * (1 + 1e-9)).all()
+    assert np.mean(plan.balancedness >= best * (1 - 1e-6)) >= least
+
+
+@pytest.mark.parametrize(
+    ("slots", "gpus", "sigma", "gain"),
+    [(288, 96, 0.5, 0.001), (288, 144, 0.5, 0.015), (320, 160, 1.0, 0.008)],
+)
+def test_few_slots_a_gpu_gain_much(slots, gpus, sigma, gain):
+    load = lognormal_load(8, 256, sigma, seed=3)
+    cluster = Cluster(gpus, num_slots=slots)
+    swaps = solve(load, cluster, solver="local-search").balancedness.mean()
+    plan = solve(load, cluster, solver="joint")
+    assert plan.balancedness.mean() > swaps + gain
+    assert np.median(plan.gap) <= 0.02
+
+
+def test_hot_experts_cap_what_can_be_reached():
+    load = zipf_load(4, 256, 1.0, seed=0)
+    for slots, gpus in ((288, 96), (320, 160)):
+        plan = solve(load, Cluster(gpus, num_slots=slots), solver="joint")
+        assert (plan.gap <= 0.01).all()
+
+
+def test_a_target_stops_early():
+    load = lognormal_load(4, 64, 1.0, seed=0)
+    cluster = Cluster(24, num_slots=72)
+    plan = solve(load, cluster, target=0.9)
+    assert (plan.balancedness >= 0.9 * plan.bound).all()
+    assert plan.balancedness.mean() < solve(load, cluster).balancedness.mean()
+
+
+def test_a_batch_of_models_of_one_shape():
+    models = [lognormal_load(3, 32, 1.0, seed=seed) for seed in range(3)]
+    cluster = Cluster(16, num_slots=40)
+    together = solve(np.concatenate(models), cluster).placement.physical_to_logical
+    apart = [solve(load, cluster).placement.physical_to_logical for load in models]
+    np.testing.assert_array_equal(together, np.concatenate(apart))
+
+
+@pytest.mark.parametrize(("option", "value"), [("effort", "hard"), ("effort", ""), ("effort", -1)])
+def test_effort_is_a_level_or_a_number(option, value):
+    named = "use one of: fast, standard, thorough" if isinstance(value, str) else "use 0 or more"
+    with pytest.raises(ValueError, match=named):
+        solve([[1.0, 2.0]], Cluster(2, slots_per_gpu=2), **{option: value})
+
+
+@pytest.mark.parametrize("target", [0, -1, 1.5, float("nan")])
+def test_a_target_is_a_share(target):
+    with pytest.raises(ValueError, match=r"^target=.* is outside \(0, 1\]"):
+        solve([[1.0, 2.0]], Cluster(2, slots_per_gpu=2), target=target)
+
+
+def node_of_group(plan, num_groups):
+    p = plan.placement
+    node = p.cluster.gpu_of_slot // p.cluster.gpus_per_node
+    size = p.num_experts // num_groups
+    return [
+        [{int(n) for n in node[(row >= 0) & (row // size == q)]} for q in range(num_groups)]
+        for row in p.physical_to_logical
+    ]
+
+
+@pytest.mark.parametrize("effort", ["fast", "standard"])
+@pytest.mark.parametrize(("groups", "nodes"), [(8, 4), (4, 4), (6, 2), (32, 4)])
+def test_strict_groups_stay_on_one_node(groups, nodes, effort):
+    load = lognormal_load(3, 96, 1.0, seed=1)
+    cluster = Cluster(4 * nodes, nodes, slots_per_gpu=-(-112 // (4 * nodes)))
+    plan = solve(load, cluster, num_groups=groups, topology="strict", effort=effort)
+    check_whole(plan, load, cluster)
+    assert all(len(at) == 1 for layer in node_of_group(plan, groups) for at in layer)
+    assert (plan.away_share == 0).all()
+    for cheaper in ("iterated-greedy", "local-search"):
+        other = solve(load, cluster, num_groups=groups, solver=cheaper)
+        least = np.minimum(other.balancedness * (1 - 1e-12), 0.9999 * plan.bound)
+        if effort == "standard" or cheaper == "iterated-greedy":
+            assert (plan.balancedness >= least).all()
+
+
+def test_strict_on_nodes_that_differ():
+    load = lognormal_load(3, 48, 1.0, seed=1)
+    cluster = Cluster(8, 2, slots_per_gpu=10, alive=[True] * 7 + [False])
+    plan = solve(load, cluster, num_groups=4, topology="strict")
+    check_whole(plan, load, cluster)
+    assert all(len(at) == 1 for layer in node_of_group(plan, 4) for at in layer)
+    assert plan.balancedness.min() > 0.5
+
+
+@pytest.mark.parametrize("price", [0.0, 1.0, 1000.0])
+def test_prefer_keeps_one_of_each_expert_at_home(price):
+    load = lognormal_load(3, 64, 1.0, seed=2)
+    cluster = Cluster(16, 4, slots_per_gpu=5)
+    plan = solve(load, cluster, num_groups=8, topology="prefer", cross_node_price=price)
+    check_whole(plan, load, cluster)
+    p, size = plan.placement, 8
+    node = cluster.gpu_of_slot // cluster.gpus_per_node
+    for row in p.physical_to_logical:
+        held = [{int(n) for n in node[row == e]} for e in range(64)]
+        for q in range(8):
+            assert set.intersection(*held[q * size : (q + 1) * size])
+
+
+def test_a_price_trades_balance_for_tokens_that_stay():
+    load = lognormal_load(6, 64, 1.0, seed=2)
+    cluster = Cluster(16, 4, slots_per_gpu=5)
+    plans = [
+        solve(load, cluster, num_groups=8, topology="prefer", cross_node_price=price)
+        for price in (0.0, 3.0, 1000.0)
+    ]
+    away = [plan.away_share.mean() for plan in plans]
+    balance = [plan.balancedness.mean() for plan in plans]
+    assert away[0] > away[1] > away[2]
+    assert balance[0] > balance[2]
+
+
+def test_auto_runs_it_and_says_why():
+    plan = solve([[3.0, 2.0, 1.0]], Cluster(2, slots_per_gpu=2, speed=[1, 2]))
+    assert plan.solver == "joint"
+    assert plan.reason == "the GPUs differ in slots or speed"
+
+
+def test_other_solvers_say_what_they_cannot():
+    problem = Problem.build([[3.0, 2.0, 1.0]], Cluster(2, slots_per_gpu=2, speed=[1, 2]))
+    for solver in ("greedy", "iterated-greedy", "local-search"):
+        with pytest.raises(ValueError, match="use solver 'joint'"):
+            solve(problem.load, problem.cluster, solver=solver)
