@@ -76,13 +76,19 @@ def real_cases() -> list[Case]:
         "olmoe-domains": (8, 72),
     }
     return [
-        Case(name, _read(DATA / f"{name}.npz"), Cluster(gpus, num_slots=slots))
+        Case(name, read_real(name), Cluster(gpus, num_slots=slots))
         for name, (gpus, slots) in sizes.items()
-        if (DATA / f"{name}.npz").is_file()
+        if real_is_here(name)
     ]
 
 
-def _read(path: Path) -> NDArray[Any]:
-    with np.load(path) as arrays:
+def real_is_here(name: str) -> bool:
+    """Whether a measured load lies beside this checkout."""
+    return (DATA / f"{name}.npz").is_file()
+
+
+def read_real(name: str) -> NDArray[Any]:
+    """Return a measured load, [L, E]."""
+    with np.load(DATA / f"{name}.npz") as arrays:
         load: NDArray[Any] = arrays["load"].sum(axis=0)  # over windows
     return load

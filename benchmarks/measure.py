@@ -4,10 +4,12 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 ROUND_SECONDS = 0.02
 MAX_CALLS = 25
 
+Result = TypeVar("Result")
 Rounds = dict[str, list[float]]
 
 
@@ -33,6 +35,13 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> R
         for name, function in functions.items():
             result[name].append(statistics.median(_time(function, calls[name])))
     return result
+
+
+def once(function: Callable[[], Result]) -> tuple[float, Result]:
+    """Return the seconds of a single call, and its result: for what takes long."""
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:

@@ -7,13 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cold_start, memory, quality_speed, readme, scaling, scaling_plot
+from benchmarks import (
+    cold_start,
+    efforts,
+    efforts_plot,
+    memory,
+    quality_speed,
+    readme,
+    scaling,
+    scaling_plot,
+)
 from benchmarks.machine import sentence
 
 Results = dict[str, dict[str, Any]]
 
 SECTIONS = {
     "quality_speed": quality_speed,
+    "efforts": efforts,
     "scaling": scaling,
     "cold_start": cold_start,
     "memory": memory,
@@ -36,6 +46,9 @@ def write(folder: Path, results: Results) -> list[Path]:
     if "scaling" in results:
         paths.append(folder / "figures" / "scaling.png")
         _replace(paths[-1], lambda path: scaling_plot.draw(results["scaling"]["result"], path))
+    if "efforts" in results:
+        paths.append(folder / "figures" / "efforts.png")
+        _replace(paths[-1], lambda path: efforts_plot.draw(results["efforts"]["result"], path))
     return paths
 
 
