@@ -58,7 +58,7 @@ def _points(axes: Any, size: dict[str, Any]) -> None:
     efforts = [_place(p) for p in size["planners"] if p["name"].startswith("joint")]
     axes.plot(*zip(*efforts, strict=True), "-", color="C3", alpha=0.5, linewidth=1)
     gaps = [_place(planner)[1] for planner in size["planners"]]
-    axes.margins(x=0.22)
+    axes.margins(x=0.45)
     reach = max(max(gaps) / min(gaps), 3.0)
     axes.set_ylim(min(gaps) / reach**0.35, max(gaps) * reach**0.35)
     axes.grid(visible=True, which="major", alpha=0.25)

@@ -16,7 +16,7 @@ from evenload.solvers.iterated_greedy import iterated_greedy
 from evenload.solvers.local_search import local_search
 from evenload.solvers.never_worse import reached, take_better
 from evenload.solvers.rows import Float, Int, Rows
-from evenload.solvers.strict import plan_nodes, tries_sets
+from evenload.solvers.strict import plan_nodes
 
 TRIALS = {"fast": 6, "standard": 170, "thorough": 4000}
 CLOSE = 0.9999  # share of the bound at which a layer is left at that
@@ -116,7 +116,7 @@ def _plan_strict(problem: Problem, close: float, trials: int) -> Rows:
     rows = plan_nodes(problem, goal, trials)
     if not _equal_everywhere(problem):
         return rows
-    for solver in (iterated_greedy, local_search) if tries_sets(trials) else (iterated_greedy,):
+    for solver in (local_search, iterated_greedy):
         layers = np.flatnonzero(reached(problem, rows.expert) * goal < 1.0)
         if layers.size:
             part = problem.layers(layers)
