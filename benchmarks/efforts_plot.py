@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 PANELS = ("288/32 lognormal 1.0", "320/64 lognormal 1.0", "288/96 lognormal 1.0",
@@ -101,4 +102,5 @@ def _put(label: Any, place: tuple[int, int, int, int]) -> Bbox:
     label.set_position((x, y))
     label.set_horizontalalignment(SIDE[right])
     label.set_verticalalignment(HEIGHT[up])
-    return type(label).mro()[1].get_window_extent(label)
+    label.update_positions(label.figure.canvas.get_renderer())
+    return Text.get_window_extent(label)  # an annotation's own extent counts its line as well

@@ -1,9 +1,10 @@
-"""Results to files: JSON for machines, one page of tables for people, the figure, the README."""
+"""Results to files: JSON for machines, one page of tables for people, figures, the README."""
 
 import json
 import os
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,19 @@ Results = dict[str, dict[str, Any]]
 SECTIONS = {
     "quality_speed": quality_speed,
     "efforts": efforts,
+    "gap": gap,
+    "efforts": efforts,
     "scaling": scaling,
     "cold_start": cold_start,
     "memory": memory,
+}
+
+Draw = Callable[[dict[str, Any], Path], None]
+
+FIGURES: dict[str, Draw] = {
+    "efforts": efforts_plot.draw,
+    "gap": gap_plot.draw,
+    "scaling": scaling_plot.draw,
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -153,6 +153,24 @@ def plan_nodes(problem: Problem, goal: Float, trials: int) -> Rows:
     trials : int
         Of one layer.
     """
+    order = _experts_by_group_load(problem)
+    ranked = replace(problem, load=np.take_along_axis(problem.load, order, axis=1))
+    rows = _plan_ranked(ranked, goal, trials)
+    return Rows(np.take_along_axis(order, rows.expert, axis=1))
+
+
+def _experts_by_group_load(problem: Problem) -> Int:
+    """Order the experts group by group, the heaviest group first: int64 [L, E].
+
+    Which node a group gets then does not depend on what the groups are called.
+    """
+    groups = problem.num_groups
+    group_load = problem.load.reshape(problem.num_layers, groups, -1).sum(axis=-1)
+    order = np.argsort(-group_load, axis=1, kind="stable")
+    return experts_of(order, problem.num_experts // groups)
+
+
+def _plan_ranked(problem: Problem, goal: Float, trials: int) -> Rows:
     nodes = _node_clusters(problem.cluster)
     wanted = goal * _mean_time(problem.load, problem.cluster)
     kinds = list(dict.fromkeys(nodes))
