@@ -12,6 +12,8 @@ from benchmarks import (
     cold_start,
     efforts,
     efforts_plot,
+    gap,
+    gap_plot,
     memory,
     quality_speed,
     readme,
@@ -26,7 +28,6 @@ SECTIONS = {
     "quality_speed": quality_speed,
     "efforts": efforts,
     "gap": gap,
-    "efforts": efforts,
     "scaling": scaling,
     "cold_start": cold_start,
     "memory": memory,
@@ -54,12 +55,10 @@ def write(folder: Path, results: Results) -> list[Path]:
     paths = [pages / "results.json", pages / "README.md"]
     _write_text(paths[0], json.dumps(results, indent=1) + "\n")
     _write_text(paths[1], page)
-    if "scaling" in results:
-        paths.append(folder / "figures" / "scaling.png")
-        _replace(paths[-1], lambda path: scaling_plot.draw(results["scaling"]["result"], path))
-    if "efforts" in results:
-        paths.append(folder / "figures" / "efforts.png")
-        _replace(paths[-1], lambda path: efforts_plot.draw(results["efforts"]["result"], path))
+    for name, draw in FIGURES.items():
+        if name in results:
+            paths.append(folder / "figures" / f"{name}.png")
+            _replace(paths[-1], partial(draw, results[name]["result"]))
     return paths
 
 
