@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.measure import once
 from benchmarks.tables import number, table
 from evenload import Cluster, Placement
 from evenload.bounds import balancedness_bound
@@ -79,8 +80,6 @@ def missing() -> str:
 def measure(small: Small, say: Callable[[str], None]) -> dict[str, Any]:
     """Return how the joint search and the bound compare with the optima that are proven."""
     from evenload.solvers.exact import solve_exactly
-
-    from benchmarks.measure import once
 
     say(f"optima of {small.name}")
     problem = small.build()
