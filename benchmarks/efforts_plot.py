@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
@@ -29,6 +30,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = Figure(figsize=(4.6 * columns, 3.9 * rows), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)  # labels are measured before the figure is written
     grid = figure.subplots(rows, columns, squeeze=False)
     panels = list(zip(grid.flat, chosen, strict=False))
     for axes in list(grid.flat)[len(chosen) :]:
