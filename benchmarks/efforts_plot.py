@@ -1,8 +1,10 @@
 """The figure of `benchmarks.efforts`: gap against time, a panel a size, every point labelled."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -19,6 +21,7 @@ PEERS = {
 LEAST_GAP = 1e-5  # drawn at least here: a logarithm has no zero
 DISTANCES = (6, 12, 20, 30, 42)  # points from a point to its label, the nearest free one is taken
 DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
+NEAR = 120  # pixels within which a point pushes another's label away
 SIDE = {1: "left", 0: "center", -1: "right"}
 HEIGHT = {1: "bottom", 0: "center", -1: "top"}
 
@@ -71,13 +74,40 @@ def _labels(axes: Any, size: dict[str, Any]) -> None:
     """Write each name at the first of some places that is inside and covers nothing."""
     frame = axes.get_window_extent()
     centres = [axes.transData.transform(_place(planner)) for planner in size["planners"]]
-    taken = [Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in centres]
-    for planner in size["planners"]:
+    lines = [
+        centre
+        for planner, centre in zip(size["planners"], centres, strict=True)
+        if planner["name"].startswith("joint")
+    ]
+    taken = [Bbox.from_bounds(x - 7, y - 7, 14, 14) for x, y in [*centres, *_along(lines)]]
+    for planner, centre in zip(size["planners"], centres, strict=True):
         name = planner["name"]
-        taken.append(_label(axes, PEERS.get(name, name), planner, frame, taken))
+        directions = _away(centre, centres)
+        box = _label(axes, PEERS.get(name, name), planner, frame, taken, directions)
+        taken.append(box.padded(3))
 
 
-def _label(axes: Any, text: str, planner: dict[str, Any], frame: Bbox, taken: list[Bbox]) -> Bbox:
+def _along(points: list[Any]) -> list[Any]:
+    """Return places in pixels along the lines from each point to the next."""
+    shares = np.linspace(0.0, 1.0, 20)[:, None]
+    return [place for a, b in pairwise(points) for place in a + shares * (b - a)]
+
+
+def _away(centre: Any, centres: list[Any]) -> list[tuple[int, int]]:
+    """Return the directions, those away from the near points first."""
+    near = [other for other in centres if 0 < np.hypot(*(other - centre)) < NEAR]
+    push = sum((centre - other for other in near), np.zeros(2))
+    return sorted(DIRECTIONS, key=lambda way: -float(np.sign(round(np.dot(way, push)))))
+
+
+def _label(
+    axes: Any,
+    text: str,
+    planner: dict[str, Any],
+    frame: Bbox,
+    taken: list[Bbox],
+    directions: list[tuple[int, int]],
+) -> Bbox:
     label = axes.annotate(
         text, _place(planner), (0, 0), textcoords="offset points", fontsize=8,
         color=_colour(planner["name"]),
@@ -85,7 +115,7 @@ def _label(axes: Any, text: str, planner: dict[str, Any], frame: Bbox, taken: li
     )  # fmt: skip
     fewest = None
     for distance in DISTANCES:
-        for right, up in DIRECTIONS:
+        for right, up in directions:
             place = (distance * right, distance * up, right, up)
             box = _put(label, place)
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1

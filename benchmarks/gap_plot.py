@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 LEAST = 1e-6  # drawn at least here: a logarithm has no zero
 COLOURS = {"standard": "C0", "thorough": "C1"}
 WIDTH = 0.36
+BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.04), "ncols": 3}
 PARTS = (("distance", "C3", "optimum - joint"), ("slack", "C7", "bound - optimum"))
 
 
@@ -36,7 +37,7 @@ def _boxes(axes: Any, sizes: list[dict[str, Any]]) -> None:
         if size["wanted"] is not None:
             axes.plot([size["wanted"]] * 2, [row - 0.45, row + 0.45], "-", color="C2", linewidth=2)
     axes.plot([], [], "-", color="C2", linewidth=2, label="most wanted of standard's median")
-    axes.legend(fontsize="small", loc="upper left")
+    axes.legend(fontsize="small", **BELOW)
     title = "Bound - balancedness over layers: 5, 25, 50, 75, 95 %, and the largest"
     _finish(axes, [size["name"] for size in sizes], title)
 
@@ -54,9 +55,9 @@ def _optima(axes: Any, results: list[dict[str, Any]]) -> None:
                   for row, result in enumerate(results) for value in result[key]]  # fmt: skip
         if points:
             axes.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.5, label=label)
-    axes.legend(fontsize="small", loc="lower left")
+    axes.legend(fontsize="small", **BELOW)
     names = [f"{result['name']}, K = {result['slots_per_gpu']}" for result in results]
-    _finish(axes, names, f"Proven optima (experts/slots/GPUs): a point a layer, {LEAST:g} is 0")
+    _finish(axes, names, f"Against proven optima, a point a layer ({LEAST:g}: none)")
 
 
 def _finish(axes: Any, names: list[str], title: str) -> None:

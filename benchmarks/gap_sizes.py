@@ -76,5 +76,6 @@ def render(results: list[dict[str, Any]], seeds: int) -> str:
     ]
     return (
         "Proven bound minus balancedness of each layer, by the joint search; all layers of "
-        f"{seeds} seeds (of the one load where it is measured).\n\n" + table(HEAD, rows)
+        f"{seeds} seed{'s' if seeds > 1 else ''} (of the one load where it is measured).\n\n"
+        + table(HEAD, rows)
     )

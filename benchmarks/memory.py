@@ -14,8 +14,9 @@ from benchmarks.tables import number, table
 
 TITLE = "Peak memory"
 
-# A warm-up on a small problem first, so that imports and compiled code are not counted. The file
-# clear_refs sets Linux's high-water mark back; elsewhere the mark can only understate the growth.
+# A warm-up first, so that imports and compiled code are not counted, whichever search the large
+# problem comes to. The file clear_refs sets Linux's high-water mark back; elsewhere the mark can
+# only understate the growth.
 PROLOGUE = """
 import json, resource, sys
 from pathlib import Path
@@ -32,6 +33,7 @@ def peak():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 def measure(call, small, large):
+    evenload.warmup()
     call(*small)
     try:
         Path("/proc/self/clear_refs").write_text("5")

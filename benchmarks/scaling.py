@@ -1,6 +1,6 @@
 """How the time of a plan grows with layers, experts, slots and GPUs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -30,32 +30,63 @@ AXES: dict[str, list[Size]] = {
     "largest": [LARGEST],
 }
 
+# Where swaps alone do not reach the target, so that layers are searched and the time is that of
+# the trials (along G that begins on the way). Few layers: each takes long enough to hide what the
+# call itself costs.
+SEARCHED: dict[str, list[Size]] = {
+    "G, 4096 slots": [(16, 512, 4096, gpus) for gpus in (256, 512, 1024)],
+    "S, E and G, 4 slots a GPU": [
+        (16, slots // 8, slots, slots // 4) for slots in (256, 512, 1024, 2048, 4096)
+    ],
+    "S, E and G, 2 slots a GPU": [
+        (16, slots // 2, slots, slots // 2) for slots in (256, 512, 1024, 2048)
+    ],
+}
+
+# Solver and options behind each name; the whole of `AXES` is timed for the default alone.
+EFFORTS: dict[str, dict[str, str]] = {
+    "local-search": {"solver": "local-search"},
+    "joint fast": {"solver": "joint", "effort": "fast"},
+    "joint standard": {"solver": "joint", "effort": "standard"},
+}
+
 
 def run(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Time ``solve(load, cluster)`` along each axis, and at the largest size."""
+    """Time ``solve(load, cluster)`` along each axis and at the largest size, then each effort."""
     rounds = 3 if quick else 9
-    axes = {}
-    for axis, sizes in AXES.items():
-        say(f"axis {axis}")
-        chosen = sizes[:: max(1, len(sizes) // 2)] if quick else sizes
-        axes[axis] = [_point(size, seconds) for size, seconds in _times(chosen, rounds).items()]
-    return {"rounds": rounds, "axes": axes}
+    axes = {axis: _axis(sizes, {}, quick, rounds, say, axis) for axis, sizes in AXES.items()}
+    searched = {
+        name: {
+            axis: _axis(sizes, options, quick, max(2, rounds // 3), say, f"{axis}, {name}")
+            for axis, sizes in SEARCHED.items()
+        }
+        for name, options in EFFORTS.items()
+    }
+    return {"rounds": rounds, "axes": axes, "efforts": searched}
 
 
-def _times(sizes: list[Size], rounds: int) -> dict[Size, list[float]]:
-    names = {str(size): size for size in sizes}
-    calls = {name: _call(size) for name, size in names.items()}
-    return {names[name]: seconds for name, seconds in interleaved(calls, rounds).items()}
+def _axis(
+    sizes: list[Size],
+    options: Mapping[str, str],
+    quick: bool,
+    rounds: int,
+    say: Callable[[str], None],
+    title: str,
+) -> list[dict[str, Any]]:
+    say(f"axis {title}")
+    chosen = sizes[:: max(1, len(sizes) // 2)] if quick else sizes
+    calls = {size: _call(size, options) for size in chosen}
+    seconds = interleaved({str(size): call for size, call in calls.items()}, rounds)
+    return [_point(size, call(), seconds[str(size)]) for size, call in calls.items()]
 
 
-def _call(size: Size) -> Callable[[], Plan]:
+def _call(size: Size, options: Mapping[str, str]) -> Callable[[], Plan]:
     layers, experts, slots, gpus = size
     load = lognormal_load(layers, experts, 1.0, seed=0)
-    return partial(solve, load, Cluster(gpus, num_slots=slots))
+    return partial(solve, load, Cluster(gpus, num_slots=slots), **options)
 
 
-def _point(size: Size, seconds: list[float]) -> dict[str, Any]:
-    plan = _call(size)()
+def _point(size: Size, plan: Plan, seconds: list[float]) -> dict[str, Any]:
     return {
         "size": list(size),
         "ms": summary(seconds),
@@ -96,7 +127,30 @@ def render(result: dict[str, Any]) -> str:
         f"`solve(load, cluster)` on lognormal loads (sigma 1), medians of {result['rounds']}. The "
         "exponent is the slope of a layer's time along the axis, both logarithmic; that of S log S "
         f"between {fewest} and {most} slots is {reference:.2f}.\n\n"
-        "![time against each axis](../figures/scaling.png)\n\n" + table(head, rows)
+        "![time against each axis](../figures/scaling.png)\n\n"
+        + table(head, rows)
+        + _render_efforts(result.get("efforts", {}))
+    )
+
+
+def _render_efforts(efforts: dict[str, dict[str, list[dict[str, Any]]]]) -> str:
+    """Return a second table: what a layer costs where it has to be searched."""
+    if not efforts:
+        return ""
+    rows = [
+        [name, axis, *map(str, point["size"]), number(a_layer(point)),
+         f"{point['balancedness']:.5f}", f"{point['bound']:.5f}",
+         f"{exponent(axis, points):.2f}" if point is points[-1] else ""]
+        for name, axes in efforts.items()
+        for axis, points in axes.items()
+        for point in points
+    ]  # fmt: skip
+    head = ("solver and effort", "axis", "L", "E", "S", "G", "us a layer", "balancedness", "bound",
+            "exponent")  # fmt: skip
+    return (
+        "\n\nThe same by effort, where few slots a GPU leave the layers below the target of local "
+        "search, so that they are searched. Along G the slots a GPU fall from 16 to 4 and the "
+        "search begins on the way: its exponent counts that change too.\n\n" + table(head, rows)
     )
 
 

@@ -1,9 +1,24 @@
 """What the benchmarks compute with: nothing is timed here."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from benchmarks import readme
+from benchmarks import (
+    efforts,
+    efforts_plot,
+    gap,
+    gap_exact,
+    gap_plot,
+    gap_sizes,
+    ours,
+    readme,
+    scaling,
+    scaling_plot,
+    sizes,
+    wanted,
+)
 from benchmarks.measure import ratio, summary
 from benchmarks.packing import max_load
 from benchmarks.quality import share_at_least
@@ -33,3 +48,67 @@ def test_the_table_goes_between_its_markers() -> None:
     for wrong in ("no markers", text + text, f"{readme.END} {readme.BEGIN}"):
         with pytest.raises(ValueError, match="the README needs one"):
             readme.insert(wrong, "new")
+
+
+def test_a_floor_is_said_to_be_met_or_missed_by_how_much() -> None:
+    case = "320/160 lognormal 1.0"
+    assert wanted.quality(case, 0.947, 0.95) == ">= 0.947: pass"
+    assert wanted.quality(case, 0.945, 0.95) == ">= 0.947: falls short by 0.00200"
+    assert wanted.quality(case, 0.945, 0.946).endswith("beyond the bound 0.94600")
+    assert wanted.quality("288/96 zipf 1.0", 0.695, 0.7) == ">= bound - 0.01: pass"
+    assert wanted.quality("a size nobody set a floor for", 0.5, 1.0) == ""
+    assert wanted.speed("joint fast", 4.0) == "<= 3x: falls short by 1.0x"
+    assert wanted.speed("greedy", 4.0) == ""
+
+
+def test_every_floor_is_of_a_size_that_is_measured() -> None:
+    names = [size.name for size in sizes.DRAWN + sizes.MEASURED]
+    assert len(set(names)) == len(names)
+    assert set(wanted.FLOORS) | set(efforts_plot.PANELS) <= set(names)
+    assert set(sizes.QUICK) <= set(names)
+
+
+def test_efforts_of_two_layers(tmp_path: Path) -> None:
+    size = sizes.Size("lognormal 1.0", 288, 96)
+    measured = efforts.measure(size, ours.effort_planners()[2:5], 2, 1, print, num_layers=2)
+    first, *others = measured["planners"]
+    assert first["ratio"] == 1.0
+    assert [p["name"] for p in others] == ["joint fast", "joint standard"]
+    assert measured["bound"] >= others[1]["most"] >= others[0]["least"]
+    result = {"seeds": 2, "rounds": 1, "missing": ["A: none."], "sizes": [measured]}
+    text = efforts.render(result)
+    assert "Not run: A: none." in text
+    assert ">= 0.995" in text
+    efforts_plot.draw(result, tmp_path / "efforts.png")
+
+
+def test_gap_of_two_layers(tmp_path: Path) -> None:
+    size = sizes.Size("lognormal 1.0", 288, 96)
+    measured = gap_sizes.measure(size, 1, print, num_layers=2)
+    values = list(measured["percentiles"]["standard"].values())
+    assert values == sorted(values)
+    assert values[0] >= 0.0
+    assert gap_sizes.verdict(0.03, 0.02) == "<= 0.02: falls short by 0.01000"
+    small = gap_exact.Small(2, 6, 8, 4, 1.0)
+    optima = [] if gap_exact.missing() else [gap_exact.measure(small, print)]
+    for found in (optima, []):
+        why = "" if found else "there is no OR-tools"
+        result = {"seeds": 1, "sizes": [measured], "missing": why, "exact": found}
+        text = gap.render(result)
+        assert ("nowhere below an optimum" if found else "Not run: there") in text
+        gap_plot.draw(result, tmp_path / "gap.png")
+
+
+def test_scaling_shows_what_there_is(tmp_path: Path) -> None:
+    def points(*sizes: tuple[int, int, int, int]) -> list[dict[str, object]]:
+        made = {"ms": {"median": 1.0}, "balancedness": 0.9, "bound": 1.0}
+        return [{"size": list(size), **made} for size in sizes]
+
+    axes = {axis: points(*chosen) for axis, chosen in scaling.AXES.items()}
+    searched = {axis: points(*chosen) for axis, chosen in scaling.SEARCHED.items()}
+    without = {"rounds": 1, "axes": axes}
+    both = without | {"efforts": {"joint fast": searched}}
+    assert "joint fast" not in scaling.render(without)
+    assert scaling.render(both).startswith(scaling.render(without))
+    for result in (without, both):
+        scaling_plot.draw(result, tmp_path / "scaling.png")
