@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from evenload import Cluster, Placement, __version__
 from evenload.cli import app
 from evenload.formats import read_placement, read_placement_file, write_placement
+from evenload.traffic import nodes_per_token
 
 COMMANDS = ("plan", "evaluate", "demo", "warmup")
 LOAD = np.random.default_rng(3).integers(1, 1000, (2, 3, 8))
@@ -205,6 +206,36 @@ def test_evaluate_gpus_that_differ(tmp_path, loads, cluster, keys):
     gpu_load = placement.gpu_load(LOAD.sum(axis=0))
     heaviest = plain["placements"][-1]["heaviest_gpu"]
     assert heaviest["tokens"] == gpu_load[heaviest["layer"], heaviest["gpu"]] > 0
+
+
+def test_evaluate_tells_what_crosses_nodes(tmp_path):
+    topk = np.random.default_rng(0).integers(0, 8, (64, 2, 2))
+    loads, path = tmp_path / "x.npz", tmp_path / "p.json"
+    np.savez(loads, topk=topk, num_experts=8)
+    placement = Placement.trivial(2, 8, Cluster(4, 2, slots_per_gpu=3))
+    write_placement(path, placement)
+    result = run("evaluate", loads, path, "--groups", 2)
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"^away from home node +\d+\.\d\d%", result.stdout, re.MULTILINE)
+    assert re.search(r"^nodes for one token +1\.\d{3}", result.stdout, re.MULTILINE)
+    plain = json.loads(run("evaluate", loads, path, "--groups", 2, "--json").stdout)
+    ours = plain["placements"][-1]
+    assert plain["num_groups"] == 2
+    assert ours["nodes_per_token"]["per_layer"] == nodes_per_token(placement, topk).tolist()
+    fails(
+        *("evaluate", loads, path, "--groups", 3),
+        error="num_groups=3 does not divide num_experts=8; use 2 or 4",
+    )
+
+
+def test_routed_experts_are_not_taken_for_those_of_one_window(tmp_path):
+    loads = tmp_path / "x.npz"
+    np.savez(loads, load=LOAD, topk=np.zeros((4, 3, 2), int))
+    options = ("--gpus", 4, "--nodes", 2, "--slots", 12, "--json")
+    of_all = json.loads(run("plan", loads, *options).stdout)["placements"][-1]
+    assert of_all["nodes_per_token"]["per_layer"] == [1, 1, 1]
+    of_one = json.loads(run("plan", loads, *options, "--window", 0).stdout)["placements"][-1]
+    assert of_one["nodes_per_token"] is None
 
 
 def test_evaluate_a_placement_that_does_not_fit(tmp_path, loads):

@@ -1,6 +1,7 @@
 """Load files: what is read."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,10 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from load_files import LOAD, RNG, TRACE, complains, save
 
-from evenload.formats import (
-    known_formats,
-    read_load,
-)
+from evenload.formats import FileFormatError, known_formats, read_load, read_topk
 
 
 @pytest.mark.parametrize("ending", [".npz", ".npy", ".json", ".NPY", ".csv"])
@@ -108,6 +106,25 @@ def test_topk_with_number_of_experts_in_the_file(tmp_path):
 def test_topk_that_is_none(tmp_path, topk, message):
     np.savez(tmp_path / "x.npz", topk=np.array(topk))
     complains(tmp_path / "x.npz", "{path}: " + message, num_experts=8)
+
+
+def test_routed_experts_where_a_file_has_them(tmp_path):
+    topk = np.array([[[0, 4]], [[1, 2]]], np.uint8)
+    np.savez(tmp_path / "x.npz", load=LOAD, topk=topk)
+    np.testing.assert_array_equal(read_topk(tmp_path / "x.npz"), topk)
+    np.savez(tmp_path / "y.npz", load=LOAD)
+    assert read_topk(tmp_path / "y.npz") is None
+    assert read_topk(save(tmp_path / "x.csv", LOAD)) is None
+    with pytest.raises(FileNotFoundError):
+        read_topk(tmp_path / "none.npz")
+
+
+@pytest.mark.parametrize("topk", [np.zeros((2, 2), int), np.zeros((2, 1, 2))])
+def test_routed_experts_that_are_none_are_told_with_the_file(tmp_path, topk):
+    path = tmp_path / "x.npz"
+    np.savez(path, load=LOAD, topk=topk)
+    with pytest.raises(FileFormatError, match=f"^{re.escape(str(path))}: topk has "):
+        read_topk(path)
 
 
 @pytest.mark.parametrize("key", ["load", "logical_count"])

@@ -2,6 +2,7 @@
 
 import builtins
 import io
+import json
 import re
 
 import numpy as np
@@ -13,6 +14,7 @@ from evenload import Cluster, Placement, solve
 from evenload.formats import LoadFile, PlacementFile, load_digest
 from evenload.report.compare import compare_file, compare_plan, file_lines, relief
 from evenload.report.context import Context
+from evenload.report.digits import percent_down, percent_up
 from evenload.report.heatmap import check_plot_path, draw_heatmaps, save_heatmaps
 from evenload.report.plain import report_to_plain
 from evenload.report.summary import summarise
@@ -100,6 +102,89 @@ def test_balancedness_is_never_shown_better_than_it_is():
     assert re.search(r"gap to it, mean +0\.00001\n", text)
 
 
+def test_figures_that_should_be_small_are_rounded_up():
+    assert [percent_up(x) for x in (0.0, 1e-9, 0.12345, 1.0)] == [
+        "0.00%",
+        "0.01%",
+        "12.35%",
+        "100.00%",
+    ]
+    assert [percent_down(x) for x in (0.0, 0.1499, 0.5)] == ["0.0%", "14.9%", "50.0%"]
+    cluster = Cluster(2, slots_per_gpu=1)
+    text = table([summarise("x", Placement([[0, 1]], cluster, 2), [[1.0, 1.0 + 1e-7]])])
+    assert re.search(r"heaviest GPU +1\.0001 x mean\n", text)
+    assert re.search(r"lightest GPU +0\.9999 x mean\n", text)
+
+
+def spread_over_nodes(**traffic):
+    # Nodes have experts 0 1 2 and 3 0 1: half of group 0 is away, and 1 of the 4 of group 1.
+    placement = Placement.trivial(1, 4, Cluster(2, 2, slots_per_gpu=3))
+    return summarise("x", placement, [[6.0, 2.0, 3.0, 1.0]], **traffic)
+
+
+def test_what_crosses_nodes_has_rows_and_entries_of_its_own():
+    topk = [[[0, 2]], [[2, 3]], [[0, 3]]]
+    summary = spread_over_nodes(num_groups=2, topk=topk)
+    text = table([summary])
+    assert re.search(r"away from home node +41\.67%\n", text)
+    assert re.search(r"nodes for one token +1\.334\n", text)
+    plain = report_to_plain(CONTEXT, [summary])["placements"][0]
+    assert plain["away_share"]["per_layer"] == pytest.approx([5 / 12])
+    assert plain["away_share"]["mean"] == plain["away_share"]["per_layer"][0]
+    assert plain["nodes_per_token"] == {"mean": 4 / 3, "per_layer": [4 / 3]}
+    without = table([spread_over_nodes()])
+    assert not re.search("home node|nodes for", without)
+
+
+def test_groups_that_do_not_divide_are_refused_on_one_node_too():
+    with pytest.raises(ValueError, match=r"^num_groups=3 does not divide num_experts=4"):
+        summarise("x", TRIVIAL, LOAD, num_groups=3)
+
+
+def test_an_uneven_split_may_exceed_the_bound_on_even_sharing():
+    load = np.array([[5.0, 4.0, 3.0]])
+    summary = compare_plan(load, solve(load, Cluster(2, slots_per_gpu=2)), 1.0)[-1]
+    # The hottest on both GPUs: 2.5 + 4 and 2.5 + 3, where 2 + 4 and 3 + 3 would be even.
+    assert summary.balancedness[0] == pytest.approx(6 / 6.5)
+    assert summary.bound is not None
+    assert summary.balancedness[0] <= summary.bound[0] < 0.93
+    assert summary.split_balancedness[0] == pytest.approx(1.0)
+    assert "if split unevenly" in table([summary])
+
+
+# ---- GPUs that are gone ----------------------------------------------------------------------
+
+
+def one_gone():
+    cluster = Cluster(3, slots_per_gpu=3, alive=[True, False, True])
+    return cluster, summarise("x", Placement.trivial(2, 4, cluster), LOAD)
+
+
+def test_a_gpu_that_is_gone_is_neither_heaviest_nor_lightest():
+    cluster, summary = one_gone()
+    np.testing.assert_allclose(summary.relative_load[0], [7 / 6, np.nan, 5 / 6])
+    assert (summary.heaviest.gpu, summary.lightest.gpu) == (0, 2)
+    plain = report_to_plain(CONTEXT, [summary])
+    assert json.loads(json.dumps(plain, allow_nan=False)) is not None
+    context = Context("x.npz", 2, 4, cluster)
+    assert context.title() == "x.npz: 2 layers x 4 experts, 9 slots on 3 GPUs (1 gone)"
+    assert "nan" not in table([summary]).lower()
+
+
+def test_a_gpu_that_is_gone_is_hatched():
+    pytest.importorskip("matplotlib")
+    _, summary = one_gone()
+    figure = draw_heatmaps("x", [summary, summary])
+    figure.savefig(io.BytesIO())
+    left = figure.axes[0]
+    assert left.patch.get_hatch()
+    assert left.get_xlabel() == "GPU (hatched: gone)"
+    assert np.ma.getmaskarray(left.images[0].get_array()).tolist() == [[False, True, False]] * 2
+    whole = draw_heatmaps("x", two()).axes[0]
+    assert whole.patch.get_hatch() is None
+    assert whole.get_xlabel() == "GPU"
+
+
 def test_figures_that_no_column_has_get_no_row():
     text = table(two()[:1])
     assert "duplicates" in text
@@ -109,7 +194,7 @@ def test_figures_that_no_column_has_get_no_row():
 def test_relief():
     trivial, even = two()
     assert relief(trivial, even) == (
-        "Every layer waits for its heaviest GPU; with even those have 14.3% less to do than with "
+        "Every layer waits for its heaviest GPU; with even those have 14.2% less to do than with "
         "trivial."
     )
     assert "16.7% more to do" in relief(even, trivial)

@@ -87,6 +87,61 @@ def test_topologies_differ_in_what_leaves_a_node():
     assert solve(load, cluster).away_share is None
 
 
+def test_strict_keeps_every_token_at_home_when_a_node_is_gone():
+    load = lognormal_load(4, 48, 1.0, seed=0)
+    cluster = Cluster(16, 4, slots_per_gpu=8, alive=[False] * 5 + [True] * 11)
+    plan = solve(load, cluster, num_groups=6, topology="strict")
+    assert (plan.away_share == 0).all()
+
+
+def test_layers_without_load_and_groups_that_do_not_divide():
+    placement = Placement.trivial(2, 4, Cluster(2, 2, slots_per_gpu=3))
+    share = away_share(placement, [[0, 0, 0, 0], [1e300, 1e300, 0, 0]], 2)
+    # Slots 0 1 2 | 3 0 1: of either expert of group 0 one replica is on each node.
+    assert share.tolist() == [0.0, 0.5]
+    with pytest.raises(ValueError, match=r"^num_groups=3 does not divide num_experts=4; use"):
+        away_share(placement, np.ones((2, 4)), 3)
+    with pytest.raises(ValueError, match=r"^load has shape \(1, 4\)"):
+        away_share(placement, np.ones((1, 4)), 2)
+
+
+def test_away_share_of_tensors_is_a_tensor():
+    torch = pytest.importorskip("torch")
+    placement = Placement.trivial(2, 4, Cluster(2, 2, slots_per_gpu=3))
+    load = np.ones((2, 4))
+    share = away_share(placement, torch.tensor(load), 2)
+    assert share.tolist() == away_share(placement, load, 2).tolist()
+
+
+def test_a_choice_that_the_first_fit_gets_wrong():
+    """Node 0 holds the first two experts, but node 2 holds all three."""
+    cluster = Cluster(3, 3, slots_per_gpu=3)
+    placement = Placement([[0, 1, 3, 2, 3, 3, 0, 1, 2]], cluster, 4)
+    assert nodes_per_token(placement, [[[0, 1, 2]]]).tolist() == [1.0]
+    assert nodes_per_token(placement, [[[0, 3, 2]], [[3, 3, 3]]]).tolist() == [1.5]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+def test_routed_experts_of_any_integer_dtype(dtype):
+    rng = np.random.default_rng(0)
+    placement = random_placement(rng, Cluster(8, 4, slots_per_gpu=3), 12)
+    topk = rng.integers(0, 12, (50, 2, 4))
+    expected = nodes_per_token(placement, topk)
+    np.testing.assert_array_equal(nodes_per_token(placement, topk.astype(dtype)), expected)
+    np.testing.assert_array_equal(nodes_per_token(placement, np.asfortranarray(topk)), expected)
+
+
+def test_as_many_nodes_as_fit_one_integer():
+    topk = np.arange(62).reshape(1, 1, 62)
+    placement = Placement.trivial(1, 63, Cluster(62, 62, slots_per_gpu=2))
+    # Slot s holds expert s % 63, so that expert 61 is beside 60, and the first ones are on two.
+    held = nodes_of_experts(placement, 0)
+    assert nodes_per_token(placement, topk[:, :, :8])[0] == fewest(held[:8], 62)
+    wide = Placement.trivial(1, 63, Cluster(63, 63, slots_per_gpu=1))
+    with pytest.raises(ValueError, match=r"^num_nodes=63 is more than this can count; use 62"):
+        nodes_per_token(wide, topk)
+
+
 @pytest.mark.parametrize(
     ("topk", "message"),
     [

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from evenload.checks import fraction
+from evenload.bounds import balancedness_bound
+from evenload.checks import positive_real
 from evenload.cluster import Cluster
 from evenload.plan import Plan
-from evenload.planner import solve_problem
+from evenload.planner import solve
 from evenload.problem import CROSS_NODE_PRICE, Problem, check_load
+
+ROUNDING = 1e-12  # of a balancedness: GPUs that all hold every expert may differ by that
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,8 @@ class Point:
     num_slots : int
         Slots of a layer.
     balancedness, bound : float
-        Means over layers of what the plan reaches, and of what any could.
+        Means over layers of what the plan reaches, and of what any could that shares an expert's
+        tokens evenly among its replicas.
     """
 
     num_slots: int
@@ -49,6 +54,35 @@ class Redundancy:
     curve: tuple[Point, ...]
 
 
+def _check_wanted(wanted: Any) -> float:
+    number = positive_real("wanted", wanted)
+    if number > 1.0:
+        raise ValueError(f"wanted={number} is more than a balancedness can be; use 1.0 or less")
+    return number
+
+
+def _most_slots_per_gpu(problem: Problem) -> int:
+    """Slots of a GPU that hold every expert it may have; more would be duplicates."""
+    return problem.num_experts // (problem.cluster.num_nodes if problem.hierarchical else 1)
+
+
+def _check_reachable(problem: Problem, wanted: float) -> None:
+    """Raise `ValueError` if whole groups on nodes rule `wanted` out, whatever the slots.
+
+    With a slot for every expert a node's GPUs share its load at will, so that what is left is how
+    the groups are dealt out.
+    """
+    cluster = problem.cluster
+    most = Cluster(cluster.num_gpus, cluster.num_nodes, _most_slots_per_gpu(problem))
+    limit = float(balancedness_bound(replace(problem, cluster=most), thorough=False).mean())
+    if limit < wanted * (1.0 - ROUNDING):
+        raise ValueError(
+            f"wanted={wanted}: no number of slots reaches that with topology 'strict', under which "
+            f"the balancedness is at most {math.ceil(limit * 1e5) / 1e5}, mean over layers; use "
+            f"{math.floor(limit * 1e3) / 1e3:g} or less, or topology 'prefer' or 'ignore'"
+        )
+
+
 def smallest_redundancy(
     load: Any,
     num_gpus: int,
@@ -65,8 +99,8 @@ def smallest_redundancy(
     """Find the fewest slots a GPU with which the mean balancedness is at least `wanted`.
 
     Engines give every GPU equally many slots, so the numbers tried are multiples of `num_gpus`,
-    from the fewest that hold every expert up. It always ends: with a slot for every expert, each
-    GPU is as busy as the others.
+    from the fewest that hold every expert up to those that hold every expert on every GPU, or under
+    the topology ``"strict"`` on every GPU of its node; more would be duplicates.
 
     Parameters
     ----------
@@ -83,20 +117,52 @@ def smallest_redundancy(
     Raises
     ------
     ValueError
-        For a balancedness outside (0, 1], and as `evenload.solve`.
+        For a balancedness outside (0, 1], or one that no number of slots reaches: under the
+        topology ``"strict"``, or with a solver that wastes slots; and as `evenload.solve`.
     """
-    target = fraction("wanted", wanted)
-    if target is None:
-        raise ValueError("wanted=None is no balancedness; use a number in (0, 1], e.g. 0.99")
-    checked, _ = check_load(load)
-    cluster = Cluster.smallest_for(checked.shape[1], num_gpus, num_nodes)
-    curve = []
-    while True:
-        say(f"{cluster.num_slots} slots")
-        problem = Problem.build(load, cluster, num_groups, topology, cross_node_price)
-        plan = solve_problem(problem, solver, **options)
-        reached = float(plan.balancedness.mean())
-        curve.append(Point(cluster.num_slots, reached, float(plan.bound.mean())))
-        if reached >= target or cluster.slots_per_gpu >= checked.shape[1]:
+    target = _check_wanted(wanted)
+    num_experts = check_load(load)[0].shape[1]
+    cluster = Cluster.smallest_for(num_experts, num_gpus, num_nodes)
+    problem = Problem.build(load, cluster, num_groups, topology, cross_node_price)
+    if problem.hierarchical:
+        _check_reachable(problem, target)
+    most = _most_slots_per_gpu(problem)
+    how: dict[str, Any] = {
+        "num_groups": num_groups,
+        "topology": topology,
+        "cross_node_price": cross_node_price,
+        "solver": solver,
+        **options,
+    }
+    curve: list[Point] = []
+    for each in range(cluster.slots_per_gpu, max(cluster.slots_per_gpu, most) + 1):
+        cluster = Cluster(num_gpus, num_nodes, each)
+        say(_progress(cluster, curve))
+        plan = solve(load, cluster, **how)
+        curve.append(_point(plan))
+        if curve[-1].balancedness >= target * (1.0 - ROUNDING):
             return Redundancy(target, plan, tuple(curve))
-        cluster = Cluster(num_gpus, num_nodes, cluster.slots_per_gpu + 1)
+    raise _never_reached(target, plan, curve)
+
+
+def _never_reached(wanted: float, plan: Plan, curve: list[Point]) -> ValueError:
+    best = max(point.balancedness for point in curve)
+    strict = plan.problem.hierarchical
+    return ValueError(
+        f"wanted={wanted}: {plan.solver} reached it with none of {curve[0].num_slots} to "
+        f"{curve[-1].num_slots} slots, and more would be duplicates; use "
+        f"{math.floor(best * 1e5) / 1e5} or less, or "
+        + ("topology 'prefer' or 'ignore'" if strict else "solver 'auto'")
+    )
+
+
+def _point(plan: Plan) -> Point:
+    num_slots = plan.placement.num_slots
+    return Point(num_slots, float(plan.balancedness.mean()), float(plan.bound.mean()))
+
+
+def _progress(cluster: Cluster, curve: list[Point]) -> str:
+    if not curve:
+        return f"{cluster.num_slots} slots"
+    last = curve[-1]
+    return f"{cluster.num_slots} slots ({last.num_slots}: {last.balancedness:.4f})"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from evenload.arrays import first_bad, keep_numpy, to_numpy
 from evenload.cluster import check_groups
 from evenload.placement import Placement
+from evenload.threads import spread
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -91,8 +92,8 @@ def check_topk(topk: Any, placement: Placement) -> Int:
         )
     if array.dtype.kind not in "iu":
         raise ValueError(f"topk has dtype {array.dtype}; use an integer dtype")
-    outside = (array < 0) | (array >= placement.num_experts)
-    if outside.any():
+    if array.min() < 0 or array.max() >= placement.num_experts:
+        outside = (array < 0) | (array >= placement.num_experts)
         raise ValueError(
             f"topk{first_bad(array, outside)} is no expert; use 0 to {placement.num_experts - 1}"
         )
@@ -128,4 +129,10 @@ def nodes_per_token(placement: Placement, topk: Any) -> Float:
     bit = np.broadcast_to(1 << _node_of_slot(placement), expert.shape)
     there = expert >= 0
     np.bitwise_or.at(held, (layer[there], expert[there]), bit[there])
-    return mean_visits(routed, held)
+    visits = np.empty(placement.num_layers)
+
+    def run(first: int, end: int) -> None:
+        mean_visits(routed, held, first, end, visits)
+
+    spread(len(visits), routed.size, run)
+    return visits

@@ -43,7 +43,7 @@ def evaluate(
     file = open_loads(loads, window, experts)
     given = read_placement_file(placement)
     cluster = given.placement.cluster
-    topk = routed_experts(loads, cluster)
+    topk = routed_experts(loads, cluster, window)
     summaries = compare_file(file.load, given, num_groups=groups, topk=topk)
     context = Context.of(file, cluster, groups)
     draw(plot, context, summaries)

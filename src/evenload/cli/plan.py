@@ -34,11 +34,12 @@ def plan(
         ),
     ] = None,
     target: Annotated[
-        float,
+        float | None,
         typer.Option(
-            metavar="B", help="Balancedness, mean over layers, for --redundant auto to reach."
+            metavar="B",
+            help="Balancedness, mean over layers, for --redundant auto to reach. Default: 0.99.",
         ),
-    ] = 0.99,
+    ] = None,
     groups: Annotated[
         int,
         typer.Option(
@@ -132,7 +133,7 @@ def plan(
     file = open_loads(loads, window, experts)
     result, milliseconds, found = plan_wanted(file.load, wanted)
     context = Context.of(file, result.placement.cluster, groups)
-    topk = routed_experts(loads, result.placement.cluster)
+    topk = routed_experts(loads, result.placement.cluster, window)
     summaries = compare_plan(file.load, result, milliseconds, num_groups=groups, topk=topk)
     if output is not None:
         write_placement(output, result.placement, solver=result.solver, load=file.load)

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evenload.cli.prepare import cluster_for, living, slots_for, speeds
-from evenload.cli.timing import make_ready, timed_plan, timed_redundancy
+from evenload.cli.timing import find_redundancy, make_ready, timed_plan
 
 if TYPE_CHECKING:
     from evenload.plan import Plan
     from evenload.redundancy import Redundancy
+
+DEFAULT_TARGET = 0.99
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Wanted:
     gpus, nodes : int
     slots, redundant : int or None, str or None
         Two ways to say how many slots; `redundant` may be ``auto``.
-    target : float
+    target : float or None
         Balancedness that ``auto`` is to reach.
     speed : str or None
         Speed of each GPU, with commas.
@@ -36,7 +38,7 @@ class Wanted:
     nodes: int
     slots: int | None
     redundant: str | None
-    target: float
+    target: float | None
     speed: str | None
     dead: list[int] | None
     how: dict[str, Any]
@@ -48,8 +50,15 @@ class Wanted:
 
     def check(self, curve: object) -> None:
         """Raise `ValueError` for options that do not go together, before any work is done."""
-        if curve is not None and not self.automatic:
-            raise ValueError("--curve is drawn for --redundant auto; give both, or neither")
+        if not self.automatic:
+            if curve is not None:
+                raise ValueError("--curve is drawn for --redundant auto; give both, or neither")
+            if self.target is not None:
+                raise ValueError("--target is for --redundant auto; give both, or neither")
+        if self.target is not None and not 0.0 < self.target <= 1.0:
+            raise ValueError(
+                f"--target {self.target:g} is outside (0, 1]; use {DEFAULT_TARGET:g} for example"
+            )
         if self.automatic and (self.slots, self.speed, self.dead) != (None, None, None):
             raise ValueError(
                 "--redundant auto looks for the slots of equal living GPUs; leave out --slots, "
@@ -67,10 +76,10 @@ def effort_option(effort: str | None) -> dict[str, Any]:
 def plan_wanted(load: Any, wanted: Wanted) -> tuple[Plan, float, Redundancy | None]:
     """Plan a load; tell the milliseconds it took, and how the slots were found if they were."""
     if wanted.automatic:
-        found, milliseconds = timed_redundancy(
-            load, wanted.gpus, wanted.nodes, wanted=wanted.target, **wanted.how
-        )
-        return found.plan, milliseconds, found
+        target = DEFAULT_TARGET if wanted.target is None else wanted.target
+        found = find_redundancy(load, wanted.gpus, wanted.nodes, wanted=target, **wanted.how)
+        plan, milliseconds = timed_plan(load, found.plan.placement.cluster, **wanted.how)
+        return plan, milliseconds, found
     experts = load.shape[1]
     slots = slots_for(wanted.slots, wanted.redundant, experts)
     alive = living(wanted.gpus, wanted.dead)

@@ -29,9 +29,12 @@ def open_loads(path: Path, window: int | None, experts: int | None) -> LoadFile:
     return file
 
 
-def routed_experts(path: Path, cluster: Cluster) -> NDArray[Any] | None:
-    """Read the experts of each token, where the file has them and they may be on several nodes."""
-    return read_topk(path) if cluster.num_nodes > 1 else None
+def routed_experts(path: Path, cluster: Cluster, window: int | None) -> NDArray[Any] | None:
+    """Read the experts of each token, where the file has them and they may be on several nodes.
+
+    None for one window: a file does not say which of its tokens are in it.
+    """
+    return read_topk(path) if cluster.num_nodes > 1 and window is None else None
 
 
 def speeds(text: str | None) -> list[float] | None:
@@ -58,12 +61,17 @@ def living(gpus: int, dead: list[int] | None) -> list[bool] | None:
     Raises
     ------
     ValueError
-        For the number of a dead GPU that is none.
+        For the number of a dead GPU that is none, or no GPU left.
     """
     for gpu in dead or []:
         if not 0 <= gpu < gpus:
             raise ValueError(f"--dead {gpu} is no GPU; use 0 to {gpus - 1}")
-    return [gpu not in dead for gpu in range(gpus)] if dead else None
+    if not dead:
+        return None
+    alive = [gpu not in dead for gpu in range(gpus)]
+    if not any(alive):
+        raise ValueError(f"--dead: all {gpus} GPUs are gone; leave 1 or more")
+    return alive
 
 
 def slots_for(slots: int | None, redundant: str | None, num_experts: int) -> int | None:

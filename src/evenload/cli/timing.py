@@ -50,8 +50,8 @@ def timed_plan(load: Any, cluster: Cluster, **how: Any) -> tuple[Plan, float]:
         return plan, (time.perf_counter() - started) * 1e3
 
 
-def timed_redundancy(load: Any, gpus: int, nodes: int, **how: Any) -> tuple[Redundancy, float]:
-    """Return the fewest slots that reach a balance, and the milliseconds that it took.
+def find_redundancy(load: Any, gpus: int, nodes: int, **how: Any) -> Redundancy:
+    """Return the fewest slots that reach a balance; say on stderr how long it took.
 
     Parameters
     ----------
@@ -65,9 +65,14 @@ def timed_redundancy(load: Any, gpus: int, nodes: int, **how: Any) -> tuple[Redu
     ValueError
         As `evenload.redundancy.smallest_redundancy`.
     """
-    from evenload.redundancy import smallest_redundancy
-
+    started = time.perf_counter()
     with busy("looking for the fewest slots") as tell:
-        started = time.perf_counter()
+        from evenload.redundancy import smallest_redundancy
+
         found = smallest_redundancy(load, gpus, nodes, say=tell, **how)
-        return found, (time.perf_counter() - started) * 1e3
+    tried = len(found.curve)
+    say(
+        f"tried {tried} number{'s' if tried > 1 else ''} of slots in "
+        f"{time.perf_counter() - started:.2f} s, loading kernels included"
+    )
+    return found

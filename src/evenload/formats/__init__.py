@@ -29,6 +29,7 @@ __all__ = [
     "read_load",
     "read_placement",
     "read_placement_file",
+    "read_topk",
     "write_placement",
 ]
 

@@ -15,7 +15,7 @@ from evenload.checks import positive_int
 from evenload.formats.array_stream import read_array
 from evenload.formats.base import FileFormatError, Format, RawLoad
 from evenload.formats.magic import kind_of
-from evenload.formats.topk import count_topk
+from evenload.formats.topk import check_routed, count_topk
 
 # What zipfile and zlib raise on damaged bytes; OSError is a seek to before the file's start.
 _DAMAGED = (
@@ -97,12 +97,14 @@ def read_topk(path: Path) -> NDArray[Any] | None:
     Raises
     ------
     FileFormatError
-        If the file is no such archive or is damaged.
+        If the file is no such archive, is damaged, or its ``topk`` has another shape or dtype.
     """
     with _open(path) as archive:
         if "topk.npy" not in archive.namelist():
             return None
-        return _array(archive, "topk", path)
+        topk = _array(archive, "topk", path)
+    check_routed(topk, str(path))
+    return topk
 
 
 FORMAT = Format(

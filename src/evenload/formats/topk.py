@@ -16,7 +16,8 @@ _NOTE = (
 )
 
 
-def _check(topk: NDArray[Any], where: str) -> None:
+def check_routed(topk: NDArray[Any], where: str) -> None:
+    """Raise `FileFormatError` unless `topk` has the shape and dtype of routed experts."""
     if topk.ndim != 3 or topk.size == 0:
         raise FileFormatError(
             f"{where}: topk has shape {topk.shape}; use [tokens, layers, k], at least 1 of each"
@@ -47,7 +48,7 @@ def count_topk(topk: NDArray[Any], num_experts: int | None, where: str) -> RawLo
     FileFormatError
         For another shape or dtype, or a number outside 0 to E - 1.
     """
-    _check(topk, where)
+    check_routed(topk, where)
     found = int(topk.max()) + 1
     notes = () if num_experts is not None else (_NOTE.format(where=where, found=found),)
     experts = found if num_experts is None else num_experts

@@ -44,12 +44,12 @@ def fewest_nodes(need: Int) -> int:
     for q in range(need.size):
         if need[q] & (need[q] - 1) == 0:
             chosen |= need[q]  # there is no choice
-    stack_chosen = np.empty(need.size + 1, np.int64)
-    stack_left = np.empty(need.size + 1, np.int64)
-    best = _bits(chosen) + need.size
     q = _first_unmet(need, chosen)
     if q < 0:
         return _bits(chosen)
+    best = _bits(chosen) + need.size
+    stack_chosen = np.empty(need.size + 1, np.int64)
+    stack_left = np.empty(need.size + 1, np.int64)
     depth = 0
     stack_chosen[0] = chosen
     stack_left[0] = need[q]
@@ -72,16 +72,23 @@ def fewest_nodes(need: Int) -> int:
 
 
 @kernel
-def mean_visits(topk: Int, held: Int) -> Float:
-    """Average `fewest_nodes` over tokens: [tokens, L, k], nodes of each expert [L, E] -> [L]."""
-    tokens, L, k = topk.shape
+def mean_visits(topk: Int, held: Int, first: int, end: int, result: Float) -> None:
+    """Average `fewest_nodes` over tokens, for the layers from `first` up to `end`.
+
+    Parameters
+    ----------
+    topk : int64, [tokens, L, k]
+    held : int64, [L, E]
+        Nodes of each expert, as bits.
+    first, end : int
+    result : float64, [L], written
+    """
+    tokens, _, k = topk.shape
     need = np.empty(k, np.int64)
-    result = np.empty(L)
-    for layer in range(L):
+    for layer in range(first, end):
         total = 0
         for token in range(tokens):
             for i in range(k):
                 need[i] = held[layer, topk[token, layer, i]]
             total += fewest_nodes(need)
         result[layer] = total / tokens
-    return result

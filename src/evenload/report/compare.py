@@ -11,6 +11,7 @@ from evenload.cluster import Cluster
 from evenload.formats import PlacementFile, load_digest
 from evenload.placement import Placement
 from evenload.problem import Problem
+from evenload.report.digits import percent_down, percent_up
 from evenload.report.summary import Summary, summarise
 
 if TYPE_CHECKING:
@@ -98,10 +99,10 @@ def relief(before: Summary, after: Summary) -> str:
     change = 1.0 - after.straggler_time / before.straggler_time
     if abs(change) < 5e-5:
         return f"The heaviest GPUs have as much to do with {after.name} as with {before.name}."
-    word = "less" if change > 0 else "more"
+    how = f"{percent_down(change)} less" if change > 0 else f"{percent_up(-change, 1)} more"
     return (
-        f"Every layer waits for its heaviest GPU; with {after.name} those have {abs(change):.1%} "
-        f"{word} to do than with {before.name}."
+        f"Every layer waits for its heaviest GPU; with {after.name} those have {how} to do than "
+        f"with {before.name}."
     )
 
 

@@ -48,8 +48,12 @@ class Context:
         return (
             f"{Path(self.source).name}{self._windows()}: {self.num_layers} layers x "
             f"{self.num_experts} experts, {c.num_slots} slots on {c.num_gpus} "
-            f"GPU{'s' if c.num_gpus > 1 else ''}{self._nodes()}"
+            f"GPU{'s' if c.num_gpus > 1 else ''}{self._gone()}{self._nodes()}"
         )
+
+    def _gone(self) -> str:
+        gone = self.cluster.num_gpus - len(self.cluster.living_gpus)
+        return f" ({gone} gone)" if gone else ""
 
     def _windows(self) -> str:
         if self.window is not None:

@@ -16,3 +16,13 @@ def up(value: float, digits: int = 5) -> str:
     A millionth of the last digit is let go: it is rounding in the sum that made the value.
     """
     return f"{math.ceil(value * 10**digits - 1e-6) / 10**digits:.{digits}f}"
+
+
+def percent_up(value: float, digits: int = 2) -> str:
+    """Show a part of 1 as a percentage rounded up, as `up` does."""
+    return f"{up(100.0 * value, digits)}%"
+
+
+def percent_down(value: float, digits: int = 1) -> str:
+    """Show a part of 1 as a percentage cut off, as `down` does."""
+    return f"{down(100.0 * value, digits)}%"

@@ -77,7 +77,11 @@ def _draw_panel(axes: Any, summary: Summary, norm: Any, num_nodes: int) -> Any:
     axes.text(
         0.5, 1.02, _figures(summary), transform=axes.transAxes, ha="center", va="bottom", fontsize=9
     )
-    axes.set_xlabel("GPU" if num_nodes == 1 else "GPU (lines: nodes)")
+    legend = ["lines: nodes"] if num_nodes > 1 else []
+    if np.isnan(summary.relative_load).any():
+        axes.patch.set(hatch="////", edgecolor="0.8")  # shows through where there is no number
+        legend.append("hatched: gone")
+    axes.set_xlabel(f"GPU ({', '.join(legend)})" if legend else "GPU")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
     return image

@@ -43,7 +43,8 @@ def to_plain(summary: Summary) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``gap`` is a mean and a largest value; times are in milliseconds.
+        ``gap`` is a mean and a largest value; times are in milliseconds. ``bound`` and ``gap`` are
+        on even sharing of an expert's tokens; ``split_balancedness`` may be above the bound.
     """
     gap = summary.gap
     return {

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.cluster import check_groups
 from evenload.placement import Placement
 from evenload.plan import straggler_time
 from evenload.traffic import away_share, nodes_per_token
@@ -60,13 +61,16 @@ class Summary:
     num_slots : int
         Slots of all layers, which is what `moves` is out of.
     split_balancedness : float64 ndarray, [L]
-        Balancedness if each expert's tokens are shared unevenly among its replicas at best.
+        Balancedness if each expert's tokens are shared among its replicas at best, unevenly where
+        that helps.
     away_share : float64 ndarray, [L], or None
         Part of the load computed away from its group's home node, where there are groups and nodes.
     nodes_per_token : float64 ndarray, [L], or None
-        Distinct nodes that a token must visit, where routed experts are known and there are nodes.
+        Fewest distinct nodes that hold all experts of a token, mean over tokens, where routed
+        experts are known and there are nodes.
     bound : float64 ndarray, [L], or None
-        Balancedness that no placement can exceed, where it was computed.
+        Balancedness that no placement can exceed where an expert's tokens are shared evenly among
+        its replicas, where it was computed; an uneven split may exceed it.
     milliseconds : float or None
         Time that planning took.
     """
@@ -147,8 +151,10 @@ def summarise(
     Raises
     ------
     ValueError
-        If the load does not fit the placement, or is none.
+        If the load does not fit the placement, or is none, the groups do not divide the experts, or
+        the routed experts are none of the placement.
     """
+    check_groups(num_groups, placement.num_experts)
     gpu_load = np.asarray(placement.gpu_load(load))
     cluster, L = placement.cluster, placement.num_layers
     nodes = cluster.num_nodes > 1

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from evenload.report.digits import down, up
+from evenload.report.digits import down, percent_up, up
 from evenload.report.summary import Float, Spot, Summary
 
 _NONE = "-"
@@ -24,9 +24,9 @@ def _cell(figure: str, *details: str) -> Text:
     return Text.assemble(figure, *(("\n" + detail, "dim") for detail in details))
 
 
-def _spot(spot: Spot) -> Text:
+def _spot(spot: Spot, relative: str) -> Text:
     where = f"layer {spot.layer}, GPU {spot.gpu}"
-    return _cell(f"{spot.relative:.4f} x mean", f"{_tokens(spot.tokens)} tokens", where)
+    return _cell(f"{relative} x mean", f"{_tokens(spot.tokens)} tokens", where)
 
 
 def _worst(summary: Summary) -> Text:
@@ -54,10 +54,10 @@ _ROWS: tuple[tuple[str, Callable[[Summary], Text]], ...] = (
     ("gap to it, mean", lambda s: _optional(_mean(s.gap), up)),
     ("if split unevenly", lambda s: Text(down(float(s.split_balancedness.mean())))),
     ("straggler time", lambda s: Text(f"{up(s.straggler_time)} x ideal")),
-    ("heaviest GPU", lambda s: _spot(s.heaviest)),
-    ("lightest GPU", lambda s: _spot(s.lightest)),
-    ("away from home node", lambda s: _optional(_mean(s.away_share), lambda x: f"{x:.2%}")),
-    ("nodes for one token", lambda s: _optional(_mean(s.nodes_per_token), lambda x: f"{x:.3f}")),
+    ("heaviest GPU", lambda s: _spot(s.heaviest, up(s.heaviest.relative, 4))),
+    ("lightest GPU", lambda s: _spot(s.lightest, down(s.lightest.relative, 4))),
+    ("away from home node", lambda s: _optional(_mean(s.away_share), percent_up)),
+    ("nodes for one token", lambda s: _optional(_mean(s.nodes_per_token), lambda x: up(x, 3))),
     ("duplicates", lambda s: Text(f"{int(s.duplicates.sum()):,}")),
     ("moves from trivial", _moves),
     ("planning time", lambda s: _optional(s.milliseconds, lambda ms: f"{ms:,.2f} ms")),
