@@ -16,7 +16,15 @@ import hashlib, sys
 import numpy as np
 from evenload import Cluster, solve
 
-SOLVERS = ("greedy", "iterated-greedy", "local-search")
+SOLVERS = ("greedy", "iterated-greedy", "local-search", "joint")
+# Two and three slots a GPU, GPUs that differ, and groups that may leave their node.
+HARDER = (
+    (Cluster(48, slots_per_gpu=2), {}),
+    (Cluster(32, slots_per_gpu=3), {}),
+    (Cluster(8, 2, num_slots=90, speed=[1, 2] * 4, alive=[True] * 7 + [False]), {}),
+    (Cluster(8, 2, num_slots=90, speed=[1, 2] * 4), {"num_groups": 4, "topology": "strict"}),
+    (Cluster(16, 4, num_slots=90), {"num_groups": 8, "topology": "prefer"}),
+)
 
 def loads():
     rng = np.random.default_rng(11)
@@ -27,6 +35,8 @@ def plans():
     for solver in SOLVERS:
         yield solve(load, Cluster(32, num_slots=288), solver=solver)
         yield solve(load, Cluster(32, 4, num_slots=288), num_groups=8, solver=solver)
+    for cluster, options in HARDER:
+        yield solve(load[:20, :64], cluster, effort=60, **options)
 
 def digest():
     sha = hashlib.sha256()
@@ -115,7 +125,7 @@ def many_threads(monkeypatch):
 
 
 @pytest.mark.usefixtures("many_threads")
-@pytest.mark.parametrize("solver", ["greedy", "iterated-greedy", "local-search"])
+@pytest.mark.parametrize("solver", ["greedy", "iterated-greedy", "local-search", "joint"])
 def test_works_from_several_python_threads(solver):
     rng = np.random.default_rng(5)
     jobs = [rng.lognormal(0, 1, (40, 64)) for _ in range(6)]

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from evenload.kernels import kick as kick_module
 from evenload.kernels.descend import descend
 from evenload.kernels.grid import bit_length
-from evenload.kernels.kick import kick, random_below
+from evenload.kernels.kick import kick
 from evenload.kernels.packs import Packs, rank_packs
 from evenload.kernels.pair_swap import FEWEST_SLOTS, MOST_SLOTS, pair_descend
+from evenload.kernels.random import SEED, random_below
 from evenload.kernels.slots import fits, sort_packs
 from evenload.kernels.swap import best_swap, swap
 
@@ -301,7 +302,7 @@ def test_kick_leaves_a_layer_at_the_goal_alone():
 
 
 def test_random_numbers_are_xorshift64_and_stay_below_the_bound():
-    state, x = np.full(1, kick_module.SEED), int(kick_module.SEED)
+    state, x = np.full(1, SEED), int(SEED)
     drawn = []
     for _ in range(200):
         x ^= x << 13 & (2**64 - 1)
