@@ -226,7 +226,7 @@ def split(placed, slots):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    seed=seeds, price=st.sampled_from([0.0, 0.5, 3.0, 1000.0]), trials=st.sampled_from([0, 5, 60])
+    seed=seeds, price=st.sampled_from([0.0, 0.5, 3.0, 1000.0]), trials=st.sampled_from([0, 5, 60, 600])
 )
 def test_the_search_never_raises_the_cost(seed, price, trials):
     """Time of the last GPU and what tokens away from home cost, on the integers of the search."""
@@ -252,6 +252,28 @@ def test_the_search_never_raises_the_cost(seed, price, trials):
     assert (fleet.count >= 1).all()
     assert (fleet.at_home >= 1).all()
     assert duplicates_of(found[0], slots) <= duplicates_of(start, slots)
+
+
+def test_a_search_that_stands_still_goes_on_elsewhere():
+    """Two experts to choose between for the spare slot: a local optimum that no one trial leaves."""
+    rng = np.random.default_rng(0)
+    slots, node = np.full(4, 3), np.zeros(4, np.int64)
+    load = rng.lognormal(0.0, 1.0, (40, 8))
+    one = np.ones(4, np.int64)
+    home = np.full(load.shape, -1)
+
+    def last_gpu(trials):
+        found = np.empty((40, 12), np.int64)
+        start_fleet(load, 30, slots, one, node, home, found)
+        joint(load, 30, slots, one, node, home, 0.0, np.zeros(40), trials, found)
+        count = np.stack([np.bincount(row, minlength=8) for row in found])
+        share = np.take_along_axis(load / count, found, axis=1)
+        return share.reshape(40, 4, 3).sum(axis=2).max(axis=1)
+
+    # 32 handovers and 12 slots: 44 trials without a gain are a standstill.
+    short, long = last_gpu(300), last_gpu(5000)
+    assert (long <= short * (1 + 1e-9)).all()
+    assert (long < short * (1 - 1e-3)).mean() > 0.2
 
 
 @settings(max_examples=150, deadline=None)

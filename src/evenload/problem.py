@@ -127,3 +127,8 @@ class Problem:
     def hierarchical(self) -> bool:
         """Whether every group has to stay on one node."""
         return self.topology == "strict" and self.num_groups > 1
+
+    @property
+    def keeps_groups(self) -> bool:
+        """Whether there are several nodes to keep groups on."""
+        return self.hierarchical and len(self.cluster.living_by_node) > 1

@@ -2,7 +2,8 @@
 
 Iterated local search in the spirit of the iterated greedy: a trial hands a spare replica from one
 expert to another, or swaps replicas of the last GPU at random, and descends by best swaps; it
-stays unless the last GPU is done later than before. A step costs what it touches.
+stays unless the last GPU is done later than before. A step costs what it touches. Where trials
+stand still, the layer is shaken and searched anew.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ State = NDArray[np.uint64]
 MOST_SWAPS = 50  # of one trial
 SWAPS_A_GPU = 20  # ends the first descent if it crawls; far beyond what one needs
 PATIENCE = 4  # a search ends when this share of its trials brought nothing
+SMALL = 4096  # trials times slots: a search of few slots is cheap, and ends no sooner
 LEAST_GAIN = 1e-5
+SHAKES = 4  # disturbances that stay, whatever they cost
 
 
 @kernel
@@ -65,8 +68,30 @@ def _settle(fleet: Fleet, mean: int, goal: int, price: float, undo: Undo) -> int
 
 
 @kernel
+def _keep_better(fleet: Fleet, now: int, best: int, kept: Int) -> int:
+    """Bring the fleet and the slots kept to the better of the two; return its cost."""
+    if now < best:
+        copy_out(fleet, kept)
+        return now
+    fill(fleet, kept)
+    return best
+
+
+@kernel
+def _shake(fleet: Fleet, price: float, state: State, undo: Undo) -> int:
+    """Disturb a layer where trials stand still, and return the cost after it."""
+    for _ in range(SHAKES):
+        kept, _, _, _ = disturb(fleet, state, undo)
+        forget(undo, kept)
+    return _cost(fleet, price)
+
+
+@kernel
 def search(fleet: Fleet, mean: int, goal: int, price: float, trials: int, undo: Undo) -> None:
-    """Search from the state of a fleet; the cost never rises.
+    """Search from the state of a fleet; the cost is never higher in the end.
+
+    Where as many trials as there are replicas to hand over gained nothing, the layer is disturbed
+    for good, and the search goes on from there; the best of these states is the result.
 
     Parameters
     ----------
@@ -83,19 +108,32 @@ def search(fleet: Fleet, mean: int, goal: int, price: float, trials: int, undo: 
     undo : Undo, scratch
     """
     state = np.full(1, SEED)
-    best = _settle(fleet, mean, goal, price, undo)
+    now = _settle(fleet, mean, goal, price, undo)
     if fleet.slots.size == 1:
         return
-    patience = max(trials // PATIENCE, 1)
-    mark = best
+    S = fleet.slots.sum()
+    kept = np.empty(S, np.int64)
+    best = now + 1  # cost of the slots kept: none yet
+    standstill = fleet.spare.size * fleet.weight.size + S  # about as many trials as handovers
+    patience = max(trials // PATIENCE, SMALL // S)
+    mark = now
+    still = 0
     for trial in range(trials):
-        if best <= goal and fleet.away[0] == 0:
+        if min(now, best) <= goal and fleet.away[0] == 0:
             break
-        best = _try(fleet, mean, goal, price, best, state, undo)
+        before = now
+        now = _try(fleet, mean, goal, price, before, state, undo)
+        still = 0 if now < before else still + 1
+        if still == standstill:
+            best = _keep_better(fleet, now, best, kept)
+            now = _shake(fleet, price, state, undo)
+            still = 0
         if trial % patience == patience - 1:
-            if mark - best < LEAST_GAIN * mean:
+            if mark - min(now, best) < LEAST_GAIN * mean:
                 break
-            mark = best
+            mark = min(now, best)
+    if best < now:
+        fill(fleet, kept)
 
 
 @kernel

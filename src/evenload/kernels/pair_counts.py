@@ -16,10 +16,13 @@ from evenload.kernels.random import SEED, random_below
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
-THRESHOLD = 0.997  # of the heaviest pair: the excess over it is what the search lowers
+# Of the heaviest pair: the excess over it is what a round lowers. Rounds take turns, since a low
+# threshold looks at more pairs than the last ones, and a high one ends lower where many are alike.
+THRESHOLDS = (0.997, 0.99)
 TOLERANCE = 1.05  # growth of the excess that is let pass
 MOST_DRAWS = 8  # a trial, before there seems to be nothing left to draw
 PATIENCE = 3  # a search ends when this share of its trials in a row brought nothing
+STANDSTILL = 1500  # trials without a gain, after which a round begins at the best counts
 UNGUIDED = 8  # one draw in so many is not aimed
 
 
@@ -151,6 +154,39 @@ def _draw(
 
 
 @kernel
+def _change(weight: Int, count: Int, giver: int, taker: int, share: Float, other: Float) -> None:
+    """List in `other` the shares with a replica of `giver` handed to `taker`."""
+    given, taken = count[giver], count[taker]
+    exchange_shares(
+        share, other, weight[giver] // given, given, weight[taker] // taken, taken,
+        weight[giver] // (given - 1), given - 1, weight[taker] // (taken + 1), taken + 1,
+    )  # fmt: skip
+
+
+@kernel
+def _begin_round(
+    weight: Int, count: Int, threshold: float, now: Int, spare: Int, share: Float
+) -> tuple:
+    """Set the state of the search to some counts.
+
+    Returns
+    -------
+    excess : float
+    place : int
+        As `judge_pairs`.
+    """
+    now[:] = count
+    n = 0
+    for e in range(count.size):
+        for _ in range(count[e] - 1):
+            spare[n] = e
+            n += 1
+    list_shares(weight, count, share)
+    _, excess, place = judge_pairs(share, threshold, np.inf)
+    return excess, place
+
+
+@kernel
 def search_pair_counts(weight: Int, most: int, goal: float, trials: int, count: Int) -> float:
     """Change replica counts until the heaviest pair is light; return its load, never more.
 
@@ -167,44 +203,36 @@ def search_pair_counts(weight: Int, most: int, goal: float, trials: int, count: 
     count : int64, [E]
         Replicas of each expert, an even number in all; the start, and the result.
     """
-    E = weight.size
     S = count.sum()
     share, other = np.empty(S), np.empty(S)
     list_shares(weight, count, share)
     best, _, _ = judge_pairs(share, np.inf, np.inf)
-    threshold = best * THRESHOLD
-    _, excess, place = judge_pairs(share, threshold, np.inf)
-    now = count.copy()
-    spare = np.empty(S - E, np.int64)
-    n = 0
-    for e in range(E):
-        for _ in range(count[e] - 1):
-            spare[n] = e
-            n += 1
-    state = np.full(1, SEED)
-    trial = 0
-    if n == 0:
+    now, spare = np.empty_like(count), np.empty(S - weight.size, np.int64)
+    if spare.size == 0:
         return best
-    last_gain = 0
+    state = np.full(1, SEED)
+    patience = max(trials // PATIENCE, 1)
+    trial = last_gain = round_began = rounds = 0
+    threshold = excess = 0.0
+    place = 0
     for _ in range(MOST_DRAWS * trials):
-        if trial - last_gain >= max(trials // PATIENCE, 1) or trial >= trials or best <= goal:
+        if trial >= trials or trial - last_gain >= patience or best <= goal:
             break
+        if trial - max(round_began, last_gain) >= STANDSTILL or rounds == 0:
+            threshold = best * THRESHOLDS[rounds % 2]
+            excess, place = _begin_round(weight, count, threshold, now, spare, share)
+            round_began = trial
+            rounds += 1
         at, taker = _draw(weight, now, spare, most, share, place, best, state)
         if at < 0:
             continue
         trial += 1
-        giver = spare[at]
-        exchange_shares(
-            share, other,
-            weight[giver] // now[giver], now[giver], weight[taker] // now[taker], now[taker],
-            weight[giver] // (now[giver] - 1), now[giver] - 1,
-            weight[taker] // (now[taker] + 1), now[taker] + 1,
-        )  # fmt: skip
+        _change(weight, now, spare[at], taker, share, other)
         let_pass = excess * TOLERANCE
         heaviest, changed, at_place = judge_pairs(other, threshold, let_pass)
         if changed > let_pass:
             continue
-        now[giver] -= 1
+        now[spare[at]] -= 1
         now[taker] += 1
         spare[at] = taker
         share, other = other, share
@@ -213,6 +241,6 @@ def search_pair_counts(weight: Int, most: int, goal: float, trials: int, count: 
             best = heaviest
             last_gain = trial
             count[:] = now
-            threshold = best * THRESHOLD
+            threshold = best * THRESHOLDS[(rounds - 1) % 2]
             _, excess, place = judge_pairs(share, threshold, np.inf)
     return best

@@ -11,6 +11,9 @@ from evenload.solvers.rows import Float, Int, Rows
 from evenload.threads import spread
 
 UNIT_BITS = 14  # of the time that the fastest GPU takes for a unit of load, where speeds differ
+FEW_SLOTS = (
+    64  # up to here it matters with two slots a GPU that an expert may not sit beside itself
+)
 PAIR_TRIALS = 36  # changes of two counts that cost about as much as one trial of the joint search
 
 
@@ -117,15 +120,17 @@ def improve_pairs(load: Float, rows: Rows, goal: Float, trials: int) -> tuple[Ro
     """
     from evenload.kernels.pairs import search_pairs
 
-    order, sorted_load, placed = _by_load(load, rows)
+    expert = np.empty_like(rows.expert)
     best = np.zeros(len(load), np.uint8)
 
     def run(first: int, end: int) -> None:
         part = slice(first, end)
-        search_pairs(sorted_load[part], goal[part], PAIR_TRIALS * trials, placed[part], best[part])
+        order, sorted_load, placed = _by_load(load[part], Rows(rows.expert[part]))
+        search_pairs(sorted_load, goal[part], PAIR_TRIALS * trials, placed, best[part])
+        expert[part] = np.take_along_axis(order, placed, axis=1)
 
-    spread(len(load), placed.size * max(trials, 1), run)
-    return Rows(np.take_along_axis(order, placed, axis=1)), np.flatnonzero(best == 0)
+    spread(len(load), expert.size * max(trials, 1), run)
+    return Rows(expert), np.flatnonzero(best == 0)
 
 
 def improve(
@@ -134,15 +139,37 @@ def improve(
     """Search replicas and placement of rows together, see `kernels.joint`."""
     from evenload.kernels.joint import joint
 
-    order, sorted_load, placed = _by_load(load, rows)
-    sorted_home = np.take_along_axis(home, order, axis=1)
+    expert = np.empty_like(rows.expert)
 
     def run(first: int, end: int) -> None:
         part = slice(first, end)
+        order, sorted_load, placed = _by_load(load[part], Rows(rows.expert[part]))
+        sorted_home = np.take_along_axis(home[part], order, axis=1)
         joint(
-            sorted_load[part], gpus.load_bits, gpus.slots, gpus.unit_time, gpus.node,
-            sorted_home[part], price, goal[part], trials, placed[part],
+            sorted_load, gpus.load_bits, gpus.slots, gpus.unit_time, gpus.node,
+            sorted_home, price, goal[part], trials, placed,
         )  # fmt: skip
+        expert[part] = np.take_along_axis(order, placed, axis=1)
 
-    spread(len(load), placed.size * max(trials, 1), run)
-    return Rows(np.take_along_axis(order, placed, axis=1))
+    spread(len(load), expert.size * max(trials, 1), run)
+    return Rows(expert)
+
+
+def improve_alike(
+    load: Float, gpus: GpuArrays, rows: Rows, goal: Float, trials: int
+) -> tuple[Rows, Int]:
+    """Search rows on equal GPUs, by their counts alone where there are two slots on each.
+
+    Returns
+    -------
+    Rows
+    int64 ndarray
+        Numbers of the rows where another placement of the counts that they started with might
+        still be better.
+    """
+    doubtful = np.arange(len(load))
+    if gpus.slots[0] == 2:
+        rows, doubtful = improve_pairs(load, rows, goal, trials)
+        if gpus.num_slots > FEW_SLOTS:
+            return rows, doubtful
+    return improve(load, gpus, no_homes(load), 0.0, rows, goal, trials), doubtful

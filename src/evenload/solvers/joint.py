@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from evenload.bounds import balancedness_bound
@@ -10,16 +12,24 @@ from evenload.maps import EMPTY
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.solvers.effort import check_effort
-from evenload.solvers.fleets import GpuArrays, improve, improve_pairs, no_homes, start
+from evenload.solvers.fleets import GpuArrays, improve, improve_alike, no_homes, start
 from evenload.solvers.homes import home_nodes
-from evenload.solvers.iterated_greedy import iterated_greedy
-from evenload.solvers.local_search import local_search
-from evenload.solvers.never_worse import reached, take_better
-from evenload.solvers.rows import Float, Int, Rows
+from evenload.solvers.iterated_greedy import pack_rows
+from evenload.solvers.living import without_dead
+from evenload.solvers.local_search import search_rows
+from evenload.solvers.never_worse import (
+    at_least,
+    at_least_greedy_and_bound,
+    put_layers,
+    reached,
+    take_better,
+)
+from evenload.solvers.rows import Float, Int, Rows, unless_all_fit
 from evenload.solvers.strict import plan_nodes
 
-TRIALS = {"fast": 6, "standard": 170, "thorough": 4000}
+TRIALS = {"fast": 2, "standard": 150, "thorough": 4000}
 CLOSE = 0.9999  # share of the bound at which a layer is left at that
+SEARCH = partial(search_rows, effort=None)  # as "local-search" does by default
 
 
 def joint(
@@ -39,7 +49,7 @@ def joint(
     ----------
     problem : Problem
     effort : {"fast", "standard", "thorough"} or int, default "standard"
-        Trials of one layer: 6, 170, 4000, or a number.
+        Trials of one layer: 2, 150, 4000, or a number.
     target : float, optional
         Share of the bound in (0, 1] at which a layer is good enough. Default: 0.9999.
 
@@ -65,66 +75,22 @@ def joint(
 
 def _plan(problem: Problem, trials: int, close: float) -> Rows:
     """Plan the living slots of a problem."""
-    if problem.hierarchical and len(problem.cluster.living_by_node) > 1:
-        return _plan_strict(problem, close, trials)
+    strict = problem.keeps_groups
     gpus = GpuArrays.of(problem.cluster)
     if problem.topology == "prefer":
         return _plan_with_homes(problem, gpus, close, trials)
-    if not gpus.alike:
-        home = no_homes(problem.load)
-        rows = start(problem.load, gpus, home)
-        return improve(problem.load, gpus, home, 0.0, rows, _goal(problem, close), trials)
-    return _plan_alike(problem, gpus, close, trials)
+    if gpus.alike and (problem.cluster.nodes_are_equal or not strict):
+        return _plan_alike(without_dead(problem), gpus, close, trials)
+    if strict:
+        return plan_nodes(problem, _goal(problem, close), trials)
+    home = no_homes(problem.load)
+    rows = start(problem.load, gpus, home)
+    return improve(problem.load, gpus, home, 0.0, rows, _goal(problem, close), trials)
 
 
 def _goal(problem: Problem, close: float) -> Float:
     """Time of the last GPU that is good enough, over that of a load divided at will, [L]."""
     return 1.0 / (balancedness_bound(problem, thorough=False) * close)
-
-
-def _plan_alike(problem: Problem, gpus: GpuArrays, close: float, trials: int) -> Rows:
-    """Plan on equal GPUs: only the layers that are not good enough are searched on."""
-    slots = gpus.slots[0]
-    rows = Rows(_living(problem, local_search(problem)))
-    if slots == 1 or slots >= problem.num_experts or len(gpus.slots) == 1:
-        return rows
-    layers = np.flatnonzero(reached(problem, rows.expert) < close)
-    if layers.size == 0:
-        return rows
-    part = problem.layers(layers)
-    goal = _goal(part, close)
-    still = np.flatnonzero(reached(part, rows.expert[layers]) * goal < 1.0)
-    layers, part, goal = layers[still], part.layers(still), goal[still]
-    if layers.size == 0:
-        return rows
-    expert = rows.expert.copy()
-    expert[layers] = _search_alike(part, gpus, Rows(expert[layers]), goal, trials).expert
-    return Rows(expert)
-
-
-def _search_alike(problem: Problem, gpus: GpuArrays, rows: Rows, goal: Float, trials: int) -> Rows:
-    if gpus.slots[0] == 2:
-        rows, doubtful = improve_pairs(problem.load, rows, goal, trials)
-        return _at_least_published(problem, rows, doubtful)
-    rows = _at_least_published(problem, rows, np.arange(problem.num_layers))
-    after = improve(problem.load, gpus, no_homes(problem.load), 0.0, rows, goal, trials)
-    return take_better(problem, after, rows)
-
-
-def _plan_strict(problem: Problem, close: float, trials: int) -> Rows:
-    goal = _goal(problem, close)
-    rows = plan_nodes(problem, goal, trials)
-    if not _equal_everywhere(problem):
-        return rows
-    for solver in (local_search, iterated_greedy):
-        layers = np.flatnonzero(reached(problem, rows.expert) * goal < 1.0)
-        if layers.size:
-            part = problem.layers(layers)
-            expert = rows.expert.copy()
-            other = Rows(_living(part, solver(part)))
-            expert[layers] = take_better(part, Rows(expert[layers]), other).expert
-            rows = Rows(expert)
-    return rows
 
 
 def _plan_with_homes(problem: Problem, gpus: GpuArrays, close: float, trials: int) -> Rows:
@@ -134,21 +100,52 @@ def _plan_with_homes(problem: Problem, gpus: GpuArrays, close: float, trials: in
     return improve(problem.load, gpus, home, price, rows, goal, trials)
 
 
-def _equal_everywhere(problem: Problem) -> bool:
-    return problem.cluster.gpus_are_equal and problem.cluster.nodes_are_equal
+def _plan_alike(problem: Problem, gpus: GpuArrays, close: float, trials: int) -> Rows:
+    """Plan on equal GPUs: only the layers that are not good enough are searched on."""
+    rows, bound = at_least_greedy_and_bound(problem, unless_all_fit(SEARCH))
+    if _nothing_to_search(problem, gpus):
+        return rows
+    balance = reached(problem, rows.expert)
+    unknown = np.flatnonzero((balance < close) & np.isnan(bound))
+    if unknown.size:
+        bound[unknown] = balancedness_bound(problem.layers(unknown), thorough=False)
+    layers = np.flatnonzero(balance < close * bound)
+    if layers.size == 0:
+        return rows
+    goal = 1.0 / (bound[layers] * close)
+    part, begun = problem.layers(layers), Rows(rows.expert[layers])
+    search = _search_strict if part.keeps_groups else _search_alike
+    return put_layers(rows, layers, search(part, gpus, begun, goal, trials))
 
 
-def _living(problem: Problem, placement: Placement) -> Int:
-    expert: Int = placement.physical_to_logical[:, problem.cluster.living_slot]
-    return expert
+def _nothing_to_search(problem: Problem, gpus: GpuArrays) -> bool:
+    """Whether one slot a GPU, or every expert on every GPU, leaves nothing to choose."""
+    one_way = gpus.slots[0] == 1 or gpus.slots[0] >= problem.num_experts or len(gpus.slots) == 1
+    return one_way and not problem.keeps_groups
+
+
+def _worse_than(problem: Problem, rows: Rows, goal: Float) -> Int:
+    """Find the numbers of the layers that are not at their goal."""
+    return np.flatnonzero(reached(problem, rows.expert) * goal < 1.0)
+
+
+def _search_alike(problem: Problem, gpus: GpuArrays, rows: Rows, goal: Float, trials: int) -> Rows:
+    if gpus.slots[0] == 2:
+        rows, doubtful = improve_alike(problem.load, gpus, rows, goal, trials)
+        return _at_least_published(problem, rows, doubtful)
+    rows = at_least(problem, rows, unless_all_fit(pack_rows))
+    after, _ = improve_alike(problem.load, gpus, rows, goal, trials)
+    return take_better(problem, after, rows)
+
+
+def _search_strict(problem: Problem, _: GpuArrays, rows: Rows, goal: Float, trials: int) -> Rows:
+    rows = take_better(problem, plan_nodes(problem, goal, trials, rows), rows)
+    return _at_least_published(problem, rows, _worse_than(problem, rows, goal))
 
 
 def _at_least_published(problem: Problem, rows: Rows, layers: Int) -> Rows:
-    """Take ``"iterated-greedy"`` in those of some layers where it is better."""
+    """Take `"iterated-greedy"` in those of some layers where it is better."""
     if layers.size == 0:
         return rows
-    part = problem.layers(layers)
-    published = Rows(_living(part, iterated_greedy(part)))
-    expert = rows.expert.copy()
-    expert[layers] = take_better(part, Rows(expert[layers]), published).expert
-    return Rows(expert)
+    part, begun = problem.layers(layers), Rows(rows.expert[layers])
+    return put_layers(rows, layers, at_least(part, begun, unless_all_fit(pack_rows)))

@@ -14,7 +14,14 @@ from evenload.placement import Placement
 from evenload.problem import Problem
 
 
-def _without_dead(problem: Problem) -> Problem:
+def without_dead(problem: Problem) -> Problem:
+    """Return the problem on the living GPUs alone; groups need equally many on every node.
+
+    Raises
+    ------
+    ValueError
+        If groups stay on one node each, and nodes have different numbers of living GPUs.
+    """
     cluster = problem.cluster
     nodes = len(cluster.living_by_node)
     if problem.hierarchical and not cluster.nodes_are_equal:
@@ -37,7 +44,7 @@ def on_living_gpus(solver: Callable[..., Placement]) -> Callable[..., Placement]
         cluster = problem.cluster
         if cluster.all_alive:
             return solver(problem, **options)
-        placed = solver(_without_dead(problem), **options).physical_to_logical
+        placed = solver(without_dead(problem), **options).physical_to_logical
         whole = np.full((problem.num_layers, cluster.num_slots), EMPTY)
         whole[:, cluster.living_slot] = placed
         return Placement(whole, cluster, problem.num_experts)

@@ -21,14 +21,6 @@ def reached(problem: Problem, expert: Int) -> Float:
     return balancedness(gpu_load(problem.load, expert, count, cluster.first_slot), cluster.capacity)
 
 
-def _layers_to_check(problem: Problem, balance: Float) -> Int:
-    suspects = np.flatnonzero(balance < NEAR)
-    if suspects.size == 0:
-        return suspects
-    bound = balancedness_bound(problem.layers(suspects), thorough=False)
-    return suspects[balance[suspects] < NEAR * bound]
-
-
 def take_better(problem: Problem, rows: Rows, other: Rows) -> Rows:
     """Take each layer from `other` where it is better balanced and has no more duplicates."""
     E, first_slot = problem.num_experts, problem.cluster.living.first_slot
@@ -59,15 +51,51 @@ def at_least_greedy(problem: Problem, planner: RowPlanner) -> Rows:
         In every layer at least as balanced as the greedy plan if that has no more duplicates, or
         within 0.1 % of the bound.
     """
+    return at_least_greedy_and_bound(problem, planner)[0]
+
+
+def at_least_greedy_and_bound(problem: Problem, planner: RowPlanner) -> tuple[Rows, Float]:
+    """Do what `at_least_greedy` does, and return the bound too where it was needed.
+
+    Returns
+    -------
+    Rows
+    float64 ndarray, [L]
+        Bound by the quick arguments; not a number for layers above 0.999 at once.
+    """
     rows = plan(problem, planner)
-    layers = _layers_to_check(problem, reached(problem, rows.expert))
+    balance, bound = reached(problem, rows.expert), np.full(problem.num_layers, np.nan)
+    suspects = np.flatnonzero(balance < NEAR)
+    if suspects.size == 0:
+        return rows, bound
+    bound[suspects] = balancedness_bound(problem.layers(suspects), thorough=False)
+    layers = suspects[balance[suspects] < NEAR * bound[suspects]]
     if layers.size == 0:
-        return rows
+        return rows, bound
     part = problem.layers(layers)
-    best = Rows(rows.expert[layers])
-    if problem.hierarchical:
-        best = take_better(part, best, plan(part, planner, greedy_rows))
+    best = _from_greedy_groups(part, Rows(rows.expert[layers]), planner)
     best = take_better(part, best, plan(part, greedy_rows))
+    return put_layers(rows, layers, best), bound
+
+
+def at_least(problem: Problem, rows: Rows, planner: RowPlanner) -> Rows:
+    """Take the layers where `planner` is better, from its own groups on each node or the greedy's.
+
+    Where `rows` are at least as good as the greedy, the result is at least as good as
+    `at_least_greedy` makes the planner.
+    """
+    better = take_better(problem, rows, plan(problem, planner))
+    return _from_greedy_groups(problem, better, planner)
+
+
+def _from_greedy_groups(problem: Problem, rows: Rows, planner: RowPlanner) -> Rows:
+    if not problem.keeps_groups:
+        return rows
+    return take_better(problem, rows, plan(problem, planner, greedy_rows))
+
+
+def put_layers(rows: Rows, layers: Int, part: Rows) -> Rows:
+    """Return rows of which some layers are replaced."""
     expert = rows.expert.copy()
-    expert[layers] = best.expert
+    expert[layers] = part.expert
     return Rows(expert)

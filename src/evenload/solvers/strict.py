@@ -9,11 +9,11 @@ import numpy as np
 from evenload.cluster import Cluster
 from evenload.kernels.deals import Deals, all_deals
 from evenload.problem import Problem
-from evenload.solvers.fleets import GpuArrays, improve, improve_pairs, no_homes, start
+from evenload.solvers.fleets import GpuArrays, improve, improve_alike, no_homes, start
 from evenload.solvers.local_search import search_rows
 from evenload.solvers.rows import Float, Int, Rows, unless_all_fit
 
-QUICK_TRIALS = 34  # one part in so many of the effort goes to trying each set
+QUICK_TRIALS = 30  # one part in so many of the effort goes to trying each set
 LEAST_QUICK_TRIALS = 5  # where there are fewer, trying the sets would take most of the time
 
 
@@ -68,9 +68,7 @@ def plan_node(
     slots = gpus.slots[0]
     if slots == 1 or slots >= load.shape[1] or len(gpus.slots) == 1:
         return rows
-    if slots == 2:
-        return improve_pairs(load, rows, goal, trials)[0]
-    return improve(load, gpus, no_homes(load), 0.0, rows, goal, trials)
+    return improve_alike(load, gpus, rows, goal, trials)[0]
 
 
 def _start_alike(load: Float, num_slots: int, num_gpus: int) -> Rows:
@@ -136,13 +134,14 @@ def tries_sets(trials: int) -> bool:
     return trials // QUICK_TRIALS >= LEAST_QUICK_TRIALS
 
 
-def plan_nodes(problem: Problem, goal: Float, trials: int) -> Rows:
+def plan_nodes(problem: Problem, goal: Float, trials: int, begun: Rows | None = None) -> Rows:
     """Plan a problem whose groups stay on one node each, living slots only.
 
     Every set of groups that a node may get is planned on that node, and the sets are dealt out so
     that the last node is done soonest: by what its GPUs can reach, not by the sums of its groups.
-    Where there are too many sets (see `kernels.deals`), or the effort is small, the groups are
-    packed by their sums. The effort left goes to the nodes that were chosen.
+    Where there are too many sets (see `kernels.deals`), or the effort is small, the groups stay
+    where they were begun, or are packed by their sums. The effort left goes to the nodes that were
+    chosen.
 
     Parameters
     ----------
@@ -152,11 +151,22 @@ def plan_nodes(problem: Problem, goal: Float, trials: int) -> Rows:
         Time of the last GPU that is good enough, over that of a load divided at will.
     trials : int
         Of one layer.
+    begun : Rows, optional
+        A plan on equal nodes to go on from.
     """
     order = _experts_by_group_load(problem)
     ranked = replace(problem, load=np.take_along_axis(problem.load, order, axis=1))
-    rows = _plan_ranked(ranked, goal, trials)
+    if begun is not None:
+        begun = Rows(_inverse(order)[np.arange(len(order))[:, None], begun.expert])
+    rows = _plan_ranked(ranked, goal, trials, begun)
     return Rows(np.take_along_axis(order, rows.expert, axis=1))
+
+
+def _inverse(order: Int) -> Int:
+    """Return the place of each number in rows that are permutations."""
+    place = np.empty_like(order)
+    np.put_along_axis(place, order, np.arange(order.shape[1])[None, :], axis=1)
+    return place
 
 
 def _experts_by_group_load(problem: Problem) -> Int:
@@ -170,20 +180,42 @@ def _experts_by_group_load(problem: Problem) -> Int:
     return experts_of(order, problem.num_experts // groups)
 
 
-def _plan_ranked(problem: Problem, goal: Float, trials: int) -> Rows:
+def _plan_ranked(problem: Problem, goal: Float, trials: int, begun: Rows | None) -> Rows:
     nodes = _node_clusters(problem.cluster)
     wanted = goal * _mean_time(problem.load, problem.cluster)
     kinds = list(dict.fromkeys(nodes))
     kind = np.array([kinds.index(node) for node in nodes])
     deals = all_deals(problem.num_groups, len(nodes), len(kinds) == 1)
-    if deals is None or not tries_sets(trials):
-        groups = _pack_by_load(problem, len(nodes))
-        return _plan_chosen(problem, nodes, groups, None, wanted, trials)
-    tried = _try_sets(problem, kinds, deals.sets, wanted, trials // QUICK_TRIALS)
-    chosen = _deal_out(tried, kind, deals, problem.num_groups)
-    layer = np.arange(problem.num_layers)
-    begun = [tried.expert[kind[n]][layer, chosen[:, n]] for n in range(len(nodes))]
-    return _plan_chosen(problem, nodes, deals.sets[chosen], begun, wanted, trials)
+    if deals is not None and tries_sets(trials):
+        tried = _try_sets(problem, kinds, deals.sets, wanted, trials // QUICK_TRIALS)
+        chosen = _deal_out(tried, kind, deals, problem.num_groups)
+        layer = np.arange(problem.num_layers)
+        each = [tried.expert[kind[n]][layer, chosen[:, n]] for n in range(len(nodes))]
+        return _plan_chosen(problem, nodes, deals.sets[chosen], each, wanted, trials)
+    if begun is not None:
+        groups, each = _as_begun(problem, begun, len(nodes))
+        return _plan_chosen(problem, nodes, groups, each, wanted, trials)
+    groups = _pack_by_load(problem, len(nodes))
+    return _plan_chosen(problem, nodes, groups, None, wanted, trials)
+
+
+def _as_begun(problem: Problem, begun: Rows, num_nodes: int) -> tuple[Int, list[Int]]:
+    """Take a plan on equal nodes apart: the groups of each node, and its plan of them.
+
+    Returns
+    -------
+    groups : int64 ndarray, [L, N, g]
+    each : list of int64 ndarray, [L, slots]
+        One a node, experts numbered within its groups.
+    """
+    L, size = problem.num_layers, problem.num_experts // problem.num_groups
+    expert = begun.expert.reshape(L, num_nodes, -1)
+    held = np.zeros((L, num_nodes, problem.num_groups), bool)
+    np.put_along_axis(held, expert // size, True, axis=2)
+    groups = np.nonzero(held)[2].reshape(L, num_nodes, -1)
+    place = np.cumsum(held, axis=2) - 1  # of a group among those of the node
+    within = np.take_along_axis(place, expert // size, axis=2) * size + expert % size
+    return groups, [within[:, n] for n in range(num_nodes)]
 
 
 def _plan_chosen(

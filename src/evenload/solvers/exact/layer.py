@@ -13,6 +13,7 @@ from evenload.cluster import Cluster
 from evenload.kernels.evaluate import count_replicas, gpu_load, heaviest_time
 from evenload.problem import Problem
 from evenload.solvers.joint import joint
+from evenload.solvers.never_worse import BEYOND_ROUNDING
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
@@ -83,7 +84,7 @@ class Layer:
     def outcome(self, expert: Int, least_time: float) -> Outcome:
         """Judge a placement; the start is kept where that is as good."""
         start = self.known.expert
-        best = expert if self.time(expert) < self.time(start) else start
+        best = expert if self.time(expert) * BEYOND_ROUNDING < self.time(start) else start
         reached = self.time(best)
         least = min(max(least_time, self.known.least_time), reached)
         if reached <= least * (1.0 + CLOSE):
