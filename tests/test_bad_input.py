@@ -462,9 +462,9 @@ def test_slots_per_gpu_of_gpus_that_differ():
             lambda: eplb.rebalance_experts(ONES, 6, 6, 2, 2),
         ),
         (
-            "num_slots=10 is fewer than num_experts=12, and every expert needs a slot; use 15 or "
+            "num_slots=10 is fewer than num_experts=12, and every expert needs a slot; use 12 or "
             "more",
-            lambda: solve(np.ones((1, 12)), Cluster(5, slots_per_gpu=2)),
+            lambda: solve(np.ones((1, 12)), Cluster(5, num_slots=10)),
         ),
         (
             "num_replicas=10 is fewer than num_experts=12, and every expert needs a slot; use 15 "
@@ -476,7 +476,7 @@ def test_slots_per_gpu_of_gpus_that_differ():
             lambda: eplb.replicate_experts(ONES, 3),
         ),
         (
-            "num_slots=6 is fewer than num_experts=7, and every expert needs a slot; use 8 or more",
+            "num_slots=6 is fewer than num_experts=7, and every expert needs a slot; use 7 or more",
             lambda: Placement.trivial(1, 7, CLUSTER),
         ),
         (

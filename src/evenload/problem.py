@@ -91,8 +91,11 @@ class Problem:
         *,
         load_name: str = "load",
         slots_name: str = "num_slots",
+        slots_step: int = 1,
     ) -> Problem:
         """Validate the parts together; `load_name`, `slots_name` are the caller's words for two.
+
+        `slots_step` is what the caller's number of slots has to be a multiple of.
 
         Raises
         ------
@@ -103,7 +106,7 @@ class Problem:
         """
         checked, rewrap = check_load(load, load_name)
         num_experts = checked.shape[1]
-        check_cluster(cluster).check_holds(num_experts, slots_name)
+        check_cluster(cluster).check_holds(num_experts, slots_name, slots_step)
         groups = check_groups(num_groups, num_experts)
         how = check_topology(topology, groups, num_experts, cluster)
         price = not_negative("cross_node_price", cross_node_price)
