@@ -216,7 +216,9 @@ def test_the_command_takes_clusters_of_all_kinds(tmp_path):
         (tuple(f"--dead={gpu}" for gpu in range(8)), "--dead: all 8 GPUs are gone"),
         (("--topology", "loose"), "use one of: strict, prefer, ignore"),
         (("--effort", "hard"), "use one of: fast, standard, thorough"),
-        (("--cross-node-price", "-1"), "cross_node_price=-1.0"),
+        (("--cross-node-price", "-1", "--topology", "prefer"), "cross_node_price=-1.0"),
+        (("--cross-node-price", "1"), "--cross-node-price 1 is for --topology prefer; give both"),
+        (("--cross-node-price", "2", "--topology", "strict"), "--cross-node-price 2 is for"),
         (("--nodes", "4", "--groups", "2", "--topology", "strict"), "does not divide"),
     ],
 )

@@ -113,7 +113,8 @@ def solve(
     ------
     ValueError
         For an illegal load, fewer slots than experts, groups that do not divide the experts, a
-        topology that is unknown or cannot be met, an unknown solver or option.
+        topology that is unknown or cannot be met, a `cross_node_price` other than 1 for another
+        topology than ``"prefer"``, an unknown solver or option.
 
     Examples
     --------
