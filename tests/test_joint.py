@@ -1,5 +1,7 @@
 """Replicas and placement chosen together: what `solver="joint"` promises."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import twins
@@ -8,6 +10,7 @@ from hypothesis import strategies as st
 
 from evenload import Cluster, solve
 from evenload.problem import Problem
+from evenload.solvers.homes import home_nodes
 from evenload.synth import lognormal_load, zipf_load
 
 
@@ -86,6 +89,43 @@ def test_never_worse_than_cheaper_solvers(seed, K, G, sigma):
             least = np.minimum(other.balancedness * (1 - 1e-12), 0.9999 * plan.bound)
             comparable = other.duplicates <= plan.duplicates
             assert (plan.balancedness >= least)[comparable].all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), G=st.integers(2, 8), sigma=st.sampled_from([0.3, 1.0, 1.5]))
+def test_a_higher_effort_is_never_worse_than_a_lower_one(seed, G, sigma):
+    """Two slots on each of equal GPUs, strict groups and other efforts promise nothing."""
+    rng = np.random.default_rng(seed)
+    K, differ = int(rng.integers(3, 6)), rng.random() < 0.4
+    E = int(rng.integers(K * G // 2, K * G + 1))
+    cluster = Cluster(G, slots_per_gpu=K, speed=rng.choice([1.0, 2.0], G) if differ else None)
+    load = rng.lognormal(0.0, sigma, (3, E))
+    efforts = ("fast", "standard", "thorough")
+    plans = [solve(load, cluster, solver="joint", effort=effort) for effort in efforts]
+    for lower, higher in pairwise(plans):
+        assert (higher.balancedness >= lower.balancedness * (1 - 1e-9)).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), price=st.sampled_from([0.0, 0.5, 3.0]))
+def test_under_prefer_time_and_price_never_rise_with_effort(seed, price):
+    cluster = Cluster(6, 2, slots_per_gpu=4)
+    load = np.random.default_rng(seed).lognormal(0.0, 1.0, (3, 16))
+    problem = Problem.build(load, cluster, 4, "prefer", price)
+    home = home_nodes(problem)
+
+    def cost(effort):
+        place = solve(
+            load, cluster, num_groups=4, topology="prefer", cross_node_price=price, effort=effort
+        ).placement
+        expert = place.physical_to_logical
+        share = np.take_along_axis(load / place.replica_count, expert, axis=1)
+        node = cluster.gpu_of_slot // cluster.gpus_per_node
+        away = np.where(np.take_along_axis(home, expert, axis=1) == node, 0.0, share).sum(axis=1)
+        return place.gpu_load(load).max(axis=1) + price * away / cluster.num_gpus
+
+    for lower, higher in pairwise([cost(effort) for effort in ("fast", "standard", "thorough")]):
+        assert (higher <= lower * (1 + 1e-9)).all()
 
 
 @pytest.mark.parametrize(
