@@ -13,7 +13,12 @@ PARTS = (("distance", "C3", "optimum - joint"), ("slack", "C7", "bound - optimum
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Write boxes of the gaps on the left; on the right what is left against proven optima."""
+    """Write the figure."""
+    figure_of(result).savefig(path, dpi=150, format="png")
+
+
+def figure_of(result: dict[str, Any]) -> Figure:
+    """Draw boxes of the gaps on the left; on the right what is left against proven optima."""
     figure = Figure(figsize=(13, 1.6 + 0.3 * max(8, len(result["sizes"]))), layout="constrained")
     if result["exact"]:
         left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
@@ -21,7 +26,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     else:
         left = figure.subplots()
     _boxes(left, result["sizes"])
-    figure.savefig(path, dpi=150, format="png")
+    return figure
 
 
 def _boxes(axes: Any, sizes: list[dict[str, Any]]) -> None:

@@ -1,4 +1,7 @@
-"""Run the benchmarks: ``python -m benchmarks.run [NAME ...] [--quick] [--update-readme]``."""
+"""Run the benchmarks: ``python -m benchmarks.run [NAME ...] [--quick] [--update-readme]``.
+
+With ``--redraw`` nothing is measured: the page and the figures are made anew from the results kept.
+"""
 
 import argparse
 import sys
@@ -10,6 +13,7 @@ from benchmarks.machine import describe
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERRUPTED = 130
+MISSING = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,8 +21,13 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     folder = options.out or ROOT / ("build/quick" if options.quick else "docs")
     names = [name for name in report.SECTIONS if name in options.names or not options.names]
+    results = report.load(folder)
+    if options.redraw and not results:
+        print(f"there are no results in {folder} to redraw; run the benchmarks", file=sys.stderr)
+        return MISSING
     try:
-        results = report.load(folder) | {name: _run(name, options.quick) for name in names}
+        if not options.redraw:
+            results |= {name: _run(name, options.quick) for name in names}
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return INTERRUPTED
@@ -58,10 +67,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few rounds, into build/quick")
     parser.add_argument("--out", type=Path, metavar="DIR", help="instead of docs")
     parser.add_argument("--update-readme", action="store_true", help="put the main table there")
+    parser.add_argument("--redraw", action="store_true", help="page and figures only, no run")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.names if name not in report.SECTIONS]
     if unknown:
         parser.error(f"unknown benchmark {unknown[0]!r}; use {', '.join(report.SECTIONS)}")
+    if options.redraw and options.names:
+        parser.error("--redraw makes all pages and figures anew; leave out the names")
     if options.quick and options.update_readme:
         parser.error("--quick is too short for the README; leave one of the two out")
     return options

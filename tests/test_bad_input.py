@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evenload import Cluster, Placement, eplb, solve
+from evenload.redundancy import smallest_redundancy
 from evenload.threads import num_threads
 
 CLUSTER = Cluster(2, slots_per_gpu=3)
@@ -442,6 +443,16 @@ def test_slots_per_gpu_of_gpus_that_differ():
         ("num_gpus=7 is not a multiple of num_nodes=3; use 6 or 9", lambda: Cluster(7, 3, 1)),
         ("num_gpus=2 is not a multiple of num_nodes=4; use 4", lambda: Cluster(2, 4, 1)),
         (
+            "cross_node_price=2.0 is for topology 'prefer', and the topology is 'strict'; use "
+            "topology 'prefer', or a price of 1.0",
+            lambda: solve(ONES, CLUSTER, num_groups=2, cross_node_price=2),
+        ),
+        (
+            "cross_node_price=0.0 is for topology 'prefer', and the topology is 'ignore'; use "
+            "topology 'prefer', or a price of 1.0",
+            lambda: smallest_redundancy(ONES, 2, cross_node_price=0),
+        ),
+        (
             "num_replicas=13 is not a multiple of num_gpus=2; use 12 or 14",
             lambda: eplb.rebalance_experts(ONES, 13, 1, 1, 2),
         ),
@@ -462,9 +473,9 @@ def test_slots_per_gpu_of_gpus_that_differ():
             lambda: eplb.rebalance_experts(ONES, 6, 6, 2, 2),
         ),
         (
-            "num_slots=10 is fewer than num_experts=12, and every expert needs a slot; use 15 or "
+            "num_slots=10 is fewer than num_experts=12, and every expert needs a slot; use 12 or "
             "more",
-            lambda: solve(np.ones((1, 12)), Cluster(5, slots_per_gpu=2)),
+            lambda: solve(np.ones((1, 12)), Cluster(5, num_slots=10)),
         ),
         (
             "num_replicas=10 is fewer than num_experts=12, and every expert needs a slot; use 15 "
@@ -476,7 +487,7 @@ def test_slots_per_gpu_of_gpus_that_differ():
             lambda: eplb.replicate_experts(ONES, 3),
         ),
         (
-            "num_slots=6 is fewer than num_experts=7, and every expert needs a slot; use 8 or more",
+            "num_slots=6 is fewer than num_experts=7, and every expert needs a slot; use 7 or more",
             lambda: Placement.trivial(1, 7, CLUSTER),
         ),
         (

@@ -1,9 +1,13 @@
 """What the benchmarks compute with: nothing is timed here."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from benchmarks import (
     efforts,
@@ -12,8 +16,10 @@ from benchmarks import (
     gap_exact,
     gap_plot,
     gap_sizes,
+    labels,
     ours,
     readme,
+    run,
     scaling,
     scaling_plot,
     sizes,
@@ -22,6 +28,8 @@ from benchmarks import (
 from benchmarks.measure import ratio, summary
 from benchmarks.packing import max_load
 from benchmarks.quality import share_at_least
+
+KEPT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "results.json"
 
 
 def test_ratio_is_the_median_within_rounds() -> None:
@@ -112,3 +120,54 @@ def test_scaling_shows_what_there_is(tmp_path: Path) -> None:
     assert scaling.render(both).startswith(scaling.render(without))
     for result in (without, both):
         scaling_plot.draw(result, tmp_path / "scaling.png")
+
+
+def test_a_redraw_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run.main(["--redraw", "--out", str(tmp_path)]) == run.MISSING
+    kept = KEPT.read_text()
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "results.json").write_text(kept)
+    monkeypatch.setattr(run, "_run", None)
+    assert run.main(["--redraw", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "benchmarks" / "results.json").read_text() == kept
+    page, shown = (folder / "README.md" for folder in (tmp_path / "benchmarks", KEPT.parent))
+    assert page.read_text() == shown.read_text(), "run `python -m benchmarks.run --redraw`"
+    for name in ("efforts", "gap", "scaling"):
+        assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        run.main(["--redraw", "gap"])
+
+
+def test_labels_and_their_lines_cover_nothing() -> None:
+    """Five points in a row, of which two are in one place, and a line down from the last."""
+    figure = Figure(figsize=(4.6, 3.9), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.set(xlim=(0, 10), ylim=(0, 10))
+    points = [(1.5, 8.0), (2.3, 8.0), (2.8, 8.0), (2.8, 8.0), (3.2, 7.9)]
+    names = ["greedy", "local-search", "iterated-greedy", "SGLang vec", "joint fast"]
+    figure.draw_without_rendering()
+    labels.write(axes, names, points, ["C0"] * 5, [points[-1], (5.0, 1.0)])
+    boxes = [Text.get_window_extent(text) for text in axes.texts]
+    centres = [axes.transData.transform(point) for point in points]
+    for i, (centre, box) in enumerate(zip(centres, boxes, strict=True)):
+        for other in boxes[:i] + boxes[i + 1 :]:
+            assert not box.overlaps(other)
+            assert not any(part.overlaps(other) for part in labels.leader_of(centre, box))
+        assert not any(box.contains(*dot) for dot in centres)
+
+
+def test_legends_and_titles_of_the_gap_are_outside_and_whole(tmp_path: Path) -> None:
+    result = json.loads(KEPT.read_text())["gap"]["result"]
+    figure = gap_plot.figure_of(result)
+    figure.savefig(tmp_path / "gap.png")
+    for axes in figure.axes:
+        frame = axes.get_window_extent()
+        legend = axes.get_legend().get_window_extent()
+        assert not legend.overlaps(frame)
+        for box in (legend, axes.title.get_window_extent()):
+            assert figure.bbox.x0 <= box.x0
+            assert box.x1 <= figure.bbox.x1
+            assert figure.bbox.y0 <= box.y0
+    left, right = (axes.title.get_window_extent() for axes in figure.axes)
+    assert not left.overlaps(right)

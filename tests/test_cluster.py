@@ -40,9 +40,12 @@ def test_smallest_for(num_experts, gpus):
 def test_holds_as_many_experts_as_slots():
     cluster = Cluster(4, slots_per_gpu=3)
     cluster.check_holds(12)
-    message = r"^slots=12 is fewer than num_experts=13, and every expert needs a slot; use 16 or m"
+    message = r"^slots=12 is fewer than num_experts=13, and every expert needs a slot; use 13 or m"
     with pytest.raises(ValueError, match=message):
         cluster.check_holds(13, "slots")
+    Cluster(4, num_slots=13).check_holds(13)
+    with pytest.raises(ValueError, match=r"; use 16 or more$"):
+        cluster.check_holds(13, "slots", step=4)
 
 
 def test_numpy_integers_become_python_ints():

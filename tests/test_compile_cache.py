@@ -102,3 +102,72 @@ def test_a_second_process_compiles_nothing_until_a_kernel_changes(copy):
     assert new != old
     slots.write_text(new)
     assert run(copy)["swap"] == UNCHECKED_SWAP
+
+
+EVERYTHING = """
+import importlib, json, pkgutil
+import numpy as np
+import evenload.kernels
+from evenload import Cluster, Placement, eplb, solve
+from evenload.ahead import warmup
+from evenload.traffic import nodes_per_token
+
+def compiled():
+    found = set()
+    for file in pkgutil.iter_modules(evenload.kernels.__path__):
+        if not file.name.startswith("torch"):
+            for kernel in vars(importlib.import_module("evenload.kernels." + file.name)).values():
+                for types in getattr(kernel, "signatures", ()):
+                    found.add(kernel.py_func.__name__ + str(types))
+    return found
+
+warmup()
+before = compiled()
+load = np.random.default_rng(0).lognormal(0.0, 1.2, (3, 24))
+fixed = load.astype(np.float32)[:, ::-1]
+fixed.setflags(write=False)
+topk = np.arange(30).reshape(5, 3, 2) % 24
+alive = [True] * 5 + [False]
+for cluster, topology in (
+    (Cluster(1, slots_per_gpu=24), "ignore"),
+    (Cluster(2, slots_per_gpu=30), "ignore"),
+    (Cluster(24, 4, slots_per_gpu=1), "ignore"),
+    (Cluster(16, 4, slots_per_gpu=2), "ignore"),
+    (Cluster(16, 4, slots_per_gpu=2), "strict"),
+    (Cluster(16, 4, slots_per_gpu=2), "prefer"),
+    (Cluster(12, 2, slots_per_gpu=3), "strict"),
+    (Cluster(32, 4, slots_per_gpu=9), "ignore"),
+    (Cluster(6, 2, slots_per_gpu=8, alive=alive), "ignore"),
+    (Cluster(6, 2, slots_per_gpu=8, alive=alive), "strict"),
+    (Cluster(4, 2, slots=[8, 7, 9, 8], speed=[1, 2, 1, 1]), "ignore"),
+    (Cluster(4, 2, slots=[8, 7, 9, 8], speed=[1, 2, 1, 1]), "strict"),
+    (Cluster(4, 2, num_slots=30), "prefer"),
+):
+    for solver in ("auto", "greedy", "iterated-greedy", "local-search", "joint"):
+        for given in (load, fixed):
+            try:
+                plan = solve(given, cluster, num_groups=4, topology=topology, solver=solver)
+            except ValueError:
+                continue  # beyond this solver
+            plan.summary(), plan.split, plan.away_share
+            place = plan.placement
+            place.logical_to_physical, place.balancedness(given, place.split(given))
+            place.moves_from(Placement.trivial(3, 24, cluster))
+            nodes_per_token(place, topk)
+            Placement(place.physical_to_logical, cluster, 24).gpu_load(given)
+for dtype in ("f2", "f4", "f8", "i4"):
+    given = fixed.astype(dtype)
+    eplb.balanced_packing(given, 4), eplb.replicate_experts(given, 30)
+    eplb.rebalance_experts(given, 32, 4, 4, 8)
+print(json.dumps([len(before), sorted(compiled() - before)]))
+"""
+
+
+def test_nothing_is_compiled_or_loaded_after_the_warmup():
+    """Each kernel for each number type and layout of its arrays: what is new would be compiled."""
+    command = [sys.executable, "-c", EVERYTHING]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    num_compiled, new = json.loads(done.stdout)
+    assert num_compiled > 20
+    assert new == []

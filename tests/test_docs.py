@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import evenload
+import evenload.solvers.exact
+
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -76,3 +79,13 @@ def test_docstring_examples_run(module: str) -> None:
     )
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_exact_is_named_where_the_same_bytes_are_promised() -> None:
+    """Its plan depends on the version of OR-tools, and every place that promises must say so."""
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    pages = [README, contributing, evenload.solve.__doc__, evenload.solvers.exact.exact.__doc__]
+    for page in pages:
+        plain = " ".join(str(page).split())
+        assert re.search(r"same (bytes|result) (on|for|only)", plain)
+        assert re.search(r"version of OR-tools", plain)

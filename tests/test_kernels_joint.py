@@ -226,7 +226,9 @@ def split(placed, slots):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    seed=seeds, price=st.sampled_from([0.0, 0.5, 3.0, 1000.0]), trials=st.sampled_from([0, 5, 60, 600])
+    seed=seeds,
+    price=st.sampled_from([0.0, 0.5, 3.0, 1000.0]),
+    trials=st.sampled_from([0, 5, 60, 600]),
 )
 def test_the_search_never_raises_the_cost(seed, price, trials):
     """Time of the last GPU and what tokens away from home cost, on the integers of the search."""
@@ -255,7 +257,7 @@ def test_the_search_never_raises_the_cost(seed, price, trials):
 
 
 def test_a_search_that_stands_still_goes_on_elsewhere():
-    """Two experts to choose between for the spare slot: a local optimum that no one trial leaves."""
+    """Layers of few experts have local optima that no single trial leaves."""
     rng = np.random.default_rng(0)
     slots, node = np.full(4, 3), np.zeros(4, np.int64)
     load = rng.lognormal(0.0, 1.0, (40, 8))

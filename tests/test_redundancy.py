@@ -2,15 +2,20 @@
 
 import io
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from evenload import Cluster, Placement, solve
+from evenload import Cluster, Placement, redundancy, solve
 from evenload.cli import app
+from evenload.gallop import smallest_passing
 from evenload.redundancy import Point, Redundancy, smallest_redundancy
 from evenload.report.digits import down
 from evenload.report.slots import draw_slots_curve, slots_entry, slots_lines
@@ -34,6 +39,71 @@ def test_it_ends_where_every_gpu_holds_every_expert():
     found = smallest_redundancy([[5.0, 1.0, 1.0]], 2, wanted=1.0)
     assert found.curve[-1].balancedness == 1.0
     assert found.curve[-1].num_slots <= 6
+
+
+def test_a_perfect_balance_is_found_without_trying_all():
+    """No number of slots short of every expert on every GPU is perfect."""
+    load = lognormal_load(2, 128, 1.0, seed=0)
+    told = []
+    found = smallest_redundancy(load, 4, wanted=1.0, effort="fast", say=told.append)
+    assert found.curve[-1].num_slots == 4 * 128
+    assert found.num_tried == len(told) == len(found.curve) < 30
+    assert [p.num_slots for p in found.curve[:16]] == list(range(128, 192, 4))
+
+
+def test_what_is_larger_than_the_answer_is_no_part_of_the_curve(monkeypatch):
+    """Plans that are taken to be good enough from 61 slots a GPU on."""
+    true_point = redundancy._point
+
+    def point(plan):
+        enough = plan.placement.num_slots >= 61 * 2
+        return replace(true_point(plan), balancedness=0.99 if enough else 0.98)
+
+    monkeypatch.setattr(redundancy, "_point", point)
+    found = smallest_redundancy(lognormal_load(1, 80, 1.0, seed=0), 2, solver="greedy")
+    sizes = [p.num_slots // 2 for p in found.curve]
+    assert sizes[:16] == list(range(40, 56))
+    assert sizes == sorted(set(sizes))
+    assert sizes[-2:] == [60, 61]
+    assert found.plan.placement.num_slots == 61 * 2
+    assert found.num_tried > len(sizes)
+
+
+@given(first=st.integers(1, 40), size=st.integers(1, 300), data=st.data())
+def test_the_smallest_that_passes(first, size, data):
+    last = first + size - 1
+    least = data.draw(st.integers(first, last + 1))
+    tested = []
+
+    def passes(number):
+        tested.append(number)
+        return number >= least
+
+    assert smallest_passing(passes, first, last) == (least if least <= last else None)
+    assert len(set(tested)) == len(tested)
+    assert set(tested) <= set(range(first, last + 1))
+    if least <= last:
+        assert len(tested) <= 16 + 2 * math.log2(size) + 2
+    else:
+        assert len(tested) == size
+
+
+@given(passing=st.sets(st.integers(0, 99)))
+def test_one_of_any_that_pass_is_found(passing):
+    """Also where more is sometimes worse; and a smaller one only in between two that fail."""
+    tested = set()
+
+    def passes(number):
+        tested.add(number)
+        return number in passing
+
+    found = smallest_passing(passes, 0, 99)
+    assert (found is None) == (not passing)
+    if passing:
+        assert found in passing
+        assert found == 0 or found - 1 in tested - passing
+        if min(passing) < 16:
+            assert found == min(passing)
 
 
 def test_it_tells_what_it_tries():
@@ -120,7 +190,7 @@ def test_tensors_come_back_as_tensors():
 def made_up(num_points):
     plan = solve(LOAD, Cluster(8, slots_per_gpu=4), solver="greedy")
     points = [Point(32 + 8 * i, 0.5 + 0.4 * i / num_points, 0.999999) for i in range(num_points)]
-    return Redundancy(0.99, plan, tuple(points))
+    return Redundancy(0.99, plan, tuple(points), num_points)
 
 
 def test_lines_name_every_try_unless_there_are_many():
@@ -216,7 +286,9 @@ def test_the_command_takes_clusters_of_all_kinds(tmp_path):
         (tuple(f"--dead={gpu}" for gpu in range(8)), "--dead: all 8 GPUs are gone"),
         (("--topology", "loose"), "use one of: strict, prefer, ignore"),
         (("--effort", "hard"), "use one of: fast, standard, thorough"),
-        (("--cross-node-price", "-1"), "cross_node_price=-1.0"),
+        (("--cross-node-price", "-1", "--topology", "prefer"), "cross_node_price=-1.0"),
+        (("--cross-node-price", "1"), "--cross-node-price 1 is for --topology prefer; give both"),
+        (("--cross-node-price", "2", "--topology", "strict"), "--cross-node-price 2 is for"),
         (("--nodes", "4", "--groups", "2", "--topology", "strict"), "does not divide"),
     ],
 )

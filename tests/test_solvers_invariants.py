@@ -275,3 +275,18 @@ def test_layers_of_very_different_scale(name):
     load = np.array([[8, 4, 2, 1, 1, 1.0]] * 3) * [[1e-200], [1.0], [1e200]]
     placed = solve(load, Cluster(3, slots_per_gpu=3), solver=name).placement.physical_to_logical
     np.testing.assert_array_equal(placed, placed[[1, 1, 1]])
+
+
+@pytest.mark.parametrize("topology", ["ignore", "strict"])
+def test_replicas_are_numbered_as_without_the_dead_gpus(topology):
+    """DeepSeek's planner numbers replicas in the order they are given out, not by slot."""
+    load = np.random.default_rng(3).lognormal(0.0, 1.5, (4, 12))
+    alive = [False, True, True, True, False, True]
+    cluster = Cluster(6, 2, slots_per_gpu=5, alive=alive)
+    how = {"num_groups": 2, "topology": topology, "solver": "greedy"}
+    whole = solve(load, cluster, **how).placement.logical_to_physical
+    nodes = 2 if topology == "strict" else 1
+    small = solve(load, Cluster(4, nodes, slots_per_gpu=5), **how).placement.logical_to_physical
+    assert (np.diff(np.where(small < 0, 99, small)) < 0).any()  # not by slot
+    living = np.flatnonzero(cluster.living_slot)
+    np.testing.assert_array_equal(whole, np.where(small < 0, -1, living[small]))

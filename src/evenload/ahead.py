@@ -16,13 +16,16 @@ def warmup() -> None:
     starts; the command ``evenload warmup`` does it in an image.
     """
     from evenload.eplb import balanced_packing
+    from evenload.traffic import nodes_per_token
 
-    load = np.array([[9.0, 5.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0]])
+    # Two layers: the layout in memory of one does not say which way round it is.
+    load = np.array([[9.0, 5.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0]] * 2)
     cluster = Cluster(2, num_nodes=2, slots_per_gpu=6)
     for solver in ("greedy", "iterated-greedy", "local-search", "joint"):
         plan = solve(load, cluster, num_groups=2, solver=solver)
-        plan.placement.moves_from(Placement.trivial(1, 8, cluster))
+        plan.placement.moves_from(Placement.trivial(2, 8, cluster))
         _ = plan.placement.logical_to_physical, plan.bound, plan.split_balancedness, plan.away_share
+    nodes_per_token(Placement.trivial(2, 8, cluster), np.array([[[0, 1], [2, 3]]]))
     for slots in (2, 3):  # the joint search has a way of its own for two slots a GPU
         solve(load, Cluster(6, slots_per_gpu=slots), solver="joint")
     solve(load, Cluster(2, slots=[5, 6], speed=[1, 2]), solver="joint")

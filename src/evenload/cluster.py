@@ -208,10 +208,11 @@ alive=(True, False, True))
         capacity.setflags(write=False)
         return capacity
 
-    def check_holds(self, num_experts: int, name: str = "num_slots") -> None:
+    def check_holds(self, num_experts: int, name: str = "num_slots", step: int = 1) -> None:
         """Raise `ValueError` unless every one of `num_experts` experts gets a slot.
 
-        `name` is the caller's word for the number of slots.
+        `name` is the caller's word for the number of slots, and `step` what that has to be a
+        multiple of.
         """
         if self.num_living_slots >= num_experts:
             return
@@ -222,10 +223,10 @@ alive=(True, False, True))
                 f"{self.num_living_slots} slots for num_experts={num_experts}, and every expert "
                 f"needs one; use {missing} or more slots more on them"
             )
-        per_gpu = -(-num_experts // self.num_gpus)
+        fewest = -(-num_experts // step) * step
         raise ValueError(
             f"{name}={self.num_slots} is fewer than num_experts={num_experts}, and every "
-            f"expert needs a slot; use {per_gpu * self.num_gpus} or more"
+            f"expert needs a slot; use {fewest} or more"
         )
 
     @property

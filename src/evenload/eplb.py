@@ -66,7 +66,9 @@ def rebalance_experts(
     groups = positive_int("num_groups", num_groups)
     if groups % cluster.num_nodes:
         groups = 1  # as published: the global policy does not look at groups
-    problem = Problem.build(weight, cluster, groups, load_name="weight", slots_name="num_replicas")
+    problem = Problem.build(
+        weight, cluster, groups, load_name="weight", slots_name="num_replicas", slots_step=gpus
+    )
     p = solve_problem(problem, solver).placement.rewrapped(keep_numpy)
     maps = (p.physical_to_logical, p.logical_to_physical, p.replica_count)
     physical, logical, count = (problem.rewrap(part.copy()) for part in maps)

@@ -117,3 +117,12 @@ def inverse_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> 
             f"use each of 0 to {count[layer, expert] - 1} once"
         )
     return frozen(inverse)
+
+
+def rank_of_slot(logical_to_physical: Int, num_slots: int) -> Int:
+    """Tell which replica of its expert each slot is, -1 if it is none: [L, E, X] -> [L, S]."""
+    held = np.nonzero(logical_to_physical >= 0)
+    layer, _, replica = held
+    rank = np.full((len(logical_to_physical), num_slots), EMPTY)
+    rank[layer, logical_to_physical[held]] = replica
+    return rank

@@ -145,7 +145,7 @@ class Placement:
             from evenload.kernels.evaluate import gpu_load
 
             return gpu_load(load, self._map, self._count, first_slot)
-        from evenload.kernels.split import split_gpu_load
+        from evenload.kernels.split_load import split_gpu_load
 
         return split_gpu_load(load, check_split(split, self._inverse), self._inverse, first_slot)
 

@@ -107,13 +107,16 @@ def solve(
     -------
     Plan
         With NumPy arrays, or tensors on the load's device if it came as a tensor. The same input
-        gives the same bytes on every machine and number of threads.
+        gives the same bytes on every machine and number of threads, with two exceptions: solver
+        ``"exact"`` does for the same version of OR-tools only, and ``"greedy"`` sorts tensors by
+        torch, as published.
 
     Raises
     ------
     ValueError
         For an illegal load, fewer slots than experts, groups that do not divide the experts, a
-        topology that is unknown or cannot be met, an unknown solver or option.
+        topology that is unknown or cannot be met, a `cross_node_price` other than 1 for another
+        topology than ``"prefer"``, an unknown solver or option.
 
     Examples
     --------

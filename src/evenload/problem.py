@@ -51,6 +51,16 @@ def check_load(load: Any, name: str = "load") -> tuple[NDArray[np.float64], Rewr
     return np.atleast_2d(check_weights(name, array)), rewrap
 
 
+def _check_price(cross_node_price: Any, topology: str) -> float:
+    price = not_negative("cross_node_price", cross_node_price)
+    if price != CROSS_NODE_PRICE and topology != "prefer":
+        raise ValueError(
+            f"cross_node_price={price} is for topology 'prefer', and the topology is "
+            f"{topology!r}; use topology 'prefer', or a price of {CROSS_NODE_PRICE}"
+        )
+    return price
+
+
 @dataclass(frozen=True)
 class Problem:
     """One load to be placed on one cluster, already validated.
@@ -91,22 +101,26 @@ class Problem:
         *,
         load_name: str = "load",
         slots_name: str = "num_slots",
+        slots_step: int = 1,
     ) -> Problem:
         """Validate the parts together; `load_name`, `slots_name` are the caller's words for two.
+
+        `slots_step` is what the caller's number of slots has to be a multiple of.
 
         Raises
         ------
         ValueError
             For an illegal load (see `check_load`), fewer slots than experts, a number of groups
             that does not divide the number of experts, a topology that is unknown or cannot be
-            met (see `topology.check_topology`), or a negative price.
+            met (see `topology.check_topology`), a negative price, or one other than the default
+            where the topology is not ``"prefer"``, which alone looks at it.
         """
         checked, rewrap = check_load(load, load_name)
         num_experts = checked.shape[1]
-        check_cluster(cluster).check_holds(num_experts, slots_name)
+        check_cluster(cluster).check_holds(num_experts, slots_name, slots_step)
         groups = check_groups(num_groups, num_experts)
         how = check_topology(topology, groups, num_experts, cluster)
-        price = not_negative("cross_node_price", cross_node_price)
+        price = _check_price(cross_node_price, how)
         return cls(within_range(checked), cluster, groups, how, price, rewrap)
 
     def layers(self, layers: NDArray[np.int64]) -> Problem:

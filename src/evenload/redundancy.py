@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evenload.bounds import balancedness_bound
 from evenload.checks import positive_real
 from evenload.cluster import Cluster
+from evenload.gallop import smallest_passing
 from evenload.plan import Plan
 from evenload.planner import solve
 from evenload.problem import CROSS_NODE_PRICE, Problem, check_load
@@ -44,14 +45,17 @@ class Redundancy:
     wanted : float
         Mean over layers that was asked for.
     plan : Plan
-        The first that reaches it.
+        The smallest that reaches it.
     curve : tuple of Point
-        Every number of slots tried, ascending; the last one is the plan's.
+        The numbers of slots tried up to the plan's, ascending; the last one is the plan's.
+    num_tried : int
+        How many were tried, larger ones included.
     """
 
     wanted: float
     plan: Plan
     curve: tuple[Point, ...]
+    num_tried: int
 
 
 def _check_wanted(wanted: Any) -> float:
@@ -102,6 +106,11 @@ def smallest_redundancy(
     from the fewest that hold every expert up to those that hold every expert on every GPU, or under
     the topology ``"strict"`` on every GPU of its node; more would be duplicates.
 
+    The 16 smallest are tried one by one. Beyond those only some are, see `gallop`: numbers of slots
+    between two that were tried and miss `wanted` are taken to miss it as well. Balance rises with
+    the slots but for small ups and downs of the search, so a smaller number that happens to reach
+    `wanted` may be passed over there. Nothing is refused as out of reach before all were tried.
+
     Parameters
     ----------
     load : array_like or torch.Tensor, [L, E] or [E]
@@ -134,23 +143,68 @@ def smallest_redundancy(
         "solver": solver,
         **options,
     }
-    curve: list[Point] = []
-    for each in range(cluster.slots_per_gpu, max(cluster.slots_per_gpu, most) + 1):
-        cluster = Cluster(num_gpus, num_nodes, each)
-        say(_progress(cluster, curve))
-        plan = solve(load, cluster, **how)
-        curve.append(_point(plan))
-        if curve[-1].balancedness >= target * (1.0 - ROUNDING):
-            return Redundancy(target, plan, tuple(curve))
-    raise _never_reached(target, plan, curve)
+    tries = _Tries(load, num_gpus, num_nodes, how, target, say)
+    fewest = cluster.slots_per_gpu
+    found = smallest_passing(tries.reach, fewest, max(fewest, most))
+    if found is None:
+        raise _never_reached(target, tries)
+    return Redundancy(target, tries.reached, tries.curve(found * num_gpus), len(tries.points))
 
 
-def _never_reached(wanted: float, plan: Plan, curve: list[Point]) -> ValueError:
-    best = max(point.balancedness for point in curve)
-    strict = plan.problem.hierarchical
+@dataclass
+class _Tries:
+    """Plans with one number of slots a GPU after the other.
+
+    Attributes
+    ----------
+    load, num_gpus, num_nodes, how
+        What to plan, and further arguments of `solve`.
+    target : float
+    say : callable
+    points : dict of int to Point
+        What each number of slots tried reaches, in the order tried.
+    last, reached : Plan
+        The last one, and the last one that reached the target.
+    """
+
+    load: Any
+    num_gpus: int
+    num_nodes: int
+    how: dict[str, Any]
+    target: float
+    say: Callable[[str], None]
+    points: dict[int, Point] = field(default_factory=dict)
+    last: Plan = field(init=False)
+    reached: Plan = field(init=False)
+
+    def reach(self, slots_per_gpu: int) -> bool:
+        """Plan with a number of slots, and tell whether that reaches the target."""
+        cluster = Cluster(self.num_gpus, self.num_nodes, slots_per_gpu)
+        self.say(self._progress(cluster))
+        self.last = solve(self.load, cluster, **self.how)
+        point = self.points[cluster.num_slots] = _point(self.last)
+        if point.balancedness < self.target * (1.0 - ROUNDING):
+            return False
+        self.reached = self.last
+        return True
+
+    def curve(self, most_slots: int) -> tuple[Point, ...]:
+        """Return the points up to a number of slots, ascending."""
+        return tuple(self.points[n] for n in sorted(self.points) if n <= most_slots)
+
+    def _progress(self, cluster: Cluster) -> str:
+        if not self.points:
+            return f"{cluster.num_slots} slots"
+        last = list(self.points.values())[-1]
+        return f"{cluster.num_slots} slots ({last.num_slots}: {last.balancedness:.4f})"
+
+
+def _never_reached(wanted: float, tries: _Tries) -> ValueError:
+    best = max(point.balancedness for point in tries.points.values())
+    plan, strict = tries.last, tries.last.problem.hierarchical
     return ValueError(
-        f"wanted={wanted}: {plan.solver} reached it with none of {curve[0].num_slots} to "
-        f"{curve[-1].num_slots} slots, and more would be duplicates; use "
+        f"wanted={wanted}: {plan.solver} reached it with none of {min(tries.points)} to "
+        f"{max(tries.points)} slots, and more would be duplicates; use "
         f"{math.floor(best * 1e5) / 1e5} or less, or "
         + ("topology 'prefer' or 'ignore'" if strict else "solver 'auto'")
     )
@@ -159,10 +213,3 @@ def _never_reached(wanted: float, plan: Plan, curve: list[Point]) -> ValueError:
 def _point(plan: Plan) -> Point:
     num_slots = plan.placement.num_slots
     return Point(num_slots, float(plan.balancedness.mean()), float(plan.bound.mean()))
-
-
-def _progress(cluster: Cluster, curve: list[Point]) -> str:
-    if not curve:
-        return f"{cluster.num_slots} slots"
-    last = curve[-1]
-    return f"{cluster.num_slots} slots ({last.num_slots}: {last.balancedness:.4f})"

@@ -58,13 +58,13 @@ def plan(
         ),
     ] = None,
     cross_node_price: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="P",
             help="For --topology prefer: what a token costs that is computed away from its "
-            "group's node, in tokens computed by a GPU.",
+            "group's node, in tokens computed by a GPU. Default: 1.",
         ),
-    ] = 1.0,
+    ] = None,
     speed: Annotated[
         str | None,
         typer.Option(metavar="A,B,...", help="Speed of each GPU, where they differ: e.g. 1,1,2,2."),
@@ -112,7 +112,7 @@ def plan(
     Prints it beside the trivial placement (experts in order, as engines start).
     Without --window a trace is summed over its windows.
     """
-    from evenload.cli.planning import Wanted, effort_option, plan_wanted
+    from evenload.cli.planning import Wanted, effort_option, plan_wanted, price_option
     from evenload.cli.prepare import check_outputs, open_loads, routed_experts
     from evenload.cli.screen import draw, draw_slots, say, show
     from evenload.formats import write_placement
@@ -123,8 +123,8 @@ def plan(
     how = {
         "num_groups": groups,
         "topology": topology,
-        "cross_node_price": cross_node_price,
         "solver": solver,
+        **price_option(cross_node_price, topology),
         **effort_option(effort),
     }
     wanted = Wanted(gpus, nodes, slots, redundant, target, speed, dead, how)

@@ -73,6 +73,23 @@ def effort_option(effort: str | None) -> dict[str, Any]:
     return {"effort": int(effort) if effort.isascii() and effort.isdigit() else effort}
 
 
+def price_option(price: float | None, topology: str | None) -> dict[str, Any]:
+    """Return the price as an argument of `evenload.solve`; none if it was not given.
+
+    Raises
+    ------
+    ValueError
+        For a price where no topology looks at it.
+    """
+    if price is None:
+        return {}
+    if topology != "prefer":
+        raise ValueError(
+            f"--cross-node-price {price:g} is for --topology prefer; give both, or neither"
+        )
+    return {"cross_node_price": price}
+
+
 def plan_wanted(load: Any, wanted: Wanted) -> tuple[Plan, float, Redundancy | None]:
     """Plan a load; tell the milliseconds it took, and how the slots were found if they were."""
     if wanted.automatic:

@@ -70,7 +70,7 @@ def find_redundancy(load: Any, gpus: int, nodes: int, **how: Any) -> Redundancy:
         from evenload.redundancy import smallest_redundancy
 
         found = smallest_redundancy(load, gpus, nodes, say=tell, **how)
-    tried = len(found.curve)
+    tried = found.num_tried
     say(
         f"tried {tried} number{'s' if tried > 1 else ''} of slots in "
         f"{time.perf_counter() - started:.2f} s, loading kernels included"

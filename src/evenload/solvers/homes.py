@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from evenload.problem import Problem
-from evenload.solvers.rows import Int
+from evenload.solvers.rows import Float, Int
 
 
 def home_nodes(problem: Problem) -> Int:
@@ -28,18 +28,28 @@ def home_nodes(problem: Problem) -> Int:
     nodes = np.array(cluster.living_gpus) // cluster.gpus_per_node
     living_slots = np.array(cluster.slots)[list(cluster.living_gpus)]
     room = np.bincount(nodes, living_slots, cluster.num_nodes).astype(np.int64) // size
-    speed = np.bincount(nodes, cluster.capacity[list(cluster.living_gpus)], cluster.num_nodes)
+    living = cluster.capacity[list(cluster.living_gpus)]
+    speed = np.bincount(nodes, living, cluster.num_nodes).astype(np.float64)
     if room.sum() < groups:
         raise ValueError(
             f"topology='prefer': the nodes have room for {room.sum()} whole groups of {size} "
             f"experts, and num_groups={groups}; use more slots, or topology 'ignore'"
         )
     load = problem.load.reshape(problem.num_layers, groups, size).sum(axis=-1)
-    home = np.stack([_longest_first(row, room, speed) for row in load])
+    home = np.stack([longest_first_onto_nodes(row, room, speed) for row in load])
     return np.repeat(home, size, axis=1)
 
 
-def _longest_first(load: np.ndarray, room: Int, speed: np.ndarray) -> Int:
+def longest_first_onto_nodes(load: Float, room: Int, speed: Float) -> Int:
+    """Give each group, longest first, to the node that would be done first with it: int64 [Q].
+
+    Parameters
+    ----------
+    load : float64 ndarray, [Q]
+    room : int64 ndarray, [N]
+        Groups that each node takes at most.
+    speed : float64 ndarray, [N]
+    """
     time, left = np.zeros(len(speed)), room.copy()
     home = np.empty(len(load), np.int64)
     for q in np.argsort(-load, kind="stable"):

@@ -12,7 +12,7 @@ from evenload.maps import EMPTY
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.solvers.effort import check_effort
-from evenload.solvers.fleets import GpuArrays, improve, improve_alike, no_homes, start
+from evenload.solvers.fleets import FEW_SLOTS, GpuArrays, improve, improve_alike, no_homes, start
 from evenload.solvers.homes import home_nodes
 from evenload.solvers.iterated_greedy import pack_rows
 from evenload.solvers.living import without_dead
@@ -49,7 +49,8 @@ def joint(
     ----------
     problem : Problem
     effort : {"fast", "standard", "thorough"} or int, default "standard"
-        Trials of one layer: 2, 150, 4000, or a number.
+        Trials of one layer: 2, 150, 4000, or a number. A higher level is never worse than a lower
+        one (by time and price together, under the topology ``"prefer"``).
     target : float, optional
         Share of the bound in (0, 1] at which a layer is good enough. Default: 0.9999.
 
@@ -129,17 +130,35 @@ def _worse_than(problem: Problem, rows: Rows, goal: Float) -> Int:
     return np.flatnonzero(reached(problem, rows.expert) * goal < 1.0)
 
 
+def _levels(trials: int) -> list[int]:
+    """List an effort and the levels below it, for searches that do not go on where those end."""
+    return [level for level in TRIALS.values() if level < trials] + [trials]
+
+
 def _search_alike(problem: Problem, gpus: GpuArrays, rows: Rows, goal: Float, trials: int) -> Rows:
     if gpus.slots[0] == 2:
-        rows, doubtful = improve_alike(problem.load, gpus, rows, goal, trials)
+        rows, doubtful = _search_pairs(problem, gpus, rows, goal, trials)
         return _at_least_published(problem, rows, doubtful)
     rows = at_least(problem, rows, unless_all_fit(pack_rows))
     after, _ = improve_alike(problem.load, gpus, rows, goal, trials)
     return take_better(problem, after, rows)
 
 
-def _search_strict(problem: Problem, _: GpuArrays, rows: Rows, goal: Float, trials: int) -> Rows:
-    rows = take_better(problem, plan_nodes(problem, goal, trials, rows), rows)
+def _search_pairs(
+    problem: Problem, gpus: GpuArrays, begun: Rows, goal: Float, trials: int
+) -> tuple[Rows, Int]:
+    rows, doubtful = begun, np.arange(problem.num_layers)
+    few = gpus.num_slots <= FEW_SLOTS
+    for part in _levels(trials) if few else [trials]:
+        after, doubt = improve_alike(problem.load, gpus, begun, goal, part)
+        rows, doubtful = take_better(problem, after, rows), np.intersect1d(doubtful, doubt)
+    return rows, doubtful
+
+
+def _search_strict(problem: Problem, _: GpuArrays, begun: Rows, goal: Float, trials: int) -> Rows:
+    rows = begun
+    for part in _levels(trials):
+        rows = take_better(problem, plan_nodes(problem, goal, part, begun), rows)
     return _at_least_published(problem, rows, _worse_than(problem, rows, goal))
 
 

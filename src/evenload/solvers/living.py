@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evenload.maps import EMPTY
+from evenload.maps import EMPTY, rank_of_slot
 from evenload.placement import Placement
 from evenload.problem import Problem
 
@@ -36,7 +36,8 @@ def without_dead(problem: Problem) -> Problem:
 def on_living_gpus(solver: Callable[..., Placement]) -> Callable[..., Placement]:
     """Make a solver plan for the living GPUs of a cluster, and leave the others empty.
 
-    Nodes may differ in their living GPUs unless groups are kept on them.
+    Nodes may differ in their living GPUs unless groups are kept on them. Replicas keep the numbers
+    that the solver gave them.
     """
 
     @wraps(solver)
@@ -44,9 +45,11 @@ def on_living_gpus(solver: Callable[..., Placement]) -> Callable[..., Placement]
         cluster = problem.cluster
         if cluster.all_alive:
             return solver(problem, **options)
-        placed = solver(without_dead(problem), **options).physical_to_logical
+        placed = solver(without_dead(problem), **options)
         whole = np.full((problem.num_layers, cluster.num_slots), EMPTY)
-        whole[:, cluster.living_slot] = placed
-        return Placement(whole, cluster, problem.num_experts)
+        rank = np.full_like(whole, EMPTY)
+        whole[:, cluster.living_slot] = placed.physical_to_logical
+        rank[:, cluster.living_slot] = rank_of_slot(placed.logical_to_physical, placed.num_slots)
+        return Placement(whole, cluster, problem.num_experts, replica_rank=rank)
 
     return solve

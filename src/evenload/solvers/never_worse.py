@@ -16,17 +16,22 @@ BEYOND_ROUNDING = 1.0 + 1e-12
 
 def reached(problem: Problem, expert: Int) -> Float:
     """Return the balancedness of each layer of rows that fill the living slots."""
-    count = count_replicas(expert, problem.num_experts)
+    rows = np.ascontiguousarray(expert)  # kernels are compiled for that layout only
+    count = count_replicas(rows, problem.num_experts)
     cluster = problem.cluster.living
-    return balancedness(gpu_load(problem.load, expert, count, cluster.first_slot), cluster.capacity)
+    return balancedness(gpu_load(problem.load, rows, count, cluster.first_slot), cluster.capacity)
+
+
+def _duplicates(problem: Problem, expert: Int) -> Int:
+    rows, first_slot = np.ascontiguousarray(expert), problem.cluster.living.first_slot
+    return duplicates(rows, problem.num_experts, first_slot)
 
 
 def take_better(problem: Problem, rows: Rows, other: Rows) -> Rows:
     """Take each layer from `other` where it is better balanced and has no more duplicates."""
-    E, first_slot = problem.num_experts, problem.cluster.living.first_slot
     # Beyond rounding: which of two equal plans adds up to more differs with the scale of the load.
     better = (reached(problem, other.expert) > reached(problem, rows.expert) * BEYOND_ROUNDING) & (
-        duplicates(other.expert, E, first_slot) <= duplicates(rows.expert, E, first_slot)
+        _duplicates(problem, other.expert) <= _duplicates(problem, rows.expert)
     )
     return Rows(np.where(better[:, None], other.expert, rows.expert))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from evenload.cluster import Cluster
 from evenload.kernels.deals import Deals, all_deals
 from evenload.problem import Problem
 from evenload.solvers.fleets import GpuArrays, improve, improve_alike, no_homes, start
+from evenload.solvers.homes import longest_first_onto_nodes
 from evenload.solvers.local_search import search_rows
 from evenload.solvers.rows import Float, Int, Rows, unless_all_fit
 
@@ -23,8 +25,31 @@ def experts_of(sets: Int, group_size: int) -> Int:
     return experts.reshape(*sets.shape[:-1], -1)
 
 
-def _node_clusters(cluster: Cluster) -> list[Cluster]:
-    return [cluster.only(gpus) for gpus in cluster.living_by_node]
+class Node(NamedTuple):
+    """The living GPUs of one node.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        They alone; its speeds count from the fastest of the node.
+    speed : float
+        Of the fastest of the node, that of the fastest of all nodes being 1.
+    """
+
+    cluster: Cluster
+    speed: float
+
+    @property
+    def capacity(self) -> float:
+        """Speed of all GPUs of the node, in the unit that all nodes share."""
+        return float(self.cluster.capacity.sum()) * self.speed
+
+
+def _nodes(cluster: Cluster) -> list[Node]:
+    return [
+        Node(cluster.only(gpus), float(cluster.capacity[list(gpus)].max()))
+        for gpus in cluster.living_by_node
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,30 +100,28 @@ def _start_alike(load: Float, num_slots: int, num_gpus: int) -> Rows:
     return unless_all_fit(search_rows)(load, num_slots, num_gpus)
 
 
-def _mean_time(load: Float, cluster: Cluster) -> Float:
+def _mean_time(load: Float, capacity: float) -> Float:
     """Time of each row if its load could be divided at will: float64 [X]."""
-    total: Float = load.sum(axis=1) / cluster.capacity.sum()
+    total: Float = load.sum(axis=1) / capacity
     return total
 
 
-def _time(load: Float, rows: Rows, cluster: Cluster) -> Float:
+def _time(load: Float, rows: Rows, node: Node) -> Float:
     """Time until the last GPU of each row is done: float64 [X]."""
     from evenload.kernels.evaluate import count_replicas, gpu_load, heaviest_time
 
     count = count_replicas(rows.expert, load.shape[1])
-    per_gpu = gpu_load(load, rows.expert, count, cluster.first_slot)
-    return heaviest_time(per_gpu, cluster.capacity)
+    per_gpu = gpu_load(load, rows.expert, count, node.cluster.first_slot)
+    return heaviest_time(per_gpu, node.cluster.capacity) / node.speed
 
 
-def _goal_of(load: Float, clusters: Cluster, wanted: Float) -> Float:
+def _goal_of(load: Float, node: Node, wanted: Float) -> Float:
     """Turn a time [X] that is good enough into one relative to each row's mean."""
-    mean = _mean_time(load, clusters)
+    mean = _mean_time(load, node.capacity)
     return np.divide(wanted, mean, out=np.ones_like(mean), where=mean > 0.0)
 
 
-def _try_sets(
-    problem: Problem, nodes: list[Cluster], sets: Int, wanted: Float, trials: int
-) -> Tried:
+def _try_sets(problem: Problem, nodes: list[Node], sets: Int, wanted: Float, trials: int) -> Tried:
     """Plan each set of groups on each kind of node."""
     L, n = problem.num_layers, len(sets)
     expert = experts_of(sets, problem.num_experts // problem.num_groups)
@@ -106,7 +129,7 @@ def _try_sets(
     time, rows = [], []
     for node in nodes:
         goal = _goal_of(load, node, np.repeat(wanted, n))
-        rows.append(plan_node(load, node, goal, trials))
+        rows.append(plan_node(load, node.cluster, goal, trials))
         time.append(_time(load, rows[-1], node).reshape(L, n))
     return Tried(np.stack(time, axis=1), [r.expert.reshape(L, n, -1) for r in rows])
 
@@ -121,12 +144,15 @@ def _deal_out(tried: Tried, kind: Int, deals: Deals, num_groups: int) -> Int:
     return chosen
 
 
-def _pack_by_load(problem: Problem, num_nodes: int) -> Int:
-    """Deal the groups out by their loads alone: int64 [L, N, g], where the sets are too many."""
-    L = problem.num_layers
+def _pack_by_load(problem: Problem, nodes: list[Node]) -> Int:
+    """Deal the groups out by their loads alone: int64 [L, N, g]."""
+    L, N = problem.num_layers, len(nodes)
     group_load = problem.load.reshape(L, problem.num_groups, -1).sum(axis=-1)
-    groups = _start_alike(group_load, problem.num_groups, num_nodes)
-    return groups.expert.reshape(L, num_nodes, -1)
+    if len(set(nodes)) == 1:
+        return _start_alike(group_load, problem.num_groups, N).expert.reshape(L, N, -1)
+    room, speed = np.full(N, problem.num_groups // N), np.array([n.capacity for n in nodes])
+    home = np.stack([longest_first_onto_nodes(row, room, speed) for row in group_load])
+    return np.argsort(home, axis=1, kind="stable").reshape(L, N, -1)
 
 
 def tries_sets(trials: int) -> bool:
@@ -181,8 +207,8 @@ def _experts_by_group_load(problem: Problem) -> Int:
 
 
 def _plan_ranked(problem: Problem, goal: Float, trials: int, begun: Rows | None) -> Rows:
-    nodes = _node_clusters(problem.cluster)
-    wanted = goal * _mean_time(problem.load, problem.cluster)
+    nodes = _nodes(problem.cluster)
+    wanted = goal * _mean_time(problem.load, float(problem.cluster.capacity.sum()))
     kinds = list(dict.fromkeys(nodes))
     kind = np.array([kinds.index(node) for node in nodes])
     deals = all_deals(problem.num_groups, len(nodes), len(kinds) == 1)
@@ -195,7 +221,7 @@ def _plan_ranked(problem: Problem, goal: Float, trials: int, begun: Rows | None)
     if begun is not None:
         groups, each = _as_begun(problem, begun, len(nodes))
         return _plan_chosen(problem, nodes, groups, each, wanted, trials)
-    groups = _pack_by_load(problem, len(nodes))
+    groups = _pack_by_load(problem, nodes)
     return _plan_chosen(problem, nodes, groups, None, wanted, trials)
 
 
@@ -220,7 +246,7 @@ def _as_begun(problem: Problem, begun: Rows, num_nodes: int) -> tuple[Int, list[
 
 def _plan_chosen(
     problem: Problem,
-    nodes: list[Cluster],
+    nodes: list[Node],
     groups: Int,
     begun: list[Int] | None,
     wanted: Float,
@@ -229,7 +255,9 @@ def _plan_chosen(
     """Plan the groups [L, N, g] that each node got, from where they were begun."""
     expert = experts_of(groups, problem.num_experts // problem.num_groups)
     loads = [np.take_along_axis(problem.load, expert[:, n], axis=1) for n in range(len(nodes))]
-    floor = np.max([_mean_time(x, node) for x, node in zip(loads, nodes, strict=True)], axis=0)
+    floor = np.max(
+        [_mean_time(x, node.capacity) for x, node in zip(loads, nodes, strict=True)], axis=0
+    )
     wanted = np.maximum(wanted, floor)
     placed = []
     for n, (load, node) in enumerate(zip(loads, nodes, strict=True)):
@@ -237,7 +265,7 @@ def _plan_chosen(
         rows = None if begun is None else Rows(begun[n])
         placed.append(
             np.take_along_axis(
-                expert[:, n], plan_node(load, node, goal, trials, rows).expert, axis=1
+                expert[:, n], plan_node(load, node.cluster, goal, trials, rows).expert, axis=1
             )
         )
     return Rows(np.concatenate(placed, axis=1))

@@ -104,6 +104,11 @@ def exact(
     experts are solved; else expect proofs up to some ten experts, and beyond that a good placement
     with a bound.
 
+    Unlike the other solvers it gives the same bytes on two machines only where both have the same
+    version of OR-tools: another version may find another placement, and where the effort ends
+    before a proof a better or a worse one. Wall clock and the number of cores change nothing. Ranks
+    that plan on their own must agree on the version.
+
     Parameters
     ----------
     problem : Problem
@@ -117,8 +122,7 @@ def exact(
     Returns
     -------
     Answer
-        With the proven bound on the balancedness [L], and a note where the effort ended first. The
-        same bytes for the same version of OR-tools, whatever the number of cores.
+        With the proven bound on the balancedness [L], and a note where the effort ended first.
 
     Raises
     ------
