@@ -17,7 +17,8 @@ from evenload.synth import lognormal_load
 
 ALIKE = 1e-7  # relative: what the exact solver calls optimal
 ROUNDING = 1e-9  # absolute: a bound below the optimum by more than this would be wrong
-HEAD = ("E/S/G load", "K", "layers", "proven", "joint optimal", "optimum - joint, largest",
+HEAD = ("E/S/G load", "K", "layers", "proven", "optimum, mean", "joint, mean", "joint optimal",
+        "optimum - joint, largest",
         "bound - optimum, median", "largest", "least", "s a layer")  # fmt: skip
 
 
@@ -54,7 +55,7 @@ PAIRS = [
     Small(layers, experts, slots, slots // 2, sigma)
     for layers, experts, slots in ((16, 64, 72), (8, 128, 144), (3, 256, 288))
     for sigma in (0.5, 1.0)
-]
+] + [Small(58, 256, 320, 160, 1.0)]  # the whole load of a figure that is wanted: see `efforts`
 FEW_EXPERTS = [
     Small(16, 8, 9, 3, 1.0),
     Small(8, 8, 12, 4, 1.0),
@@ -94,6 +95,8 @@ def measure(small: Small, say: Callable[[str], None]) -> dict[str, Any]:
         "slots_per_gpu": small.slots // small.gpus,
         "layers": small.layers,
         "proven": int(proven.sum()),
+        "optimum": float(optimum.mean()),
+        "joint": float(joint.mean()),
         "joint_optimal": int((joint >= optimum * (1.0 - ALIKE)).sum()),
         "distance": np.maximum(optimum - joint, 0.0).tolist(),
         "slack": slack.tolist(),
@@ -125,6 +128,7 @@ def _row(result: dict[str, Any]) -> list[str]:
         str(result["slots_per_gpu"]),
         str(result["layers"]),
         str(proven),
+        *(f"{result[name]:.5f}" if proven else "-" for name in ("optimum", "joint")),
         f"{result['joint_optimal'] / proven:.0%}" if proven else "-",
         *([f"{max(figure, 0.0) if figure > -ROUNDING else figure:.5f}" for figure in figures]
           or ["-"] * 4),

@@ -152,7 +152,7 @@ def test_never_worse_than_cheaper_solvers(slots_per_gpu):
     answer = exact(problem, effort=60)
     reached = answer.placement.balancedness(load)
     for solver in (local_search, joint):
-        assert (reached >= solver(problem).balancedness(load)).all()
+        assert (reached >= solver(problem).balancedness(load) * (1 - 1e-12)).all()
     assert (reached <= answer.bound).all()
     assert (answer.bound <= 1.0).all()
     assert not answer.placement.duplicates.any()

@@ -27,7 +27,8 @@ def warmup() -> None:
         _ = plan.placement.logical_to_physical, plan.bound, plan.split_balancedness, plan.away_share
     nodes_per_token(Placement.trivial(2, 8, cluster), np.array([[[0, 1], [2, 3]]]))
     for slots in (2, 3):  # the joint search has a way of its own for two slots a GPU
-        solve(load, Cluster(6, slots_per_gpu=slots), solver="joint")
+        for nodes in (1, 2):
+            solve(load, Cluster(6, nodes, slots_per_gpu=slots), num_groups=4, solver="joint")
     solve(load, Cluster(2, slots=[5, 6], speed=[1, 2]), solver="joint")
     for dtype in (np.float32, np.float64):
         balanced_packing(load.astype(dtype), 2)

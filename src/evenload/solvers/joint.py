@@ -12,7 +12,7 @@ from evenload.maps import EMPTY
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.solvers.effort import check_effort
-from evenload.solvers.fleets import FEW_SLOTS, GpuArrays, improve, improve_alike, no_homes, start
+from evenload.solvers.fleets import GpuArrays, improve, improve_alike, no_homes, start
 from evenload.solvers.homes import home_nodes
 from evenload.solvers.iterated_greedy import pack_rows
 from evenload.solvers.living import without_dead
@@ -148,8 +148,7 @@ def _search_pairs(
     problem: Problem, gpus: GpuArrays, begun: Rows, goal: Float, trials: int
 ) -> tuple[Rows, Int]:
     rows, doubtful = begun, np.arange(problem.num_layers)
-    few = gpus.num_slots <= FEW_SLOTS
-    for part in _levels(trials) if few else [trials]:
+    for part in _levels(trials):
         after, doubt = improve_alike(problem.load, gpus, begun, goal, part)
         rows, doubtful = take_better(problem, after, rows), np.intersect1d(doubtful, doubt)
     return rows, doubtful
