@@ -1,0 +1,109 @@
+"""What is written down during a replay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.cluster import Cluster
+from evenload.cost import Schedule
+from evenload.placement import Placement
+from evenload.replay.result import Replay
+
+Float = NDArray[np.float64]
+
+
+class Log:
+    """The course of a replay so far.
+
+    Parameters
+    ----------
+    num_windows : int
+        Windows that will be served.
+    num_layers : int
+    keep_placements : bool
+        Whether to keep every placement, or the last only.
+    """
+
+    def __init__(self, num_windows: int, num_layers: int, keep_placements: bool) -> None:
+        self._reached, self._kept, self._best, self._mean = np.empty((4, num_windows, num_layers))
+        self._window = np.empty(num_windows, np.int64)
+        self._serving = np.empty(num_windows, np.int64)
+        self._done, self._keep_all = 0, keep_placements
+        self._placements: list[NDArray[Any]] = []
+        self._rebalances: list[tuple[int, NDArray[np.int64], float, float, float, float]] = []
+        self._seconds = 0.0
+        self.asked, self.put_off, self.asked_seconds = 0, 0, 0.0
+
+    def begin(self, placement: Placement) -> None:
+        """Write down what serves at first."""
+        self._add(placement)
+
+    def _add(self, placement: Placement) -> None:
+        small = np.int16 if placement.num_experts <= np.iinfo(np.int16).max else np.int32
+        if not self._keep_all:
+            self._placements.clear()
+        self._placements.append(placement.physical_to_logical.astype(small))
+
+    def ask(self, seconds: float) -> None:
+        """Write down that the policy was asked, and how long it took."""
+        self.asked += 1
+        self.asked_seconds += seconds
+        self._seconds = seconds
+
+    def rebalance(
+        self, window: int, placement: Placement, schedule: Schedule, move_seconds: float
+    ) -> None:
+        """Write down a decision to move."""
+        self._add(placement)
+        moves = np.diff(schedule.moves.first_of_layer)
+        entry = (window, moves, schedule.num_bytes, schedule.seconds, move_seconds, self._seconds)
+        self._rebalances.append(entry)
+
+    def window(self, number: int, reached: Float, kept: Float, best: Float, mean: Float) -> None:
+        """Write down a window that was served."""
+        i = self._done
+        self._reached[i], self._kept[i], self._best[i], self._mean[i] = reached, kept, best, mean
+        self._window[i], self._serving[i] = number, len(self._rebalances)
+        self._done += 1
+
+    def finish(
+        self, policy: str, cluster: Cluster, settings: dict[str, Any], notes: tuple[str, ...]
+    ) -> Replay:
+        """Return the whole course."""
+        columns = list(zip(*self._rebalances, strict=True)) or [()] * 6
+        layers = self._mean.shape[1]
+        return Replay(
+            policy=policy,
+            cluster=cluster,
+            window=settings["window"],
+            interval=settings["interval"],
+            settings=settings,
+            notes=notes,
+            windows=self._window,
+            balancedness=self._reached,
+            kept_balancedness=self._kept,
+            oracle=self._best,
+            mean_seconds=self._mean,
+            serving=self._serving if self._keep_all else np.zeros_like(self._serving),
+            placements=np.array(self._placements),
+            rebalance_window=np.array(columns[0], np.int64),
+            moves=np.array(columns[1], np.int64).reshape(-1, layers),
+            bytes=np.array(columns[2], np.float64),
+            transfer_seconds=np.array(columns[3], np.float64),
+            move_seconds=np.array(columns[4], np.float64),
+            saved_seconds=self._saved(),
+            plan_seconds=np.array(columns[5], np.float64),
+            asked=self.asked,
+            put_off=self.put_off,
+            asked_seconds=self.asked_seconds,
+        )
+
+    def _saved(self) -> Float:
+        """Sum, for each rebalance, the straggler time saved until the next one."""
+        saved = (self._mean / self._kept - self._mean / self._reached).sum(axis=1)
+        totals = np.zeros(len(self._rebalances) + 1)
+        np.add.at(totals, self._serving, saved)
+        return totals[1:]
