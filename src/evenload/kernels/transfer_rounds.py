@@ -5,21 +5,23 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.kernels.compile import kernel
+from evenload.kernels.compile import inlined, kernel
 
 Int = NDArray[np.int64]
 
 FREE = -1
+SENDS, RECEIVES = 1, 2
 
 
-@kernel
-def _fits(peer: Int, sends: Int, receives: Int, source: int, target: int) -> bool:
+@inlined
+def _fits(peer: Int, busy: Int, r: int, source: int, target: int) -> bool:
     """Whether a round has room: both idle, or talking to each other in the other direction."""
-    if receives[target] > 0 or (peer[target] != FREE and peer[target] != source):
-        return False
+    talks_to = peer[r, target]
     if source < 0:
-        return bool(peer[target] == FREE)
-    return bool(sends[source] == 0 and (peer[source] == FREE or peer[source] == target))
+        return talks_to == FREE
+    if talks_to != FREE and (talks_to != source or busy[r, target] & RECEIVES):
+        return False
+    return peer[r, source] == FREE or (peer[r, source] == target and not busy[r, source] & SENDS)
 
 
 @kernel
@@ -62,8 +64,7 @@ def transfer_rounds(source: Int, target: Int, first_move: Int, node: Int, number
             continue
         most = _most_rounds(source[begin:end], target[begin:end], G)
         peer = np.full((most, G), FREE)
-        sends = np.zeros((most, G), np.int64)
-        receives = np.zeros((most, G), np.int64)
+        busy = np.zeros((most, G), np.int64)
         across = np.zeros(most, np.int64)
         used = 0
         for far in (1, 0):
@@ -73,13 +74,14 @@ def transfer_rounds(source: Int, target: Int, first_move: Int, node: Int, number
                 if crosses != far:
                     continue
                 r = 0
-                while not _fits(peer[r], sends[r], receives[r], s, t):
+                while not _fits(peer, busy, r, s, t):
                     r += 1
                 number[i] = r
-                receives[r, t] = 1
+                busy[r, t] |= RECEIVES
                 peer[r, t] = s if s >= 0 else t
                 if s >= 0:
-                    sends[r, s], peer[r, s] = 1, t
+                    busy[r, s] |= SENDS
+                    peer[r, s] = t
                 across[r] |= far
                 used = max(used, r + 1)
         rounds[layer, 1] = across[:used].sum()
