@@ -30,7 +30,7 @@ class Log:
     def __init__(self, num_windows: int, num_layers: int, keep_placements: bool) -> None:
         self._reached, self._kept, self._best, self._mean = np.empty((4, num_windows, num_layers))
         self._window = np.empty(num_windows, np.int64)
-        self._serving = np.empty(num_windows, np.int64)
+        self._served = np.empty(num_windows, np.int64)
         self._done, self._keep_all = 0, keep_placements
         self._placements: list[NDArray[Any]] = []
         self._rebalances: list[tuple[int, NDArray[np.int64], float, float, float, float]] = []
@@ -66,7 +66,7 @@ class Log:
         """Write down a window that was served."""
         i = self._done
         self._reached[i], self._kept[i], self._best[i], self._mean[i] = reached, kept, best, mean
-        self._window[i], self._serving[i] = number, len(self._rebalances)
+        self._window[i], self._served[i] = number, len(self._rebalances)
         self._done += 1
 
     def finish(
@@ -87,7 +87,7 @@ class Log:
             kept_balancedness=self._kept,
             oracle=self._best,
             mean_seconds=self._mean,
-            serving=self._serving if self._keep_all else np.zeros_like(self._serving),
+            served=self._served if self._keep_all else np.zeros_like(self._served),
             placements=np.array(self._placements),
             rebalance_window=np.array(columns[0], np.int64),
             moves=np.array(columns[1], np.int64).reshape(-1, layers),
@@ -105,5 +105,5 @@ class Log:
         """Sum, for each rebalance, the straggler time saved until the next one."""
         saved = (self._mean / self._kept - self._mean / self._reached).sum(axis=1)
         totals = np.zeros(len(self._rebalances) + 1)
-        np.add.at(totals, self._serving, saved)
+        np.add.at(totals, self._served, saved)
         return totals[1:]

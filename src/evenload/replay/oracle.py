@@ -30,8 +30,8 @@ def make_oracle(
     Parameters
     ----------
     oracle : str, callable or None
-        ``"fast"`` for local search by swaps alone, the name of a solver or ``"auto"``, or a function from a load
-        [L, E] to a placement; None for none.
+        ``"fast"`` for local search by swaps alone, the name of a solver or ``"auto"``, or a
+        function from a load [L, E] to a placement; None for none.
     cluster : Cluster
     num_groups : int
 

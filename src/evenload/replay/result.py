@@ -40,7 +40,7 @@ class Replay:
         where none was asked for.
     mean_seconds : float64 ndarray, [W, L]
         What a layer would take if it were perfectly balanced.
-    serving : int64 ndarray, [W]
+    served : int64 ndarray, [W]
         Which of `placements` served, or was being moved to.
     placements : int16 or int32 ndarray, [R + 1, L, S]
         The one at the beginning, and that of each rebalance; only the last where the others were
@@ -73,7 +73,7 @@ class Replay:
     kept_balancedness: Float
     oracle: Float
     mean_seconds: Float
-    serving: Int
+    served: Int
     placements: NDArray[Any]
     rebalance_window: Int
     moves: Int

@@ -72,8 +72,8 @@ def replay(
     num_groups : int, default 1
         Groups of experts that routing keeps on one node, for planners.
     oracle : str, callable or None, default "fast"
-        Who plans each window on itself: local search by swaps, a solver by name, or a function from a load
-        to a placement; None leaves it out.
+        Who plans each window on itself: local search by swaps, a solver by name, or a function from
+        a load to a placement; None leaves it out.
     sample : float, default 1.0
         Part of the served tokens that the trace has recorded, above 0 and at most 1: all seconds of
         computing are divided by it.
@@ -105,11 +105,11 @@ def replay(
     """
     recorded = check_trace(trace)
     windows = recorded.merged(window)
-    first = _check_warm_start(warm_start, windows)
+    first = check_warm_start(warm_start, windows)
     chosen = get_policy(policy) if isinstance(policy, str) else check_policy(policy)
     course = _Course(
         windows, check_cluster(cluster), chosen, positive_int("interval", interval),
-        _check_cost(cost), check_groups(num_groups, windows.num_experts), _check_sample(sample),
+        check_cost(cost), check_groups(num_groups, windows.num_experts), check_sample(sample),
         bool(delay), start,
     )  # fmt: skip
     plan = make_oracle(oracle, cluster, num_groups)
@@ -221,7 +221,8 @@ class _Course:
         log.window(t, reached, kept, best, mean)
 
 
-def _check_warm_start(warm_start: Any, windows: Trace) -> int:
+def check_warm_start(warm_start: Any, windows: Trace) -> int:
+    """Return the first window to serve, or raise `ValueError` if none is left."""
     first = positive_int("warm_start", warm_start)
     if windows.num_windows == 1:
         raise ValueError(
@@ -236,7 +237,8 @@ def _check_warm_start(warm_start: Any, windows: Trace) -> int:
     return first
 
 
-def _check_cost(cost: Any) -> CostModel:
+def check_cost(cost: Any) -> CostModel:
+    """Return `cost`, the default for None, or raise `ValueError`."""
     if cost is None:
         return CostModel()
     if not isinstance(cost, CostModel):
@@ -244,7 +246,8 @@ def _check_cost(cost: Any) -> CostModel:
     return cost
 
 
-def _check_sample(sample: Any) -> float:
+def check_sample(sample: Any) -> float:
+    """Return `sample` as a float in (0, 1], or raise `ValueError`."""
     part = positive_real("sample", sample)
     if part > 1.0:
         raise ValueError(f"sample={part} is a part and more than 1; use 1 or less")
