@@ -63,7 +63,8 @@ def sweep(
     warm_start, cost, num_groups, oracle, sample, delay
         As `replay`; the oracle by name only.
     executor : concurrent.futures.Executor, optional
-        Where cells run: any pool, or a cluster's, e.g. ``distributed.Client().get_executor()``. It is left open. Default: one process a core of this machine (a script then has to call this
+        Where cells run: any pool, or a cluster's, e.g. ``distributed.Client().get_executor()``. It
+        is left open. Default: one process a core of this machine (a script then has to call this
         below ``if __name__ == "__main__":``).
     workers : int, optional
         Processes instead of one a core; 1 runs all in this process. Not with `executor`.
