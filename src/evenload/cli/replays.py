@@ -50,7 +50,7 @@ def write_report(path: Path | None, replays: list[Replay], trace: Trace) -> None
     """Write the page, where one is wanted, and say on stderr where it is."""
     if path is None:
         return
-    from evenload.report.page import write_page
+    from evenload.report.page import write_page  # type: ignore[import-not-found, unused-ignore]
 
     with busy("drawing"):
         write_page(replays, trace, path)

@@ -72,8 +72,8 @@ def replay(
     num_groups : int, default 1
         Groups of experts that routing keeps on one node, for planners.
     oracle : str, callable or None, default "fast"
-        Who plans each window on itself: local search by swaps, a solver by name, or a function from
-        a load to a placement; None leaves it out.
+        Who plans each window on itself: local search to 0.9995, a solver by name, or a function
+        from a load to a placement; None leaves it out.
     sample : float, default 1.0
         Part of the served tokens that the trace has recorded, above 0 and at most 1: all seconds of
         computing are divided by it.
