@@ -392,15 +392,14 @@ def test_windows_intervals_and_notes() -> None:
 
 
 def test_only_the_last_placement_where_wanted() -> None:
-    every = replay(LOADS, CLUSTER, "deepseek")
-    last = replay(LOADS, CLUSTER, "deepseek", keep_placements=False)
+    every = replay(LOADS, CLUSTER, "deepseek", delay=False)
+    last = replay(LOADS, CLUSTER, "deepseek", delay=False, keep_placements=False)
     assert every.placements.shape == (every.num_rebalances + 1, 3, 12)
     assert every.placements.dtype == np.int16
     assert np.array_equal(last.placements, every.placements[-1:])
     for t, served, reached in zip(every.windows, every.served, every.balancedness, strict=True):
-        if every.settings["delay"] is False:
-            place = Placement(every.placements[served], CLUSTER, 8)
-            assert np.array_equal(place.balancedness(LOADS[t]), reached)
+        place = Placement(every.placements[served], CLUSTER, 8)
+        assert np.array_equal(place.balancedness(LOADS[t]), reached)
 
 
 def test_from_a_start_of_ones_own_on_gpus_that_differ() -> None:

@@ -126,7 +126,8 @@ def _run(
     cells: dict[Future[Row], Cell] = {}
     done = total - len(todo)
     try:
-        cells.update({pool.submit(run_cell, trace, cell, how): cell for cell in todo})
+        for cell in todo:  # one by one: an interrupt may come between any two
+            cells[pool.submit(run_cell, trace, cell, how)] = cell
         for future in as_completed(cells):
             store.put(cells[future], future.result())
             done += 1
