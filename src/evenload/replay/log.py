@@ -22,30 +22,29 @@ class Log:
     ----------
     num_windows : int
         Windows that will be served.
-    num_layers : int
+    most : int
+        Rebalances that there can be.
+    start : Placement
+        What serves at first.
     keep_placements : bool
         Whether to keep every placement, or the last only.
     """
 
-    def __init__(self, num_windows: int, num_layers: int, keep_placements: bool) -> None:
-        self._reached, self._kept, self._best, self._mean = np.empty((4, num_windows, num_layers))
+    def __init__(
+        self, num_windows: int, most: int, start: Placement, keep_placements: bool
+    ) -> None:
+        L, S = start.num_layers, start.num_slots
+        self._reached, self._kept, self._best, self._mean = np.empty((4, num_windows, L))
         self._window = np.empty(num_windows, np.int64)
         self._served = np.empty(num_windows, np.int64)
         self._done, self._keep_all = 0, keep_placements
-        self._placements: list[NDArray[Any]] = []
+        # Only what is written takes memory, so that the most there can be costs nothing.
+        small = np.int16 if start.num_experts <= np.iinfo(np.int16).max else np.int32
+        self._placements = np.empty((most + 1 if keep_placements else 1, L, S), small)
+        self._placements[0] = start.physical_to_logical
         self._rebalances: list[tuple[int, NDArray[np.int64], float, float, float, float]] = []
         self._seconds = 0.0
         self.asked, self.put_off, self.asked_seconds = 0, 0, 0.0
-
-    def begin(self, placement: Placement) -> None:
-        """Write down what serves at first."""
-        self._add(placement)
-
-    def _add(self, placement: Placement) -> None:
-        small = np.int16 if placement.num_experts <= np.iinfo(np.int16).max else np.int32
-        if not self._keep_all:
-            self._placements.clear()
-        self._placements.append(placement.physical_to_logical.astype(small))
 
     def ask(self, seconds: float) -> None:
         """Write down that the policy was asked, and how long it took."""
@@ -57,7 +56,8 @@ class Log:
         self, window: int, placement: Placement, schedule: Schedule, move_seconds: float
     ) -> None:
         """Write down a decision to move."""
-        self._add(placement)
+        place = len(self._rebalances) + 1 if self._keep_all else 0
+        self._placements[place] = placement.physical_to_logical
         moves = np.diff(schedule.moves.first_of_layer)
         entry = (window, moves, schedule.num_bytes, schedule.seconds, move_seconds, self._seconds)
         self._rebalances.append(entry)
@@ -88,7 +88,7 @@ class Log:
             oracle=self._best,
             mean_seconds=self._mean,
             served=self._served if self._keep_all else np.zeros_like(self._served),
-            placements=np.array(self._placements),
+            placements=self._placements[: len(self._rebalances) + 1],
             rebalance_window=np.array(columns[0], np.int64),
             moves=np.array(columns[1], np.int64).reshape(-1, layers),
             bytes=np.array(columns[2], np.float64),

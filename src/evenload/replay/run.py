@@ -113,8 +113,8 @@ def replay(
         bool(delay), start,
     )  # fmt: skip
     plan = make_oracle(oracle, cluster, num_groups)
-    log = Log(windows.num_windows - first, windows.num_layers, keep_placements)
-    log.begin(course.current)
+    served = windows.num_windows - first
+    log = Log(served, -(-served // course.interval), course.current, keep_placements)
     for t in range(windows.num_windows):
         if t >= first:
             course.decide(t, first, log)
@@ -122,7 +122,7 @@ def replay(
         if t >= first:
             course.serve(t, load, plan, log)
             if progress is not None:
-                progress(t - first + 1, windows.num_windows - first)
+                progress(t - first + 1, served)
         course.remember(load)
     settings = {
         "source": windows.source,
