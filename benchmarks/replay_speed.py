@@ -124,8 +124,9 @@ def render(result: dict[str, Any]) -> str:
         )
     lengths = [found["windows"] + 1 for found in result["cases"][0]["lengths"]]
     head = (
-        "policy", "interval", "oracle", "file", "placements kept", *(f"windows/s, T={T}" for T in lengths),
-        *(f"peak MB, T={T}" for T in lengths), "of it results",
+        "policy", "interval", "oracle", "file", "placements kept",
+        *(f"windows/s, T={T}" for T in lengths), *(f"peak MB, T={T}" for T in lengths),
+        "of it results",
     )  # fmt: skip
     L, E, S, G = result["shape"]
     return (

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.moves import Moves, node_of
+from evenload.threads import spread
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
@@ -43,9 +44,15 @@ class Schedule:
         """Put moves into rounds that last `near` seconds inside a node, and `far` across nodes."""
         from evenload.kernels.transfer_rounds import transfer_rounds
 
-        number = np.zeros(len(moves), np.int64)
-        node = node_of(moves.after)
-        rounds = transfer_rounds(moves.source, moves.target, moves.first_of_layer, node, number)
+        L = moves.after.num_layers
+        number, rounds = np.empty(len(moves), np.int64), np.empty((L, 2), np.int64)
+        node, start = node_of(moves.after), moves.first_of_layer
+
+        def run(first: int, end: int) -> None:
+            layers = start[first : end + 1], node, number, rounds[first:end]
+            transfer_rounds(moves.source, moves.target, *layers)
+
+        spread(L, len(moves), run)
         return cls(moves, number, rounds, rounds @ np.array([near, far]), expert_bytes)
 
     @property

@@ -36,7 +36,9 @@ def _most_rounds(source: Int, target: Int, num_gpus: int) -> int:
 
 
 @kernel
-def transfer_rounds(source: Int, target: Int, first_move: Int, node: Int, number: Int) -> Int:
+def transfer_rounds(
+    source: Int, target: Int, first_move: Int, node: Int, number: Int, rounds: Int
+) -> None:
     """Put each move in the first round with room, those that cross nodes first.
 
     Greedy edge colouring. Two GPUs may send to each other in one round; both links are used then.
@@ -50,16 +52,13 @@ def transfer_rounds(source: Int, target: Int, first_move: Int, node: Int, number
     node : int64, [G]
     number : int64, [M], output
         Round of each move, from 0 in each layer.
-
-    Returns
-    -------
-    int64, [L, 2]
+    rounds : int64, [L, 2], output
         Rounds of each layer in which nothing crosses nodes, and in which something does.
     """
     L, G = first_move.size - 1, node.size
-    rounds = np.zeros((L, 2), np.int64)
     for layer in range(L):
         begin, end = first_move[layer], first_move[layer + 1]
+        rounds[layer] = 0
         if begin == end:
             continue
         most = _most_rounds(source[begin:end], target[begin:end], G)
@@ -86,4 +85,3 @@ def transfer_rounds(source: Int, target: Int, first_move: Int, node: Int, number
                 used = max(used, r + 1)
         rounds[layer, 1] = across[:used].sum()
         rounds[layer, 0] = used - rounds[layer, 1]
-    return rounds
