@@ -98,10 +98,11 @@ def replay(
 
     Examples
     --------
-    >>> load = [[[6, 2, 2, 2]], [[2, 6, 2, 2]], [[2, 6, 2, 2]]]
-    >>> from evenload import Cluster
-    >>> replay(load, Cluster(2, slots_per_gpu=2), "deepseek")
-    <Replay of deepseek: 2 windows, balancedness 0.7500, 2 rebalances, 4 moves>
+    >>> load = [[[6, 4, 1, 3]], [[6, 4, 1, 3]], [[3, 6, 1, 4]]]
+    >>> replay(load, Cluster(2, slots_per_gpu=2), "never", delay=False)
+    <Replay of never: 2 windows, balancedness 0.7389, 0 rebalances, 0 moves>
+    >>> replay(load, Cluster(2, slots_per_gpu=2), "once:greedy", delay=False)
+    <Replay of once:greedy: 2 windows, balancedness 0.8500, 1 rebalances, 2 moves>
     """
     recorded = check_trace(trace)
     windows = recorded.merged(window)
