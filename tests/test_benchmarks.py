@@ -19,6 +19,7 @@ from benchmarks import (
     labels,
     ours,
     readme,
+    replay_speed,
     run,
     scaling,
     scaling_plot,
@@ -171,3 +172,12 @@ def test_legends_and_titles_of_the_gap_are_outside_and_whole(tmp_path: Path) -> 
             assert figure.bbox.y0 <= box.y0
     left, right = (axes.title.get_window_extent() for axes in figure.axes)
     assert not left.overlaps(right)
+
+
+def test_replay_speed_shows_both_lengths() -> None:
+    lengths = [{"windows": T - 1, "seconds": 2.0, "peak": 3e6, "kept": 1e6} for T in (11, 41)]
+    case = {"policy": "never", "interval": 1, "oracle": None, "file": "npy", "keep": True}
+    result = {"shape": [58, 256, 288, 32], "cases": [case | {"lengths": lengths}]}
+    text = replay_speed.render(result)
+    assert "windows/s, T=11 | windows/s, T=41" in text
+    assert "| never | 1 | none | npy | all | 5.00 | 20.0 | 3.0 | 3.0 | 1.0 |" in text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from evenload.cluster import Cluster
+from evenload.cost import CostModel
+from evenload.moves import keep_slots
 from evenload.placement import Placement
 from evenload.planner import solve
 
@@ -26,6 +28,8 @@ def warmup() -> None:
         plan.placement.moves_from(Placement.trivial(2, 8, cluster))
         _ = plan.placement.logical_to_physical, plan.bound, plan.split_balancedness, plan.away_share
     nodes_per_token(Placement.trivial(2, 8, cluster), np.array([[[0, 1], [2, 3]]]))
+    cost, trivial = CostModel(), Placement.trivial(2, 8, cluster)
+    cost.schedule(trivial, keep_slots(plan.placement, trivial))
     for slots in (2, 3):  # the joint search has a way of its own for two slots a GPU
         for nodes in (1, 2):
             solve(load, Cluster(6, nodes, slots_per_gpu=slots), num_groups=4, solver="joint")
