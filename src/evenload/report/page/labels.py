@@ -1,0 +1,81 @@
+"""Where the names of points go, so that none lies on another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# Words of plotly; the first that is free is taken.
+PLACES = (
+    "middle right",
+    "top center",
+    "bottom center",
+    "middle left",
+    "top right",
+    "bottom right",
+    "top left",
+    "bottom left",
+)
+_CHARACTER, _LINE, _MARK = 7.0, 16.0, 7.0  # pixels
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels, y downwards."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlap(self, other: Box) -> float:
+        """Return the area that two boxes share."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(width, 0.0) * max(height, 0.0)
+
+    @property
+    def area(self) -> float:
+        """Its area."""
+        return (self.right - self.left) * (self.bottom - self.top)
+
+
+def _label(point: tuple[float, float], text: str, place: str) -> Box:
+    vertical, horizontal = place.split()
+    width = _CHARACTER * len(text)
+    left = point[0] + {"left": -width - _MARK, "center": -width / 2, "right": _MARK}[horizontal]
+    above = -_LINE - _MARK
+    top = point[1] + {"top": above, "middle": -_LINE / 2, "bottom": _MARK}[vertical]
+    return Box(left, top, left + width, top + _LINE)
+
+
+def place_labels(
+    points: Sequence[tuple[float, float]], texts: Sequence[str], frame: Box
+) -> tuple[str, ...]:
+    """Give every point's label a place, one after the other, the one that covers least.
+
+    Parameters
+    ----------
+    points : sequence of (x, y)
+        In pixels, y downwards.
+    texts : sequence of str
+    frame : Box
+        What labels should stay in.
+
+    Returns
+    -------
+    tuple of str
+        One of `PLACES` each; the first of them on ties.
+    """
+    taken = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
+    chosen = []
+    for point, text in zip(points, texts, strict=True):
+
+        def covered(place: str, at: tuple[float, float] = point, text: str = text) -> float:
+            box = _label(at, text, place)
+            outside = box.area - box.overlap(frame)
+            return 4.0 * outside + sum(box.overlap(other) for other in taken)
+
+        place = min(PLACES, key=covered)
+        taken.append(_label(point, text, place))
+        chosen.append(place)
+    return tuple(chosen)
