@@ -98,7 +98,7 @@ class Tab:
             mobile=False,
         )
         self.call("Page.navigate", url=path.resolve().as_uri())
-        self.wait_for("document.documentElement.dataset.drawn === 'yes'")
+        self.wait_for("document.documentElement?.dataset.drawn === 'yes'")
 
     def press(self, key):
         for kind in ("keyDown", "keyUp"):
