@@ -17,12 +17,9 @@ TITLE = "Peak memory"
 # A warm-up first, so that imports and compiled code are not counted, whichever search the large
 # problem comes to. The file clear_refs sets Linux's high-water mark back; elsewhere the mark can
 # only understate the growth.
-PROLOGUE = """
+PEAK = """
 import json, resource, sys
 from pathlib import Path
-import numpy as np
-import evenload
-from evenload import eplb
 
 def peak():
     try:
@@ -32,14 +29,25 @@ def peak():
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
-def measure(call, small, large):
-    evenload.warmup()
-    call(*small)
+def lowered_peak():
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         pass
-    before = peak()
+    return peak()
+"""
+
+PROLOGUE = (
+    PEAK
+    + """
+import numpy as np
+import evenload
+from evenload import eplb
+
+def measure(call, small, large):
+    evenload.warmup()
+    call(*small)
+    before = lowered_peak()
     arrays = call(*large)
     after = peak()
     output = sum(array.nbytes for array in arrays)
@@ -53,6 +61,7 @@ def plan(load, gpus, slots, solver):
     placement = evenload.solve(load, cluster, solver=solver).placement
     return placement.physical_to_logical, placement.replica_count
 """
+)
 
 CALLS = {
     "balanced_packing, [{rows}, 288] into 32 packs": """

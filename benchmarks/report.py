@@ -17,6 +17,7 @@ from benchmarks import (
     memory,
     quality_speed,
     readme,
+    replay_speed,
     scaling,
     scaling_plot,
 )
@@ -31,6 +32,7 @@ SECTIONS = {
     "scaling": scaling,
     "cold_start": cold_start,
     "memory": memory,
+    "replay_speed": replay_speed,
 }
 
 Draw = Callable[[dict[str, Any], Path], None]

@@ -14,6 +14,7 @@ from benchmarks import (
     gap_sizes,
     ours,
     readme,
+    replay_speed,
     scaling,
     scaling_plot,
     sizes,
@@ -112,3 +113,12 @@ def test_scaling_shows_what_there_is(tmp_path: Path) -> None:
     assert scaling.render(both).startswith(scaling.render(without))
     for result in (without, both):
         scaling_plot.draw(result, tmp_path / "scaling.png")
+
+
+def test_replay_speed_shows_both_lengths() -> None:
+    lengths = [{"windows": T - 1, "seconds": 2.0, "peak": 3e6, "kept": 1e6} for T in (11, 41)]
+    case = {"policy": "never", "interval": 1, "oracle": None, "file": "npy", "keep": True}
+    result = {"shape": [58, 256, 288, 32], "cases": [case | {"lengths": lengths}]}
+    text = replay_speed.render(result)
+    assert "windows/s, T=11 | windows/s, T=41" in text
+    assert "| never | 1 | none | npy | all | 5.00 | 20.0 | 3.0 | 3.0 | 1.0 |" in text

@@ -179,5 +179,5 @@ def test_an_illegal_number_of_threads_is_named(monkeypatch, wanted):
 @pytest.mark.usefixtures("_fresh_num_threads")
 def test_threads_stay_few_where_nothing_is_said(monkeypatch):
     monkeypatch.delenv("EVENLOAD_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "_cores", lambda: range(96))
+    monkeypatch.setattr(threads, "usable_cores", lambda: 96)
     assert threads.num_threads() == threads.MOST_THREADS

@@ -14,10 +14,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+REPLAY = (ROOT / "docs" / "replay.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
 
 
 def test_python_examples_of_the_readme_run() -> None:
@@ -31,6 +32,7 @@ def test_shell_examples_of_the_readme_run(tmp_path: Path) -> None:
     assert commands
     load = np.random.default_rng(0).integers(1, 1000, (4, 32))
     np.savetxt(tmp_path / "loads.csv", load, fmt="%d", delimiter=",")
+    np.savez(tmp_path / "trace.npz", load=np.stack([load, load[::-1], load]))
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "evenload"
@@ -43,6 +45,41 @@ def test_shell_examples_of_the_readme_run(tmp_path: Path) -> None:
         )
         assert run.returncode == 0, run.stderr
         assert "balancedness" in run.stdout
+
+
+def test_python_examples_of_the_page_on_replays_run() -> None:
+    examples = blocks("python", REPLAY)
+    assert len(examples) >= 3
+    exec(compile("\n".join(examples), "replay.md", "exec"), {})
+
+
+def test_shell_examples_of_the_page_on_replays_run(tmp_path: Path) -> None:
+    commands = [line for block in blocks("shell", REPLAY) for line in block.splitlines()]
+    assert {command.split()[1] for command in commands} == {"replay", "sweep"}
+    load = np.random.default_rng(0).integers(1, 1000, (12, 2, 32))
+    np.savez(tmp_path / "trace.npz", load=load)
+    for command in commands:
+        program, *arguments = shlex.split(command)
+        assert program == "evenload"
+        run = subprocess.run(
+            [sys.executable, "-m", "evenload", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        assert "balancedness" in run.stdout
+
+
+def test_the_page_on_replays_names_every_policy_and_number() -> None:
+    from dataclasses import fields
+
+    from evenload import CostModel
+    from evenload.replay import policy_names
+
+    names = [*policy_names(), *(field.name for field in fields(CostModel))]
+    assert not [name for name in names if f"`{name}`" not in REPLAY]
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])
@@ -68,7 +105,7 @@ def test_command_reference_is_current() -> None:
     assert written == generate.command_reference(), "run `make docs`"
 
 
-@pytest.mark.parametrize("module", ["cluster", "planner"])
+@pytest.mark.parametrize("module", ["cluster", "planner", "trace", "cost.model", "replay.run"])
 def test_docstring_examples_run(module: str) -> None:
     names = vars(importlib.import_module("evenload.cluster")).copy()
     result = doctest.testmod(

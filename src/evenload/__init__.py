@@ -10,18 +10,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evenload.ahead import warmup
     from evenload.cluster import Cluster
+    from evenload.cost import CostModel
+    from evenload.formats import read_trace
     from evenload.placement import Placement
     from evenload.plan import Plan
     from evenload.planner import solve
+    from evenload.trace import Trace
 
 __version__ = "0.1.0"
 
-__all__ = ["Cluster", "Placement", "Plan", "solve", "warmup"]
+__all__ = ["Cluster", "CostModel", "Placement", "Plan", "Trace", "read_trace", "solve", "warmup"]
 
 _HOME = {
     "Cluster": "evenload.cluster",
+    "CostModel": "evenload.cost",
     "Placement": "evenload.placement",
     "Plan": "evenload.plan",
+    "Trace": "evenload.trace",
+    "read_trace": "evenload.formats",
     "solve": "evenload.planner",
     "warmup": "evenload.ahead",
 }

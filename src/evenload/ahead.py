@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from evenload.cluster import Cluster
+from evenload.cost import CostModel
+from evenload.moves import keep_slots
 from evenload.placement import Placement
 from evenload.planner import solve
 
@@ -23,6 +25,8 @@ def warmup() -> None:
         plan = solve(load, cluster, num_groups=2, solver=solver)
         plan.placement.moves_from(Placement.trivial(1, 8, cluster))
         _ = plan.placement.logical_to_physical, plan.bound, plan.split_balancedness, plan.away_share
+    cost, trivial = CostModel(), Placement.trivial(1, 8, cluster)
+    cost.schedule(trivial, keep_slots(plan.placement, trivial))
     for slots in (2, 3):  # the joint search has a way of its own for two slots a GPU
         solve(load, Cluster(6, slots_per_gpu=slots), solver="joint")
     solve(load, Cluster(2, slots=[5, 6], speed=[1, 2]), solver="joint")

@@ -25,7 +25,7 @@ def num_threads() -> int:
     """
     wanted = os.environ.get("EVENLOAD_NUM_THREADS")
     if wanted is None:
-        return min(len(_cores()), MOST_THREADS)
+        return min(usable_cores(), MOST_THREADS)
     if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
         raise ValueError(
             f"EVENLOAD_NUM_THREADS={wanted!r} is not a positive integer; use 1 or more"
@@ -33,10 +33,11 @@ def num_threads() -> int:
     return int(wanted)
 
 
-def _cores() -> range | set[int]:
+def usable_cores() -> int:
+    """Return the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return range(os.cpu_count() or 1)
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @cache

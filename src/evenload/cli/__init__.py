@@ -11,6 +11,8 @@ from evenload.cli.demo import demo
 from evenload.cli.evaluate import evaluate
 from evenload.cli.failures import reported
 from evenload.cli.plan import plan
+from evenload.cli.replay import replay
+from evenload.cli.sweep import sweep
 from evenload.cli.warmup import warmup
 
 __all__ = ["app", "main"]
@@ -34,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (plan, evaluate, demo, warmup):
+for _command in (plan, evaluate, replay, sweep, demo, warmup):
     app.command(epilog=_EPILOG)(reported(_command))
 
 

@@ -9,13 +9,15 @@ from typing import Any
 from numpy.typing import NDArray
 
 from evenload.checks import positive_int
-from evenload.formats.base import FileFormatError, Format, LoadFile, PlacementFile
+from evenload.formats.base import FileFormatError, Format, LoadFile, PlacementFile, RawTrace
 from evenload.formats.digest import load_digest
-from evenload.formats.load import finish_load
+from evenload.formats.load import check_experts, finish_load
 from evenload.formats.registry import find_format, find_input, known_formats
+from evenload.formats.windows import trace_shape
 from evenload.formats.write import atomic_write
 from evenload.placement import Placement
 from evenload.problem import check_load
+from evenload.trace import Trace
 
 __all__ = [
     "FileFormatError",
@@ -30,6 +32,7 @@ __all__ = [
     "read_placement",
     "read_placement_file",
     "read_topk",
+    "read_trace",
     "write_placement",
 ]
 
@@ -73,6 +76,45 @@ def read_load(
     assert reader.read_load is not None
     raw = reader.read_load(place, num_experts)
     return finish_load(raw, str(place), reader.name, window, num_experts)
+
+
+def read_trace(path: AnyPath, *, num_experts: int | None = None) -> Trace:
+    """Read loads over time.
+
+    Parameters
+    ----------
+    path : path-like
+        As `read_load`. A file without windows is a trace of one. Windows of .npy and .npz files are
+        read when they are asked for, so that memory does not grow with the file (but for arrays
+        that lie column by column in a .npz); the others are read at once.
+    num_experts : int, optional
+        As `read_load`.
+
+    Returns
+    -------
+    Trace
+        Its numbers are checked window by window, as they are read.
+
+    Raises
+    ------
+    FileNotFoundError, FileFormatError
+        As `read_load`.
+    ValueError
+        If `num_experts` is below 1.
+    """
+    place = Path(path)
+    if num_experts is not None:
+        num_experts = positive_int("num_experts", num_experts)
+    reader = find_input(place, "read_load")
+    assert reader.read_load is not None
+    if reader.read_trace is not None:
+        raw = reader.read_trace(place, num_experts)
+    else:
+        whole = reader.read_load(place, num_experts)
+        trace_shape(whole.array.shape, str(place))
+        raw = RawTrace.of(whole)
+    check_experts(raw.windows.shape[-1], num_experts, str(place))
+    return Trace.of(raw.windows, source=str(place), notes=raw.notes)
 
 
 def read_topk(path: AnyPath) -> NDArray[Any] | None:

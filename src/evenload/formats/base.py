@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.placement import Placement
+from evenload.trace import ArrayWindows, Windows
 
 Float = NDArray[np.float64]
 
@@ -36,6 +37,30 @@ class RawLoad:
 
     array: NDArray[Any]
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RawTrace:
+    """Windows that a format reads one at a time.
+
+    Parameters
+    ----------
+    windows : Windows
+        Where they come from.
+    notes : tuple of str
+        What the reader had to assume, one sentence each.
+    """
+
+    windows: Windows
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, raw: RawLoad) -> RawTrace:
+        """Return the windows of a load that was read at once; one without windows is one."""
+        array = raw.array
+        return cls(
+            ArrayWindows(array if array.ndim == 3 else np.atleast_2d(array)[None]), raw.notes
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +135,8 @@ class Format:
         For formats told by more than the file's ending: a folder, or content. Asked before any
         ending is compared.
     read_load : callable, (path, num_experts or None) -> RawLoad, optional
+    read_trace : callable, (path, num_experts or None) -> RawTrace, optional
+        For formats that can be read window by window; the others are read at once.
     read_topk : callable, path -> integer ndarray [tokens, L, k] or None, optional
         The experts that each token was routed to, where the file has them.
     read_placement : callable, path -> PlacementFile, optional
@@ -121,6 +148,7 @@ class Format:
     summary: str
     recognises: Callable[[Path], bool] | None = None
     read_load: Callable[[Path, int | None], RawLoad] | None = None
+    read_trace: Callable[[Path, int | None], RawTrace] | None = None
     read_topk: Callable[[Path], NDArray[Any] | None] | None = None
     read_placement: Callable[[Path], PlacementFile] | None = None
     write_placement: Callable[[BinaryIO, PlacementFile], None] | None = None

@@ -6,25 +6,14 @@ import operator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evenload.arrays import check_weights
 from evenload.formats.base import FileFormatError, LoadFile, RawLoad
+from evenload.formats.windows import trace_shape
 
 
-def _check_shape(array: NDArray[Any], source: str) -> None:
-    words = ("windows", "layers", "experts")[-array.ndim :] if array.ndim else ()
-    if array.ndim not in (1, 2, 3):
-        raise FileFormatError(
-            f"{source}: the load has {array.ndim} dimensions {array.shape}; use "
-            "[layers, experts] or [windows, layers, experts]"
-        )
-    for word, length in zip(words, array.shape, strict=True):
-        if length == 0:
-            raise FileFormatError(f"{source}: the load has 0 {word} {array.shape}; use at least 1")
-
-
-def _check_experts(found: int, asked: int | None, source: str) -> None:
+def check_experts(found: int, asked: int | None, source: str) -> None:
+    """Raise `FileFormatError` if a file has another number of experts than was asked for."""
     if asked is not None and asked != found:
         raise FileFormatError(
             f"{source}: the file has {found} experts a layer, and num_experts={asked} was given; "
@@ -68,8 +57,8 @@ def finish_load(
     ValueError
         If the window is not there, or a number is not finite and >= 0.
     """
-    _check_shape(raw.array, source)
-    _check_experts(raw.array.shape[-1], num_experts, source)
+    trace_shape(raw.array.shape, source)
+    check_experts(raw.array.shape[-1], num_experts, source)
     weights = check_weights(f"{source}: load", raw.array)
     trace = weights if weights.ndim == 3 else None
     windows = weights if trace is not None else np.atleast_2d(weights)[None]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,21 +12,16 @@ from typing import Any
 from numpy.typing import NDArray
 
 from evenload.checks import positive_int
-from evenload.formats.array_stream import read_array
-from evenload.formats.base import FileFormatError, Format, RawLoad
+from evenload.formats.array_stream import read_array, read_layout
+from evenload.formats.base import FileFormatError, Format, RawLoad, RawTrace
+from evenload.formats.damage import DAMAGED
 from evenload.formats.magic import kind_of
 from evenload.formats.topk import check_routed, count_topk
+from evenload.formats.windows import FileWindows, StreamWindows, trace_shape
+from evenload.trace import ArrayWindows
 
-# What zipfile and zlib raise on damaged bytes; OSError is a seek to before the file's start.
-_DAMAGED = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    ValueError,
-)
+# A member's own header in the file: up to the lengths of its name and of its extra field.
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
 @contextmanager
@@ -34,7 +29,7 @@ def _open(path: Path) -> Iterator[zipfile.ZipFile]:
     with path.open("rb") as stream:
         try:
             archive = zipfile.ZipFile(stream)
-        except _DAMAGED:
+        except DAMAGED:
             kind = kind_of(path)
             if kind == "it is a zip archive":
                 raise FileFormatError(f"{path}: the archive is cut off or damaged") from None
@@ -51,7 +46,7 @@ def _array(archive: zipfile.ZipFile, key: str, path: Path) -> NDArray[Any]:
             return read_array(stream, member.file_size, where)  # type: ignore[arg-type]
     except FileFormatError:
         raise
-    except _DAMAGED as error:
+    except DAMAGED as error:
         raise FileFormatError(f"{where}: the archive is cut off or damaged ({error})") from None
 
 
@@ -91,6 +86,47 @@ def read_load(path: Path, num_experts: int | None) -> RawLoad:
     raise FileFormatError(f"{path}: no key 'load' or 'topk' in the archive; keys found: {found}")
 
 
+def read_trace(path: Path, num_experts: int | None) -> RawTrace:
+    """Read ``load`` window by window; a count of ``topk`` is a trace of one window.
+
+    A member that is stored as it is is read from its place in the file, a compressed one is
+    unpacked as it is read; only one that lies column by column is read at once.
+
+    Raises
+    ------
+    FileFormatError
+        As `read_load`.
+    """
+    with _open(path) as archive:
+        names = archive.namelist()
+        if "load.npy" not in names:
+            return RawTrace.of(read_load(path, num_experts))
+        member = archive.getinfo("load.npy")
+        where = f"{path}, key 'load'"
+        try:
+            with archive.open(member) as stream:
+                layout = read_layout(stream, member.file_size, where)  # type: ignore[arg-type]
+        except FileFormatError:
+            raise
+        except DAMAGED as error:
+            raise FileFormatError(f"{where}: the archive is cut off or damaged ({error})") from None
+        if layout.by_column:
+            shape = trace_shape(layout.shape, where)
+            return RawTrace(ArrayWindows(_array(archive, "load", path).reshape(shape)))
+        if member.compress_type != zipfile.ZIP_STORED:
+            return RawTrace(StreamWindows(path, member.filename, layout))
+        return RawTrace(FileWindows(path, layout, _start_of(path, member)))
+
+
+def _start_of(path: Path, member: zipfile.ZipInfo) -> int:
+    """Return where a stored member's bytes begin: behind a header of its own."""
+    with path.open("rb") as stream:
+        stream.seek(member.header_offset)
+        header = stream.read(_LOCAL_HEADER.size)
+    *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    return member.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)
+
+
 def read_topk(path: Path) -> NDArray[Any] | None:
     """Read ``topk`` [tokens, L, k], or return None where the archive has none.
 
@@ -112,5 +148,6 @@ FORMAT = Format(
     suffixes=(".npz",),
     summary="`load` [windows, layers, experts] or [layers, experts], or `topk` [tokens, layers, k]",
     read_load=read_load,
+    read_trace=read_trace,
     read_topk=read_topk,
 )

@@ -1,0 +1,152 @@
+"""Seconds from tokens, and seconds from moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.checks import not_negative, positive_real
+from evenload.cost.hardware import get_hardware
+from evenload.cost.models import get_model
+from evenload.cost.schedule import Schedule
+from evenload.moves import Moves
+from evenload.placement import Placement
+
+Float = NDArray[np.float64]
+
+# Part of a chip's most operations that its experts' matrix products reach. Our assumption: prefill
+# and large decode batches come near it, small batches stay far below (give tokens_per_second then).
+UTILISATION = 0.5
+# DeepEP's page: dispatch inside a node takes tens of microseconds; about that until a transfer of
+# tens of megabytes is under way.
+LATENCY = 20e-6
+# Our assumption: half. vLLM's use_async hides nearly all of it, SGLang's rebalance stops serving.
+OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """What a straggler and a move cost.
+
+    The defaults are those of ``CostModel.preset("h100-ib", "deepseek-v3")``.
+
+    Parameters
+    ----------
+    tokens_per_second : float
+        Tokens that a GPU of full speed puts through one expert in a second (a token routed to 8
+        experts counts 8 times, as in a load). Default: half of an H100's fp8 operations over those
+        of one of DeepSeek-V3's experts.
+    expert_bytes : float, default 44,040,192
+        Bytes of one expert's weights in one layer.
+    bandwidth_in_node : float, default 450e9
+        Bytes a second from a GPU to another of its node.
+    bandwidth_between_nodes : float, default 50e9
+        Bytes a second from a GPU to one of another node.
+    latency : float, default 20e-6
+        Seconds before the first byte of a round of transfers arrives.
+    overlap : float, default 0.5
+        Part of the time of transfers in which serving goes on, 0 to 1. In the rest it stands still.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite and above 0, or the overlap is outside 0 to 1.
+
+    Examples
+    --------
+    >>> cost = CostModel(tokens_per_second=1000.0)
+    >>> cost.straggler_seconds([[300.0, 100.0], [250.0, 150.0]])
+    array([0.3 , 0.25])
+    """
+
+    tokens_per_second: float = UTILISATION * 1979e12 / (2 * 3 * 7168 * 2048)
+    expert_bytes: float = 3.0 * 7168 * 2048
+    bandwidth_in_node: float = 450e9
+    bandwidth_between_nodes: float = 50e9
+    latency: float = LATENCY
+    overlap: float = OVERLAP
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            check = not_negative if field.name == "overlap" else positive_real
+            object.__setattr__(self, field.name, check(field.name, value))
+        if self.overlap > 1.0:
+            raise ValueError(f"overlap={self.overlap} is a part and more than 1; use 1 or less")
+
+    @classmethod
+    def preset(
+        cls, hardware: str = "h100-ib", model: str = "deepseek-v3", **numbers: float
+    ) -> CostModel:
+        """Return the costs of a model on a machine.
+
+        Parameters
+        ----------
+        hardware, model : str
+            See `hardware_names` and `model_names`.
+        **numbers
+            Parameters of `CostModel` to be taken instead.
+
+        Raises
+        ------
+        ValueError
+            For an unknown name (the message lists those that are known), an unknown number, or as
+            `CostModel`.
+        """
+        machine, experts = get_hardware(hardware), get_model(model)
+        known = [field.name for field in fields(cls)]
+        for name in numbers:
+            if name not in known:
+                raise ValueError(
+                    f"{name} is no number of a CostModel; use one of: {', '.join(known)}"
+                )
+        speed = UTILISATION * machine.flops(experts.dtype) / experts.flops
+        given: dict[str, Any] = {
+            "tokens_per_second": speed,
+            "expert_bytes": experts.num_bytes,
+            "bandwidth_in_node": machine.bandwidth_in_node,
+            "bandwidth_between_nodes": machine.bandwidth_between_nodes,
+        }
+        return cls(**(given | numbers))
+
+    def straggler_seconds(self, gpu_load: Any, capacity: Any = None) -> Float:
+        """Return how long a layer takes: until its last GPU is done.
+
+        Parameters
+        ----------
+        gpu_load : array_like, [..., G]
+            Tokens on each GPU.
+        capacity : array_like, [G], optional
+            Speed of each GPU relative to the fastest, 0 for one that is gone; see
+            `Cluster.capacity`. Default: all alike.
+
+        Returns
+        -------
+        float64 ndarray, [...]
+            Seconds.
+        """
+        load = np.asarray(gpu_load, np.float64)
+        if capacity is not None:
+            speed = np.asarray(capacity, np.float64)
+            load = load[..., speed > 0] / speed[speed > 0]
+        seconds: Float = load.max(axis=-1) / self.tokens_per_second
+        return seconds
+
+    def schedule(self, before: Placement, after: Placement) -> Schedule:
+        """Return how the experts get from one placement to another.
+
+        Raises
+        ------
+        ValueError
+            If the two differ in layers, experts or number of GPUs.
+        """
+        near = self.latency + self.expert_bytes / self.bandwidth_in_node
+        far = self.latency + self.expert_bytes / self.bandwidth_between_nodes
+        return Schedule.of(Moves.between(before, after), self.expert_bytes, near, far)
+
+    def move_seconds(self, schedule: Schedule) -> float:
+        """Return the seconds that serving stands still for a schedule of moves."""
+        return (1.0 - self.overlap) * schedule.seconds

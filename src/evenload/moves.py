@@ -1,0 +1,151 @@
+"""What has to cross links between two placements, and from where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.arrays import keep_numpy
+from evenload.placement import Placement
+
+Int = NDArray[np.int64]
+
+
+def keep_slots(placement: Placement, current: Placement) -> Placement:
+    """Reorder the slots of each GPU so that an expert that was there keeps its slot.
+
+    What each GPU holds stays the same, so loads and moves do. vLLM does the same to its plans
+    (``preserve_intragpu_slots``); vllm-ascend refuses a plan in which a kept expert changes its
+    slot.
+
+    Parameters
+    ----------
+    placement, current : Placement
+        Of the same layers, experts and cluster.
+
+    Returns
+    -------
+    Placement
+
+    Raises
+    ------
+    ValueError
+        If the two are not of the same layers, experts and cluster.
+    """
+    from evenload.kernels.keep_slots import keep_slots as compiled
+
+    check_same(current, placement, "current")
+    cluster = placement.cluster
+    new = np.array(placement.rewrapped(keep_numpy).physical_to_logical)
+    old = current.rewrapped(keep_numpy).physical_to_logical
+    living = cluster.living_slot
+    rows = np.ascontiguousarray(new[:, living])
+    slots = np.array(cluster.slots)[np.array(cluster.living_gpus)]
+    compiled(rows, np.ascontiguousarray(old[:, living]), slots)
+    new[:, living] = rows
+    return Placement(new, cluster, placement.num_experts)
+
+
+def check_same(placement: Placement, other: Placement, name: str) -> None:
+    """Raise `ValueError` unless two placements are of the same layers, experts and cluster."""
+    if not isinstance(placement, Placement):
+        raise ValueError(f"{name}={placement!r} is not a Placement; use one")
+    ours = (placement.num_layers, placement.num_experts)
+    theirs = (other.num_layers, other.num_experts)
+    if ours != theirs:
+        raise ValueError(
+            f"{name} has (layers, experts) = {ours}, and {theirs} are wanted; use a placement of "
+            "that model"
+        )
+    if placement.cluster != other.cluster:
+        raise ValueError(
+            f"{name} is on {placement.cluster}, and {other.cluster} is wanted; use a placement on "
+            "that cluster"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """Experts that cross a link to come from one placement to another, in the order to send them.
+
+    Layer by layer. Inside a layer each expert is received beside those that serve, and all slots of
+    the layer change over once the last has arrived: no expert is ever without a live copy, every
+    sender still has what it sends, and stopping after any layer leaves a valid placement.
+
+    Parameters
+    ----------
+    before, after : Placement
+        Of the same layers, experts and number of GPUs.
+    layer, expert, source, target, slot : int64 ndarray, [M]
+        Which expert of which layer goes from which GPU to which, and the slot of `after` that it is
+        for. The source holds it in `before`; it is one of the target's node where there is one,
+        and of several the one with least to send in this layer so far. -1 where no living GPU has
+        it: it comes from storage.
+    """
+
+    before: Placement
+    after: Placement
+    layer: Int
+    expert: Int
+    source: Int
+    target: Int
+    slot: Int
+
+    @classmethod
+    def between(cls, before: Placement, after: Placement) -> Moves:
+        """List what has to move.
+
+        Raises
+        ------
+        ValueError
+            If the two differ in layers, experts or number of GPUs.
+        """
+        from evenload.kernels.transfer_sources import transfer_sources
+
+        plain_before, plain_after = before.rewrapped(keep_numpy), after.rewrapped(keep_numpy)
+        count = int(plain_after.moves_from(plain_before).sum())
+        move = np.empty((count, 5), np.int64)
+        cluster = after.cluster
+        transfer_sources(
+            np.array(plain_before.physical_to_logical), before.cluster.first_slot,
+            np.array(plain_after.physical_to_logical), cluster.first_slot,
+            np.array(cluster.alive, np.uint8), node_of(after), move,
+        )  # fmt: skip
+        return cls(before, after, *(np.ascontiguousarray(column) for column in move.T))
+
+    def __len__(self) -> int:
+        return len(self.layer)
+
+    @property
+    def first_of_layer(self) -> Int:
+        """Where each layer's moves begin, and where the last one's end: int64 [L + 1]."""
+        per_layer = np.bincount(self.layer, minlength=self.after.num_layers)
+        return np.concatenate(([0], np.cumsum(per_layer, dtype=np.int64)))
+
+    @property
+    def crosses_nodes(self) -> NDArray[np.bool_]:
+        """Whether each move is between two nodes, or from storage: bool [M]."""
+        node = node_of(self.after)
+        crosses: NDArray[np.bool_] = node[self.source] != node[self.target]
+        return crosses | (self.source < 0)
+
+    def reached(self, num_layers: int) -> Placement:
+        """Return what serves once the moves of the first `num_layers` layers are done.
+
+        Raises
+        ------
+        ValueError
+            If the two placements are on different clusters.
+        """
+        check_same(self.before, self.after, "before")
+        rows = np.array(self.before.rewrapped(keep_numpy).physical_to_logical)
+        rows[:num_layers] = self.after.rewrapped(keep_numpy).physical_to_logical[:num_layers]
+        return Placement(rows, self.after.cluster, self.after.num_experts)
+
+
+def node_of(placement: Placement) -> Int:
+    """Return the node of each GPU, int64 [G]."""
+    cluster = placement.cluster
+    return np.arange(cluster.num_gpus) // cluster.gpus_per_node

@@ -1,0 +1,21 @@
+"""Policies judged on a trace: when to rebalance, with which planner, and whether it pays."""
+
+from __future__ import annotations
+
+from evenload.replay.past import Past, Policy
+from evenload.replay.policies import get_policy, policy_names
+from evenload.replay.result import Replay
+from evenload.replay.results import write_results
+from evenload.replay.run import replay
+from evenload.replay.sweep import sweep
+
+__all__ = [
+    "Past",
+    "Policy",
+    "Replay",
+    "get_policy",
+    "policy_names",
+    "replay",
+    "sweep",
+    "write_results",
+]

@@ -1,0 +1,300 @@
+"""Loads over time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.arrays import check_weights, is_tensor, to_numpy
+from evenload.checks import positive_int, whole_number
+
+Float = NDArray[np.float64]
+
+
+class Windows(Protocol):
+    """Where the windows of a trace come from: an array, or a file that is read as it is needed."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Windows, layers, experts."""
+        ...
+
+    def read(self, number: int) -> NDArray[Any]:
+        """Return one window as it was recorded, [L, E], in memory of its own."""
+        ...
+
+
+class ArrayWindows:
+    """Windows of an array [T, L, E]; of a memory map only what is asked for is read."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Windows, layers, experts."""
+        T, L, E = self._array.shape
+        return T, L, E
+
+    def read(self, number: int) -> NDArray[Any]:
+        """Return one window, copied."""
+        return np.array(self._array[number])
+
+
+class _Merged:
+    """Recorded windows summed, a fixed number of them into one."""
+
+    def __init__(self, recorded: Trace, each: int) -> None:
+        self._recorded, self._each = recorded, each
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        r = self._recorded
+        return r.num_windows // self._each, r.num_layers, r.num_experts
+
+    def read(self, number: int) -> NDArray[Any]:
+        first = number * self._each
+        total = self._recorded.window(first)
+        for t in range(first + 1, first + self._each):
+            total += self._recorded.window(t)
+        return total
+
+
+class Trace:
+    """Loads over time: windows of tokens routed to each expert of each layer.
+
+    Immutable. Windows are read and checked one at a time, when they are asked for, so that a trace
+    on disk takes the memory of a single window however long it is; see
+    `evenload.formats.read_trace`.
+
+    Parameters
+    ----------
+    load : array_like or torch.Tensor, [T, L, E], or a sequence of loads [L, E]
+        Tokens routed to each expert in each window. Arrays and tensors are copied, a
+        ``numpy.memmap`` is read where it lies.
+    source : str, default ""
+        Where it is from, for messages and reports.
+
+    Raises
+    ------
+    ValueError
+        For a wrong number of dimensions, nothing in one of them, a dtype that is no number, or
+        windows of different shape.
+
+    Examples
+    --------
+    >>> trace = Trace([[[3, 1]], [[2, 2]], [[1, 5]]])
+    >>> trace
+    <Trace: 3 windows, 1 layers, 2 experts>
+    >>> trace.window(2)
+    array([[1., 5.]])
+    >>> trace.merged(2).notes
+    ('the last 1 of 3 windows are left out: they do not fill a window of 2',)
+    """
+
+    def __init__(self, load: Any, *, source: str = "") -> None:
+        self._windows: Windows = ArrayWindows(_check_array(load, source))
+        self._source = str(source)
+        self._notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, windows: Windows, *, source: str = "", notes: tuple[str, ...] = ()) -> Trace:
+        """Return the trace of windows that are read from somewhere."""
+        trace = object.__new__(cls)
+        trace._windows, trace._source, trace._notes = windows, str(source), notes
+        return trace
+
+    @property
+    def source(self) -> str:
+        """Where it is from: a path, or a few words; empty where that was not said."""
+        return self._source
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What had to be assumed or left out, one sentence each."""
+        return self._notes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Windows T, layers L, experts E."""
+        return self._windows.shape
+
+    @property
+    def num_windows(self) -> int:
+        """Windows T."""
+        return self.shape[0]
+
+    @property
+    def num_layers(self) -> int:
+        """Layers L."""
+        return self.shape[1]
+
+    @property
+    def num_experts(self) -> int:
+        """Logical experts E of a layer."""
+        return self.shape[2]
+
+    def window(self, number: int) -> Float:
+        """Return the load of one window.
+
+        Parameters
+        ----------
+        number : int
+            From 0.
+
+        Returns
+        -------
+        float64 ndarray, [L, E]
+            An array of the caller's own.
+
+        Raises
+        ------
+        ValueError
+            If there is no such window, a number in it is not finite or negative, or the window or
+            one of its layers is all zero.
+        FileFormatError
+            If the trace is in a file, and that is damaged there.
+        """
+        index = whole_number("window", number)
+        if index >= self.num_windows:
+            raise ValueError(
+                f"window={index} is not in the trace, which has {self.num_windows}; "
+                f"use 0 to {self.num_windows - 1}"
+            )
+        where = f"{self._source}: window {index}" if self._source else f"window {index}"
+        load = check_weights(f"{where}: load", self._windows.read(index))
+        _check_gaps(load, where)
+        return load
+
+    def last(self, count: int, until: int) -> Float:
+        """Return the last windows before one, oldest first.
+
+        Parameters
+        ----------
+        count : int
+            Windows wanted, at least 1; there are fewer near the beginning.
+        until : int
+            Number of the first window that is not returned any more, 1 to T.
+
+        Returns
+        -------
+        float64 ndarray, [min(count, until), L, E]
+
+        Raises
+        ------
+        ValueError
+            For a number out of range, or as `window`.
+        """
+        wanted, end = positive_int("count", count), positive_int("until", until)
+        if end > self.num_windows:
+            raise ValueError(
+                f"until={end} is past the trace, which has {self.num_windows} windows; "
+                f"use {self.num_windows}"
+            )
+        return np.stack([self.window(t) for t in range(max(end - wanted, 0), end)])
+
+    def merged(self, count: int) -> Trace:
+        """Return the trace with every `count` windows summed into one.
+
+        Windows at the end that do not fill one are left out, which is said in `notes`.
+
+        Raises
+        ------
+        ValueError
+            If `count` is below 1, or longer than the trace.
+        """
+        each = positive_int("window", count)
+        if each > self.num_windows:
+            raise ValueError(
+                f"window={each} is longer than the trace, which has {self.num_windows} windows; "
+                f"use {self.num_windows}"
+            )
+        if each == 1:
+            return self
+        rest = self.num_windows % each
+        left_out = (
+            f"the last {rest} of {self.num_windows} windows are left out: they do not fill a "
+            f"window of {each}"
+        )
+        notes = (*self._notes, left_out) if rest else self._notes
+        return Trace.of(_Merged(self, each), source=self._source, notes=notes)
+
+    def __len__(self) -> int:
+        return self.num_windows
+
+    def __iter__(self) -> Iterator[Float]:
+        return (self.window(t) for t in range(self.num_windows))
+
+    def __repr__(self) -> str:
+        T, L, E = self.shape
+        origin = f" from {self._source}" if self._source else ""
+        return f"<Trace: {T} windows, {L} layers, {E} experts{origin}>"
+
+
+def check_trace(value: Any) -> Trace:
+    """Return `value` as a `Trace`; an array becomes one.
+
+    Raises
+    ------
+    ValueError
+        As `Trace`.
+    """
+    return value if isinstance(value, Trace) else Trace(value)
+
+
+def _check_array(load: Any, source: str) -> NDArray[Any]:
+    name = f"{source}: load" if source else "load"
+    if isinstance(load, Sequence):
+        _check_shapes(load, name)
+    if isinstance(load, Sequence) and any(is_tensor(window) for window in load):
+        load = [to_numpy(f"{name}[{t}]", window)[0] for t, window in enumerate(load)]
+    mapped = isinstance(load, np.memmap)
+    array: NDArray[Any] = load if mapped else np.array(to_numpy(name, load)[0])
+    if array.ndim != 3:
+        raise ValueError(
+            f"{name} has {array.ndim} dimensions {array.shape}; use [windows, layers, experts]"
+        )
+    for size, word in zip(array.shape, ("windows", "layers", "experts"), strict=True):
+        if size == 0:
+            raise ValueError(f"{name} has 0 {word} {array.shape}; use at least 1")
+    if array.dtype.kind not in "iuf":
+        raise ValueError(
+            f"{name} has dtype {array.dtype}; use an integer or floating dtype (tokens per expert)"
+        )
+    return array
+
+
+def _check_shapes(load: Sequence[Any], name: str) -> None:
+    """Name the first window whose shape differs from the first one's."""
+    try:
+        shapes = [tuple(getattr(window, "shape", None) or np.shape(window)) for window in load]
+    except (ValueError, TypeError):
+        return  # not even one window is rectangular: to_numpy says so
+    for t, shape in enumerate(shapes):
+        if shape == shapes[0]:
+            continue
+        if len(shape) == len(shapes[0]) == 2 and shape[0] == shapes[0][0]:
+            raise ValueError(
+                f"{name}: the number of experts changes: window {t} has {shape[1]}, and window 0 "
+                f"has {shapes[0][1]}; use windows of one model"
+            )
+        raise ValueError(
+            f"{name}: window {t} has shape {shape}, and window 0 has {shapes[0]}; use windows of "
+            "one shape"
+        )
+
+
+def _check_gaps(load: Float, where: str) -> None:
+    empty = ~load.any(axis=1)
+    if empty.all():
+        raise ValueError(
+            f"{where} is all zero, a gap in the recording; leave such windows out of the trace"
+        )
+    if empty.any():
+        raise ValueError(
+            f"{where}: layer {int(np.flatnonzero(empty)[0])} is all zero, a gap in the recording "
+            "or a layer without experts; leave it out of the trace"
+        )
