@@ -39,7 +39,7 @@ def _reached(score: Score, other: Score | None) -> str:
     if other is None:
         return f"{text} with {score.moves:,} experts moved."
     share = score.moves / other.moves
-    part = f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"
+    part = f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.1f}%"
     return (
         f"{text}, with {part} of the moves of {other.name}, "
         f"which reached {down(other.balancedness, 3)}."
@@ -60,12 +60,12 @@ def _fastest(scores: Sequence[Score], start_seconds: float) -> str:
     if gain <= 0.0:
         loss = f"{percent_up(-gain, 1)} more" if gain else "just as much"
         return (
-            "Moving included, no policy took less time than leaving the placement at the start as "
-            f"it was; the best, {best.name}, took {loss}."
+            "Moving included, no policy took less time than keeping the starting placement would "
+            f"have; the best, {best.name}, took {loss}."
         )
     return (
         f"Moving included, {best.name} took the least time: "
-        f"{percent_down(gain)} less than leaving the placement at the start as it was."
+        f"{percent_down(gain)} less than with the starting placement kept."
     )
 
 
@@ -77,7 +77,7 @@ def answer(scores: Sequence[Score], start_seconds: float) -> str:
     scores : sequence of Score
         At least one.
     start_seconds : float
-        Time that the placement at the start would have taken.
+        Time that the starting placement would have taken.
     """
     chosen = hero(scores)
     sentences = [

@@ -65,8 +65,8 @@ def check_replays(replays: Sequence[Replay], trace: Trace) -> tuple[Replay, ...]
     Raises
     ------
     ValueError
-        If there is none, two have one name, or they differ in cluster, window or the windows that
-        they served, or the trace is not the one they served.
+        If there is none, two have one name, they differ in cluster, window or the windows that they
+        served, one has not kept its placements, or the trace is not the one they served.
     """
     if not replays:
         raise ValueError("replays is empty; use at least one replay")
@@ -81,6 +81,12 @@ def check_replays(replays: Sequence[Replay], trace: Trace) -> tuple[Replay, ...]
         _same("window", first.window, other.window, policies)
         _same("layers", first.balancedness.shape[1], other.balancedness.shape[1], policies)
         _check_windows(first, other, policies)
+    for replay in replays:
+        if len(replay.placements) != replay.num_rebalances + 1:
+            raise ValueError(
+                f"replays: {replay.policy!r} has kept {len(replay.placements)} of its "
+                f"{replay.num_rebalances + 1} placements; replay with keep_placements=True"
+            )
     _check_trace(first, trace)
     return tuple(replays)
 

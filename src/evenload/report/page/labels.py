@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 # Words of plotly; the first that is free is taken.
@@ -16,7 +17,7 @@ PLACES = (
     "top left",
     "bottom left",
 )
-_CHARACTER, _LINE, _MARK = 7.0, 16.0, 7.0  # pixels
+_CHARACTER, _LINE, _MARK, _STEP = 7.0, 16.0, 7.0, 4.0  # pixels
 
 
 class Box(NamedTuple):
@@ -48,8 +49,21 @@ def _label(point: tuple[float, float], text: str, place: str) -> Box:
     return Box(left, top, left + width, top + _LINE)
 
 
+def _along(start: tuple[float, float], end: tuple[float, float]) -> list[Box]:
+    """Cover a line with small boxes."""
+    steps = max(1, int(math.dist(start, end) / _STEP))
+    at = [
+        (start[0] + (end[0] - start[0]) * i / steps, start[1] + (end[1] - start[1]) * i / steps)
+        for i in range(steps + 1)
+    ]
+    return [Box(x - _STEP / 2, y - _STEP / 2, x + _STEP / 2, y + _STEP / 2) for x, y in at]
+
+
 def place_labels(
-    points: Sequence[tuple[float, float]], texts: Sequence[str], frame: Box
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    frame: Box,
+    lines: Iterable[tuple[tuple[float, float], tuple[float, float]]] = (),
 ) -> tuple[str, ...]:
     """Give every point's label a place, one after the other, the one that covers least.
 
@@ -60,6 +74,8 @@ def place_labels(
     texts : sequence of str
     frame : Box
         What labels should stay in.
+    lines : iterable of (point, point)
+        What else is drawn, and is better not written on.
 
     Returns
     -------
@@ -67,6 +83,7 @@ def place_labels(
         One of `PLACES` each; the first of them on ties.
     """
     taken = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
+    taken += [box for line in lines for box in _along(*line)]
     chosen = []
     for point, text in zip(points, texts, strict=True):
 

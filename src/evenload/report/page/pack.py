@@ -34,4 +34,7 @@ def unpack(text: str, step: float) -> NDArray[np.float64]:
 def rounded(values: Any, digits: int) -> list[Any]:
     """Return an array as nested lists, rounded, with None for NaN."""
     array = np.round(np.asarray(values, np.float64), digits)
-    return np.where(np.isnan(array), None, array.astype(object)).tolist()
+    boxed = array.astype(object)
+    boxed[np.isnan(array)] = None
+    nested: list[Any] = boxed.tolist()
+    return nested

@@ -79,7 +79,7 @@ def to_plain(story: Story) -> dict[str, Any]:
         "windows": _runs(story.windows, story.buckets),
         "balance": [_balance(of) for of in story.balances],
         "oracle": _balance(story.oracle),
-        "start": _balance(story.start),
+        "start": _balance(story.start) if story.shows_start else None,
         "moving": [_moving(of, story.windows) for of in story.movings],
         "tradeoff": {
             "x": _significant(curve.x),
@@ -88,7 +88,7 @@ def to_plain(story: Story) -> dict[str, Any]:
             "labels": list(curve.labels),
             "x_range": list(curve.x_range),
             "y_range": list(curve.y_range),
-            "start": round(story.start_balancedness, 5),
+            "start": round(story.start_balancedness, 5) if story.shows_start else None,
             "oracle": next((s.oracle for s in story.scores if s.oracle is not None), None),
         },
         "loads": _loads(story),

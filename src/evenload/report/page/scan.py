@@ -58,7 +58,8 @@ def _served(replay: Replay, num_experts: int, shown: Int) -> dict[int, Placement
 
 def _relative_experts(load: Float) -> Float:
     mean = load.mean(axis=1, keepdims=True)
-    return np.divide(load, mean, out=np.ones_like(load), where=mean > 0.0)
+    relative: Float = np.divide(load, mean, out=np.ones_like(load), where=mean > 0.0)
+    return relative
 
 
 def _loads(replay: Replay, trace: Trace) -> Iterator[Float]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
     from evenload.replay import Replay
 
@@ -26,8 +24,10 @@ class Score:
         How often experts moved, and how often that paid for itself.
     moves, bytes_moved : int, float
         Experts moved, and what crossed the links, bytes.
-    move_seconds, plan_seconds, straggler_seconds : float
-        Time spent moving and planning, and waiting for the heaviest GPU of every layer.
+    move_seconds, straggler_seconds : float
+        Time that serving stood still for moves, and that it waited for every layer's last GPU.
+    plan_seconds : float or None
+        Time of a decision; None where none was made.
     """
 
     name: str
@@ -39,8 +39,8 @@ class Score:
     moves: int
     bytes_moved: float
     move_seconds: float
-    plan_seconds: float
     straggler_seconds: float
+    plan_seconds: float | None
 
     @property
     def seconds(self) -> float:
@@ -50,17 +50,17 @@ class Score:
 
 def score(replay: Replay) -> Score:
     """Add a replay up."""
-    oracle = float(np.mean(replay.oracle))
+    f = replay.figures()
     return Score(
-        name=replay.policy,
-        balancedness=float(np.mean(replay.balancedness)),
-        worst_window=float(np.mean(replay.balancedness, axis=1).min()),
-        oracle=None if np.isnan(oracle) else oracle,
-        rebalances=len(replay.rebalance_window),
-        paid=int(np.sum(replay.paid)),
-        moves=int(np.sum(replay.moves)),
-        bytes_moved=float(np.sum(replay.bytes)),
-        move_seconds=float(np.sum(replay.move_seconds)),
-        plan_seconds=float(np.sum(replay.plan_seconds)),
-        straggler_seconds=float(np.sum(replay.straggler_seconds)),
+        name=f["policy"],
+        balancedness=f["balancedness"],
+        worst_window=f["worst_window"],
+        oracle=f["oracle"],
+        rebalances=f["rebalances"],
+        paid=f["paid"],
+        moves=f["moves"],
+        bytes_moved=f["bytes"],
+        move_seconds=f["move_seconds"],
+        straggler_seconds=f["straggler_seconds"],
+        plan_seconds=f["plan_ms"] / 1e3 if f["asked"] else None,
     )

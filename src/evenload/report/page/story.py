@@ -93,6 +93,11 @@ class Story:
     settings: dict[str, str]
     own_settings: dict[str, list[str]]
 
+    @property
+    def shows_start(self) -> bool:
+        """Whether the starting placement needs a line of its own: nobody kept it."""
+        return all(score.moves for score in self.scores)
+
 
 def shorten(name: str) -> str:
     """Cut a long name in the middle, where names of one kind tend to be alike."""

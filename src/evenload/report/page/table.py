@@ -19,15 +19,20 @@ _HEADS = (
     ("Rebalances that paid", "Those that saved more time than their moves took"),
     ("Experts moved", "In all layers, over the whole replay"),
     ("Data moved", "Weights that crossed a link"),
-    ("Time moving", "Time spent moving experts"),
-    ("Time to plan", "Mean of a rebalance"),
-    ("Time in all", "Waiting for the heaviest GPUs, and moving, against the start"),
+    ("Standing still", "Time that serving stood still for moves"),
+    ("Time to decide", "By the clock, mean of all decisions; it enters nothing else"),
+    (
+        "Time in all",
+        "Until the last GPUs are done, and standing still, against the starting placement",
+    ),
 )
 
 
 def _change(seconds: float, start: float) -> str:
     change = 100.0 * (seconds / start - 1.0)
-    return f"{'+' if change > 0.05 else '−' if change < -0.05 else '±'}{abs(change):.1f} %"
+    return (
+        f"{'+' if change > 0.05 else '&minus;' if change < -0.05 else '&plusmn;'}{abs(change):.1f}%"
+    )
 
 
 def _cells(score: Score, start_seconds: float) -> list[str]:
@@ -35,12 +40,12 @@ def _cells(score: Score, start_seconds: float) -> list[str]:
     return [
         down(score.balancedness, 4),
         down(score.worst_window, 4),
-        regret(score) or "–",
-        f"{score.paid:,} of {count:,}" if count else "–",
+        regret(score) or "&ndash;",
+        f"{score.paid:,} of {count:,}" if count else "&ndash;",
         f"{score.moves:,}",
         show_bytes(score.bytes_moved),
         show_seconds(score.move_seconds),
-        show_seconds(score.plan_seconds / count) if count else "–",
+        "&ndash;" if score.plan_seconds is None else show_seconds(score.plan_seconds),
         _change(score.seconds, start_seconds),
     ]
 
@@ -62,14 +67,19 @@ def summary_table(story: Story) -> str:
         rows.append(
             _row(swatch + escape(score.name), _cells(score, story.start_seconds), kind),
         )
-    start = [down(story.start_balancedness, 4), down(float(story.start.mean.min()), 4)]
-    nothing = ["–", "–", "0", "0 B", "0 s", "–", "±0.0 %"]
-    swatch = '<span class="swatch" data-policy="start" aria-hidden="true"></span>'
-    rows.append(_row(f"{swatch}left as at the start", start + nothing, ' class="start"'))
+    if story.shows_start:
+        rows.append(_start_row(story))
     return (
         '<table class="policies"><caption class="hidden">What each policy came to</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _start_row(story: Story) -> str:
+    start = [down(story.start_balancedness, 4), down(float(story.start.mean.min()), 4)]
+    nothing = ["&ndash;", "&ndash;", "0", "0 B", "0 s", "&ndash;", "&plusmn;0.0%"]
+    swatch = '<span class="swatch" data-policy="start" aria-hidden="true"></span>'
+    return _row(f"{swatch}starting placement", start + nothing, ' class="start"')
 
 
 def settings_tables(story: Story) -> str:
@@ -84,7 +94,7 @@ def settings_tables(story: Story) -> str:
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in story.own_settings)
     columns = list(story.own_settings.values())
     rows = "".join(
-        _row(escape(score.name), [escape(column[index]) or "–" for column in columns])
+        _row(escape(score.name), [escape(column[index]) or "&ndash;" for column in columns])
         for index, score in enumerate(story.scores)
     )
     return (

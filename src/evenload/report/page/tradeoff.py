@@ -1,10 +1,11 @@
-"""Balance against moves: a point for every policy, a curve for those that differ in a number."""
+"""Balance against moves: a point for every policy, a curve for those of one kind."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from evenload.report.page.labels import Box, place_labels
 from evenload.report.page.score import Score
@@ -23,7 +24,7 @@ class Tradeoff:
     x, y : tuple of float
         Experts moved per served window, and mean balancedness, of each policy.
     curves : tuple of tuples of int
-        Policies that differ in a number of their name only, fewest moves first.
+        Policies that differ in numbers or options only, fewest moves first.
     labels : tuple of str
         Where each point's label is: one of `labels.PLACES`.
     x_range, y_range : tuple of float
@@ -38,10 +39,15 @@ class Tradeoff:
     y_range: tuple[float, float]
 
 
+def _family(name: str) -> str:
+    """Return a policy's name without the numbers and options that it may differ in."""
+    return _NUMBER.sub("N", name.partition(",")[0])
+
+
 def _curves(names: Sequence[str], x: Sequence[float]) -> tuple[tuple[int, ...], ...]:
     families: dict[str, list[int]] = {}
     for index, name in enumerate(names):
-        families.setdefault(_NUMBER.sub("N", name), []).append(index)
+        families.setdefault(_family(name), []).append(index)
     curves = (sorted(members, key=lambda i: (x[i], i)) for members in families.values())
     return tuple(tuple(curve) for curve in curves if len(curve) > 1)
 
@@ -67,14 +73,17 @@ def tradeoff(scores: Sequence[Score], names: Sequence[str], start: float, window
     """
     x = tuple(score.moves / windows for score in scores)
     y = tuple(score.balancedness for score in scores)
-    oracle = [score.oracle for score in scores if score.oracle is not None]
+    oracle = sorted({score.oracle for score in scores if score.oracle is not None})
     x_range, y_range = _range((0.0, *x), _ROOM), _range((*y, start, *oracle), 2 * _ROOM)
 
-    def pixels(i: int) -> tuple[float, float]:
-        across = (x[i] - x_range[0]) / (x_range[1] - x_range[0])
-        up = (y[i] - y_range[0]) / (y_range[1] - y_range[0])
-        return WIDTH * across, HEIGHT * (1.0 - up)
+    def pixels(across: float, up: float) -> tuple[float, float]:
+        right = (across - x_range[0]) / (x_range[1] - x_range[0])
+        high = (up - y_range[0]) / (y_range[1] - y_range[0])
+        return WIDTH * right, HEIGHT * (1.0 - high)
 
-    points = [pixels(i) for i in range(len(x))]
-    labels = place_labels(points, names, Box(0.0, 0.0, WIDTH, HEIGHT))
-    return Tradeoff(x, y, _curves([s.name for s in scores], x), labels, x_range, y_range)
+    points = [pixels(*point) for point in zip(x, y, strict=True)]
+    curves = _curves([s.name for s in scores], x)
+    lines = [(points[i], points[j]) for curve in curves for i, j in pairwise(curve)]
+    lines += [(pixels(x_range[0], level), pixels(x_range[1], level)) for level in (start, *oracle)]
+    labels = place_labels(points, names, Box(0.0, 0.0, WIDTH, HEIGHT), lines)
+    return Tradeoff(x, y, curves, labels, x_range, y_range)

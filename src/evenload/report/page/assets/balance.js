@@ -5,7 +5,7 @@ function drawBalance(t) {
   const hovertemplate = "%{y:.4f}<extra>%{fullData.name}</extra>";
   const traces = data.balance.map((of, i) => over(t, i, x, of[what], { hovertemplate }));
   const rest = { type: "scatter", mode: "lines", x, hovertemplate };
-  traces.push({ ...rest, y: data.start[what], name: "left as at the start", line: START(t) });
+  if (data.start) traces.push({ ...rest, y: data.start[what], name: "starting placement", line: START(t) });
   if (data.oracle) traces.unshift({ ...rest, y: data.oracle[what], name: "oracle", line: ORACLE(t) });
   return draw("balance-chart", traces, layout(t, {
     xaxis: axis(t, "window", { hoverformat: "d" }), yaxis: axis(t, "balancedness", { tickformat: ".2~f" }), hovermode: "x unified",

@@ -1,7 +1,6 @@
 // What all figures have in common.
 const CONFIG = {
-  responsive: true, displaylogo: false, showTips: false,
-  modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+  responsive: true, displayModeBar: false, showTips: false,
 };
 
 function axis(t, title, more) {
@@ -17,7 +16,6 @@ function layout(t, more) {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 64, r: 14, t: 10, b: 44 },
     hoverlabel: { bgcolor: t.wash, bordercolor: t.faint, font: { color: t.ink, size: 13 }, namelength: -1 },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { color: t.ink }, itemwidth: 30 },
-    modebar: { bgcolor: "rgba(0,0,0,0)", color: t.quiet, activecolor: t.ink, orientation: "v" },
     ...more,
   };
 }
@@ -32,5 +30,5 @@ function over(t, policy, x, y, more) {
 }
 
 function draw(id, traces, figure) {
-  return Plotly.react(id, traces, figure, { ...CONFIG, toImageButtonOptions: { filename: `evenload-${id}`, scale: 2 } });
+  return Plotly.react(id, traces, figure, CONFIG);
 }

@@ -10,7 +10,7 @@ const loads = (() => {
   const limit = Math.min(Math.max(high, 1 / Math.max(low, 0.25), 1.1), 4);
   return { ...d, maps, limit, size: d.layers * d.gpus };
 })();
-const mapNames = ["left as at the start", ...data.policies];
+const mapNames = ["starting placement", ...data.policies];
 
 function mapRows(map, window) {
   const at = (layer) => window * loads.size + layer * loads.gpus;

@@ -13,7 +13,7 @@ function drawTradeoff(t) {
   const d = data.tradeoff;
   const curves = d.curves.map((members) => ({
     type: "scatter", mode: "lines", x: members.map((i) => d.x[i]), y: members.map((i) => d.y[i]),
-    line: { color: t.policy[members[0]], width: 1.5 }, opacity: 0.55, hoverinfo: "skip", showlegend: false,
+    line: { color: t.policy[members.includes(data.hero) ? data.hero : members[0]], width: 1.5 }, opacity: 0.55, hoverinfo: "skip", showlegend: false,
   }));
   const points = names.map((name, i) => ({
     type: "scatter", mode: "markers+text", x: [d.x[i]], y: [d.y[i]], name, text: [name], textposition: d.labels[i], cliponaxis: false,
@@ -22,7 +22,8 @@ function drawTradeoff(t) {
     hovertemplate: "balancedness %{y:.4f}<br>%{x:,.1f} experts moved per window<extra>%{fullData.name}</extra>",
     showlegend: false,
   }));
-  const rules = [rule(t, d.start, "left as at the start", t.quiet, "dash", true)];
+  const rules = [];
+  if (d.start !== null) rules.push(rule(t, d.start, "starting placement", t.quiet, "dash", true));
   if (d.oracle !== null) rules.push(rule(t, d.oracle, "oracle", t.ink, "dot", false));
   return draw("tradeoff-chart", [...curves, ...points], layout(t, {
     xaxis: axis(t, "experts moved per window, all layers", { range: d.x_range }),
