@@ -23,8 +23,7 @@ def _panel(axes: Any, relative: Float, name: str, norm: Any, story: Story) -> An
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.ticker import MaxNLocator
 
-    colours = LinearSegmentedColormap.from_list("evenness", _COLOURS)
-    colours.set_bad("0.85")
+    colours = LinearSegmentedColormap.from_list("evenness", _COLOURS).with_extremes(bad="0.85")
     # Loads of zero have no logarithm; the norm clips them to the lowest colour.
     shown = np.ma.masked_invalid(np.maximum(relative, 1e-3))
     image = axes.imshow(shown, norm=norm, cmap=colours, aspect="auto", interpolation="nearest")
