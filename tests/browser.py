@@ -87,9 +87,12 @@ class Tab:
             assert time.monotonic() < end, f"{code} did not become true; {self.complaints()}"
             time.sleep(0.05)
 
-    def open(self, path: Path, width=1366, height=768, dark=False):
+    def colours(self, dark):
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def open(self, path: Path, width=1366, height=768, dark=False):
+        self.colours(dark)
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width,
@@ -97,6 +100,8 @@ class Tab:
             deviceScaleFactor=1,
             mobile=False,
         )
+        self.call("Page.navigate", url="about:blank")
+        self.wait_for("!document.documentElement?.dataset.drawn")
         self.call("Page.navigate", url=path.resolve().as_uri())
         self.wait_for("document.documentElement?.dataset.drawn === 'yes'")
 

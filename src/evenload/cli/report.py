@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import Experts
+from evenload.cli.options import AsJson, Experts
 
 
 def report(
     replays: Annotated[
         list[Path],
         typer.Argument(
-            metavar="REPLAYS...", help="One or more .npz files that `replay --save` wrote."
+            metavar="REPLAYS", help="One or more .npz files that `replay --save` wrote."
         ),
     ],
     trace: Annotated[
@@ -35,20 +35,19 @@ def report(
         ),
     ] = None,
     experts: Experts = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Show replays on a page that opens offline, and as pictures.
+    """Show replays that were saved: as a table, on a page, as pictures.
 
-    The page has the load of each GPU before and after, balance, moves and their cost over time,
-    balance against moves, hot experts, and the settings. Give -o, --figures, or both.
+    The page is one file that opens offline, with the load of each GPU before and after, balance,
+    moves and what they bring over time, balance against moves, hot experts, and the settings.
     """
     from evenload.cli.replaying import open_trace
-    from evenload.cli.replays import write_report
+    from evenload.cli.replays import show_replays, write_report
     from evenload.cli.screen import busy, say
     from evenload.report.page import check_figures_folder, check_page_path, write_figures
     from evenload.report.saved import load_replays
 
-    if output is None and figures is None:
-        raise ValueError("neither -o nor --figures is given; give one of them, or both")
     if output is not None:
         check_page_path(output)
     if figures is not None:
@@ -60,6 +59,7 @@ def report(
         with busy("drawing"):
             written = write_figures(saved, loads, figures)
         say(f"wrote {len(written)} pictures to {figures}")
+    show_replays(loads, saved, as_json)
 
 
 def _recorded(source: str) -> Path:

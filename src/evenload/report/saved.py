@@ -84,7 +84,7 @@ def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
     if place.is_dir():
         raise FileFormatError(f"{place}: this is a folder; give a file")
     try:
-        with np.load(place, allow_pickle=False) as file:
+        with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             if about["kind"] != _KIND:
                 raise ValueError(about["kind"])

@@ -30,6 +30,10 @@ def _bandwidth(value: float) -> str:
     return f"{show_bytes(value)}/s"
 
 
+def _count(value: float) -> str:
+    return f"{float(f'{value:.4g}'):,.0f}"  # four digits are more than anybody measured
+
+
 _ABOUT = ("source", "shape", "policy", "cluster", "window")  # said in words of their own
 _WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "interval": ("windows between decisions", _text),
@@ -38,7 +42,7 @@ _WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "sample": ("part of the traffic recorded", lambda x: f"{100 * x:g}%"),
     "delay": ("moves take time", _text),
     "start": ("starting placement", _text),
-    "cost: tokens_per_second": ("tokens a second through an expert", lambda x: f"{x:,.4g}"),
+    "cost: tokens_per_second": ("tokens a second through an expert", _count),
     "cost: expert_bytes": ("weights of an expert", show_bytes),
     "cost: bandwidth_in_node": ("bandwidth inside a node", _bandwidth),
     "cost: bandwidth_between_nodes": ("bandwidth between nodes", _bandwidth),
@@ -76,7 +80,7 @@ def _about(replay: Replay, trace: Trace) -> dict[str, str]:
         "trace": PurePath(trace.source).name or "in memory",
         "model": f"{trace.num_layers} layers of {experts} experts",
         "GPUs": _gpus(replay),
-        "slots of a layer": f"{slots}, which is {slots - experts} redundant",
+        "slots of a layer": f"{slots} ({slots - experts} redundant)",
         "one window": f"{replay.window} recorded window{'s' if replay.window > 1 else ''}",
         "served": f"{windows:,} window{'s' if windows > 1 else ''}, "
         f"{replay.windows[0]} to {replay.windows[-1]}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from evenload.report.digits import down
+from evenload.report.digits import down, percent_down, percent_up
 from evenload.report.page.answer import regret
 from evenload.report.page.score import Score
 from evenload.report.page.story import Story
@@ -29,10 +29,11 @@ _HEADS = (
 
 
 def _change(seconds: float, start: float) -> str:
-    change = 100.0 * (seconds / start - 1.0)
-    return (
-        f"{'+' if change > 0.05 else '&minus;' if change < -0.05 else '&plusmn;'}{abs(change):.1f}%"
-    )
+    """Show how much more or less time that is, a gain cut off and a loss rounded up."""
+    change = seconds / start - 1.0
+    if abs(change) < 5e-4:
+        return "&plusmn;0.0%"
+    return f"&minus;{percent_down(-change)}" if change < 0.0 else f"+{percent_up(change, 1)}"
 
 
 def _cells(score: Score, start_seconds: float) -> list[str]:

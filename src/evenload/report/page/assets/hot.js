@@ -9,14 +9,15 @@ function hotRows(layer) {
 
 function drawHot(t) {
   const layer = Number(byId("hot-layer").value);
-  byId("hot-number").textContent = `${layer} of 0 to ${hot.experts.length - 1}`;
+  byId("hot-number").textContent = `${layer} (of 0 to ${hot.experts.length - 1})`;
   byId("hot-layer").setAttribute("aria-valuetext", `layer ${layer}`);
   const x = middles(hot.columns);
   const when = spans(hot.columns);
   const rows = hotRows(layer);
+  const most = Math.max(...rows.map((row) => Math.max(...row)));
   const map = {
-    type: "heatmap", x, y: hot.experts[layer].map((e) => `expert ${e}`), z: rows, zmin: 0, colorscale: t.heat, customdata: rows.map(() => when),
-    colorbar: { title: { text: "load / mean", side: "right", font: { size: 12, color: t.quiet } }, thickness: 12, outlinewidth: 0, len: 0.62, y: 1, yanchor: "top", tickfont: { color: t.quiet } },
+    type: "heatmap", x, y: hot.experts[layer].map((e) => `expert ${e}`), z: rows, zmin: 0, zmax: most, colorscale: t.heat, customdata: rows.map(() => when),
+    colorbar: { title: { text: "load / mean", side: "right", font: { size: 12, color: t.quiet } }, thickness: 12, outlinewidth: 0, len: 0.62, y: 1, ypad: 0, yanchor: "top", tickfont: { color: t.quiet } },
     hovertemplate: "%{y}, %{customdata}<br>%{z:.2f} x the layer's mean<extra></extra>",
   };
   const kept = (y, name, style) => ({

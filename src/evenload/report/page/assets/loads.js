@@ -64,7 +64,7 @@ function drawLoads(t) {
 function showWindow() {
   const slider = byId("loads-window");
   const number = loads.windows[Number(slider.value)];
-  byId("loads-number").textContent = `${number} of ${loads.windows[0]} to ${loads.windows[loads.windows.length - 1]}`;
+  byId("loads-number").textContent = `${number} (of ${loads.windows[0]} to ${loads.windows[loads.windows.length - 1]})`;
   slider.setAttribute("aria-valuetext", `window ${number}`);
 }
 

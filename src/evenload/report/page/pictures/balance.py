@@ -37,5 +37,5 @@ def draw_balance(story: Story) -> Figure:
     if story.shows_start:
         axes.plot(x, story.start.mean, color=QUIET, linestyle="--", label=START_NAME)
     tidy(axes, "window", "balancedness, mean over layers")
-    legend_above(axes, len(axes.lines))
+    legend_above(figure, axes)
     return figure

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from evenload.report.page.pictures.style import (
     INK,
     QUIET,
-    legend_above,
     line_of,
     middles,
     new_figure,
@@ -50,5 +49,5 @@ def draw_hot(story: Story) -> Figure:
     lower.plot(x, 100 * hot.since_first, label="since the first column", **rest)
     lower.set_ylim(0, 106)
     tidy(lower, "window", "still among the\nhottest, %")
-    legend_above(lower, 2)
+    lower.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2, frameon=False, fontsize=9)
     return figure

@@ -59,5 +59,5 @@ def draw_moving(story: Story) -> Figure:
     tidy(upper, "", "experts moved")
     tidy(lower, "", "seconds saved")
     tidy(rows, "window (full marks: the rebalance paid for itself)", "")
-    legend_above(upper, len(story.names))
+    legend_above(figure, upper)
     return figure

@@ -25,6 +25,7 @@ MARKS = {
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 INK, QUIET, FAINT = "#1c2127", "#59626d", "#e6e9ed"
 START_NAME = "starting placement"
+_CHARACTERS = 95  # of a legend, side by side
 
 
 def literal(text: str) -> str:
@@ -75,13 +76,15 @@ def tidy(axes: Any, xlabel: str, ylabel: str) -> None:
         axes.spines[side].set_color(FAINT)
 
 
-def legend_above(axes: Any, count: int) -> None:
-    """Put the legend above the plot, in rows of no more than fit."""
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0.0, 1.0),
-        ncols=min(count, 5),
+def legend_above(figure: Figure, axes: Any) -> None:
+    """Put the legend of some axes above the figure, in as many columns as its names let fit."""
+    handles, names = axes.get_legend_handles_labels()
+    columns = max(1, _CHARACTERS // (max(map(len, names)) + 6))
+    figure.legend(
+        handles,
+        names,
+        loc="outside upper left",
+        ncols=min(columns, len(names)),
         frameon=False,
         fontsize=9,
-        borderaxespad=0.2,
     )
