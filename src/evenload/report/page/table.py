@@ -16,7 +16,7 @@ _HEADS = (
     ("Balance&shy;dedness", "Mean over heaviest GPU load, mean over windows and layers; 1 is best"),
     ("Worst window", "The least balancedness of any window, mean over layers"),
     ("Below oracle", "How much more the oracle reached, which knows every window beforehand"),
-    ("Rebalances that paid", "Those that saved more time than their moves took"),
+    ("Rebalances paid", "Those that saved more time than their moves took"),
     ("Experts moved", "In all layers, over the whole replay"),
     ("Data moved", "Weights that crossed a link"),
     ("Standing still", "Time that serving stood still for moves"),
@@ -51,6 +51,11 @@ def _cells(score: Score, start_seconds: float) -> list[str]:
     ]
 
 
+def _name(name: str) -> str:
+    """Write a policy's name, which may be broken between its options."""
+    return escape(name).replace(",", ",<wbr>")
+
+
 def _row(head: str, cells: Sequence[str], kind: str = "") -> str:
     body = "".join(f"<td>{cell}</td>" for cell in cells)
     return f'<tr{kind}><th scope="row">{head}</th>{body}</tr>'
@@ -66,7 +71,7 @@ def summary_table(story: Story) -> str:
         swatch = f'<span class="swatch" data-policy="{index}" aria-hidden="true"></span>'
         kind = ' class="hero"' if index == story.hero and len(story.scores) > 1 else ""
         rows.append(
-            _row(swatch + escape(score.name), _cells(score, story.start_seconds), kind),
+            _row(swatch + _name(score.name), _cells(score, story.start_seconds), kind),
         )
     if story.shows_start:
         rows.append(_start_row(story))
@@ -95,7 +100,7 @@ def settings_tables(story: Story) -> str:
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in story.own_settings)
     columns = list(story.own_settings.values())
     rows = "".join(
-        _row(escape(score.name), [escape(column[index]) or "&ndash;" for column in columns])
+        _row(_name(score.name), [escape(column[index]) or "&ndash;" for column in columns])
         for index, score in enumerate(story.scores)
     )
     return (

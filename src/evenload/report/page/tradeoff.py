@@ -12,7 +12,7 @@ from evenload.report.page.score import Score
 
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 _ROOM = 0.07
-WIDTH, HEIGHT = 900.0, 300.0  # the plot that labels are placed for, in pixels
+WIDTH, HEIGHT = 640.0, 300.0  # the plot that labels are placed for, in pixels; many are wider
 
 
 @dataclass(frozen=True)

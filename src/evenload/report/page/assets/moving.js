@@ -1,4 +1,9 @@
 // What moved, what that brought, and which rebalances paid.
+// Names beside the rows, cut in the middle so that they leave room for the plot.
+function shorter(name) {
+  return plain(name.length <= 20 ? name : `${name.slice(0, 9)}…${name.slice(-10)}`);
+}
+
 function paidMarks(t, policy) {
   const d = data.moving[policy];
   const color = t.policy[policy];
@@ -30,7 +35,7 @@ function drawMoving(t) {
     yaxis: axis(t, "experts moved", { domain: [middle + 0.03, 1], rangemode: "tozero", tickformat: ",~s" }),
     yaxis2: axis(t, "seconds saved", { domain: [strip + 0.05, middle - 0.03], zeroline: true, zerolinecolor: t.quiet, tickformat: "~s" }),
     yaxis3: axis(t, "", {
-      domain: [0, strip], range: [P - 0.4, -0.6], tickvals: names.map((_, i) => i), ticktext: names, showgrid: true, fixedrange: true,
+      domain: [0, strip], range: [P - 0.4, -0.6], tickvals: names.map((_, i) => i), ticktext: data.policies.map(shorter), showgrid: true, fixedrange: true,
     }),
     hovermode: "closest",
   }));

@@ -17,7 +17,7 @@ function drawTradeoff(t) {
   }));
   const points = names.map((name, i) => ({
     type: "scatter", mode: "markers+text", x: [d.x[i]], y: [d.y[i]], name, text: [name], textposition: d.labels[i], cliponaxis: false,
-    textfont: { color: t.policy[i], size: 13 },
+    textfont: { color: t.ink, size: 13 },
     marker: { symbol: data.styles[i].mark, size: i === data.hero ? 14 : 11, color: t.policy[i], line: { color: t.paper, width: 1 } },
     hovertemplate: "balancedness %{y:.4f}<br>%{x:,.1f} experts moved per window<extra>%{fullData.name}</extra>",
     showlegend: false,

@@ -54,7 +54,7 @@ def _point(axes: Any, story: Story, policy: int) -> None:
         textcoords="offset points",
         ha=ha,
         va=va,
-        color=style["color"],
+        color=INK,
         fontsize=10,
     )
 
