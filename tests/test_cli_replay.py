@@ -1,5 +1,6 @@
 """The command that compares policies, as a program of its own."""
 
+import io
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from evenload import Cluster, CostModel, solve
 from evenload.formats import write_placement
 from evenload.replay import replay
+from evenload.report.policies import enough_slots, policy_lines, print_policies
 from evenload.synth import synthetic_trace
 
 LOADS = synthetic_trace(8, 2, 8, seed=2, tokens=2000)
@@ -122,3 +124,41 @@ def test_a_gap_in_the_file_is_named(tmp_path) -> None:
     done = run(tmp_path / "gap.npz", "--policy", "never")
     assert done.returncode == 2
     assert "gap.npz: window 5: layer 1 is all zero, a gap in the recording" in done.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_narrow_terminal_gets_fewer_columns_and_is_told(monkeypatch, width) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    cluster = Cluster(4, num_slots=12)
+    names = ("never", "every-4:joint,effort=fast")
+    cells = {"gpus": 4, "slots": 12, "window": 1, "interval": 1}
+    rows = [replay(LOADS, cluster, name).figures() | cells for name in names]
+    stream = Terminal()
+    print_policies("title", rows, policy_lines(rows), stream, cells=True)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    table = text[: text.index("in all, ")].splitlines()[:-1]
+    assert max(len(line) for line in table if not line.startswith("no room")) <= width
+    assert "…" not in text
+    assert ("no room here for: planning ms" in text) == (width < 200)
+    assert "total s" in text
+    everything = io.StringIO()
+    print_policies("title", rows, [], everything, cells=True)
+    assert "planning" in everything.getvalue()
+
+
+def test_what_a_sweep_is_for() -> None:
+    def row(gpus, slots, policy, seconds):
+        return {"gpus": gpus, "slots": slots, "policy": policy, "total_seconds": seconds}
+
+    rows = [row(8, 32, "a", 2.0), row(8, 32, "b", 1.5), row(8, 40, "a", 1.005)]
+    rows += [row(8, 48, "b", 1.0), row(16, 32, "a", 1.0)]
+    assert enough_slots(rows) == [
+        "8 GPUs: 48 slots with b take the least time in all, 1 s; 40 with a come within 1% of it.",
+        "16 GPUs: 32 slots with a take the least time in all, 1 s.",
+    ]

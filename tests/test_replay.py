@@ -1,7 +1,10 @@
 """Policies over a trace, against a slow twin and by hand."""
 
 import copy
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -504,3 +507,29 @@ def test_a_real_trace_as_published(shared) -> None:
         Trace(np.stack(list(trace))), Cluster(8, num_slots=40), "deepseek", window=10, delay=False
     )
     assert np.array_equal(memory.balancedness, result.balancedness)
+
+
+def test_threads_change_nothing() -> None:
+    program = """
+import hashlib
+from evenload import Cluster
+from evenload.replay import replay
+from evenload.synth import synthetic_trace
+digest = hashlib.sha256()
+for policy in ("vllm", "every-2:joint", "evenload"):
+    result = replay(synthetic_trace(5), Cluster(32, 4, num_slots=288), policy, sample=1e-3)
+    for name in ("balancedness", "oracle", "saved_seconds", "transfer_seconds", "placements"):
+        digest.update(getattr(result, name).tobytes())
+print(digest.hexdigest())
+"""
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env=os.environ | {"EVENLOAD_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "5")
+    }
+    assert len(digests) == 1

@@ -48,6 +48,9 @@ CELLS: tuple[Column, ...] = tuple(
     (name, lambda r, name=name: f"{r[name]}")  # type: ignore[misc]
     for name in ("gpus", "slots", "window", "interval")
 )
+# What a narrow terminal has no room for, the first to go first.
+SPARED = ("planning\nms", "of slots\neach", "moved\nGB", "standing\nstill s", "paid", "rebalances",
+          "window", "interval", "regret", "straggler\nx ideal")  # fmt: skip
 
 
 def build_policies(rows: Sequence[Row], columns: Sequence[Column] = FIGURES) -> Table:
@@ -61,7 +64,7 @@ def build_policies(rows: Sequence[Row], columns: Sequence[Column] = FIGURES) -> 
         What stands behind the policy's name.
     """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("policy", vertical="bottom")
+    table.add_column("policy", vertical="bottom", overflow="fold")
     for head, _ in columns:
         table.add_column(head, justify="right", vertical="bottom", no_wrap=True)
     for row in rows:
@@ -85,17 +88,39 @@ def print_policies(
     cells : bool
         Show what sets the cells of a sweep apart.
     """
-    table = build_policies(rows, (*CELLS, *FIGURES) if cells else FIGURES)
     console = Console(file=file, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:  # a file or pipe has no width that anything would have to fit
-        wide = Measurement.get(console, console.options.update(width=1000), table).maximum
-        console.width = max(console.width, wide)
+    columns = [*CELLS, *FIGURES] if cells else list(FIGURES)
+    left_out = _fit(console, rows, columns)
+    table = build_policies(rows, columns)
     console.print(Text(title, style="bold"), soft_wrap=True)
     console.print()
     console.print(table)
     console.print()
+    if left_out:
+        what = ", ".join(head.replace("\n", " ") for head in left_out)
+        console.print(
+            Text(f"no room here for: {what}; --json has all", style="dim"), soft_wrap=True
+        )
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def _fit(console: Console, rows: Sequence[Row], columns: list[Column]) -> list[str]:
+    """Take out columns until a terminal has room, and name them; a file or pipe gets all."""
+
+    def wanted() -> int:
+        table = build_policies(rows, columns)
+        return Measurement.get(console, console.options.update(width=1000), table).maximum
+
+    left_out = []
+    for head in SPARED if console.is_terminal else ():
+        if wanted() <= console.width:
+            break
+        kept = [column for column in columns if column[0] != head]
+        left_out += [head] * (len(kept) < len(columns))
+        columns[:] = kept
+    console.width = max(console.width, wanted()) if not console.is_terminal else console.width
+    return left_out
 
 
 def policy_lines(rows: Sequence[Row]) -> list[str]:
