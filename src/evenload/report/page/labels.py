@@ -18,6 +18,7 @@ PLACES = (
     "bottom left",
 )
 _CHARACTER, _LINE, _MARK, _STEP = 7.0, 16.0, 7.0, 4.0  # pixels
+_ROUNDS = 4
 
 
 class Box(NamedTuple):
@@ -65,7 +66,7 @@ def place_labels(
     frame: Box,
     lines: Iterable[tuple[tuple[float, float], tuple[float, float]]] = (),
 ) -> tuple[str, ...]:
-    """Give every point's label a place, one after the other, the one that covers least.
+    """Give every label the place where it covers least, in a few rounds, as others may change too.
 
     Parameters
     ----------
@@ -75,24 +76,26 @@ def place_labels(
     frame : Box
         What labels should stay in.
     lines : iterable of (point, point)
-        What else is drawn, and is better not written on.
+        What else is drawn; to lie on it is better than on a point or another label.
 
     Returns
     -------
     tuple of str
         One of `PLACES` each; the first of them on ties.
     """
-    taken = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
-    taken += [box for line in lines for box in _along(*line)]
-    chosen = []
-    for point, text in zip(points, texts, strict=True):
+    marks = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
+    drawn = [box for line in lines for box in _along(*line)]
+    places = [PLACES[0]] * len(points)
+    for _ in range(_ROUNDS):
+        for i in range(len(points)):
+            others = [_label(points[j], texts[j], places[j]) for j in range(len(points)) if j != i]
+            solid = [*marks, *others]
 
-        def covered(place: str, at: tuple[float, float] = point, text: str = text) -> float:
-            box = _label(at, text, place)
-            outside = box.area - box.overlap(frame)
-            return 4.0 * outside + sum(box.overlap(other) for other in taken)
+            def covered(place: str, i: int = i, solid: Sequence[Box] = solid) -> float:
+                box = _label(points[i], texts[i], place)
+                written = sum(box.overlap(other) for other in solid)
+                crossed = sum(box.overlap(other) for other in drawn)
+                return 2.0 * (box.area - box.overlap(frame)) + 4.0 * written + crossed
 
-        place = min(PLACES, key=covered)
-        taken.append(_label(point, text, place))
-        chosen.append(place)
-    return tuple(chosen)
+            places[i] = min(PLACES, key=covered)
+    return tuple(places)
