@@ -36,5 +36,5 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP_INSTALL) --editable '.[plot,torch]' --group dev
+	$(PIP_INSTALL) --editable '.[plot,report,torch]' --group dev
 	touch $@ $(VENV)/demo.stamp

@@ -15,7 +15,7 @@ from evenload.cli import app
 from evenload.formats import read_placement, read_placement_file, write_placement
 from evenload.traffic import nodes_per_token
 
-COMMANDS = ("plan", "evaluate", "replay", "sweep", "demo", "warmup")
+COMMANDS = ("plan", "evaluate", "replay", "report", "sweep", "demo", "warmup")
 LOAD = np.random.default_rng(3).integers(1, 1000, (2, 3, 8))
 
 

@@ -99,7 +99,10 @@ def test_a_start_from_a_file(trace, tmp_path) -> None:
         (("--model", "eliza"), "model='eliza' is unknown; use one of: deepseek-v3"),
         (("--cost", "latency=-1"), "latency=-1.0 is not finite and above 0; use e.g. 1.0"),
         (("--cost", "speed=1"), "speed is no number of a CostModel; use one of: tokens_per"),
-        (("--report", "page.pdf"), "page.pdf: a report is a page; use a file ending in .html"),
+        (
+            ("--report", "page.pdf"),
+            "page.pdf: pages with the ending '.pdf' are not known; use one of .html, .htm",
+        ),
         (("--slots", "6"), "num_slots=6 is fewer than num_experts=8"),
         (("--experts", "9"), "trace.npz: the file has 8 experts a layer, and num_experts=9"),
     ],

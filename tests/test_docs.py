@@ -58,7 +58,7 @@ def test_python_examples_of_the_page_on_replays_run() -> None:
 
 def test_shell_examples_of_the_page_on_replays_run(tmp_path: Path) -> None:
     commands = [line for block in blocks("shell", REPLAY) for line in block.splitlines()]
-    assert {command.split()[1] for command in commands} == {"replay", "sweep"}
+    assert {command.split()[1] for command in commands} == {"replay", "report", "sweep"}
     load = np.random.default_rng(0).integers(1, 1000, (12, 2, 32))
     np.savez(tmp_path / "trace.npz", load=load)
     for command in commands:

@@ -12,6 +12,7 @@ from evenload.cli.evaluate import evaluate
 from evenload.cli.failures import reported
 from evenload.cli.plan import plan
 from evenload.cli.replay import replay
+from evenload.cli.report import report
 from evenload.cli.sweep import sweep
 from evenload.cli.warmup import warmup
 
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (plan, evaluate, replay, sweep, demo, warmup):
+for _command in (plan, evaluate, replay, report, sweep, demo, warmup):
     app.command(epilog=_EPILOG)(reported(_command))
 
 

@@ -64,6 +64,12 @@ def replay(
         Path | None,
         typer.Option(metavar="FILE", help="Write a page with pictures to a .html file."),
     ] = None,
+    save: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Keep the replays in a .npz file, for `evenload report`."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare policies on a trace: what each would have reached, moved and cost.
@@ -73,7 +79,14 @@ def replay(
     """
     from evenload.cli.prepare import cluster_for
     from evenload.cli.replaying import cost_of, open_trace, oracle_of
-    from evenload.cli.replays import ready, replay_all, show_replays, write_report
+    from evenload.cli.replays import (
+        check_replay_outputs,
+        ready,
+        replay_all,
+        save_all,
+        show_replays,
+        write_report,
+    )
     from evenload.formats import read_placement
     from evenload.replay import get_policy
 
@@ -92,11 +105,11 @@ def replay(
         "delay": not no_delay,
         "start": None if start is None else read_placement(start),
     }
-    if report is not None and report.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"{report}: a report is a page; use a file ending in .html")
+    check_replay_outputs(report, save)
     loads = open_trace(trace, experts)
     cluster = cluster_for(gpus, nodes, slots, loads.num_experts)
     ready()
     replays = replay_all(loads, cluster, names, how)
+    save_all(save, replays)
     write_report(report, replays, loads)
     show_replays(loads, replays, as_json)

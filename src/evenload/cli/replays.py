@@ -46,11 +46,32 @@ def replay_all(
     return replays
 
 
+def check_replay_outputs(page: Path | None, save: Path | None) -> None:
+    """Raise `ValueError` for an output that could not be written, before any work is done."""
+    from evenload.report.page import check_page_path
+    from evenload.report.saved import check_saved_path
+
+    if page is not None:
+        check_page_path(page)
+    if save is not None:
+        check_saved_path(save)
+
+
+def save_all(path: Path | None, replays: list[Replay]) -> None:
+    """Keep the replays, where that is wanted, and say on stderr where they are."""
+    if path is None:
+        return
+    from evenload.report.saved import save_replays
+
+    save_replays(path, replays)
+    say(f"wrote the replays to {path}")
+
+
 def write_report(path: Path | None, replays: list[Replay], trace: Trace) -> None:
     """Write the page, where one is wanted, and say on stderr where it is."""
     if path is None:
         return
-    from evenload.report.page import write_page  # type: ignore[import-not-found, unused-ignore]
+    from evenload.report.page import write_page
 
     with busy("drawing"):
         write_page(replays, trace, path)

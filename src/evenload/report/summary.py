@@ -107,7 +107,11 @@ def _spot(relative: Float, gpu_load: Float, flat_index: int) -> Spot:
     return Spot(layer, gpu, float(gpu_load[layer, gpu]), float(relative[layer, gpu]))
 
 
-def _relative_load(gpu_load: Float, capacity: Float) -> Float:
+def relative_load(gpu_load: Float, capacity: Float) -> Float:
+    """Divide GPU loads by their layer's fair shares: [L, G] -> [L, G].
+
+    1 in a layer without load, NaN for a GPU of capacity 0, which is gone.
+    """
     fair = gpu_load.sum(axis=1, keepdims=True) * (capacity / capacity.sum())
     relative: Float = np.divide(gpu_load, fair, out=np.ones_like(gpu_load), where=fair > 0.0)
     relative[:, capacity == 0.0] = np.nan
@@ -158,7 +162,7 @@ def summarise(
     gpu_load = np.asarray(placement.gpu_load(load))
     cluster, L = placement.cluster, placement.num_layers
     nodes = cluster.num_nodes > 1
-    relative = _relative_load(gpu_load, cluster.capacity)
+    relative = relative_load(gpu_load, cluster.capacity)
     start = start or Placement.trivial(L, placement.num_experts, cluster)
     return Summary(
         name=name,
