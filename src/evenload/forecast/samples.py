@@ -81,4 +81,5 @@ def _decayed(count: int, keep: float) -> Float:
     weight = np.ones(count)
     for t in range(count - 2, -1, -1):
         weight[t] = weight[t + 1] * keep
-    return weight / weight.sum()
+    result: Float = weight / weight.sum()
+    return result

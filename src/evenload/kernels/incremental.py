@@ -14,27 +14,28 @@ from evenload.kernels.sampled_trial import cost_of, try_handover, try_swap, try_
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 Flag = NDArray[np.uint8]
+State = NDArray[np.uint64]
 
-HEAT = 0.5  # of what the start is above the mean, a step may make worse at first
-MOST_HEAT = 0.05  # of the mean
+HEAT = 0.5  # of what the start is above the mean, a step may make worse at most
 NO_LIMIT = 2**40  # moves
 
 
 @kernel
-def _try(state: Sampled, random: Int, price: int, most: int, limit: int, row: Int) -> bool:
-    """Try one step: two exchanges to a handover, and where moves cost, an undoing for each two."""
-    kind = random_below(random, 3 if price == 0 and most >= NO_LIMIT else 5)
-    if kind < 2:
+def _try(state: Sampled, random: State, price: int, most: int, limit: int, row: Int) -> bool:
+    """Try one step: three exchanges to two handovers, and where moves cost, one to undo a move."""
+    kind = random_below(random, 5 if price == 0 and most >= NO_LIMIT else 6)
+    if kind < 3:
         return try_swap(state, random, price, most, limit, row)
-    if kind > 2:
+    if kind == 5:
         return try_undo(state, random, price, most, limit, row)
     return state.spare.size > 0 and try_handover(state, random, price, most, limit, row)
 
 
 @kernel
 def search(
-    state: Sampled, price: int, most: int, goal: int, steps: int, mean: int, best: Int, row: Int
-) -> bool:
+    state: Sampled, price: int, most: int, goal: int, steps: int, mean: int, heat: int, best: Int,
+    row: Int,
+) -> bool:  # fmt: skip
     """Search from a state, which ends as the best one found.
 
     Threshold accepting (Dueck and Scheuer 1990): a step may raise the cost by a drawn part of
@@ -52,6 +53,8 @@ def search(
         Steps to try at most.
     mean : int
         Peak if the load could be divided at will.
+    heat : int
+        What a step may make worse at first, but no more than half of what the start is above mean.
     best : int64 ndarray, [S], scratch
     row : int64 ndarray, [M], scratch
 
@@ -60,7 +63,7 @@ def search(
     bool
         Whether the moves are no more than there may be; else the state is as it was at the start.
     """
-    random = np.full(1, SEED)
+    random: State = np.full(1, SEED)
     part_duplicates(state, most, row)
     now = cost_of(state, price)
     lowest = now
@@ -68,7 +71,7 @@ def search(
     copy_out(state, best)
     if state.slots.size == 1 or most == 0 or steps == 0:
         return found
-    heat = min(np.int64(HEAT * (state.peak[0] - mean)), np.int64(MOST_HEAT * mean))
+    heat = min(np.int64(HEAT * (state.peak[0] - mean)), heat)
     for step in range(steps):
         if found and state.peak[0] <= goal and (price == 0 or state.moves[0] == 0):
             break
@@ -97,6 +100,7 @@ def incremental(
     most: Int,
     goal: float,
     steps: int,
+    heat: float,
     physical_to_logical: Int,
     peak: Float,
     moves: Int,
@@ -125,6 +129,8 @@ def incremental(
         Time of the last GPU, over the mean, that is good enough.
     steps : int
         Steps of one layer.
+    heat : float
+        What a step may make worse at first, in the time of the last GPU over the mean.
     physical_to_logical : int64, [L, S]
         The start, and the result: the slots of the GPUs one after the other.
     peak : float64, [L], output
@@ -149,7 +155,10 @@ def incremental(
         mean = float(1 << bits) / speed * state.sample_weight.sum()
         cost = np.int64(min(price * mean, float(state.peak[0])))  # no move gains more than all
         enough = np.int64(goal * mean)
-        found = search(state, cost, most[layer], enough, steps, np.int64(mean), best, row)
+        warmth = np.int64(heat * mean)
+        found = search(
+            state, cost, most[layer], enough, steps, np.int64(mean), warmth, best, row
+        )  # fmt: skip
         copy_out(state, physical_to_logical[layer])
         peak[layer] = state.peak[0] / mean if found else np.inf
         moves[layer] = state.moves[0]

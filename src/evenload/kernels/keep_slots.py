@@ -22,7 +22,7 @@ def keep_slots(physical_to_logical: Int, before: Int, slots: Int) -> None:
         What each of these slots holds now, -1 for nothing.
     slots : int64, [G]
     """
-    L, S = physical_to_logical.shape
+    L = len(physical_to_logical)
     left = np.zeros(physical_to_logical.max() + 1, np.int64)
     for layer in range(L):
         row, was = physical_to_logical[layer], before[layer]

@@ -80,7 +80,7 @@ def best_swap(
     """
     last_of_others(state, m, k, others)
     share, time, sample_weight = state.share, state.time, state.sample_weight
-    expert, held, old = state.expert, state.held, state.old
+    expert, held = state.expert, state.held
     unit_m, unit_k = state.unit_time[m], state.unit_time[k]
     moves = state.moves[0]
     apart = state.node[m] != state.node[k]

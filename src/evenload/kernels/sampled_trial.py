@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from evenload.kernels.compile import kernel
 from evenload.kernels.random import random_below
-from evenload.kernels.sampled import NONE, Sampled
+from evenload.kernels.sampled import NONE, Sampled, slot_with
 from evenload.kernels.sampled_handover import (
     hand_over,
     handover_moves,
@@ -30,7 +30,7 @@ State = NDArray[np.uint64]
 
 @kernel
 def cost_of(state: Sampled, price: int) -> int:
-    """What the search lowers: the weighted times of the last GPUs, and the price of the moves."""
+    """Return what the search lowers: the weighted times of the last GPUs, and the price of the moves."""
     return state.peak[0] + price * state.moves[0]
 
 
@@ -130,14 +130,9 @@ def _draw_new(state: Sampled, gpu: int, random: State) -> int:
 @kernel
 def try_undo(state: Sampled, random: State, price: int, most: int, limit: int, row: Int) -> bool:
     """Bring an expert back to a GPU that held it, in place of one that is new there."""
-    G = state.slots.size
-    if state.moves[0] == 0:
-        return False
-    m = random_below(random, G)
-    i = _draw_new(state, m, random)
-    if i < 0:
-        return False
-    back = _draw_lost(state, m, random)
+    m = random_below(random, state.slots.size)
+    i = _draw_new(state, m, random) if state.moves[0] > 0 else NONE
+    back = _draw_lost(state, m, random) if i >= 0 else NONE
     if back < 0:
         return False
     e = state.expert[m, i]
@@ -148,13 +143,8 @@ def try_undo(state: Sampled, random: State, price: int, most: int, limit: int, r
         return False
     moves = state.moves[0] + new_moves(state, e, m, back, k)
     last_of_others(state, m, k, row)
-    if (
-        moves > max(most, state.moves[0])
-        or swap_peak(state, row, e, m, back, k) + price * moves > limit
-    ):
+    cost = swap_peak(state, row, e, m, back, k) + price * moves
+    if moves > max(most, state.moves[0]) or cost > limit:
         return False
-    j = 0
-    while state.expert[k, j] != back:
-        j += 1
-    swap(state, m, i, k, j)
+    swap(state, m, i, k, slot_with(state, k, back))
     return True

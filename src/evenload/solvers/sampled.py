@@ -16,6 +16,7 @@ WEIGHT = 4096  # of all samples together, on the integer grid
 MOST_BITS = 36  # of a sample's load
 KEY_BITS = 60  # of a peak, all samples and moves together
 NO_LIMIT = 2**40  # moves; as in `kernels.incremental`
+HEAT_FREE, HEAT_PRICED = 0.02, 0.005  # of the mean: what a step may make worse at first
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +95,8 @@ class Searcher:
         from evenload.kernels.incremental import incremental
 
         L = len(start)
+        free = price == 0.0 and bool((most == NO_LIMIT).all())
+        heat = HEAT_FREE if free else HEAT_PRICED
         found = Found(start.copy(), np.empty(L), np.empty(L, np.int64))
         gpus, bits = self.gpus, self.bits
 
@@ -101,7 +104,7 @@ class Searcher:
             part = slice(first, end)
             incremental(
                 self.load[part], self.weight[part], bits, gpus.slots, gpus.unit_time, gpus.node,
-                home[part], self.old[part], price, most[part], goal, steps,
+                home[part], self.old[part], price, most[part], goal, steps, heat,
                 found.placed[part], found.peak[part], found.moves[part],
             )  # fmt: skip
 
