@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from evenload.forecast.estimators import adaptive
+from evenload.forecast.estimators import adaptive, jumps
 from evenload.forecast.windows import Float, last_windows, shares
 
 RECENT = 14  # windows that are samples as they are
@@ -16,6 +16,7 @@ ERRORS = 14  # past errors of the prediction that are samples, each added and su
 ERRORS_KEEP = 0.85
 PREDICTION = 0.1  # of the weight of the errors is the prediction's own
 ERRORS_SHARE = 0.5  # of all weight is that of the prediction and its errors
+BEFORE_JUMP = 0.2  # of the weight is left of windows before the traffic jumped
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,10 @@ def samples_of(seen: Float) -> Samples:
     """Do what `samples` does, for shares [T, L, E]."""
     recent = seen[-RECENT:]
     recent_weight = _decayed(len(recent), RECENT_KEEP)
+    before = np.cumsum(jumps(seen)[::-1])[::-1]
+    before = np.append(before[1:], 0)[-RECENT:]  # jumps after each window
+    recent_weight = recent_weight * BEFORE_JUMP**before
+    recent_weight = recent_weight / recent_weight.sum()
     if len(seen) == 1:
         return Samples(recent, recent_weight)
     path = adaptive(seen)

@@ -152,7 +152,7 @@ def incremental(
         state.home[:] = home[layer]
         state.old[:] = old[layer]
         fill(state, physical_to_logical[layer])
-        mean = float(1 << bits) / speed * state.sample_weight.sum()
+        mean = (1 << bits) / speed * state.sample_weight.sum()
         cost = np.int64(min(price * mean, float(state.peak[0])))  # no move gains more than all
         enough = np.int64(goal * mean)
         warmth = np.int64(heat * mean)

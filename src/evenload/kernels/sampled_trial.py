@@ -30,7 +30,7 @@ State = NDArray[np.uint64]
 
 @kernel
 def cost_of(state: Sampled, price: int) -> int:
-    """Return what the search lowers: the weighted times of the last GPUs, and the price of the moves."""
+    """Return what the search lowers: when the last GPUs are done, and the price of the moves."""
     return state.peak[0] + price * state.moves[0]
 
 

@@ -122,7 +122,7 @@ class Replanning:
 
     def _stay(self) -> Found:
         home, kept = kept_homes(self.scratch.problem, self.start)
-        found = self.searcher.search(self.start, home, 0.0, self.forced, np.inf, 0)
+        found = self.searcher.search(self.start, home, 0.0, self.forced, 1.0, 0)
         return Found(self.start, np.where(kept, found.peak, np.inf), self.forced)
 
     def _both(self, price: float, limit: Int) -> Found:

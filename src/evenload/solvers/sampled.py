@@ -16,7 +16,7 @@ WEIGHT = 4096  # of all samples together, on the integer grid
 MOST_BITS = 36  # of a sample's load
 KEY_BITS = 60  # of a peak, all samples and moves together
 NO_LIMIT = 2**40  # moves; as in `kernels.incremental`
-HEAT_FREE, HEAT_PRICED = 0.02, 0.005  # of the mean: what a step may make worse at first
+HEAT_FREE, HEAT_PRICED = 0.02, 0.0025  # of the mean: what a step may make worse at first
 
 
 @dataclass(frozen=True, eq=False)
