@@ -41,8 +41,8 @@ def random_state(rng):
     E = int(rng.integers(1, slots.sum() + 1))
     node = np.sort(rng.integers(0, 2, G))
     state = new_sampled(E, M, slots, rng.integers(1, 4, G), node)
-    set_weights(state, rng.integers(0, 1000, (E, M)).astype(float), 20)
     state.sample_weight[:] = rng.integers(1, 9, M)
+    set_weights(state, rng.integers(0, 1000, (E, M)).astype(float), 20)
     state.old[:] = rng.random((E, G)) < 0.5
     placed = rng.permutation(np.concatenate([np.arange(E), rng.integers(0, E, slots.sum() - E)]))
     gpu = np.repeat(np.arange(G), slots)
@@ -64,9 +64,12 @@ def check_state(state):
     np.testing.assert_array_equal(state.count, held.sum(axis=1))
     share = state.weight // state.count[:, None]
     np.testing.assert_array_equal(state.share, share)
+    np.testing.assert_array_equal(state.share_of_more, state.weight // (state.count + 1)[:, None])
+    fewer = np.maximum(state.count - 1, 1)
+    np.testing.assert_array_equal(state.share_of_fewer, state.weight // fewer[:, None])
     time = (held.T.astype(int) @ share) * state.unit_time[:, None]
     np.testing.assert_array_equal(state.time, time)
-    assert state.peak[0] == (time.max(axis=0) * state.sample_weight).sum()
+    assert state.peak[0] == time.max(axis=0).sum()
     assert state.moves[0] == ((held > 0) & (state.old == 0)).sum()
     for m in range(M):
         order = sorted(range(G), key=lambda g: (-time[g, m], g))[:3]
@@ -124,19 +127,19 @@ def test_the_best_swap_is_the_best_of_all(seed, price, most):
     m, k = rng.choice(state.slots.size, 2, replace=False)
     sample = int(rng.integers(row.size))
     found = best_swap(state, m, k, sample, price, most, row)
-    outcomes = []
+    costs = []
     for i, j in itertools.product(range(state.slots[m]), range(state.slots[k])):
         a, b = state.expert[m, i], state.expert[k, j]
-        if state.share[a, sample] <= state.share[b, sample] or not may_swap(state, a, m, b, k):
+        by = state.share[a, sample] - state.share[b, sample]
+        room = (state.time[m, sample] - state.time[k, sample]) // state.unit_time[k]
+        if not 0 < by < room or not may_swap(state, a, m, b, k):
             continue
-        before = placed_of(state)
-        moves = state.moves[0]
+        before, moves = placed_of(state), state.moves[0]
         swap(state, m, i, k, j)
         if state.moves[0] <= max(most, moves):
-            outcomes.append((cost_of(state, price), i, j))
+            costs.append(cost_of(state, price))
         fill(state, before)
-    best = min(outcomes, key=lambda o: o[0], default=None)
-    assert (found[1:] == (-1, -1)) if best is None else (found[0] == best[0])
+    assert (found[0] == min(costs)) if costs else (found[1:] == (-1, -1))
 
 
 @settings(max_examples=100, deadline=None)
@@ -263,6 +266,7 @@ def test_the_grid_does_not_depend_on_the_scale(factor):
     first, second = (
         new_sampled(9, 3, np.full(3, 3), np.ones(3, int), np.zeros(3, int)) for _ in "ab"
     )
+    first.sample_weight[:] = second.sample_weight[:] = 5
     set_weights(first, load, 36)
     set_weights(second, load * factor, 36)
     np.testing.assert_array_equal(first.weight, second.weight)

@@ -94,7 +94,7 @@ def adaptive(seen: Float) -> Path:
 
 
 def _relative(missed: Float) -> Float:
-    """Divide errors [C, L] by their mean over the candidates, and draw them to that of the layers."""
+    """Divide errors [C, L] by the candidates' mean, and draw them to the layers' mean."""
     usual = missed.mean(axis=0)
     relative = np.divide(missed, usual, out=np.ones_like(missed), where=usual > 0.0)
     pooled = relative.mean(axis=1, keepdims=True)

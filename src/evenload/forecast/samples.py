@@ -15,7 +15,7 @@ RECENT_KEEP = 0.75  # of the weight is left a window further back
 ERRORS = 14  # past errors of the prediction that are samples, each added and subtracted
 ERRORS_KEEP = 0.85
 PREDICTION = 0.1  # of the weight of the errors is the prediction's own
-ERRORS_SHARE = 0.5  # of all weight is that of the prediction and its errors
+ERRORS_SHARE = 0.8  # of all weight is that of the prediction and its errors
 BEFORE_JUMP = 0.2  # of the weight is left of windows before the traffic jumped
 
 
@@ -38,8 +38,8 @@ class Samples:
 def samples(trace: Any) -> Samples:
     """Draw up samples of the window after a trace.
 
-    Half of the weight goes to the last 14 windows, which show what experts peak together; half to
-    the adaptive prediction with each of its last errors added and subtracted, which says how far
+    A fifth of the weight goes to the last windows, which show what experts peak together; the rest
+    to the adaptive prediction with each of its last errors added and subtracted, which says how far
     off the prediction may be.
 
     Parameters

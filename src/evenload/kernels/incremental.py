@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.kernels.compile import kernel
+from evenload.kernels.compile import inlined, kernel
 from evenload.kernels.random import SEED, random_below
 from evenload.kernels.sampled import Sampled, copy_out, fill, new_sampled, set_weights
 from evenload.kernels.sampled_repair import part_duplicates
@@ -20,7 +20,7 @@ HEAT = 0.5  # of what the start is above the mean, a step may make worse at most
 NO_LIMIT = 2**40  # moves
 
 
-@kernel
+@inlined
 def _try(state: Sampled, random: State, price: int, most: int, limit: int, row: Int) -> bool:
     """Try one step: three exchanges to two handovers, and where moves cost, one to undo a move."""
     kind = random_below(random, 5 if price == 0 and most >= NO_LIMIT else 6)
@@ -147,17 +147,16 @@ def incremental(
     for g in range(slots.size):
         speed += 1.0 / unit_time[g]
     for layer in range(L):
-        set_weights(state, load[layer], bits)
         state.sample_weight[:] = sample_weight[layer]
+        set_weights(state, load[layer], bits)
         state.home[:] = home[layer]
         state.old[:] = old[layer]
         fill(state, physical_to_logical[layer])
         mean = (1 << bits) / speed * state.sample_weight.sum()
-        cost = np.int64(min(price * mean, float(state.peak[0])))  # no move gains more than all
-        enough = np.int64(goal * mean)
-        warmth = np.int64(heat * mean)
+        cost = int(min(price * mean, float(state.peak[0])))  # no move gains more than all
+        enough, warmth = int(goal * mean), int(heat * mean)
         found = search(
-            state, cost, most[layer], enough, steps, np.int64(mean), warmth, best, row
+            state, cost, int(most[layer]), enough, steps, int(mean), warmth, best, row
         )  # fmt: skip
         copy_out(state, physical_to_logical[layer])
         peak[layer] = state.peak[0] / mean if found else np.inf

@@ -32,8 +32,11 @@ class Sampled(NamedTuple):
         Slots in use of each GPU, the time that one unit of load takes it, and its node.
     home : int64 ndarray, [E]
         The only node that may hold the expert, -1 for any.
-    weight, share : int64 ndarray, [E, M]
-        Load of each expert in every sample, and that of one of its replicas, weight // count.
+    weight : int64 ndarray, [E, M]
+        Load of each expert in every sample, times what the sample counts.
+    share, share_of_more, share_of_fewer : int64 ndarray, [E, M]
+        Load of one of its replicas, weight // count, and what it would be with one replica more and
+        one fewer: divisions cost more than all else in a step.
     count : int64 ndarray, [E]
         Replicas of each expert.
     held : int16 ndarray, [E, G]
@@ -43,14 +46,14 @@ class Sampled(NamedTuple):
     spare : int64 ndarray, [S - E]
         Expert of every replica beyond the first of each.
     time : int64 ndarray, [G, M]
-        When each GPU is done.
+        When each GPU is done, times what the sample counts.
     top : int64 ndarray, [M, 3]
         The three GPUs that are done last in each sample, the last one first; -1 where there are
         fewer GPUs.
     sample_weight : int64 ndarray, [M]
         What each sample counts.
     peak, moves : int64 ndarray, [1]
-        Weighted sum of the last GPUs' times, and the experts that are new to their GPU.
+        Sum over the samples of the last GPU's time, and the experts that are new to their GPU.
     """
 
     expert: Int
@@ -60,6 +63,8 @@ class Sampled(NamedTuple):
     home: Int
     weight: Int
     share: Int
+    share_of_more: Int
+    share_of_fewer: Int
     count: Int
     held: NDArray[np.int16]
     old: NDArray[np.uint8]
@@ -85,6 +90,8 @@ def new_sampled(
         np.full(E, NONE, np.int64),
         np.empty((E, M), np.int64),
         np.empty((E, M), np.int64),
+        np.empty((E, M), np.int64),
+        np.empty((E, M), np.int64),
         np.zeros(E, np.int64),
         np.zeros((E, G), np.int16),
         np.zeros((E, G), np.uint8),
@@ -99,9 +106,9 @@ def new_sampled(
 
 @kernel
 def set_weights(state: Sampled, load: Float, bits: int) -> None:
-    """Put the samples [E, M] on a grid where each of them adds up to 2**bits.
+    """Put the samples [E, M] on a grid where each adds up to 2**bits, and weigh them.
 
-    A sample without any load counts as even.
+    A sample without any load counts as even. What each counts must be set already.
     """
     E, M = load.shape
     one = float(1 << bits)
@@ -111,14 +118,18 @@ def set_weights(state: Sampled, load: Float, bits: int) -> None:
             total += load[e, m]
         for e in range(E):
             part = load[e, m] / total if total > 0.0 else 1.0 / E
-            state.weight[e, m] = np.int64(np.rint(part * one))
+            state.weight[e, m] = np.int64(np.rint(part * one)) * state.sample_weight[m]
 
 
 @inlined
 def reshare(state: Sampled, e: int) -> None:
     """Bring the share of one replica of an expert up to date with its count."""
+    count = state.count[e]
     for m in range(state.sample_weight.size):
-        state.share[e, m] = state.weight[e, m] // state.count[e]
+        weight = state.weight[e, m]
+        state.share[e, m] = weight // count
+        state.share_of_more[e, m] = weight // (count + 1)
+        state.share_of_fewer[e, m] = weight // max(count - 1, 1)
 
 
 @kernel
@@ -165,29 +176,54 @@ def copy_out(state: Sampled, physical_to_logical: Int) -> None:
 @kernel
 def rank(state: Sampled) -> None:
     """Find the GPUs that are done last in each sample, and add up when they are."""
+    for m in range(state.top.shape[0]):
+        _rank_sample(state.time, m, state.top)
+    _add_up(state)
+
+
+@inlined
+def rank_again(state: Sampled, first: int, second: int) -> None:
+    """Do what `rank` does where only two GPUs have changed."""
     time, top = state.time, state.top
-    G, M = time.shape
-    peak = np.int64(0)
-    for m in range(M):
-        a, b, c = NONE, NONE, NONE
-        ta, tb, tc = -1, -1, -1
-        for g in range(G):
-            t = time[g, m]
-            if t > tc:
-                if t > ta:
-                    a, b, c = g, a, b
-                    ta, tb, tc = t, ta, tb
-                elif t > tb:
-                    b, c = g, b
-                    tb, tc = t, tb
-                else:
-                    c = g
-                    tc = t
-        top[m, 0] = a
-        top[m, 1] = b
-        top[m, 2] = c
-        peak += state.sample_weight[m] * ta
+    for m in range(top.shape[0]):
+        third = top[m, TOP - 1]
+        least = time[third, m] if third != NONE else -1
+        # The third may be one of the two: then it is among the top, and that is enough to know.
+        touched = time[first, m] >= least or time[second, m] >= least
+        for place in range(TOP):
+            touched = touched or top[m, place] == first or top[m, place] == second
+        if touched:
+            _rank_sample(time, m, top)
+    _add_up(state)
+
+
+@inlined
+def _add_up(state: Sampled) -> None:
+    peak = 0
+    for m in range(state.top.shape[0]):
+        peak += state.time[state.top[m, 0], m]
     state.peak[0] = peak
+
+
+@kernel
+def _rank_sample(time: Int, m: int, top: Int) -> None:
+    a, b, c = NONE, NONE, NONE
+    ta, tb, tc = -1, -1, -1
+    for g in range(time.shape[0]):
+        t = time[g, m]
+        if t > tc:
+            if t > ta:
+                a, b, c = g, a, b
+                ta, tb, tc = t, ta, tb
+            elif t > tb:
+                b, c = g, b
+                tb, tc = t, tb
+            else:
+                c = g
+                tc = t
+    top[m, 0] = a
+    top[m, 1] = b
+    top[m, 2] = c
 
 
 @inlined

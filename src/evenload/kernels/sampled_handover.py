@@ -29,7 +29,7 @@ def handover_moves(state: Sampled, giver: int, gpu: int, taker: int) -> int:
     return (1 - state.old[taker, gpu]) * 1 - undone
 
 
-@kernel
+@inlined
 def handover_peak(state: Sampled, giver: int, gpu: int, taker: int, last: Int) -> int:
     """Return the peak after a handover.
 
@@ -37,10 +37,10 @@ def handover_peak(state: Sampled, giver: int, gpu: int, taker: int, last: Int) -
     ----------
     last : int64 ndarray, [M], scratch
     """
-    time, share, weight = state.time, state.share, state.weight
+    time, share = state.time, state.share
+    more, fewer = state.share_of_more, state.share_of_fewer
     held, unit_time = state.held, state.unit_time
     M = last.size
-    more, fewer = state.count[taker] + 1, state.count[giver] - 1
     for s in range(M):  # GPUs that hold neither: one of the top three, or all are looked at below
         last[s] = 0
         known = False
@@ -63,14 +63,14 @@ def handover_peak(state: Sampled, giver: int, gpu: int, taker: int, last: Int) -
             continue
         here = g == gpu
         for s in range(M):
-            change = take * (weight[taker, s] // more - share[taker, s])
-            change += give * (weight[giver, s] // fewer - share[giver, s])
+            change = take * (more[taker, s] - share[taker, s])
+            change += give * (fewer[giver, s] - share[giver, s])
             if here:
-                change += weight[taker, s] // more - weight[giver, s] // fewer
+                change += more[taker, s] - fewer[giver, s]
             last[s] = max(last[s], time[g, s] + change * unit_time[g])
     peak = np.int64(0)
     for s in range(M):
-        peak += state.sample_weight[s] * last[s]
+        peak += last[s]
     return peak
 
 

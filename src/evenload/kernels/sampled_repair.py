@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.kernels.compile import kernel
+from evenload.kernels.compile import inlined, kernel
 from evenload.kernels.sampled import NONE, Sampled
 from evenload.kernels.sampled_handover import hand_over, handover_peak, may_hand_over
 from evenload.kernels.sampled_swap import NEVER
@@ -13,7 +13,7 @@ from evenload.kernels.sampled_swap import NEVER
 Int = NDArray[np.int64]
 
 
-@kernel
+@inlined
 def place_of(state: Sampled, giver: int) -> int:
     """Return where an expert is in the list of spares, -1 if it has one replica only."""
     for place in range(state.spare.size):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.kernels.compile import inlined, kernel
-from evenload.kernels.sampled import NONE, Sampled, rank
+from evenload.kernels.compile import inlined
+from evenload.kernels.sampled import NONE, Sampled, rank_again
 
 Int = NDArray[np.int64]
 
@@ -33,7 +33,7 @@ def new_moves(state: Sampled, a: int, m: int, b: int, k: int) -> int:
     return change
 
 
-@kernel
+@inlined
 def last_of_others(state: Sampled, m: int, k: int, out: Int) -> None:
     """Write when the last GPU but m and k is done in each sample, 0 if there is none: [M]."""
     for s in range(out.size):
@@ -46,20 +46,19 @@ def last_of_others(state: Sampled, m: int, k: int, out: Int) -> None:
                 break
 
 
-@kernel
+@inlined
 def swap_peak(state: Sampled, others: Int, a: int, m: int, b: int, k: int) -> int:
     """Return the peak after an exchange, from what `last_of_others` wrote."""
-    share, time, sample_weight = state.share, state.time, state.sample_weight
+    share, time = state.share, state.time
     unit_m, unit_k = state.unit_time[m], state.unit_time[k]
     peak = np.int64(0)
     for s in range(others.size):
         change = share[a, s] - share[b, s]
-        last = max(others[s], time[m, s] - change * unit_m, time[k, s] + change * unit_k)
-        peak += sample_weight[s] * last
+        peak += max(others[s], time[m, s] - change * unit_m, time[k, s] + change * unit_k)
     return peak
 
 
-@kernel
+@inlined
 def best_swap(
     state: Sampled, m: int, k: int, sample: int, price: int, most: int, others: Int
 ) -> tuple:
@@ -68,7 +67,7 @@ def best_swap(
     Parameters
     ----------
     m, k : int
-        GPUs; m gets lighter in `sample`.
+        GPUs; m gets lighter in `sample`, and k is not done later there than m was.
     price, most : int
         What a move costs, and the number of moves there may be.
     others : int64 ndarray, [M], scratch
@@ -79,9 +78,10 @@ def best_swap(
         What is reached, and the two slots, -1 where there is no exchange.
     """
     last_of_others(state, m, k, others)
-    share, time, sample_weight = state.share, state.time, state.sample_weight
-    expert, held = state.expert, state.held
+    share, time, expert, held = state.share, state.time, state.expert, state.held
     unit_m, unit_k = state.unit_time[m], state.unit_time[k]
+    alike = unit_m == 1 and unit_k == 1
+    room = (time[m, sample] - time[k, sample]) // unit_k
     moves = state.moves[0]
     apart = state.node[m] != state.node[k]
     best = NEVER
@@ -93,7 +93,8 @@ def best_swap(
             continue
         for j in range(state.slots[k]):
             b = expert[k, j]
-            if share[a, sample] <= share[b, sample] or held[b, m] > 0:
+            by = share[a, sample] - share[b, sample]
+            if by <= 0 or by >= room or held[b, m] > 0:
                 continue
             if apart and state.home[b] != NONE:
                 continue
@@ -101,10 +102,21 @@ def best_swap(
             if moves + change > max(most, moves):
                 continue
             cost = (moves + change) * price
-            for s in range(others.size):
-                by = share[a, s] - share[b, s]
-                last = max(others[s], time[m, s] - by * unit_m, time[k, s] + by * unit_k)
-                cost += sample_weight[s] * last
+            if alike:  # without products the loop runs in vectors
+                for s in range(others.size):
+                    change_s = share[a, s] - share[b, s]
+                    less = time[m, s] - change_s
+                    more = time[k, s] + change_s
+                    last = others[s]
+                    last = less if less > last else last
+                    last = more if more > last else last
+                    cost += last
+            else:
+                for s in range(others.size):
+                    change_s = share[a, s] - share[b, s]
+                    less = time[m, s] - change_s * unit_m
+                    more = time[k, s] + change_s * unit_k
+                    cost += max(others[s], less, more)
             if cost < best:
                 best = cost
                 best_i = i
@@ -112,7 +124,7 @@ def best_swap(
     return best, best_i, best_j
 
 
-@kernel
+@inlined
 def swap(state: Sampled, m: int, i: int, k: int, j: int) -> None:
     """Exchange slot i of GPU m with slot j of GPU k."""
     a, b = state.expert[m, i], state.expert[k, j]
@@ -127,4 +139,4 @@ def swap(state: Sampled, m: int, i: int, k: int, j: int) -> None:
         change = state.share[a, s] - state.share[b, s]
         state.time[m, s] -= change * state.unit_time[m]
         state.time[k, s] += change * state.unit_time[k]
-    rank(state)
+    rank_again(state, m, k)

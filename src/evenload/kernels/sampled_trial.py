@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.kernels.compile import kernel
+from evenload.kernels.compile import inlined
 from evenload.kernels.random import random_below
 from evenload.kernels.sampled import NONE, Sampled, slot_with
 from evenload.kernels.sampled_handover import (
@@ -28,13 +28,13 @@ Int = NDArray[np.int64]
 State = NDArray[np.uint64]
 
 
-@kernel
+@inlined
 def cost_of(state: Sampled, price: int) -> int:
     """Return what the search lowers: when the last GPUs are done, and the price of the moves."""
     return state.peak[0] + price * state.moves[0]
 
 
-@kernel
+@inlined
 def draw_sample(state: Sampled, random: State) -> int:
     """Draw a sample as often as its weight says."""
     left = random_below(random, state.sample_weight.sum())
@@ -45,7 +45,7 @@ def draw_sample(state: Sampled, random: State) -> int:
     return sample
 
 
-@kernel
+@inlined
 def try_swap(state: Sampled, random: State, price: int, most: int, limit: int, row: Int) -> bool:
     """Make the best exchange of a drawn sample's last GPU and a drawn other, up to a cost."""
     G = state.slots.size
@@ -59,7 +59,7 @@ def try_swap(state: Sampled, random: State, price: int, most: int, limit: int, r
     return True
 
 
-@kernel
+@inlined
 def nth_gpu_with(state: Sampled, e: int, n: int) -> int:
     """Return the n-th of the GPUs that hold an expert, -1 if there are fewer."""
     for g in range(state.slots.size):
@@ -70,7 +70,7 @@ def nth_gpu_with(state: Sampled, e: int, n: int) -> int:
     return NONE
 
 
-@kernel
+@inlined
 def _hand_over_if(
     state: Sampled, place: int, gpu: int, taker: int, price: int, most: int, limit: int, row: Int
 ) -> bool:
@@ -87,7 +87,7 @@ def _hand_over_if(
     return True
 
 
-@kernel
+@inlined
 def try_handover(
     state: Sampled, random: State, price: int, most: int, limit: int, row: Int
 ) -> bool:
@@ -103,7 +103,7 @@ def try_handover(
     return _hand_over_if(state, place, gpu, taker, price, most, limit, row)
 
 
-@kernel
+@inlined
 def _draw_lost(state: Sampled, gpu: int, random: State) -> int:
     """Draw an expert that a GPU held and holds no more, -1 if there is none."""
     E = state.count.size
@@ -115,7 +115,7 @@ def _draw_lost(state: Sampled, gpu: int, random: State) -> int:
     return NONE
 
 
-@kernel
+@inlined
 def _draw_new(state: Sampled, gpu: int, random: State) -> int:
     """Draw a slot of a GPU whose expert is new to it, -1 if there is none."""
     K = state.slots[gpu]
@@ -127,7 +127,7 @@ def _draw_new(state: Sampled, gpu: int, random: State) -> int:
     return NONE
 
 
-@kernel
+@inlined
 def try_undo(state: Sampled, random: State, price: int, most: int, limit: int, row: Int) -> bool:
     """Bring an expert back to a GPU that held it, in place of one that is new there."""
     m = random_below(random, state.slots.size)

@@ -19,6 +19,7 @@ from evenload.solvers.rows import Int
 from evenload.solvers.sampled import NO_LIMIT, Found, Searcher
 
 FRESH_EFFORT = 20  # trials of the joint search for a plan that is only a start
+FRESH_SHARE = 4  # the start from scratch gets this part of the steps, where moves are not free
 
 
 def nothing_old(problem: Problem) -> Flag:
@@ -54,13 +55,15 @@ class Scratch:
         placed: Int = placement.physical_to_logical[:, self.problem.cluster.living_slot]
         return np.ascontiguousarray(placed)
 
-    def searched(self, searcher: Searcher, start: Int, price: float, most: Int) -> Found:
+    def searched(
+        self, searcher: Searcher, start: Int, price: float, most: Int, share: int = 1
+    ) -> Found:
         """Search from a start; where it does not keep groups that have to be, it counts for naught.
 
-        With every expert on every GPU there is nothing to search.
+        The search gets one part in `share` of the steps.
         """
         home, kept = kept_homes(self.problem, start)
-        found = searcher.search(start, home, price, most, self.goal, self.steps)
+        found = searcher.search(start, home, price, most, self.goal, self.steps // share)
         return Found(found.placed, np.where(kept, found.peak, np.inf), found.moves)
 
     def planned(self) -> Found:
@@ -108,17 +111,16 @@ class Replanning:
         most, total : int or None
             Moves of one layer and of all that there may be.
         """
+        forced = int(self.forced.sum())
+        if forced == 0 and 0 in (most, total):
+            return self._checked(self._stay(), most)
         L = self.scratch.problem.num_layers
         limit = np.full(L, NO_LIMIT) if most is None else np.maximum(self.forced, most)
         if total is None:
             return self._checked(self._both(price, limit), most)
-        return self._checked(
-            within_total(
-                self._stay(), lambda p: self._both(p, limit), price,
-                max(total, int(self.forced.sum())),
-            ),
-            most,
-        )  # fmt: skip
+        budget = max(total, forced)
+        found = within_total(self._stay(), lambda p: self._both(p, limit), price, budget)
+        return self._checked(found, most)
 
     def _stay(self) -> Found:
         home, kept = kept_homes(self.scratch.problem, self.start)
@@ -136,7 +138,7 @@ class Replanning:
         problem, gpus, old = self.scratch.problem, self.scratch.gpus, self.current.old
         if price > 0.0 or (limit < NO_LIMIT).any():
             start = match_gpus(problem, gpus, self.fresh, old)
-            return self.scratch.searched(self.searcher, start, price, limit)
+            return self.scratch.searched(self.searcher, start, price, limit, FRESH_SHARE)
         found = self.scratch.planned()
         placed = match_gpus(problem, gpus, found.placed, old)
         return Found(placed, found.peak, count_moves(old, placed, gpus))
