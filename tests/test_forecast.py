@@ -72,7 +72,7 @@ def test_samples_are_shares_around_the_prediction():
     assert found.load.min() >= 0.0
     assert found.weight.min() > 0.0
     assert found.weight.sum() == pytest.approx(1.0)
-    np.testing.assert_allclose(found.load[: len(TRACE)], shares(TRACE), rtol=1e-12)
+    np.testing.assert_allclose(found.load[:8], shares(TRACE)[-8:], rtol=1e-12)
     np.testing.assert_array_equal(samples(TRACE[:1]).load, shares(TRACE[:1]))
 
 

@@ -10,9 +10,9 @@ import numpy as np
 from evenload.forecast.estimators import adaptive, jumps
 from evenload.forecast.windows import Float, last_windows, shares
 
-RECENT = 14  # windows that are samples as they are
+RECENT = 8  # windows that are samples as they are
 RECENT_KEEP = 0.75  # of the weight is left a window further back
-ERRORS = 14  # past errors of the prediction that are samples, each added and subtracted
+ERRORS = 10  # past errors of the prediction that are samples, each added and subtracted
 ERRORS_KEEP = 0.85
 PREDICTION = 0.1  # of the weight of the errors is the prediction's own
 ERRORS_SHARE = 0.8  # of all weight is that of the prediction and its errors
@@ -50,7 +50,7 @@ def samples(trace: Any) -> Samples:
     Returns
     -------
     Samples
-        One for a trace of one window, else up to 43.
+        One for a trace of one window, else up to 29.
 
     Raises
     ------

@@ -54,7 +54,8 @@ def _choose(peak: Float, moves: Int, total: int) -> Int:
     left = total - int(moves[0].sum())
     while True:
         more = moves - moves[chosen, layer]
-        gain = peak[chosen, layer] - peak
+        legal = np.isfinite(peak)  # what runs may not keep groups on nodes: then any plan gains
+        gain = np.where(legal, peak[chosen, layer] - np.where(legal, peak, 0.0), -1.0)
         fits = (gain > 0.0) & (more <= left)
         worth = np.where(fits, gain / np.maximum(more, 0.5), -np.inf)
         option, at = np.unravel_index(np.argmax(worth.T), worth.T.shape)[::-1]

@@ -113,14 +113,14 @@ class Replanning:
         """
         forced = int(self.forced.sum())
         if forced == 0 and 0 in (most, total):
-            return self._checked(self._stay(), most)
+            return self._checked(self._stay(), most, total)
         L = self.scratch.problem.num_layers
         limit = np.full(L, NO_LIMIT) if most is None else np.maximum(self.forced, most)
         if total is None:
-            return self._checked(self._both(price, limit), most)
+            return self._checked(self._both(price, limit), most, total)
         budget = max(total, forced)
         found = within_total(self._stay(), lambda p: self._both(p, limit), price, budget)
-        return self._checked(found, most)
+        return self._checked(found, most, total)
 
     def _stay(self) -> Found:
         home, kept = kept_homes(self.scratch.problem, self.start)
@@ -148,15 +148,15 @@ class Replanning:
         """A start from scratch."""
         return self.scratch.fresh(FRESH_EFFORT)
 
-    def _checked(self, found: Found, most: int | None) -> Found:
+    def _checked(self, found: Found, most: int | None, total: int | None) -> Found:
         """Raise `ValueError` where the moves do not suffice to keep groups on nodes."""
         lacking = np.flatnonzero(np.isinf(found.peak))
         if lacking.size == 0:
             return found
-        layer = int(lacking[0])
+        limit = f"max_moves={most}" if most is not None else f"max_total_moves={total}"
         raise ValueError(
-            f"current does not keep every group on one node in layer {layer}, and max_moves={most} "
-            "do not suffice to come to a plan that does; use more, or topology 'ignore'"
+            f"current does not keep every group on one node in layer {lacking[0]}, and {limit} do "
+            "not suffice to come to a plan that does; use more, or topology 'ignore'"
         )
 
     def in_old_slots(self, found: Found) -> Int:
