@@ -28,7 +28,8 @@ def trace_problem(
     """
     windows, rewrap = last_windows(trace)
     seen = shares(windows)
-    load = adaptive(seen)[-1] * windows[-1].sum(axis=-1, keepdims=True)
+    path = adaptive(seen)
+    load = path[-1] * windows[-1].sum(axis=-1, keepdims=True)
     problem = Problem.build(load, cluster, num_groups, topology, cross_node_price)
-    samples = samples_of(seen)
+    samples = samples_of(seen, path)
     return replace(problem, rewrap=rewrap, samples=samples.load, sample_weight=samples.weight)

@@ -57,11 +57,12 @@ def samples(trace: Any) -> Samples:
     ValueError
         As `forecast`.
     """
-    return samples_of(shares(last_windows(trace)[0]))
+    seen = shares(last_windows(trace)[0])
+    return samples_of(seen, adaptive(seen))
 
 
-def samples_of(seen: Float) -> Samples:
-    """Do what `samples` does, for shares [T, L, E]."""
+def samples_of(seen: Float, path: Float) -> Samples:
+    """Do what `samples` does, for shares [T, L, E] and the predictions that `adaptive` makes."""
     recent = seen[-RECENT:]
     recent_weight = _decayed(len(recent), RECENT_KEEP)
     before = np.cumsum(jumps(seen)[::-1])[::-1]
@@ -70,7 +71,6 @@ def samples_of(seen: Float) -> Samples:
     recent_weight = recent_weight / recent_weight.sum()
     if len(seen) == 1:
         return Samples(recent, recent_weight)
-    path = adaptive(seen)
     error = (seen[1:] - path[:-1])[-ERRORS:]
     weight = (1.0 - PREDICTION) / 2.0 * _decayed(len(error), ERRORS_KEEP)
     around = [path[-1:], np.maximum(path[-1] + error, 0.0), np.maximum(path[-1] - error, 0.0)]

@@ -15,6 +15,7 @@ from evenload.solvers.replanning import Replanning, Scratch
 from evenload.solvers.rows import Int
 
 STEPS = {"fast": 1000, "standard": 4000, "thorough": 40000}
+SMALL = 128  # slots of a layer up to which a level has all its steps
 MOVE_COST = 0.001
 CLOSE = 0.9999  # balancedness at which a layer is left at that
 
@@ -48,7 +49,9 @@ def incremental(
         What a move has to gain in its layer: in balancedness, or more exactly in the last GPU's
         time over the mean. 0 moves whatever helps, and is never worse than planning from scratch.
     effort : {"fast", "standard", "thorough"} or int, default "standard"
-        Steps of one layer from each start: 1000, 4000, 40000, or a number.
+        Steps of one layer: 1000, 4000, 40000 for layers of up to 128 slots, and fewer in
+        proportion beyond, where a step looks at more; or a number. Where moves are not free the
+        start from scratch has a quarter of them.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
         Default: 0.9999.
@@ -66,6 +69,8 @@ def incremental(
         plan that keeps groups on nodes from one that does not.
     """
     steps = check_effort(effort, STEPS, "steps")
+    if isinstance(effort, str):
+        steps = steps * SMALL // max(SMALL, problem.cluster.num_living_slots)
     goal = 1.0 / (fraction("target", target) or CLOSE)
     price = MOVE_COST if move_cost is None else not_negative("move_cost", move_cost)
     most = None if max_moves is None else whole_number("max_moves", max_moves)
