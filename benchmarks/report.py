@@ -10,6 +10,8 @@ from typing import Any
 
 from benchmarks import (
     cold_start,
+    drift,
+    drift_plot,
     efforts,
     efforts_plot,
     gap,
@@ -29,6 +31,7 @@ SECTIONS = {
     "quality_speed": quality_speed,
     "efforts": efforts,
     "gap": gap,
+    "drift": drift,
     "scaling": scaling,
     "cold_start": cold_start,
     "memory": memory,
@@ -40,6 +43,7 @@ Draw = Callable[[dict[str, Any], Path], None]
 FIGURES: dict[str, Draw] = {
     "efforts": efforts_plot.draw,
     "gap": gap_plot.draw,
+    "drift": drift_plot.draw,
     "scaling": scaling_plot.draw,
 }
 

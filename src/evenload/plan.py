@@ -43,6 +43,20 @@ def straggler_time(gpu_load: Float, capacity: Float) -> float:
     return max(1.0, float((heaviest / scale).sum() / least.sum()))
 
 
+def _moves(after: Placement, before: Placement) -> NDArray[np.int64]:
+    """Count the experts new to their GPU, on clusters that may differ: GPU g is GPU g in both."""
+    from evenload.kernels.evaluate import moves
+
+    first = before.cluster.first_slot[: after.cluster.num_gpus + 1]
+    missing = after.cluster.num_gpus + 1 - len(first)
+    first = np.concatenate([first, np.full(missing, first[-1])])  # GPUs that came hold nothing
+    counted: NDArray[np.int64] = moves(
+        before.physical_to_logical, first, after.physical_to_logical, after.cluster.first_slot,
+        after.num_experts,
+    )  # fmt: skip
+    return counted
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A placement with what it reaches on the load it was made for.
@@ -68,6 +82,8 @@ class Plan:
         What was solved; its load is a copy of its own.
     proven : float64 ndarray, [L], optional
         Limit on the balancedness that the solver itself proved.
+    moves : int64, [L], optional
+        Experts that are new to their GPU, of each layer; None where nothing ran before.
     """
 
     placement: Placement
@@ -79,6 +95,7 @@ class Plan:
     notes: tuple[str, ...]
     problem: Problem
     proven: Float | None = None
+    moves: Any = None
 
     @classmethod
     def evaluate(
@@ -118,7 +135,23 @@ class Plan:
             notes=(*notes, *answer.notes),
             problem=replace(problem, load=problem.load.copy()),
             proven=answer.bound,
+            moves=None if problem.current is None else wrap(_moves(placement, problem.current)),
         )
+
+    @property
+    def current(self) -> Placement | None:
+        """What ran before, None if that was not told; with NumPy arrays."""
+        return self.problem.current
+
+    @cached_property
+    def expected_balancedness(self) -> Any:
+        """Mean balancedness over the samples of the load, float64 [L]; None for a single load."""
+        samples, weight = self.problem.samples, self.problem.sample_weight
+        if samples is None or weight is None:
+            return None
+        plain = self.placement.rewrapped(keep_numpy)
+        reached = np.stack([plain.balancedness(load) for load in samples])
+        return self.problem.rewrap(np.average(reached, axis=0, weights=weight))
 
     @cached_property
     def bound(self) -> Any:
@@ -177,6 +210,13 @@ class Plan:
             f"straggler time  {self.straggler_time:.4f} x the mean",
             f"duplicates      {int(self.duplicates.sum())}",
         ]
+        if self.expected_balancedness is not None:
+            lines.append(f"over samples    mean {float(self.expected_balancedness.mean()):.4f}")
+        if self.moves is not None:
+            lines.append(
+                f"moves           {int(self.moves.sum())} of {self.moves.shape[0] * p.num_slots} "
+                f"slots, most in a layer {int(self.moves.max())}"
+            )
         if self.away_share is not None:
             lines.append(f"away from home  {float(self.away_share.mean()):.2%} of the load")
         return "\n".join([*lines, *(f"note            {note}" for note in self.notes)])

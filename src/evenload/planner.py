@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
+from evenload.arrays import keep_numpy
 from evenload.cluster import Cluster
+from evenload.forecast.problem import trace_problem
+from evenload.forecast.windows import is_trace
+from evenload.placement import Placement
 from evenload.plan import Plan
 from evenload.problem import CROSS_NODE_PRICE, Problem
 from evenload.solvers import Solver, get_solver
@@ -69,10 +74,28 @@ def _ignored_groups(problem: Problem) -> list[str]:
     return [f"groups ignored: {why}"]
 
 
+def _check_current(current: Any, problem: Problem) -> Placement:
+    """Return what runs now with NumPy arrays, or raise `ValueError`."""
+    if not isinstance(current, Placement):
+        raise ValueError(
+            f"current is a {type(current).__name__}, not a Placement; use e.g. "
+            "Placement(physical_to_logical, cluster, num_experts)"
+        )
+    has = (current.num_layers, current.num_experts)
+    wanted = (problem.num_layers, problem.num_experts)
+    if has != wanted:
+        raise ValueError(
+            f"current has (layers, experts) = {has}, and the load {wanted}; use the placement that "
+            "runs this model"
+        )
+    return current.rewrapped(keep_numpy)
+
+
 def solve(
     load: Any,
     cluster: Cluster,
     *,
+    current: Placement | None = None,
     num_groups: int = 1,
     topology: str | None = None,
     cross_node_price: float = CROSS_NODE_PRICE,
@@ -83,10 +106,16 @@ def solve(
 
     Parameters
     ----------
-    load : array_like or torch.Tensor, [L, E] or [E]
-        Tokens routed to each expert, or anything proportional to them. Never modified.
+    load : array_like or torch.Tensor, [L, E], [E] or [T, L, E]; or a Trace
+        Tokens routed to each expert, or anything proportional to them. Never modified. A trace
+        [T, L, E], the oldest window first, is planned for the window after it: the load is
+        `evenload.forecast.forecast` of it, and the plan has to hold under
+        `evenload.forecast.samples`.
     cluster : Cluster
         GPUs, nodes and slots.
+    current : Placement, optional
+        What runs now. The plan then moves few experts, see the solver ``"incremental"`` for how
+        few. Its cluster may have other GPUs or slots; GPU g here is GPU g there.
     num_groups : int, default 1
         Groups of experts that routing keeps on one node (8 for DeepSeek-V3).
     topology : {"strict", "prefer", "ignore"}, optional
@@ -114,17 +143,24 @@ def solve(
     Raises
     ------
     ValueError
-        For an illegal load, fewer slots than experts, groups that do not divide the experts, a
-        topology that is unknown or cannot be met, a `cross_node_price` other than 1 for another
-        topology than ``"prefer"``, an unknown solver or option.
+        For an illegal load or trace, fewer slots than experts, groups that do not divide the
+        experts, a topology that is unknown or cannot be met, a `cross_node_price` other than 1 for
+        another topology than ``"prefer"``, a current placement of other layers or experts, an
+        unknown solver or option.
 
     Examples
     --------
     >>> plan = solve([[60, 30, 30]], Cluster(2, slots_per_gpu=2))
     >>> plan.balancedness
     array([1.])
+    >>> later = solve([[30, 60, 40]], Cluster(2, slots_per_gpu=2), current=plan.placement)
+    >>> later.moves
+    array([1])
     """
-    problem = Problem.build(load, cluster, num_groups, topology, cross_node_price)
+    build = trace_problem if is_trace(load) else Problem.build
+    problem = build(load, cluster, num_groups, topology, cross_node_price)
+    if current is not None:
+        problem = replace(problem, current=_check_current(current, problem))
     ignored = _ignored_groups(problem) if topology is None else []
     return solve_problem(problem, solver, tuple(ignored), **options)
 

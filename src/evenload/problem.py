@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from evenload.checks import not_negative
 from evenload.cluster import Cluster, check_cluster, check_groups
 from evenload.scale import within_range
 from evenload.topology import check_topology
+
+if TYPE_CHECKING:
+    from evenload.placement import Placement
 
 CROSS_NODE_PRICE = 1.0
 
@@ -81,6 +84,13 @@ class Problem:
         tokens computed by a GPU.
     rewrap : callable
         Brings results to the kind of array that the load came as.
+    current : Placement, optional
+        What runs now, of the same layers and experts; its cluster may have other GPUs.
+    samples : float64 ndarray, [M, L, E], optional
+        Loads that the next window may have, each layer of each adding up to 1; None where the load
+        is all that is known.
+    sample_weight : float64 ndarray, [M], optional
+        How likely each sample is.
     """
 
     load: NDArray[np.float64]
@@ -89,6 +99,9 @@ class Problem:
     topology: str = "ignore"
     cross_node_price: float = CROSS_NODE_PRICE
     rewrap: Rewrap = keep_numpy
+    current: Placement | None = None
+    samples: NDArray[np.float64] | None = None
+    sample_weight: NDArray[np.float64] | None = None
 
     @classmethod
     def build(
@@ -124,8 +137,14 @@ class Problem:
         return cls(within_range(checked), cluster, groups, how, price, rewrap)
 
     def layers(self, layers: NDArray[np.int64]) -> Problem:
-        """Return the same problem for some of its layers only."""
-        return replace(self, load=self.load[layers])
+        """Return the same problem for some of its layers only, without what runs now."""
+        samples = None if self.samples is None else self.samples[:, layers]
+        return replace(self, load=self.load[layers], samples=samples, current=None)
+
+    @property
+    def alone(self) -> Problem:
+        """The same problem for its load alone, planned from scratch."""
+        return replace(self, current=None, samples=None, sample_weight=None)
 
     @property
     def num_layers(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,12 +84,6 @@ class Evenload:
 
     def decide(self, past: Past) -> Placement | None:
         """Plan from the current placement."""
-        if "current" not in inspect.signature(solve).parameters:
-            # A planner that knows neither traces nor a current placement.
-            plan = solve(
-                past.load.mean(axis=0), past.cluster, num_groups=past.num_groups, **self.options
-            )
-            return keep_slots(plan.placement, past.current)
         options: dict[str, Any] = {"current": past.current, **self.options}
         return solve(past.load, past.cluster, num_groups=past.num_groups, **options).placement
 

@@ -8,14 +8,20 @@ from evenload.problem import Problem
 def choose(problem: Problem) -> tuple[str, str]:
     """Name the solver that ``solver="auto"`` runs, with the reason.
 
-    It is the joint search wherever it is: where local search alone comes close to the bound, the
-    joint search leaves it at that.
+    Where experts are placed already, or a trace tells how loads vary, it is the incremental one.
+    Else it is the joint search wherever it is: where local search alone comes close to the bound,
+    the joint search leaves it at that.
 
     Returns
     -------
     name, reason : str
     """
     cluster = problem.cluster
+    if problem.topology != "prefer":
+        if problem.current is not None:
+            return "incremental", "experts are placed already: it moves those that are worth it"
+        if problem.samples is not None:
+            return "incremental", "it plans for all that the trace says the load may be"
     if not cluster.gpus_are_equal:
         return "joint", "the GPUs differ in slots or speed"
     if problem.topology == "prefer":

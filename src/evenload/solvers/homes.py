@@ -59,3 +59,34 @@ def longest_first_onto_nodes(load: Float, room: Int, speed: Float) -> Int:
         time[node] = after[node]
         left[node] -= 1
     return home
+
+
+def kept_homes(problem: Problem, placed: Int) -> tuple[Int, np.ndarray]:
+    """Tell which node holds each expert's group, where groups have to stay on one.
+
+    Parameters
+    ----------
+    problem : Problem
+    placed : int64 ndarray, [L, S]
+        Expert in each living slot.
+
+    Returns
+    -------
+    home : int64 ndarray, [L, E]
+        Node of each expert's group, -1 where groups may spread.
+    kept : bool ndarray, [L]
+        Whether the placement has every group on one node, and as many on each node.
+    """
+    L, E = problem.load.shape
+    if not problem.hierarchical:
+        return np.full((L, E), -1), np.ones(L, np.bool_)
+    groups, nodes = problem.num_groups, problem.cluster.num_nodes
+    slot_node = problem.cluster.gpu_of_slot // problem.cluster.gpus_per_node
+    on_node = np.zeros((L, groups, nodes), np.bool_)
+    group = placed // (E // groups)
+    on_node[np.arange(L)[:, None], group, slot_node[problem.cluster.living_slot]] = True
+    home = on_node.argmax(axis=2)
+    each = (home[:, :, None] == np.arange(nodes)).sum(axis=1)
+    wanted = groups // len(problem.cluster.living_by_node)
+    kept = (on_node.sum(axis=2) == 1).all(axis=1) & ((each == 0) | (each == wanted)).all(axis=1)
+    return np.repeat(home, E // groups, axis=1), kept

@@ -1,0 +1,319 @@
+"""Plans that hold and move few experts: what must be so for every problem."""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from evenload import Cluster, Placement, solve, threads
+
+EXACT = 1 - 1e-9  # the search compares on an integer grid
+
+
+@dataclass
+class Case:
+    """A load or trace, GPUs, and what runs there now."""
+
+    load: np.ndarray
+    cluster: Cluster
+    current: Placement
+
+    def solve(self, load=None, **options):
+        load = self.load if load is None else load
+        return solve(
+            load, self.cluster, current=self.current, effort=options.pop("effort", 300), **options
+        )
+
+
+def draw_placement(rng, layers, experts, cluster):
+    """Any placement, duplicates included."""
+    rows = np.full((layers, cluster.num_slots), -1)
+    n = cluster.num_living_slots
+    for row in rows:
+        spare = rng.integers(0, experts, n - experts)
+        row[cluster.living_slot] = rng.permutation(np.concatenate([np.arange(experts), spare]))
+    return Placement(rows, cluster, experts)
+
+
+def draw_cluster(rng, experts):
+    gpus = int(rng.integers(1, 6))
+    slots = rng.integers(1, 4, gpus) if rng.random() < 0.5 else np.full(gpus, rng.integers(1, 4))
+    alive = rng.random(gpus) < 0.8
+    alive[0] = True
+    slots[0] += max(0, experts - int(slots[alive].sum()))
+    speed = rng.integers(1, 4, gpus) if rng.random() < 0.3 else None
+    return Cluster(gpus, slots=slots.tolist(), alive=alive.tolist(), speed=speed)
+
+
+@st.composite
+def cases(draw, same_cluster=False):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    experts, layers = int(rng.integers(1, 9)), int(rng.integers(1, 4))
+    shape = (layers, experts) if rng.random() < 0.5 else (int(rng.integers(1, 6)), layers, experts)
+    load = rng.integers(0, 1000, shape).astype(float)
+    load[..., 0, 0] += 1  # no window without load
+    cluster = draw_cluster(rng, experts)
+    before = cluster if same_cluster or rng.random() < 0.5 else draw_cluster(rng, experts)
+    return Case(load, cluster, draw_placement(rng, layers, experts, before))
+
+
+def expected(plan):
+    """What the solver judges by: the mean time of the last GPU over that of an even load."""
+    samples = plan.problem.samples
+    if samples is None:
+        return 1 / plan.balancedness
+    plain = np.stack([1 / plan.placement.balancedness(load) for load in samples])
+    return np.average(plain, axis=0, weights=plan.problem.sample_weight)
+
+
+def held(placement, gpus):
+    """(layer, GPU, expert) triples."""
+    p, first = placement.physical_to_logical, placement.cluster.first_slot
+    return {
+        (layer, g, int(e))
+        for layer in range(placement.num_layers)
+        for g in range(min(gpus, placement.cluster.num_gpus))
+        for e in p[layer, first[g] : first[g + 1]]
+        if e >= 0
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=cases(), limit=st.sampled_from([{}, {"max_moves": 2}, {"move_cost": 0.0}]))
+def test_plans_are_legal_and_moves_are_counted(case, limit):
+    """Placement checks that slots are filled and experts placed; moves are set differences."""
+    before = case.current.physical_to_logical.copy()
+    plan = case.solve(**limit)
+    gpus = case.cluster.num_gpus
+    new = held(plan.placement, gpus) - held(case.current, gpus)
+    assert plan.moves.tolist() == [sum(n[0] == x for n in new) for x in range(len(plan.moves))]
+    np.testing.assert_array_equal(case.current.physical_to_logical, before)
+    if "max_moves" not in limit:
+        may = sum(min(case.cluster.slots[g], case.load.shape[-1]) for g in case.cluster.living_gpus)
+        assert (plan.duplicates == case.cluster.num_living_slots - may).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(case=cases(same_cluster=True), most=st.integers(0, 3))
+def test_no_more_moves_than_allowed(case, most):
+    plan = case.solve(max_moves=most)
+    assert plan.moves.max() <= most
+    assert case.solve(max_total_moves=most).moves.sum() <= most
+    if most == 0:
+        assert plan.placement == case.current
+        assert case.solve(max_total_moves=0).placement == case.current
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(), most=st.integers(0, 2))
+def test_forced_moves_are_told(case, most):
+    """Where GPUs went or came, what they force is made all the same, and nothing beyond."""
+    plan = case.solve(max_moves=most)
+    stay = case.solve(max_moves=0)
+    assert (plan.moves <= np.maximum(stay.moves, most)).all()
+    assert (stay.moves.sum() > 0) <= any("could not be avoided" in note for note in stay.notes)
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=cases())
+def test_free_moves_are_never_worse_than_from_scratch(case):
+    plan = case.solve(move_cost=0)
+    scratch = solve(case.load, case.cluster, solver="incremental", effort=300)
+    assert (expected(plan) * EXACT <= expected(scratch)).all()
+    if case.load.ndim == 2:
+        joint = solve(case.load, case.cluster, solver="joint")
+        fewer = plan.duplicates <= joint.duplicates
+        assert (plan.balancedness >= joint.balancedness * EXACT)[fewer].all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=cases(same_cluster=True), price=st.sampled_from([0.001, 0.02, 0.2]))
+def test_moves_pay_their_price(case, price):
+    """Against staying, with duplicates parted first: nothing is moved that gains too little."""
+    if case.current.duplicates.any():
+        return
+    plan, stay = case.solve(move_cost=price), case.solve(max_moves=0)
+    assert (expected(plan) + price * plan.moves <= expected(stay) * (1 + 1e-6)).all()
+
+
+@settings(max_examples=80, deadline=None)
+@given(case=cases())
+def test_what_stays_keeps_its_slot(case):
+    plan = case.solve()
+    for g in case.cluster.living_gpus:
+        if g >= case.current.cluster.num_gpus:
+            continue
+        first, before = case.cluster.first_slot, case.current.cluster.first_slot
+        for layer in range(len(plan.moves)):
+            new = plan.placement.physical_to_logical[layer, first[g] : first[g + 1]].tolist()
+            old = case.current.physical_to_logical[layer, before[g] : before[g + 1]].tolist()
+            for slot, e in enumerate(old[: len(new)]):
+                if old.count(e) == 1 and new.count(e) == 1:
+                    assert new[slot] == e
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(), exponent=st.integers(-900, 900), factor=st.integers(2, 2**12))
+def test_the_scale_does_not_matter(case, exponent, factor):
+    plan = case.solve()
+    assert case.solve(np.ldexp(case.load, exponent)).placement == plan.placement
+    assert case.solve(case.load * factor).placement == plan.placement
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases())
+def test_the_same_again_and_over_threads(case):
+    plan, load = case.solve(), case.load.copy()
+    several = threads.num_threads
+    threads.num_threads = lambda: 3
+    try:
+        assert case.solve().placement == plan.placement
+    finally:
+        threads.num_threads = several
+    np.testing.assert_array_equal(case.load, load)
+    assert not np.shares_memory(plan.problem.load, case.load)
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases(), seed=st.integers(0, 2**32))
+def test_other_names_of_experts_are_as_good(case, seed):
+    """The search draws by number, so that plans differ; what they cost must not, by much."""
+    E = case.load.shape[-1]
+    new_name = np.random.default_rng(seed).permutation(E)
+    p = case.current.physical_to_logical
+    renamed = Placement(np.where(p < 0, -1, new_name[p]), case.current.cluster, E)
+    load = np.empty_like(case.load)
+    load[..., new_name] = case.load
+    stay = [
+        solve(x, case.cluster, current=c, max_moves=0)
+        for x, c in ((case.load, case.current), (load, renamed))
+    ]
+    if case.cluster == case.current.cluster:
+        np.testing.assert_allclose(stay[0].balancedness, stay[1].balancedness)
+    plans = [
+        solve(x, case.cluster, current=c, move_cost=0, effort=1500)
+        for x, c in ((case.load, case.current), (load, renamed))
+    ]
+    np.testing.assert_allclose(expected(plans[0]), expected(plans[1]), rtol=0.1)
+
+
+# --- groups -----------------------------------------------------------------------------------
+
+GROUPED = Cluster(4, num_nodes=2, slots_per_gpu=3)
+
+
+def on_nodes(plan, groups):
+    size = plan.placement.num_experts // groups
+    node = np.repeat([0, 0, 1, 1], 3)
+    for row in plan.placement.physical_to_logical:
+        for q in range(groups):
+            assert len(set(node[row // size == q])) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"move_cost": 0}, {"max_moves": 1}])
+def test_groups_stay_on_their_nodes(options):
+    rng = np.random.default_rng(4)
+    before = solve(rng.random((3, 8)), GROUPED, num_groups=4)
+    plan = solve(rng.random((5, 3, 8)), GROUPED, num_groups=4, current=before.placement, **options)
+    on_nodes(plan, 4)
+    scratch = solve(rng.random((5, 3, 8)), GROUPED, num_groups=4)
+    on_nodes(scratch, 4)
+
+
+def test_groups_come_together_where_they_were_apart():
+    load = np.random.default_rng(4).random((2, 8))
+    apart = Placement(np.tile([0, 2, 4, 6, 1, 3, 5, 7, 0, 1, 2, 3], (2, 1)), GROUPED, 8)
+    on_nodes(solve(load, GROUPED, num_groups=4, current=apart), 4)
+    with pytest.raises(
+        ValueError, match="current does not keep every group on one node in layer 0"
+    ):
+        solve(load, GROUPED, num_groups=4, current=apart, max_moves=1)
+
+
+# --- real loads -------------------------------------------------------------------------------
+
+
+def test_few_moves_reach_most_of_it_on_a_real_trace(shared):
+    """gpt-oss-20b while its topics change: better than DeepSeek's next window at a fraction."""
+    with np.load(shared / "data" / "gpt-oss-20b.npz") as arrays:
+        load = arrays["load"].astype(float).reshape(21, 10, 24, 32).sum(axis=1)
+    cluster = Cluster(8, num_slots=40)
+    current = published = solve(load[:6], cluster, effort=1000).placement
+    reached, moved = [], []
+    for t in range(6, 14):
+        plan = solve(load[:t], cluster, current=current, move_cost=0.004, effort=1000)
+        greedy = solve(load[t - 1], cluster, solver="greedy", current=published)
+        current, published = plan.placement, greedy.placement
+        reached.append([p.balancedness(load[t]).mean() for p in (current, published)])
+        moved.append([plan.moves.sum(), greedy.moves.sum()])
+    ours, theirs = np.mean(reached, axis=0)
+    assert ours > theirs
+    assert np.sum(moved, axis=0)[0] < 0.15 * np.sum(moved, axis=0)[1]
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+CLUSTER = Cluster(2, slots_per_gpu=3)
+LOAD = np.array([[9.0, 5.0, 3.0, 1.0]])
+CURRENT = Placement([[0, 1, 2, 3, 0, 1]], CLUSTER, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_moves": -1}, "max_moves=-1 is less than 0; use 0 or more"),
+        ({"max_total_moves": -3}, "max_total_moves=-3 is less than 0; use 0 or more"),
+        ({"max_moves": 1.5}, "max_moves=1.5 is not an integer; use an integer of at least 0"),
+        (
+            {"move_cost": -0.1},
+            "move_cost=-0.1 is not finite and at least 0; use e.g. 0 or 1.0",
+        ),
+        (
+            {"move_cost": np.nan},
+            "move_cost=nan is not finite and at least 0; use e.g. 0 or 1.0",
+        ),
+        (
+            {"effort": "huge"},
+            "effort='huge' is unknown; use one of: fast, standard, thorough, or a number of steps",
+        ),
+        ({"target": 1.5}, "target=1.5 is outside (0, 1]; use 1.0, or None"),
+        (
+            {"solver": "incremental", "topology": "prefer"},
+            "topology='prefer' is beyond solver 'incremental'; use topology 'strict' or 'ignore', "
+            "or solver 'joint', which plans from scratch",
+        ),
+        (
+            {"current": None, "solver": "incremental", "max_moves": 3},
+            "max_moves=3 needs to know what runs now; give current, or leave max_moves out",
+        ),
+        (
+            {"current": Placement([[0, 1, 2]], Cluster(1, slots_per_gpu=3), 3)},
+            "current has (layers, experts) = (1, 3), and the load (1, 4); use the placement that "
+            "runs this model",
+        ),
+        (
+            {"current": [[0, 1, 2, 3, 0, 1]]},
+            "current is a list, not a Placement; use e.g. Placement(physical_to_logical, cluster, "
+            "num_experts)",
+        ),
+    ],
+)
+def test_bad_input(options, message):
+    options = {"current": CURRENT} | options
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        solve(LOAD, CLUSTER, **options)
+
+
+def test_a_price_beyond_any_gain_keeps_everything():
+    assert solve(LOAD, CLUSTER, current=CURRENT, move_cost=1e300).placement == CURRENT
+
+
+def test_the_summary_tells_of_moves_and_samples():
+    trace = np.random.default_rng(0).integers(1, 99, (4, 1, 4))
+    text = solve(trace, CLUSTER, current=CURRENT).summary()
+    assert "moves " in text
+    assert "over samples" in text
+    assert "moves " not in solve(LOAD, CLUSTER).summary()
