@@ -34,7 +34,7 @@ def warmup() -> None:
         for nodes in (1, 2):
             solve(load, Cluster(6, nodes, slots_per_gpu=slots), num_groups=4, solver="joint")
     solve(load, Cluster(2, slots=[5, 6], speed=[1, 2]), solver="joint")
-    current = Placement.trivial(1, 8, cluster)
+    current = trivial
     solve(np.stack([load, load]), cluster, current=current, max_total_moves=1)
     solve(load, Cluster(3, slots_per_gpu=4), current=current)  # a GPU more, fewer slots
     for dtype in (np.float32, np.float64):
