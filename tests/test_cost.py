@@ -249,3 +249,35 @@ def test_experts_make_up_most_of_their_model() -> None:
     for name, experts in MODELS.items():
         share = experts.weights * experts.num_layers * experts.num_experts / 1e9 / TOTAL[name]
         assert 0.9 < share < 1.0, name
+
+
+def test_a_move_costs_the_time_that_serving_stands_still() -> None:
+    """Two of four GPUs send at once; 800 tokens a layer keep each GPU busy for 0.2 s."""
+    load = np.full((3, 4), 200.0)
+    cost = CostModel(
+        tokens_per_second=1000.0, expert_bytes=1e6, bandwidth_in_node=1e9,
+        bandwidth_between_nodes=1e8, latency=0.001, overlap=0.5,
+    )  # fmt: skip
+    one, two = Cluster(4, slots_per_gpu=2), Cluster(4, 2, slots_per_gpu=2)
+    assert cost.move_cost(load, one) == pytest.approx(0.5 * 0.002 / 2 / 0.2)
+    assert cost.move_cost(load, two) == pytest.approx(0.5 * 0.011 / 2 / 0.2)
+    assert cost.move_cost(load, one, windows=4) == pytest.approx(0.5 * 0.002 / 2 / 0.8)
+    assert cost.move_cost(load, one, sample=0.1) == pytest.approx(0.5 * 0.002 / 2 / 2.0)
+    gone = Cluster(4, slots_per_gpu=2, alive=[True, True, False, False])
+    assert cost.move_cost(load, gone) == pytest.approx(0.5 * 0.002 / 1 / 0.4)
+    hidden = CostModel(tokens_per_second=1000.0, overlap=1.0)
+    assert hidden.move_cost(load, one) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"load": np.zeros((2, 4))}, "load has no tokens"),
+        ({"windows": 0}, "windows=0"),
+        ({"sample": 2.0}, "sample=2.0 is a part and more than 1; use 1 or less"),
+    ],
+)
+def test_a_move_cost_of_nothing_is_refused(changed, message) -> None:
+    given = {"load": np.ones((2, 4)), "cluster": Cluster(2, slots_per_gpu=2)} | changed
+    with pytest.raises(ValueError, match=message):
+        CostModel().move_cost(**given)

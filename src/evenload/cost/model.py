@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.checks import not_negative, positive_real
+from evenload.checks import not_negative, positive_int, positive_real
+from evenload.cluster import Cluster
 from evenload.cost.hardware import get_hardware
 from evenload.cost.models import get_model
 from evenload.cost.schedule import Schedule
 from evenload.moves import Moves
 from evenload.placement import Placement
+from evenload.problem import check_load
 
 Float = NDArray[np.float64]
 
@@ -150,3 +152,58 @@ class CostModel:
     def move_seconds(self, schedule: Schedule) -> float:
         """Return the seconds that serving stands still for a schedule of moves."""
         return (1.0 - self.overlap) * schedule.seconds
+
+    def move_cost(
+        self, load: Any, cluster: Cluster, *, windows: int = 1, sample: float = 1.0
+    ) -> float:
+        """Return what moving one expert costs in balancedness, for the solver ``"incremental"``.
+
+        The seconds that serving stands still for one move, over those that a balanced layer takes
+        until the next decision: what a move has to gain there to pay. Half of the GPUs are taken to
+        send at once, to others of their node where there is one node, else to another node.
+
+        Parameters
+        ----------
+        load : array_like, [L, E]
+            Tokens of a window to come, or one like it.
+        cluster : Cluster
+        windows : int, default 1
+            Such windows until the next decision.
+        sample : float, default 1.0
+            Part of the served tokens that the load has, as in `evenload.replay.replay`.
+
+        Returns
+        -------
+        float
+            In balancedness (more exactly: in the last GPU's time over the mean), 0 where all of
+            the transfers are hidden behind serving.
+
+        Raises
+        ------
+        ValueError
+            For an illegal load, one without tokens, fewer than one window, or a sample outside
+            (0, 1].
+
+        Examples
+        --------
+        >>> cost = CostModel(tokens_per_second=1e6, expert_bytes=45e6, latency=1e-9, overlap=0.0)
+        >>> round(cost.move_cost([[1000.0, 1000.0]], Cluster(2, slots_per_gpu=1)), 6)
+        0.1
+        """
+        tokens = float(check_load(load)[0].sum(axis=1).mean()) * positive_int("windows", windows)
+        if tokens == 0.0:
+            raise ValueError("load has no tokens, and a move cannot pay there; use another window")
+        far = cluster.num_nodes > 1
+        bandwidth = self.bandwidth_between_nodes if far else self.bandwidth_in_node
+        at_once = max(len(cluster.living_gpus) // 2, 1)
+        moving = (1.0 - self.overlap) * (self.latency + self.expert_bytes / bandwidth) / at_once
+        serving = tokens / (check_sample(sample) * self.tokens_per_second)
+        return moving / (serving / float(cluster.capacity.sum()))
+
+
+def check_sample(sample: Any) -> float:
+    """Return `sample` as a float in (0, 1], or raise `ValueError`."""
+    part = positive_real("sample", sample)
+    if part > 1.0:
+        raise ValueError(f"sample={part} is a part and more than 1; use 1 or less")
+    return part

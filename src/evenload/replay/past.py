@@ -33,6 +33,10 @@ class Past:
     num_groups : int
         Groups of experts that routing keeps on one node; 1 where there are none.
     cost : CostModel
+    interval : int
+        Windows from this decision to the next.
+    sample : float
+        Part of the served tokens that the trace has recorded, in (0, 1].
     """
 
     load: NDArray[np.float64]
@@ -42,6 +46,8 @@ class Past:
     cluster: Cluster
     num_groups: int
     cost: CostModel
+    interval: int = 1
+    sample: float = 1.0
 
 
 class Policy(Protocol):

@@ -15,6 +15,8 @@ from evenload.solvers import get_solver
 MEMORY = 16
 """Windows that ours looks at: what sketches on real traces found enough."""
 
+SECONDS = "seconds"
+
 
 @dataclass(frozen=True)
 class Never:
@@ -73,7 +75,8 @@ class Evenload:
     ----------
     name : str
     options : dict
-        Options of `evenload.solve`.
+        Options of `evenload.solve`. A `move_cost` of ``"seconds"`` is worked out anew for each
+        decision, see `CostModel.move_cost`.
     memory : int
         Windows to look at.
     """
@@ -84,8 +87,14 @@ class Evenload:
 
     def decide(self, past: Past) -> Placement | None:
         """Plan from the current placement."""
-        options: dict[str, Any] = {"current": past.current, **self.options}
-        return solve(past.load, past.cluster, num_groups=past.num_groups, **options).placement
+        options = dict(self.options)
+        if options.get("move_cost") == SECONDS:
+            options["move_cost"] = past.cost.move_cost(
+                past.load[-1], past.cluster, windows=past.interval, sample=past.sample
+            )
+        return solve(
+            past.load, past.cluster, current=past.current, num_groups=past.num_groups, **options
+        ).placement
 
 
 def policy_names() -> list[str]:
@@ -114,7 +123,8 @@ def get_policy(name: str) -> Policy:
         the last window each time with DeepSeek's algorithm, ``"vllm"`` does the same and keeps
         slots inside GPUs as vLLM does. ``"evenload"`` plans from the current placement for what
         the last windows let expect. Options of the solver follow after commas:
-        ``"every-4:joint,effort=thorough"``, ``"evenload,move_cost=0.003"``.
+        ``"every-4:joint,effort=thorough"``, ``"evenload,move_cost=0.003"``; with
+        ``move_cost=seconds`` a move has to gain what the cost model says it takes.
 
     Raises
     ------

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import keep_numpy
-from evenload.checks import positive_int, positive_real
+from evenload.checks import positive_int
 from evenload.cluster import Cluster, check_cluster, check_groups
 from evenload.cost import CostModel
+from evenload.cost.model import check_sample
 from evenload.moves import check_same
 from evenload.placement import Placement
 from evenload.replay.log import Log
@@ -192,7 +193,10 @@ class _Course:
     def _past(self, t: int, asked: int) -> Past:
         load = np.stack(self.seen)
         load.setflags(write=False)
-        return Past(load, t, asked, self.current, self.cluster, self.num_groups, self.cost)
+        return Past(
+            load, t, asked, self.current, self.cluster, self.num_groups, self.cost,
+            self.interval, self.sample,
+        )  # fmt: skip
 
     def _move_to(self, placement: Placement, t: int, log: Log) -> None:
         schedule = self.cost.schedule(self.current, placement)
@@ -245,11 +249,3 @@ def check_cost(cost: Any) -> CostModel:
     if not isinstance(cost, CostModel):
         raise ValueError(f"cost={cost!r} is not a CostModel; use e.g. CostModel.preset('h100-ib')")
     return cost
-
-
-def check_sample(sample: Any) -> float:
-    """Return `sample` as a float in (0, 1], or raise `ValueError`."""
-    part = positive_real("sample", sample)
-    if part > 1.0:
-        raise ValueError(f"sample={part} is a part and more than 1; use 1 or less")
-    return part

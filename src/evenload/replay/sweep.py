@@ -13,8 +13,9 @@ from typing import Any
 
 from evenload.checks import positive_int
 from evenload.cluster import check_groups
+from evenload.cost.model import check_sample
 from evenload.replay.cell import Cell, grid, run_cell
-from evenload.replay.run import check_cost, check_sample, check_warm_start
+from evenload.replay.run import check_cost, check_warm_start
 from evenload.replay.store import Store, trace_digest
 from evenload.solvers import get_solver
 from evenload.threads import usable_cores
