@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from evenload.arrays import Rewrap
 from evenload.checks import positive_int
 from evenload.cluster import Cluster, check_cluster
+from evenload.load import check_load
 from evenload.maps import EMPTY, check_count, check_map, frozen, inverse_by_rank, inverse_by_slot
-from evenload.problem import check_load
 from evenload.scale import within_range
 from evenload.split import best_split, check_split
 
@@ -129,7 +129,7 @@ class Placement:
         return inverse_by_slot(self._map, self._count)
 
     def check_load(self, load: Any) -> tuple[Float, Rewrap]:
-        """Validate a load for this placement, see `problem.check_load`."""
+        """Validate a load for this placement, see `load.check_load`."""
         checked, rewrap = check_load(load)
         expected = (self.num_layers, self.num_experts)
         if checked.shape != expected:

@@ -3,55 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap, check_weights, keep_numpy, to_numpy
+from evenload.arrays import Rewrap, keep_numpy
 from evenload.checks import not_negative
 from evenload.cluster import Cluster, check_cluster, check_groups
+from evenload.load import check_load
+from evenload.placement import Placement
 from evenload.scale import within_range
 from evenload.topology import check_topology
 
-if TYPE_CHECKING:
-    from evenload.placement import Placement
-
 CROSS_NODE_PRICE = 1.0
-
-
-def check_load(load: Any, name: str = "load") -> tuple[NDArray[np.float64], Rewrap]:
-    """Validate a load and bring it to float64 ``[L, E]``.
-
-    Parameters
-    ----------
-    load : array_like or torch.Tensor, [L, E] or [E]
-        Tokens routed to each expert. One layer may come without the layer axis.
-    name : str, default "load"
-        The caller's word for it, for the message.
-
-    Returns
-    -------
-    load : float64 ndarray, [L, E], C-contiguous
-        May share memory with the input: read it only.
-    rewrap : callable
-        Brings results to the kind and device of the input.
-
-    Raises
-    ------
-    ValueError
-        For a wrong number of dimensions, no layer, no expert, or an illegal dtype or value.
-    """
-    array, rewrap = to_numpy(name, load)
-    if array.ndim not in (1, 2):
-        raise ValueError(
-            f"{name} has {array.ndim} dimensions {array.shape}; use [layers, experts] or [experts] "
-            "(sum a trace over its windows first)"
-        )
-    for size, word in zip(array.shape[::-1], ("experts", "layers"), strict=False):
-        if size == 0:
-            raise ValueError(f"{name} has 0 {word} {array.shape}; use at least 1")
-    return np.atleast_2d(check_weights(name, array)), rewrap
 
 
 def _check_price(cross_node_price: Any, topology: str) -> float:
@@ -123,9 +88,9 @@ class Problem:
         Raises
         ------
         ValueError
-            For an illegal load (see `check_load`), fewer slots than experts, a number of groups
-            that does not divide the number of experts, a topology that is unknown or cannot be
-            met (see `topology.check_topology`), a negative price, or one other than the default
+            For an illegal load (see `load.check_load`), fewer slots than experts, a number of
+            groups that does not divide the number of experts, a topology that is unknown or cannot
+            be met (see `topology.check_topology`), a negative price, or one other than the default
             where the topology is not ``"prefer"``, which alone looks at it.
         """
         checked, rewrap = check_load(load, load_name)

@@ -11,9 +11,10 @@ from evenload.bounds import balancedness_bound
 from evenload.checks import positive_real
 from evenload.cluster import Cluster
 from evenload.gallop import smallest_passing
+from evenload.load import check_load
 from evenload.plan import Plan
 from evenload.planner import solve
-from evenload.problem import CROSS_NODE_PRICE, Problem, check_load
+from evenload.problem import CROSS_NODE_PRICE, Problem
 
 ROUNDING = 1e-12  # of a balancedness: GPUs that all hold every expert may differ by that
 

@@ -13,9 +13,9 @@ from evenload.cluster import Cluster
 from evenload.cost.hardware import get_hardware
 from evenload.cost.models import get_model
 from evenload.cost.schedule import Schedule
+from evenload.load import check_load
 from evenload.moves import Moves
 from evenload.placement import Placement
-from evenload.problem import check_load
 
 Float = NDArray[np.float64]
 

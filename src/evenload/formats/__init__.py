@@ -15,8 +15,8 @@ from evenload.formats.load import check_experts, finish_load
 from evenload.formats.registry import find_format, find_input, known_formats
 from evenload.formats.windows import trace_shape
 from evenload.formats.write import atomic_write
+from evenload.load import check_load
 from evenload.placement import Placement
-from evenload.problem import check_load
 from evenload.trace import Trace
 
 __all__ = [
