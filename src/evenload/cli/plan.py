@@ -90,6 +90,36 @@ def plan(
             "thorough, or a number of steps.",
         ),
     ] = None,
+    current: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Placement that runs now: the plan moves few experts from it, see --move-cost and "
+            "--max-moves.",
+        ),
+    ] = None,
+    move_cost: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            help="With --current: what each move has to gain in its layer, in balancedness. "
+            "Default: 0.0015.",
+        ),
+    ] = None,
+    max_moves: Annotated[
+        int | None,
+        typer.Option(
+            metavar="M", help="With --current: experts of each layer that may move at most."
+        ),
+    ] = None,
+    next_window: Annotated[
+        bool,
+        typer.Option(
+            "--next",
+            help="Plan a trace for the window after it: for a forecast, and so that it holds under "
+            "the last windows.",
+        ),
+    ] = False,
     window: Window = None,
     experts: Experts = None,
     output: Annotated[
@@ -109,11 +139,17 @@ def plan(
 ) -> None:
     """Plan a placement for measured loads.
 
-    Prints it beside the trivial placement (experts in order, as engines start).
-    Without --window a trace is summed over its windows.
+    Prints it beside the trivial placement (experts in order, as engines start), or beside
+    the --current one. Without --window or --next a trace is summed over its windows.
     """
-    from evenload.cli.planning import Wanted, effort_option, plan_wanted, price_option
-    from evenload.cli.prepare import check_outputs, open_loads, routed_experts
+    from evenload.cli.planning import (
+        Wanted,
+        effort_option,
+        moves_options,
+        plan_wanted,
+        price_option,
+    )
+    from evenload.cli.prepare import check_outputs, open_loads, routed_experts, windows_of
     from evenload.cli.screen import draw, draw_slots, say, show
     from evenload.formats import write_placement
     from evenload.report.compare import compare_plan, plan_lines
@@ -126,17 +162,20 @@ def plan(
         "solver": solver,
         **price_option(cross_node_price, topology),
         **effort_option(effort),
+        **moves_options(current, move_cost, max_moves),
     }
     wanted = Wanted(gpus, nodes, slots, redundant, target, speed, dead, how)
-    wanted.check(curve)
+    wanted.check(curve, next_window)
     check_outputs(output, plot, curve)
     file = open_loads(loads, window, experts)
-    result, milliseconds, found = plan_wanted(file.load, wanted)
-    context = Context.of(file, result.placement.cluster, groups)
+    tokens = windows_of(file, window) if next_window else file.load
+    result, milliseconds, found = plan_wanted(tokens, wanted)
+    expected = result.problem.load if next_window else file.load
+    context = Context.of(file, result.placement.cluster, groups, forecast=next_window)
     topk = routed_experts(loads, result.placement.cluster, window)
-    summaries = compare_plan(file.load, result, milliseconds, num_groups=groups, topk=topk)
+    summaries = compare_plan(expected, result, milliseconds, num_groups=groups, topk=topk)
     if output is not None:
-        write_placement(output, result.placement, solver=result.solver, load=file.load)
+        write_placement(output, result.placement, solver=result.solver, load=expected)
         say(f"wrote the placement to {output}")
     draw(plot, context, summaries)
     draw_slots(curve, found)

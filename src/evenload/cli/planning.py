@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evenload.cli.prepare import cluster_for, living, slots_for, speeds
@@ -48,7 +49,7 @@ class Wanted:
         """Whether the number of slots is to be found."""
         return self.redundant == "auto"
 
-    def check(self, curve: object) -> None:
+    def check(self, curve: object, next_window: bool = False) -> None:
         """Raise `ValueError` for options that do not go together, before any work is done."""
         if not self.automatic:
             if curve is not None:
@@ -58,6 +59,15 @@ class Wanted:
         if self.target is not None and not 0.0 < self.target <= 1.0:
             raise ValueError(
                 f"--target {self.target:g} is outside (0, 1]; use {DEFAULT_TARGET:g} for example"
+            )
+        if self.automatic and next_window:
+            raise ValueError(
+                "--redundant auto looks at one load; leave out --next, or take a --window"
+            )
+        if self.automatic and "current" in self.how:
+            raise ValueError(
+                "--redundant auto looks for the slots to plan anew on; leave out --current, or "
+                "give --slots"
             )
         if self.automatic and (self.slots, self.speed, self.dead) != (None, None, None):
             raise ValueError(
@@ -90,6 +100,29 @@ def price_option(price: float | None, topology: str | None) -> dict[str, Any]:
     return {"cross_node_price": price}
 
 
+def moves_options(
+    current: Path | None, move_cost: float | None, max_moves: int | None
+) -> dict[str, Any]:
+    """Return what runs now and what moving may cost, as arguments of `evenload.solve`.
+
+    Raises
+    ------
+    ValueError
+        For limits on moves without a placement to move from, or a file that is none.
+    """
+    limits = {"move_cost": move_cost, "max_moves": max_moves}
+    given = {name: value for name, value in limits.items() if value is not None}
+    if current is None:
+        for name in given:
+            raise ValueError(
+                f"--{name.replace('_', '-')} limits moves from --current; give both, or neither"
+            )
+        return {}
+    from evenload.formats import read_placement
+
+    return {"current": read_placement(current), **given}
+
+
 def plan_wanted(load: Any, wanted: Wanted) -> tuple[Plan, float, Redundancy | None]:
     """Plan a load; tell the milliseconds it took, and how the slots were found if they were."""
     if wanted.automatic:
@@ -97,7 +130,7 @@ def plan_wanted(load: Any, wanted: Wanted) -> tuple[Plan, float, Redundancy | No
         found = find_redundancy(load, wanted.gpus, wanted.nodes, wanted=target, **wanted.how)
         plan, milliseconds = timed_plan(load, found.plan.placement.cluster, **wanted.how)
         return plan, milliseconds, found
-    experts = load.shape[1]
+    experts = load.shape[-1]
     slots = slots_for(wanted.slots, wanted.redundant, experts)
     alive = living(wanted.gpus, wanted.dead)
     cluster = cluster_for(wanted.gpus, wanted.nodes, slots, experts, speeds(wanted.speed), alive)

@@ -29,6 +29,26 @@ def open_loads(path: Path, window: int | None, experts: int | None) -> LoadFile:
     return file
 
 
+def windows_of(file: LoadFile, window: int | None) -> NDArray[Any]:
+    """Return the windows of a trace, for planning what comes after them: float64 [T, L, E].
+
+    Raises
+    ------
+    ValueError
+        If the file has no windows, or one of them was picked.
+    """
+    if window is not None:
+        raise ValueError(
+            "--window and --next are two ways to look at a trace; give one of them, or neither"
+        )
+    if file.trace is None:
+        raise ValueError(
+            f"--next: {file.source} has one load and no windows; leave --next out, or use a trace "
+            "[windows, layers, experts]"
+        )
+    return file.trace
+
+
 def routed_experts(path: Path, cluster: Cluster, window: int | None) -> NDArray[Any] | None:
     """Read the experts of each token, where the file has them and they may be on several nodes.
 

@@ -26,10 +26,22 @@ def _trivial(load: Any, cluster: Cluster, **traffic: Any) -> tuple[Placement, Su
     return placement, summarise("trivial", placement, load, bound=bound, **traffic)
 
 
+def _first(load: Any, plan: Plan, **traffic: Any) -> tuple[Placement, Summary]:
+    """Summarise what runs now, or the trivial placement where that is not known.
+
+    Moves are not counted between different numbers of GPUs: a plan has its own.
+    """
+    current = plan.current
+    if current is None or current.cluster.num_gpus != plan.placement.cluster.num_gpus:
+        return _trivial(load, plan.placement.cluster, **traffic)
+    bound = balancedness_bound(Problem.build(load, current.cluster))
+    return current, summarise("current", current, load, start=current, bound=bound, **traffic)
+
+
 def compare_plans(
     load: Any, plans: Mapping[str, tuple[Plan, float]], **traffic: Any
 ) -> list[Summary]:
-    """Summarise the trivial placement and then each plan.
+    """Summarise what runs now, or the trivial placement, and then each plan.
 
     Parameters
     ----------
@@ -40,7 +52,7 @@ def compare_plans(
         `num_groups` and `topk`, as `summary.summarise`.
     """
     last, _ = list(plans.values())[-1]
-    trivial, column = _trivial(load, last.placement.cluster, **traffic)
+    start, column = _first(load, last, **traffic)
     columns = [column]
     for name, (plan, milliseconds) in plans.items():
         columns.append(
@@ -48,7 +60,7 @@ def compare_plans(
                 name,
                 plan.placement,
                 load,
-                start=trivial,
+                start=start,
                 solver=plan.solver,
                 bound=plan.bound,
                 milliseconds=milliseconds,
@@ -59,7 +71,7 @@ def compare_plans(
 
 
 def compare_plan(load: Any, plan: Plan, milliseconds: float, **traffic: Any) -> list[Summary]:
-    """Summarise the trivial placement and one plan, named after its solver."""
+    """Summarise what runs now, or the trivial placement, and one plan, named after its solver."""
     return compare_plans(load, {plan.solver: (plan, milliseconds)}, **traffic)
 
 

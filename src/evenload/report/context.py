@@ -26,6 +26,8 @@ class Context:
         Windows of the trace.
     window : int or None
         The window that was picked; None where they were summed.
+    forecast : bool
+        Whether it is the load that is expected after the windows.
     """
 
     source: str
@@ -35,12 +37,16 @@ class Context:
     num_groups: int = 1
     num_windows: int = 1
     window: int | None = None
+    forecast: bool = False
 
     @classmethod
-    def of(cls, file: LoadFile, cluster: Cluster, num_groups: int = 1) -> Context:
+    def of(
+        cls, file: LoadFile, cluster: Cluster, num_groups: int = 1, *, forecast: bool = False
+    ) -> Context:
         """Return the context of loads that were read from a file."""
         L, E = file.load.shape
-        return cls(file.source, L, E, cluster, num_groups, file.num_windows, file.window)
+        windows = file.num_windows, file.window
+        return cls(file.source, L, E, cluster, num_groups, *windows, forecast)
 
     def title(self) -> str:
         """Say it in one line."""
@@ -56,6 +62,8 @@ class Context:
         return f" ({gone} gone)" if gone else ""
 
     def _windows(self) -> str:
+        if self.forecast:
+            return f" (forecast after {self.num_windows} windows)"
         if self.window is not None:
             return f" (window {self.window} of {self.num_windows})"
         return f" (sum of {self.num_windows} windows)" if self.num_windows > 1 else ""
@@ -74,6 +82,7 @@ class Context:
                 "num_experts": self.num_experts,
                 "num_windows": self.num_windows,
                 "window": self.window,
+                "forecast": self.forecast,
             },
             "cluster": c.arguments | {"num_slots": c.num_slots},
             "num_groups": self.num_groups,

@@ -33,12 +33,14 @@ def _total(values: Int) -> dict[str, Any]:
     return {"total": int(values.sum()), "per_layer": values.tolist()}
 
 
-def to_plain(summary: Summary) -> dict[str, Any]:
+def to_plain(summary: Summary, first: str = "trivial") -> dict[str, Any]:
     """Return a summary as nested dicts of plain numbers, strings and lists.
 
     Parameters
     ----------
     summary : Summary
+    first : str
+        Name of the placement that moves are counted from.
 
     Returns
     -------
@@ -60,12 +62,12 @@ def to_plain(summary: Summary) -> dict[str, Any]:
         "away_share": _mean_per_layer(summary.away_share),
         "nodes_per_token": _mean_per_layer(summary.nodes_per_token),
         "duplicates": _total(summary.duplicates),
-        "moves_from_trivial": _total(summary.moves),
+        f"moves_from_{first}": _total(summary.moves),
         "planning_ms": summary.milliseconds,
     }
 
 
 def report_to_plain(context: Context, summaries: Sequence[Summary]) -> dict[str, Any]:
     """Return a whole report as nested dicts and lists; the best placement comes last."""
-    placements = [to_plain(summary) for summary in summaries]
+    placements = [to_plain(summary, summaries[0].name) for summary in summaries]
     return {"evenload": evenload.__version__, **context.to_plain(), "placements": placements}

@@ -56,8 +56,8 @@ class Summary:
     heaviest, lightest : Spot
         The GPU with the largest and the smallest load relative to its layer's mean.
     duplicates, moves : int ndarray, [L]
-        Slots wasted on an expert that its GPU has already; experts to move from the trivial
-        placement.
+        Slots wasted on an expert that its GPU has already; experts to move from the first of the
+        placements that are compared.
     num_slots : int
         Slots of all layers, which is what `moves` is out of.
     split_balancedness : float64 ndarray, [L]

@@ -59,7 +59,7 @@ _ROWS: tuple[tuple[str, Callable[[Summary], Text]], ...] = (
     ("away from home node", lambda s: _optional(_mean(s.away_share), percent_up)),
     ("nodes for one token", lambda s: _optional(_mean(s.nodes_per_token), lambda x: up(x, 3))),
     ("duplicates", lambda s: Text(f"{int(s.duplicates.sum()):,}")),
-    ("moves from trivial", _moves),
+    ("moves from {first}", _moves),
     ("planning time", lambda s: _optional(s.milliseconds, lambda ms: f"{ms:,.2f} ms")),
 )
 
@@ -82,7 +82,7 @@ def build_table(summaries: Sequence[Summary]) -> Table:
     for label, cell in _ROWS:
         cells = [cell(s) for s in summaries]
         if any(text.plain != _NONE for text in cells):
-            table.add_row(Text(label), *cells)
+            table.add_row(Text(label.format(first=summaries[0].name)), *cells)
     return table
 
 
