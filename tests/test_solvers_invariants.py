@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evenload import Cluster, solve
 
 CAREFUL = ["iterated-greedy", "local-search"]
-NAMES = ["greedy", *CAREFUL, "auto"]
+NAMES = ["greedy", *CAREFUL, "incremental", "auto"]
 
 
 @dataclass(frozen=True)
