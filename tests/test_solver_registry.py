@@ -71,7 +71,8 @@ def test_names():
 @pytest.mark.parametrize("name", ["gredy", "", "AUTO", "iterated_greedy", None, 3, ["greedy"]])
 def test_an_unknown_name_is_answered_with_the_list(name):
     fails(
-        f"solver={name!r} is unknown; use one of: auto, exact, greedy, incremental, iterated-greedy, joint, "
+        f"solver={name!r} is unknown; use one of: auto, exact, greedy, incremental, "
+        "iterated-greedy, joint, "
         "local-search",
         solver=name,
     )
@@ -122,7 +123,10 @@ def test_a_third_party_solver(third_party):
 
 def test_a_third_party_solver_is_listed(third_party):
     assert set(solver_names()) > {"mine", "greedy"}
-    known = "auto, anything, elsewhere, exact, greedy, incremental, iterated-greedy, joint, local-search, mine"
+    known = (
+        "auto, anything, elsewhere, exact, greedy, incremental, iterated-greedy, joint, "
+        "local-search, mine"
+    )
     fails(f"solver='nine' is unknown; use one of: {known}", solver="nine")
 
 
@@ -142,7 +146,8 @@ def test_a_third_party_solver_must_use_the_cluster(third_party):
 
 def test_a_third_party_solver_is_gone_with_its_package():
     fails(
-        "solver='mine' is unknown; use one of: auto, exact, greedy, incremental, iterated-greedy, joint, "
+        "solver='mine' is unknown; use one of: auto, exact, greedy, incremental, "
+        "iterated-greedy, joint, "
         "local-search",
         solver="mine",
     )
