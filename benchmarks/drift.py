@@ -51,7 +51,7 @@ def policies(drift: Drift, planners: list[Planner]) -> list[Policy]:
         *(Policy(f"{p.name}, last window", partial(_peer, p, cluster)) for p in planners),
         Policy("joint, last window", lambda seen, _: solve(seen[-1], cluster).placement),
         *(
-            Policy(f"incremental {price:g}", partial(_incremental, cluster, price), price)
+            Policy(f"incremental {price:g}", partial(_incremental, drift, price), price)
             for price in PRICES
         ),
     ]
@@ -73,8 +73,9 @@ def _peer(planner: Planner, cluster: Cluster, seen: Load, _: Placement) -> Place
     return Placement(chosen, cluster, seen.shape[2])
 
 
-def _incremental(cluster: Cluster, price: float, seen: Load, current: Placement) -> Placement:
-    return solve(seen, cluster, current=current, move_cost=price).placement
+def _incremental(drift: Drift, price: float, seen: Load, current: Placement) -> Placement:
+    free = len(seen) == drift.warm  # nobody is charged for leaving the engine's first placement
+    return solve(seen, drift.cluster, current=current, move_cost=0 if free else price).placement
 
 
 def follow(drift: Drift, policy: Policy) -> tuple[list[float], list[int]]:

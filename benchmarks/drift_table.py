@@ -8,7 +8,6 @@ from benchmarks.tables import number, table, times
 
 THEIRS = "DeepSeek EPLB, last window"
 FREE = "incremental 0"
-DEFAULT = "incremental 0.001"
 HEAD = ("trace, GPUs/slots", "policy", "next window", "worst window", "regret", "moves a window",
         "moves / DeepSeek's")  # fmt: skip
 SPEED = ("solver", "ms", "x local-search", "x auto")

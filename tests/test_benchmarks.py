@@ -10,6 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from benchmarks import (
+    drift,
+    drift_plot,
+    drift_table,
+    drift_traces,
     efforts,
     efforts_plot,
     gap,
@@ -28,7 +32,9 @@ from benchmarks import (
 )
 from benchmarks.measure import ratio, summary
 from benchmarks.packing import max_load
+from benchmarks.peers import Planner
 from benchmarks.quality import share_at_least
+from evenload import Cluster, Placement, solve
 
 KEPT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "results.json"
 
@@ -181,3 +187,42 @@ def test_replay_speed_shows_both_lengths() -> None:
     text = replay_speed.render(result)
     assert "windows/s, T=11 | windows/s, T=41" in text
     assert "| never | 1 | none | npy | all | 5.00 | 20.0 | 3.0 | 3.0 | 1.0 |" in text
+
+
+def small_drift(windows: int = 9) -> drift_traces.Drift:
+    trace = np.random.default_rng(0).integers(1, 99, (windows, 2, 6)).astype(float)
+    return drift_traces.Drift("small", trace, Cluster(3, slots_per_gpu=3))
+
+
+def test_a_policy_sees_the_past_only_and_the_first_plan_is_free() -> None:
+    seen = []
+
+    def plan(past: np.ndarray, current: Placement) -> Placement:
+        seen.append(len(past))
+        return solve(past[-1], current.cluster).placement
+
+    reached, moved = drift.follow(small_drift(), drift.Policy("any", plan))
+    assert seen == [4, 5, 6, 7, 8]
+    assert (len(reached), len(moved)) == (5, 4)
+
+
+def test_windows_are_merged_whole() -> None:
+    trace = np.arange(14.0).reshape(7, 1, 2)
+    np.testing.assert_array_equal(drift_traces.merged(trace, 3)[:, 0], [[6, 9], [24, 27]])
+
+
+def test_drift_is_told_and_drawn(tmp_path: Path) -> None:
+    theirs = Planner(
+        "DeepSeek EPLB",
+        lambda load, *_: (
+            solve(load, Cluster(3, slots_per_gpu=3), solver="greedy").placement.physical_to_logical
+        ),
+    )
+    trace = drift.measure(small_drift(), [theirs])
+    speed = {"auto": {"ms": 1.0, "to_local_search": 2.0, "to_auto": 1.0}}
+    result = {"missing": [], "traces": [trace], "speed": speed}
+    text = drift_table.render(result)
+    assert "Free moves: above DeepSeek's next window on" in text
+    assert "| small, 3/9 | oracle |" in text
+    drift_plot.draw(result, tmp_path / "drift.png")
+    assert (tmp_path / "drift.png").stat().st_size > 1000

@@ -34,9 +34,12 @@ def plans():
     load = loads()
     for solver in SOLVERS:
         yield solve(load, Cluster(32, num_slots=288), solver=solver)
-        yield solve(load, Cluster(32, 4, num_slots=288), num_groups=8, solver=solver)
+        plan = solve(load, Cluster(32, 4, num_slots=288), num_groups=8, solver=solver)
+        yield plan
     for cluster, options in HARDER:
         yield solve(load[:20, :64], cluster, effort=60, **options)
+    trace = np.stack([load, np.roll(load, 1, axis=0), load + np.roll(load, 2, axis=0)])
+    yield solve(trace, plan.placement.cluster, current=plan.placement, effort=200)
 
 def digest():
     sha = hashlib.sha256()

@@ -179,25 +179,20 @@ def test_the_same_again_and_over_threads(case):
 
 @settings(max_examples=40, deadline=None)
 @given(case=cases(), seed=st.integers(0, 2**32))
-def test_other_names_of_experts_are_as_good(case, seed):
-    """The search draws by number, so that plans differ; what they cost must not, by much."""
-    E = case.load.shape[-1]
-    new_name = np.random.default_rng(seed).permutation(E)
+def test_the_names_of_experts_do_not_matter(case, seed):
+    rng, E = np.random.default_rng(seed), case.load.shape[-1]
+    first = rng.permutation(2**20)[: case.load.size].reshape(case.load.shape) + 1.0
+    if case.load.ndim == 3:  # a mean over windows rounds in the order of the names
+        first[:] = first[0]
+    new_name = rng.permutation(E)
     p = case.current.physical_to_logical
     renamed = Placement(np.where(p < 0, -1, new_name[p]), case.current.cluster, E)
-    load = np.empty_like(case.load)
-    load[..., new_name] = case.load
-    stay = [
-        solve(x, case.cluster, current=c, max_moves=0)
-        for x, c in ((case.load, case.current), (load, renamed))
-    ]
-    if case.cluster == case.current.cluster:
-        np.testing.assert_allclose(stay[0].balancedness, stay[1].balancedness)
-    plans = [
-        solve(x, case.cluster, current=c, move_cost=0, effort=1500)
-        for x, c in ((case.load, case.current), (load, renamed))
-    ]
-    np.testing.assert_allclose(expected(plans[0]), expected(plans[1]), rtol=0.1)
+    load = np.empty_like(first)
+    load[..., new_name] = first
+    before = case.solve(first)
+    after = Case(load, case.cluster, renamed).solve()
+    np.testing.assert_allclose(after.balancedness, before.balancedness, rtol=1e-12)
+    np.testing.assert_array_equal(after.moves, before.moves)
 
 
 # --- groups -----------------------------------------------------------------------------------

@@ -56,7 +56,14 @@ def third_party(tmp_path, monkeypatch):
 
 
 def test_names():
-    assert solver_names() == ["exact", "greedy", "iterated-greedy", "joint", "local-search"]
+    assert solver_names() == [
+        "exact",
+        "greedy",
+        "incremental",
+        "iterated-greedy",
+        "joint",
+        "local-search",
+    ]
     for name in solver_names():
         assert callable(get_solver(name))
 
@@ -64,7 +71,8 @@ def test_names():
 @pytest.mark.parametrize("name", ["gredy", "", "AUTO", "iterated_greedy", None, 3, ["greedy"]])
 def test_an_unknown_name_is_answered_with_the_list(name):
     fails(
-        f"solver={name!r} is unknown; use one of: auto, exact, greedy, iterated-greedy, joint, "
+        f"solver={name!r} is unknown; use one of: auto, exact, greedy, incremental, "
+        "iterated-greedy, joint, "
         "local-search",
         solver=name,
     )
@@ -115,7 +123,10 @@ def test_a_third_party_solver(third_party):
 
 def test_a_third_party_solver_is_listed(third_party):
     assert set(solver_names()) > {"mine", "greedy"}
-    known = "auto, anything, elsewhere, exact, greedy, iterated-greedy, joint, local-search, mine"
+    known = (
+        "auto, anything, elsewhere, exact, greedy, incremental, iterated-greedy, joint, "
+        "local-search, mine"
+    )
     fails(f"solver='nine' is unknown; use one of: {known}", solver="nine")
 
 
@@ -135,7 +146,8 @@ def test_a_third_party_solver_must_use_the_cluster(third_party):
 
 def test_a_third_party_solver_is_gone_with_its_package():
     fails(
-        "solver='mine' is unknown; use one of: auto, exact, greedy, iterated-greedy, joint, "
+        "solver='mine' is unknown; use one of: auto, exact, greedy, incremental, "
+        "iterated-greedy, joint, "
         "local-search",
         solver="mine",
     )

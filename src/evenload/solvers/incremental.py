@@ -14,9 +14,9 @@ from evenload.solvers.effort import check_effort
 from evenload.solvers.replanning import Replanning, Scratch
 from evenload.solvers.rows import Int
 
-STEPS = {"fast": 1000, "standard": 4000, "thorough": 40000}
-SMALL = 128  # slots of a layer up to which a level has all its steps
-MOVE_COST = 0.001
+STEPS = {"fast": 3000, "standard": 12000, "thorough": 120000}
+SMALL = 32  # slots of a layer up to which a level has all its steps
+MOVE_COST = 0.0015
 CLOSE = 0.9999  # balancedness at which a layer is left at that
 
 
@@ -45,11 +45,11 @@ def incremental(
         Moves that experts without a living slot force are made all the same, and told of.
     max_total_moves : int, optional
         Experts of all layers together that may move; the layers that gain most get them.
-    move_cost : float, default 0.001
+    move_cost : float, default 0.0015
         What a move has to gain in its layer: in balancedness, or more exactly in the last GPU's
         time over the mean. 0 moves whatever helps, and is never worse than planning from scratch.
     effort : {"fast", "standard", "thorough"} or int, default "standard"
-        Steps of one layer: 1000, 4000, 40000 for layers of up to 128 slots, and fewer in
+        Steps of one layer: 3000, 12000, 120000 for layers of up to 32 slots, and fewer in
         proportion beyond, where a step looks at more; or a number. Where moves are not free the
         start from scratch has a quarter of them.
     target : float, optional

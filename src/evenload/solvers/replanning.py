@@ -68,9 +68,10 @@ class Scratch:
 
     def planned(self) -> Found:
         """Plan for the load, and improve that under the samples."""
-        searcher = Searcher.of(self.problem, self.gpus, nothing_old(self.problem))
+        fresh = self.fresh("standard")
+        searcher = Searcher.of(self.problem, self.gpus, nothing_old(self.problem), fresh)
         unlimited = np.full(self.problem.num_layers, NO_LIMIT)
-        return self.searched(searcher, self.fresh("standard"), 0.0, unlimited)
+        return self.searched(searcher, fresh, 0.0, unlimited)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class Replanning:
     @cached_property
     def searcher(self) -> Searcher:
         """The search that knows what is old."""
-        return Searcher.of(self.scratch.problem, self.scratch.gpus, self.current.old)
+        scratch = self.scratch
+        return Searcher.of(scratch.problem, scratch.gpus, self.current.old, self.start)
 
     def plan(self, price: float, most: int | None, total: int | None) -> Found:
         """Plan every layer.

@@ -8,7 +8,7 @@ import numpy as np
 
 from evenload.problem import Problem
 from evenload.solvers.current import Flag
-from evenload.solvers.fleets import GpuArrays
+from evenload.solvers.fleets import GpuArrays, ranked
 from evenload.solvers.rows import Float, Int
 from evenload.threads import spread
 
@@ -57,29 +57,41 @@ class Found:
 class Searcher:
     """The search with all that is the same for every start.
 
+    It calls experts by their rank, so that it draws the same whatever they are called.
+
     Parameters
     ----------
     load : float64 ndarray, [L, E, M]
+        By rank.
     weight : int64 ndarray, [L, M]
     gpus : GpuArrays
     old : uint8 ndarray, [L, E, G]
-        Whether a GPU holds an expert already.
+        Whether a GPU holds an expert already, by rank.
+    order, rank : int64 ndarray, [L, E]
+        The expert of each rank, and the rank of each expert.
     """
 
     load: Float
     weight: Int
     gpus: GpuArrays
     old: Flag
+    order: Int
+    rank: Int
 
     @classmethod
-    def of(cls, problem: Problem, gpus: GpuArrays, old: Flag) -> Searcher:
-        """Take the samples of a problem, or its load as the only one."""
+    def of(cls, problem: Problem, gpus: GpuArrays, old: Flag, placed: Int) -> Searcher:
+        """Take the samples of a problem, or its load as the only one.
+
+        `placed` [L, S], any placement of it, settles the rank of experts of equal load.
+        """
         samples, weight = problem.samples, problem.sample_weight
         if samples is None or weight is None:
             samples, weight = problem.load[None], np.ones(1)
         parts = np.maximum(np.rint(weight / weight.sum() * WEIGHT), 1.0).astype(np.int64)
-        load = np.ascontiguousarray(samples.transpose(1, 2, 0))
-        return cls(load, np.tile(parts, (len(load), 1)), gpus, old)
+        order, rank = ranked(problem.load, placed)
+        layer = np.arange(len(order))[:, None]
+        load = np.ascontiguousarray(samples.transpose(1, 2, 0)[layer, order])
+        return cls(load, np.tile(parts, (len(load), 1)), gpus, old[layer, order], order, rank)
 
     @property
     def bits(self) -> int:
@@ -97,7 +109,9 @@ class Searcher:
         L = len(start)
         free = price == 0.0 and bool((most == NO_LIMIT).all())
         heat = HEAT_FREE if free else HEAT_PRICED
-        found = Found(start.copy(), np.empty(L), np.empty(L, np.int64))
+        by_rank = np.take_along_axis(self.rank, start, axis=1)
+        home = np.take_along_axis(home, self.order, axis=1)
+        peak, moves = np.empty(L), np.empty(L, np.int64)
         gpus, bits = self.gpus, self.bits
 
         def run(first: int, end: int) -> None:
@@ -105,8 +119,8 @@ class Searcher:
             incremental(
                 self.load[part], self.weight[part], bits, gpus.slots, gpus.unit_time, gpus.node,
                 home[part], self.old[part], price, most[part], goal, steps, heat,
-                found.placed[part], found.peak[part], found.moves[part],
+                by_rank[part], peak[part], moves[part],
             )  # fmt: skip
 
         spread(L, start.size * max(steps, 1), run)
-        return found
+        return Found(np.take_along_axis(self.order, by_rank, axis=1), peak, moves)
