@@ -132,7 +132,7 @@ def forecast(trace: Any, estimator: str = "adaptive") -> Any:
 
     Parameters
     ----------
-    trace : array_like or torch.Tensor, [T, L, E], or an object with ``last(n, until)``
+    trace : Trace, array_like or torch.Tensor, [T, L, E]
         Tokens routed to each expert, the oldest window first; the last 64 windows are looked at.
     estimator : {"adaptive", "last", "mean", "ewma"}, default "adaptive"
         ``"last"`` repeats the last window, ``"mean"`` averages all, ``"ewma"`` with weights that

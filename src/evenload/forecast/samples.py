@@ -44,7 +44,7 @@ def samples(trace: Any) -> Samples:
 
     Parameters
     ----------
-    trace : array_like or torch.Tensor, [T, L, E], or an object with ``last(n, until)``
+    trace : Trace, array_like or torch.Tensor, [T, L, E]
         Tokens routed to each expert, the oldest window first.
 
     Returns
