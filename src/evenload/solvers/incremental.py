@@ -14,8 +14,8 @@ from evenload.solvers.effort import check_effort
 from evenload.solvers.replanning import Replanning, Scratch
 from evenload.solvers.rows import Int
 
-STEPS = {"fast": 3000, "standard": 12000, "thorough": 120000}
-SMALL = 32  # slots of a layer up to which a level has all its steps
+STEPS = {"fast": 4000, "standard": 16000, "thorough": 160000}
+SMALL = 80  # slots of a layer up to which a level has all its steps
 MOVE_COST = 0.0015
 CLOSE = 0.9999  # balancedness at which a layer is left at that
 
@@ -49,9 +49,9 @@ def incremental(
         What a move has to gain in its layer: in balancedness, or more exactly in the last GPU's
         time over the mean. 0 moves whatever helps, and is never worse than planning from scratch.
     effort : {"fast", "standard", "thorough"} or int, default "standard"
-        Steps of one layer: 3000, 12000, 120000 for layers of up to 32 slots, and fewer in
-        proportion beyond, where a step looks at more; or a number. Where moves are not free the
-        start from scratch has a quarter of them.
+        Steps of one layer: 4000, 16000, 160000 for layers of up to 80 slots, beyond fewer with the
+        square of the slots, since a step looks at that many pairs; or a number. Where moves are not
+        free the start from scratch has a quarter of them.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
         Default: 0.9999.
@@ -70,7 +70,7 @@ def incremental(
     """
     steps = check_effort(effort, STEPS, "steps")
     if isinstance(effort, str):
-        steps = steps * SMALL // max(SMALL, problem.cluster.num_living_slots)
+        steps = steps * SMALL**2 // max(SMALL, problem.cluster.num_living_slots) ** 2
     goal = 1.0 / (fraction("target", target) or CLOSE)
     price = MOVE_COST if move_cost is None else not_negative("move_cost", move_cost)
     most = None if max_moves is None else whole_number("max_moves", max_moves)
