@@ -71,6 +71,9 @@ class Planned:
 class Evenload:
     """Ours: plan for what the past windows let expect, moving only what is worth it.
 
+    Leaving the trivial placement, which an engine starts with, is free: it is made for no load, and
+    at a price per move a plan would stay near it.
+
     Parameters
     ----------
     name : str
@@ -88,7 +91,9 @@ class Evenload:
     def decide(self, past: Past) -> Placement | None:
         """Plan from the current placement."""
         options = dict(self.options)
-        if options.get("move_cost") == SECONDS:
+        if past.current == Placement.trivial(*past.load.shape[1:], past.cluster):
+            options["move_cost"] = 0.0
+        elif options.get("move_cost") == SECONDS:
             options["move_cost"] = past.cost.move_cost(
                 past.load[-1], past.cluster, windows=past.interval, sample=past.sample
             )
