@@ -91,7 +91,8 @@ class Evenload:
     def decide(self, past: Past) -> Placement | None:
         """Plan from the current placement."""
         options = dict(self.options)
-        if past.current == Placement.trivial(*past.load.shape[1:], past.cluster):
+        _, L, E = past.load.shape
+        if past.current == Placement.trivial(L, E, past.cluster):
             options["move_cost"] = 0.0
         elif options.get("move_cost") == SECONDS:
             options["move_cost"] = past.cost.move_cost(

@@ -30,10 +30,13 @@ def _duplicates(problem: Problem, expert: Int) -> Int:
 def take_better(problem: Problem, rows: Rows, other: Rows) -> Rows:
     """Take each layer from `other` where it is better balanced and has no more duplicates."""
     # Beyond rounding: which of two equal plans adds up to more differs with the scale of the load.
-    better = (reached(problem, other.expert) > reached(problem, rows.expert) * BEYOND_ROUNDING) & (
-        _duplicates(problem, other.expert) <= _duplicates(problem, rows.expert)
-    )
-    return Rows(np.where(better[:, None], other.expert, rows.expert))
+    ours, theirs = reached(problem, rows.expert), reached(problem, other.expert)
+    layers = np.flatnonzero(theirs > ours * BEYOND_ROUNDING)
+    if layers.size == 0:
+        return rows
+    old, new = rows.expert[layers], other.expert[layers]
+    allowed = _duplicates(problem, new) <= _duplicates(problem, old)
+    return put_layers(rows, layers[allowed], Rows(new[allowed]))
 
 
 def at_least_greedy(problem: Problem, planner: RowPlanner) -> Rows:
