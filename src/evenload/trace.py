@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evenload.arrays import check_weights, is_tensor, to_numpy
 from evenload.checks import positive_int, whole_number
+from evenload.layers import ModelLayers
 
 Float = NDArray[np.float64]
 
@@ -77,12 +78,14 @@ class Trace:
         ``numpy.memmap`` is read where it lies.
     source : str, default ""
         Where it is from, for messages and reports.
+    layers : ModelLayers, optional
+        The model's numbers of the L layers.
 
     Raises
     ------
     ValueError
-        For a wrong number of dimensions, nothing in one of them, a dtype that is no number, or
-        windows of different shape.
+        For a wrong number of dimensions, nothing in one of them, a dtype that is no number,
+        windows of different shape, or `layers` of another number of layers.
 
     Examples
     --------
@@ -95,16 +98,25 @@ class Trace:
     ('the last 1 of 3 windows are left out: they do not fill a window of 2',)
     """
 
-    def __init__(self, load: Any, *, source: str = "") -> None:
+    def __init__(self, load: Any, *, source: str = "", layers: ModelLayers | None = None) -> None:
         self._windows: Windows = ArrayWindows(_check_array(load, source))
         self._source = str(source)
         self._notes: tuple[str, ...] = ()
+        self._layers = _check_layers(layers, self.num_layers)
 
     @classmethod
-    def of(cls, windows: Windows, *, source: str = "", notes: tuple[str, ...] = ()) -> Trace:
+    def of(
+        cls,
+        windows: Windows,
+        *,
+        source: str = "",
+        notes: tuple[str, ...] = (),
+        layers: ModelLayers | None = None,
+    ) -> Trace:
         """Return the trace of windows that are read from somewhere."""
         trace = object.__new__(cls)
         trace._windows, trace._source, trace._notes = windows, str(source), notes
+        trace._layers = _check_layers(layers, trace.num_layers)
         return trace
 
     @property
@@ -116,6 +128,11 @@ class Trace:
     def notes(self) -> tuple[str, ...]:
         """What had to be assumed or left out, one sentence each."""
         return self._notes
+
+    @property
+    def layers(self) -> ModelLayers | None:
+        """The model's numbers of the layers, where they are known."""
+        return self._layers
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -220,7 +237,7 @@ class Trace:
             f"window of {each}"
         )
         notes = (*self._notes, left_out) if rest else self._notes
-        return Trace.of(_Merged(self, each), source=self._source, notes=notes)
+        return Trace.of(_Merged(self, each), source=self._source, notes=notes, layers=self._layers)
 
     def __len__(self) -> int:
         return self.num_windows
@@ -243,6 +260,14 @@ def check_trace(value: Any) -> Trace:
         As `Trace`.
     """
     return value if isinstance(value, Trace) else Trace(value)
+
+
+def _check_layers(layers: ModelLayers | None, num_layers: int) -> ModelLayers | None:
+    if layers is not None and len(layers) != num_layers:
+        raise ValueError(
+            f"layers names {len(layers)} layers, and the load has {num_layers}; name {num_layers}"
+        )
+    return layers
 
 
 def _check_array(load: Any, source: str) -> NDArray[Any]:

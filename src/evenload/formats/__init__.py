@@ -9,12 +9,20 @@ from typing import Any
 from numpy.typing import NDArray
 
 from evenload.checks import positive_int
-from evenload.formats.base import FileFormatError, Format, LoadFile, PlacementFile, RawTrace
+from evenload.formats.base import (
+    FileFormatError,
+    Format,
+    LoadFile,
+    PlacementFile,
+    PlacementShape,
+    RawTrace,
+)
 from evenload.formats.digest import load_digest
 from evenload.formats.load import check_experts, finish_load
-from evenload.formats.registry import find_format, find_input, known_formats
+from evenload.formats.registry import find_input, find_output, known_formats
 from evenload.formats.windows import trace_shape
 from evenload.formats.write import atomic_write
+from evenload.layers import ModelLayers
 from evenload.load import check_load
 from evenload.placement import Placement
 from evenload.trace import Trace
@@ -40,7 +48,11 @@ AnyPath = str | os.PathLike[str]
 
 
 def read_load(
-    path: AnyPath, window: int | None = None, *, num_experts: int | None = None
+    path: AnyPath,
+    window: int | None = None,
+    *,
+    num_experts: int | None = None,
+    format: str | None = None,
 ) -> LoadFile:
     """Read a load or a trace.
 
@@ -54,6 +66,9 @@ def read_load(
     num_experts : int, optional
         Experts E of the model, for a file of routed experts that does not say it. Where the file
         does say it the two must agree.
+    format : str, optional
+        Name of the file's format, see `known_formats`. Default: told by the file's ending and what
+        is in it.
 
     Returns
     -------
@@ -65,20 +80,23 @@ def read_load(
     FileNotFoundError
         If there is no such file.
     FileFormatError
-        If the file is empty, damaged, of the wrong kind or holds no load.
+        If the file is empty, damaged, of the wrong kind or holds no load; or there is no
+        such format.
     ValueError
         If the window is not in the file, the numbers are no load, or `num_experts` is below 1.
     """
     place = Path(path)
     if num_experts is not None:
         num_experts = positive_int("num_experts", num_experts)
-    reader = find_input(place, "read_load")
+    reader = find_input(place, "read_load", format)
     assert reader.read_load is not None
     raw = reader.read_load(place, num_experts)
     return finish_load(raw, str(place), reader.name, window, num_experts)
 
 
-def read_trace(path: AnyPath, *, num_experts: int | None = None) -> Trace:
+def read_trace(
+    path: AnyPath, *, num_experts: int | None = None, format: str | None = None
+) -> Trace:
     """Read loads over time.
 
     Parameters
@@ -88,6 +106,7 @@ def read_trace(path: AnyPath, *, num_experts: int | None = None) -> Trace:
         read when they are asked for, so that memory does not grow with the file (but for arrays
         that lie column by column in a .npz); the others are read at once.
     num_experts : int, optional
+    format : str, optional
         As `read_load`.
 
     Returns
@@ -105,7 +124,7 @@ def read_trace(path: AnyPath, *, num_experts: int | None = None) -> Trace:
     place = Path(path)
     if num_experts is not None:
         num_experts = positive_int("num_experts", num_experts)
-    reader = find_input(place, "read_load")
+    reader = find_input(place, "read_load", format)
     assert reader.read_load is not None
     if reader.read_trace is not None:
         raw = reader.read_trace(place, num_experts)
@@ -114,10 +133,10 @@ def read_trace(path: AnyPath, *, num_experts: int | None = None) -> Trace:
         trace_shape(whole.array.shape, str(place))
         raw = RawTrace.of(whole)
     check_experts(raw.windows.shape[-1], num_experts, str(place))
-    return Trace.of(raw.windows, source=str(place), notes=raw.notes)
+    return Trace.of(raw.windows, source=str(place), notes=raw.notes, layers=raw.layers)
 
 
-def read_topk(path: AnyPath) -> NDArray[Any] | None:
+def read_topk(path: AnyPath, *, format: str | None = None) -> NDArray[Any] | None:
     """Read the experts that each token was routed to, where a file of loads has them.
 
     Returns
@@ -130,56 +149,90 @@ def read_topk(path: AnyPath) -> NDArray[Any] | None:
         As `read_load`.
     """
     place = Path(path)
-    reader = find_input(place, "read_load")
+    reader = find_input(place, "read_load", format)
     return None if reader.read_topk is None else reader.read_topk(place)
 
 
-def read_placement_file(path: AnyPath) -> PlacementFile:
+def read_placement_file(
+    path: AnyPath,
+    *,
+    num_gpus: int | None = None,
+    num_nodes: int | None = None,
+    num_experts: int | None = None,
+    format: str | None = None,
+) -> PlacementFile:
     """Read a placement together with what the file says about its origin.
+
+    Parameters
+    ----------
+    path : path-like
+    num_gpus, num_nodes, num_experts : int, optional
+        The placement's cluster and experts, for files that do not say them. Where the file says
+        them too, both must agree.
+    format : str, optional
+        Name of the file's format, see `known_formats`. Default: told by the file's ending and what
+        is in it.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     FileFormatError
-        If the file is empty, damaged, of the wrong kind or holds no placement.
+        If the file is empty, damaged, of the wrong kind or holds no placement, or needs something
+        said that was not; or there is no such format.
     """
     place = Path(path)
-    reader = find_input(place, "read_placement")
+    reader = find_input(place, "read_placement", format)
     assert reader.read_placement is not None
-    return reader.read_placement(place)
+    return reader.read_placement(place, PlacementShape(num_gpus, num_nodes, num_experts))
 
 
-def read_placement(path: AnyPath) -> Placement:
+def read_placement(path: AnyPath, **shape: Any) -> Placement:
     """Read a placement; it equals the one that was written.
+
+    Parameters
+    ----------
+    path : path-like
+    **shape
+        As `read_placement_file`.
 
     Raises
     ------
     FileNotFoundError, FileFormatError
         As `read_placement_file`.
     """
-    return read_placement_file(path).placement
+    return read_placement_file(path, **shape).placement
 
 
-def check_placement_path(path: AnyPath) -> None:
+def check_placement_path(path: AnyPath, *, format: str | None = None) -> None:
     """Raise `FileFormatError` if no format writes placements to a file of that name."""
-    find_format(Path(path), "write_placement")
+    find_output(Path(path), format)
 
 
 def write_placement(
-    path: AnyPath, placement: Placement, *, solver: str | None = None, load: Any = None
+    path: AnyPath,
+    placement: Placement,
+    *,
+    solver: str | None = None,
+    load: Any = None,
+    layers: ModelLayers | None = None,
+    format: str | None = None,
 ) -> None:
     """Write a placement; the file appears whole or not at all.
 
     Parameters
     ----------
     path : path-like
-        Its ending picks the format; ``.json`` is ours.
+        Its ending picks the format where none is named; ``.json`` is ours.
     placement : Placement
     solver : str, optional
         Name of the solver that made it, for the record.
     load : array_like, [L, E], optional
-        The load it was made for; its digest is kept.
+        The load it was made for; its digest is kept, where the format has a place for it.
+    layers : ModelLayers, optional
+        The model's numbers of the layers, for formats that need them.
+    format : str, optional
+        Name of the format, see `known_formats`.
 
     Raises
     ------
@@ -188,8 +241,8 @@ def write_placement(
     OSError
         If the file cannot be written.
     """
-    writer = find_format(Path(path), "write_placement")
+    writer = find_output(Path(path), format)
     assert writer.write_placement is not None
     digest = None if load is None else load_digest(check_load(load)[0])
     with atomic_write(path) as stream:
-        writer.write_placement(stream, PlacementFile(placement, "", solver, digest))
+        writer.write_placement(stream, PlacementFile(placement, "", solver, digest, layers))

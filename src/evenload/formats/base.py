@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.layers import ModelLayers
 from evenload.placement import Placement
 from evenload.trace import ArrayWindows, Windows
 
@@ -33,10 +34,13 @@ class RawLoad:
         Tokens routed to each expert, as the file has them.
     notes : tuple of str
         What the reader had to assume, one sentence each.
+    layers : ModelLayers or None
+        The model's numbers of the rows, where the file says them.
     """
 
     array: NDArray[Any]
     notes: tuple[str, ...] = ()
+    layers: ModelLayers | None = None
 
 
 @dataclass(frozen=True)
@@ -49,18 +53,20 @@ class RawTrace:
         Where they come from.
     notes : tuple of str
         What the reader had to assume, one sentence each.
+    layers : ModelLayers or None
+        The model's numbers of the rows, where the file says them.
     """
 
     windows: Windows
     notes: tuple[str, ...] = ()
+    layers: ModelLayers | None = None
 
     @classmethod
     def of(cls, raw: RawLoad) -> RawTrace:
         """Return the windows of a load that was read at once; one without windows is one."""
         array = raw.array
-        return cls(
-            ArrayWindows(array if array.ndim == 3 else np.atleast_2d(array)[None]), raw.notes
-        )
+        windows = array if array.ndim == 3 else np.atleast_2d(array)[None]
+        return cls(ArrayWindows(windows), raw.notes, raw.layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +87,8 @@ class LoadFile:
         The window that was picked, counted from 0; None for all of them together.
     notes : tuple of str
         What the reader had to assume, one sentence each.
+    layers : ModelLayers or None
+        The model's numbers of the L layers, where the file says them.
     """
 
     load: Float
@@ -89,6 +97,7 @@ class LoadFile:
     format: str
     window: int | None = None
     notes: tuple[str, ...] = ()
+    layers: ModelLayers | None = None
 
     @property
     def num_windows(self) -> int:
@@ -109,19 +118,41 @@ class PlacementFile:
         Name of the solver that made it.
     load_digest : str or None
         Digest of the load that it was made for, see `evenload.formats.digest.load_digest`.
+    layers : ModelLayers or None
+        The model's numbers of the placement's layers, where they are known.
+    notes : tuple of str
+        What the reader had to assume, one sentence each.
     """
 
     placement: Placement
     source: str = ""
     solver: str | None = None
     load_digest: str | None = None
+    layers: ModelLayers | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PlacementShape:
+    """What a caller says of a placement, for files that do not have it; None is not said.
+
+    Parameters
+    ----------
+    num_gpus, num_nodes, num_experts : int, optional
+        GPUs G, nodes N and logical experts E.
+    """
+
+    num_gpus: int | None = None
+    num_nodes: int | None = None
+    num_experts: int | None = None
 
 
 @dataclass(frozen=True)
 class Format:
     """One file format: how to recognise it, and what can be done with it.
 
-    A module of this package that has such an object named ``FORMAT`` is a known format.
+    A module of this package, or of an engine's package in `evenload.engines`, that has such an
+    object named ``FORMAT`` is a known format.
 
     Parameters
     ----------
@@ -129,6 +160,8 @@ class Format:
         Short name, as shown to people.
     suffixes : tuple of str
         File name endings in lower case, with their dot.
+    written_to : tuple of str
+        Endings that mean this format when a placement is written and no format is named.
     summary : str
         What a file of this format holds, in one line.
     recognises : callable, path -> bool, optional
@@ -139,7 +172,8 @@ class Format:
         For formats that can be read window by window; the others are read at once.
     read_topk : callable, path -> integer ndarray [tokens, L, k] or None, optional
         The experts that each token was routed to, where the file has them.
-    read_placement : callable, path -> PlacementFile, optional
+    read_placement : callable, (path, PlacementShape) -> PlacementFile, optional
+        What the file does not have is taken from the shape; what both have must agree.
     write_placement : callable, (binary stream, PlacementFile) -> None, optional
     """
 
@@ -150,8 +184,9 @@ class Format:
     read_load: Callable[[Path, int | None], RawLoad] | None = None
     read_trace: Callable[[Path, int | None], RawTrace] | None = None
     read_topk: Callable[[Path], NDArray[Any] | None] | None = None
-    read_placement: Callable[[Path], PlacementFile] | None = None
+    read_placement: Callable[[Path, PlacementShape], PlacementFile] | None = None
     write_placement: Callable[[BinaryIO, PlacementFile], None] | None = None
+    written_to: tuple[str, ...] = ()
 
     def matches(self, path: Path) -> bool:
         """Whether this format is the one of the file or folder at `path`."""

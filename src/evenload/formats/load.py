@@ -64,4 +64,4 @@ def finish_load(
     windows = weights if trace is not None else np.atleast_2d(weights)[None]
     index = None if window is None else _check_window(window, windows.shape[0], source)
     load = windows.sum(axis=0) if index is None else windows[index]
-    return LoadFile(np.ascontiguousarray(load), trace, source, name, index, raw.notes)
+    return LoadFile(np.ascontiguousarray(load), trace, source, name, index, raw.notes, raw.layers)

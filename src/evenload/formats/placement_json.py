@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import evenload
 from evenload.cluster import Cluster
-from evenload.formats.base import FileFormatError, Format, PlacementFile
+from evenload.formats.base import FileFormatError, Format, PlacementFile, PlacementShape
 from evenload.formats.json_text import parse, to_array
 from evenload.placement import Placement
 
@@ -63,7 +63,7 @@ def _check_keys(value: Any, path: Path) -> dict[str, Any]:
     return value
 
 
-def read(path: Path) -> PlacementFile:
+def read(path: Path, shape: PlacementShape) -> PlacementFile:
     """Read a placement.
 
     Raises
@@ -87,4 +87,5 @@ FORMAT = Format(
     summary="an evenload placement: the expert in each slot, and the cluster it is for",
     read_placement=read,
     write_placement=write,
+    written_to=(".json",),
 )

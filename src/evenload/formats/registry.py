@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -17,54 +18,99 @@ CAN = {
 }
 
 
+def _modules() -> Iterator[str]:
+    """Name the modules that may have a format: those here, and those of each engine."""
+    engines = import_module("evenload.engines")
+    packages = [f"evenload.engines.{m.name}" for m in iter_modules(engines.__path__) if m.ispkg]
+    for package in ("evenload.formats", *packages):
+        # What an engine loads imports that engine: it is in a package of its own, and left alone.
+        modules = iter_modules(import_module(package).__path__)
+        yield from (f"{package}.{m.name}" for m in modules if not m.ispkg)
+
+
 @cache
 def known_formats() -> tuple[Format, ...]:
-    """Return every format of this package: those told by content first, then by name."""
-    package = import_module("evenload.formats")
-    modules = (import_module(f"evenload.formats.{m.name}") for m in iter_modules(package.__path__))
+    """Return every format of evenload: those told by content first, then by name."""
+    modules = map(import_module, _modules())
     found = [module.FORMAT for module in modules if hasattr(module, "FORMAT")]
     return tuple(sorted(found, key=lambda f: (f.recognises is None, f.name)))
 
 
-def find_format(path: Path, ability: str) -> Format:
-    """Return the format that `path` is meant for.
+def _able(ability: str) -> list[Format]:
+    return [f for f in known_formats() if getattr(f, ability) is not None]
+
+
+def _named(name: str, ability: str) -> Format:
+    able = _able(ability)
+    for candidate in able:
+        if candidate.name == name:
+            return candidate
+    names = ", ".join(f.name for f in able)
+    can = "written" if ability == "write_placement" else "read"
+    raise FileFormatError(
+        f"format={name!r} is not known for {CAN[ability]} to be {can}; use one of {names}"
+    )
+
+
+def _no_format(path: Path, ability: str, endings: set[str]) -> FileFormatError:
+    ending = f"the ending {path.suffix!r}" if path.suffix else "no ending"
+    known = ", ".join(sorted(endings))
+    return FileFormatError(
+        f"{path}: a file with {ending} is not known as {CAN[ability]}; use one of {known}"
+    )
+
+
+def find_output(path: Path, name: str | None = None) -> Format:
+    """Return the format in which a placement is written to `path`.
 
     Parameters
     ----------
     path : Path
-    ability : {"read_load", "read_placement", "write_placement"}
-        What the format must be able to do.
+    name : str, optional
+        Name of the format; None goes by the path's ending.
 
     Raises
     ------
     FileFormatError
-        If no format with that ability takes the path; the message lists the known endings.
+        If there is no such format, or none for the ending; the message lists what there is.
     """
-    able = [f for f in known_formats() if getattr(f, ability) is not None]
+    if name is not None:
+        return _named(name, "write_placement")
+    able = _able("write_placement")
     for candidate in able:
-        if candidate.matches(path):
+        if path.suffix.lower() in candidate.written_to:
             return candidate
-    endings = ", ".join(sorted({suffix for f in able for suffix in f.suffixes}))
-    ending = f"the ending {path.suffix!r}" if path.suffix else "no ending"
-    raise FileFormatError(
-        f"{path}: a file with {ending} is not known as {CAN[ability]}; use one of {endings}"
-    )
+    raise _no_format(path, "write_placement", {end for f in able for end in f.written_to})
 
 
-def find_input(path: Path, ability: str) -> Format:
+def find_input(path: Path, ability: str, name: str | None = None) -> Format:
     """Return the format of an existing file or folder.
+
+    Parameters
+    ----------
+    path : Path
+    ability : {"read_load", "read_placement"}
+        What the format must be able to do.
+    name : str, optional
+        Name of the format; None asks the file.
 
     Raises
     ------
     FileNotFoundError
         If there is nothing at `path`.
     FileFormatError
-        If it is a folder that no format takes, is empty, or has an unknown ending.
+        If it is a folder that no format takes, is empty, or has an unknown ending; or if no format
+        has that name.
     """
     status = path.stat()
-    is_folder = stat.S_ISDIR(status.st_mode)
-    if is_folder and not any(f.matches(path) for f in known_formats() if f.recognises):
-        raise FileFormatError(f"{path}: this is a folder; give a file")
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
         raise FileFormatError(f"{path}: the file is empty (0 bytes)")
-    return find_format(path, ability)
+    if name is not None:
+        return _named(name, ability)
+    able = _able(ability)
+    for candidate in able:
+        if candidate.matches(path):
+            return candidate
+    if stat.S_ISDIR(status.st_mode):
+        raise FileFormatError(f"{path}: this is a folder; give a file")
+    raise _no_format(path, ability, {suffix for f in able for suffix in f.suffixes})

@@ -1,0 +1,56 @@
+"""Which of a model's layers the rows of a load or a placement are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelLayers:
+    """The model's own numbers of the MoE layers, where a file says them.
+
+    Parameters
+    ----------
+    ids : sequence of int, [L]
+        Number in the model of each row, rising.
+    num_model_layers : int, optional
+        Layers of the model, dense ones included, where that is known.
+
+    Raises
+    ------
+    ValueError
+        If the numbers do not rise from 0 or more, or do not fit `num_model_layers`.
+
+    Examples
+    --------
+    >>> ModelLayers((3, 4, 5), 6).dense
+    (0, 1, 2)
+    """
+
+    ids: tuple[int, ...]
+    num_model_layers: int | None = None
+
+    def __init__(self, ids: Sequence[int], num_model_layers: int | None = None) -> None:
+        object.__setattr__(self, "ids", tuple(int(i) for i in ids))
+        object.__setattr__(self, "num_model_layers", num_model_layers)
+        for lower, higher in zip((-1, *self.ids), self.ids, strict=False):
+            if higher <= lower:
+                raise ValueError(
+                    f"layer ids {self.ids}: {higher} follows {lower}; use numbers that rise from 0"
+                )
+        if not self.ids:
+            raise ValueError("layer ids are empty; use at least 1")
+        if num_model_layers is not None and num_model_layers <= self.ids[-1]:
+            raise ValueError(
+                f"num_model_layers={num_model_layers} is too few for layer {self.ids[-1]}; "
+                f"use {self.ids[-1] + 1} or more"
+            )
+
+    @property
+    def dense(self) -> tuple[int, ...]:
+        """Layers without experts; empty where the model's number of layers is not known."""
+        return tuple(i for i in range(self.num_model_layers or 0) if i not in self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
