@@ -17,7 +17,8 @@ from evenload import Cluster, Placement, solve
 from evenload.synth import synthetic_trace
 
 TITLE = "Drift"
-PRICES = (0.0, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02)
+DEFAULT = "incremental, as it is"
+PRICES = (0.0, 0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02)
 PEERS = ("DeepSeek EPLB", "vLLM 0.33.0")
 
 Load = NDArray[np.float64]
@@ -54,6 +55,7 @@ def policies(drift: Drift, planners: list[Planner]) -> list[Policy]:
             Policy(f"incremental {price:g}", partial(_incremental, drift, price), price)
             for price in PRICES
         ),
+        Policy(DEFAULT, partial(_incremental, drift, None)),
     ]
 
 
@@ -73,7 +75,7 @@ def _peer(planner: Planner, cluster: Cluster, seen: Load, _: Placement) -> Place
     return Placement(chosen, cluster, seen.shape[2])
 
 
-def _incremental(drift: Drift, price: float, seen: Load, current: Placement) -> Placement:
+def _incremental(drift: Drift, price: float | None, seen: Load, current: Placement) -> Placement:
     free = len(seen) == drift.warm  # nobody is charged for leaving the engine's first placement
     return solve(seen, drift.cluster, current=current, move_cost=0 if free else price).placement
 

@@ -27,6 +27,9 @@ def render(result: dict[str, Any]) -> str:
         "![balance against moves](../figures/drift.png)",
         *(f"Not run: {sentence}" for sentence in result["missing"]),
         *_verdicts([trace for trace in traces if trace["judged"]]),
+        "By order of the traffic, numbers of GPUs and, for the synthetic trace, seed: points below "
+        "free moves, and moves over DeepSeek's, each as mean ± standard deviation over the cases.",
+        *_spread(traces),
         table(HEAD, [row for trace in traces for row in _rows(trace)]),
         "58 x 256 -> 288 slots on 32 GPUs, in turn within one run; the trace has 17 windows.",
         table(SPEED, _speed(result["speed"])),
@@ -68,6 +71,36 @@ def _verdicts(judged: list[dict[str, Any]]) -> list[str]:
             f"{100 * (balance[name] - balance[THEIRS]).mean():+.2f} points."
         )
     return ["\n".join(lines)]
+
+
+GROUPS = {
+    "in turn": lambda trace: trace["judged"] and trace["name"].endswith("in turn"),
+    "mixed": lambda trace: trace["judged"] and trace["name"].endswith("mixed"),
+    "8 GPUs": lambda trace: trace["judged"] and trace["gpus"] == 8,
+    "16 GPUs": lambda trace: trace["judged"] and trace["gpus"] == 16,
+    "32 GPUs": lambda trace: trace["judged"] and trace["gpus"] == 32,
+    "synthetic": lambda trace: "seed" in trace["name"],
+}
+
+
+def _spread(traces: list[dict[str, Any]]) -> list[str]:
+    """Tell how the figures differ over orders, sizes and seeds."""
+    if any(THEIRS not in by_name(trace) for trace in traces):
+        return []
+    cases = {name: [by_name(t) for t in traces if chosen(t)] for name, chosen in GROUPS.items()}
+    cases = {name: found for name, found in cases.items() if found}
+    priced = [name for name in by_name(traces[0]) if name.startswith("incremental")]
+    head = ("policy", *(f"{name} ({len(found)})" for name, found in cases.items()))
+    rows = [[name, *(_below(name, found) for found in cases.values())] for name in priced]
+    return [table(head, rows)]
+
+
+def _below(name: str, found: list[dict[str, Any]]) -> str:
+    below = [100 * (c[FREE]["balancedness"] - c[name]["balancedness"]) for c in found]
+    moves = [c[name]["moves"] / max(c[THEIRS]["moves"], 1e-9) for c in found]
+    return (
+        f"{np.mean(below):.2f} ± {np.std(below):.2f} at {np.mean(moves):.1%} ± {np.std(moves):.1%}"
+    )
 
 
 def _rows(trace: dict[str, Any]) -> list[list[str]]:

@@ -20,7 +20,8 @@ REAL = (
     ("olmoe-domains", 1, ("load",), {8: 72, 16: 80, 32: 96}),
 )
 ORDERS = {"load": "in turn", "load_mixed": "mixed"}
-LONG = 24  # windows of the synthetic trace
+LONG = 24  # windows of a synthetic trace
+SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Drift:
 
 
 def drifts(quick: bool) -> Iterator[Drift]:
-    """Yield every trace on every cluster: the measured ones that are here, and a synthetic one."""
+    """Yield every trace on every cluster: the measured ones that are here, and synthetic ones."""
     for name, merge, orders, sizes in REAL:
         if not real_is_here(name):
             continue
@@ -65,8 +66,10 @@ def drifts(quick: bool) -> Iterator[Drift]:
                 told = f"{name} {ORDERS[order]}" if len(orders) > 1 else name
                 for gpus, slots in list(sizes.items())[: 1 if quick else None]:
                     yield Drift(told, trace, Cluster(gpus, num_slots=slots))
-    long = synthetic_trace(SHORT if quick else LONG, seed=0).astype(float)
-    yield Drift("synthetic 58 x 256", long, Cluster(NUM_GPUS, num_slots=NUM_SLOTS), real=False)
+    cluster = Cluster(NUM_GPUS, num_slots=NUM_SLOTS)
+    for seed in SEEDS[: 1 if quick else None]:
+        long = synthetic_trace(SHORT if quick else LONG, seed=seed).astype(float)
+        yield Drift(f"synthetic 58 x 256, seed {seed}", long, cluster, real=False)
 
 
 def merged(trace: NDArray[np.float64], windows: int) -> NDArray[np.float64]:

@@ -137,6 +137,21 @@ def test_unknown_estimator():
         forecast(TRACE, "holt")
 
 
+@pytest.mark.parametrize("name", ["adaptive", "last", "mean", "ewma"])
+def test_a_plan_for_the_estimator_that_is_asked_for(name):
+    plan = solve(TRACE, Cluster(2, slots_per_gpu=4), estimator=name)
+    np.testing.assert_allclose(plan.problem.load, forecast(TRACE, name))
+
+
+def test_an_estimator_needs_a_trace():
+    message = (
+        "estimator='mean' needs loads over time, and the load is of one window; give a trace "
+        "[T, L, E], or leave estimator out"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        solve(TRACE[0], Cluster(2, slots_per_gpu=4), estimator="mean")
+
+
 # Windows of about 10k tokens (gpt-oss-20b) and 2k tokens (DeepSeek-V2-Lite).
 REAL = [("gpt-oss-20b", 10), ("deepseek-v2-lite", 2)]
 

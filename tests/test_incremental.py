@@ -302,6 +302,17 @@ def test_bad_input(options, message):
         solve(LOAD, CLUSTER, **options)
 
 
+@pytest.mark.parametrize("copies", [1, 8])
+def test_without_a_price_a_move_has_to_gain_a_tenth_over_the_slots(copies):
+    cluster = Cluster(2 * copies, slots_per_gpu=3)
+    load = np.random.default_rng(1).integers(1, 999, (3, 4 * copies)).astype(float)
+    current = Placement.trivial(3, 4 * copies, cluster)
+    left_out = solve(load, cluster, current=current).placement
+    given = solve(load, cluster, current=current, move_cost=0.1 / cluster.num_slots).placement
+    twice = solve(load, cluster, current=current, move_cost=1.0 / cluster.num_slots).placement
+    assert left_out == given != twice
+
+
 def test_a_price_beyond_any_gain_keeps_everything():
     assert solve(LOAD, CLUSTER, current=CURRENT, move_cost=1e300).placement == CURRENT
 

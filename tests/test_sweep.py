@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from evenload import Cluster, CostModel, read_trace
+from evenload.cli.sweeping import slots_of
 from evenload.replay import replay, sweep, write_results
 from evenload.replay.cell import Cell
 from evenload.replay.results import check_results_path
@@ -78,6 +79,29 @@ def test_a_dask_cluster_of_real_workers(expected, tmp_path) -> None:
         assert without_times(rows) == expected
         pids = client.run(os.getpid)
         assert len(set(pids.values()) | {os.getpid()}) == 3
+
+
+@pytest.mark.filterwarnings("ignore")  # of Dask's own
+def test_the_command_on_a_dask_cluster(tmp_path) -> None:
+    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("pyarrow")
+    np.save(tmp_path / "trace.npy", LOADS)
+    workers = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    command = [
+        sys.executable, "-m", "evenload", "sweep", str(tmp_path / "trace.npy"), "--gpus", "4",
+        "--slots", "12", "--policy", "never", "--policy", "once", "--json",
+    ]  # fmt: skip
+    with distributed.LocalCluster(**workers, processes=True) as cluster:
+        there = ["--dask", cluster.scheduler_address, "-o", str(tmp_path / "there.parquet")]
+        done = subprocess.run([*command, *there], capture_output=True, text=True, check=False)
+        with distributed.Client(cluster) as client:
+            ran = client.run(lambda: "evenload.replay.cell" in sys.modules)
+    assert done.returncode == 0, done.stderr
+    assert any(ran.values())
+    here = [*command, "-o", str(tmp_path / "here.parquet")]
+    alone = subprocess.run(here, capture_output=True, text=True, check=True)
+    cells = [json.loads(run.stdout)["cells"] for run in (done, alone)]
+    assert without_times(cells[0]) == without_times(cells[1])
 
 
 class Stopping(Executor):
@@ -258,6 +282,12 @@ def test_the_command_refuses_before_it_works(tmp_path) -> None:
         assert done.returncode == 2
         assert done.stderr.startswith(f"error: {message}")
         assert done.stderr.count("\n") == 1
+
+
+def test_slots_have_to_be_said() -> None:
+    message = r"^how many slots is not said; give --slots \(at least 8\) or --redundant$"
+    with pytest.raises(ValueError, match=message):
+        slots_of(None, None, 8)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")

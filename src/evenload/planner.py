@@ -99,6 +99,7 @@ def solve(
     num_groups: int = 1,
     topology: str | None = None,
     cross_node_price: float = CROSS_NODE_PRICE,
+    estimator: str | None = None,
     solver: str = "auto",
     **options: Any,
 ) -> Plan:
@@ -127,6 +128,9 @@ def solve(
     cross_node_price : float, default 1
         For ``"prefer"``: what one token costs that is computed away from its group's home node, in
         tokens computed by a GPU.
+    estimator : {"adaptive", "last", "mean", "ewma"}, optional
+        For a trace: what predicts the window after it, see `evenload.forecast.forecast`. Default:
+        ``"adaptive"``.
     solver : str, default "auto"
         ``"auto"`` picks the best there is for the problem; see `evenload.solvers.solver_names`.
     **options
@@ -146,7 +150,7 @@ def solve(
         For an illegal load or trace, fewer slots than experts, groups that do not divide the
         experts, a topology that is unknown or cannot be met, a `cross_node_price` other than 1 for
         another topology than ``"prefer"``, a current placement of other layers or experts, an
-        unknown solver or option.
+        unknown solver, option or estimator, or an estimator for a load that is no trace.
 
     Examples
     --------
@@ -157,8 +161,16 @@ def solve(
     >>> later.moves
     array([1])
     """
-    build = trace_problem if is_trace(load) else Problem.build
-    problem = build(load, cluster, num_groups, topology, cross_node_price)
+    kept_apart = (num_groups, topology, cross_node_price)
+    if is_trace(load):
+        problem = trace_problem(load, cluster, *kept_apart, estimator or "adaptive")
+    elif estimator is not None:
+        raise ValueError(
+            f"estimator={estimator!r} needs loads over time, and the load is of one window; give a "
+            "trace [T, L, E], or leave estimator out"
+        )
+    else:
+        problem = Problem.build(load, cluster, *kept_apart)
     if current is not None:
         problem = replace(problem, current=_check_current(current, problem))
     ignored = _ignored_groups(problem) if topology is None else []

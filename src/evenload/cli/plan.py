@@ -103,7 +103,7 @@ def plan(
         typer.Option(
             metavar="P",
             help="With --current: what each move has to gain in its layer, in balancedness. "
-            "Default: 0.0015.",
+            "Default: 0.1 over the slots of a layer.",
         ),
     ] = None,
     max_moves: Annotated[

@@ -27,7 +27,11 @@ def slots_of(slots: list[int] | None, redundant: list[int] | None, num_experts: 
     ValueError
         For both or none, or a negative number of redundant experts.
     """
-    if bool(slots) == bool(redundant):
+    if not slots and not redundant:
+        raise ValueError(
+            f"how many slots is not said; give --slots (at least {num_experts}) or --redundant"
+        )
+    if slots and redundant:
         raise ValueError("--slots and --redundant are two ways to say one thing; give one of them")
     for extra in redundant or []:
         if extra < 0:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from evenload.cluster import Cluster
-from evenload.forecast.estimators import adaptive
+from evenload.forecast.estimators import get_estimator
 from evenload.forecast.samples import samples_of
 from evenload.forecast.windows import last_windows, shares
 from evenload.problem import CROSS_NODE_PRICE, Problem
@@ -18,17 +18,19 @@ def trace_problem(
     num_groups: int = 1,
     topology: str | None = None,
     cross_node_price: float = CROSS_NODE_PRICE,
+    estimator: str = "adaptive",
 ) -> Problem:
     """Validate a trace and all that `Problem.build` takes.
 
     Raises
     ------
     ValueError
-        As `forecast.samples` and `Problem.build`.
+        As `forecast.forecast` and `Problem.build`.
     """
+    predict = get_estimator(estimator)
     windows, rewrap = last_windows(trace)
     seen = shares(windows)
-    path = adaptive(seen)
+    path = predict(seen)
     load = path[-1] * windows[-1].sum(axis=-1, keepdims=True)
     problem = Problem.build(load, cluster, num_groups, topology, cross_node_price)
     samples = samples_of(seen, path)

@@ -62,7 +62,7 @@ def samples(trace: Any) -> Samples:
 
 
 def samples_of(seen: Float, path: Float) -> Samples:
-    """Do what `samples` does, for shares [T, L, E] and the predictions that `adaptive` makes."""
+    """Do what `samples` does, for shares [T, L, E] and the predictions of any estimator."""
     recent = seen[-RECENT:]
     recent_weight = _decayed(len(recent), RECENT_KEEP)
     before = np.cumsum(jumps(seen)[::-1])[::-1]

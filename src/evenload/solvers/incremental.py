@@ -16,7 +16,7 @@ from evenload.solvers.rows import Int
 
 STEPS = {"fast": 4000, "standard": 16000, "thorough": 160000}
 SMALL = 80  # slots of a layer up to which a level has all its steps
-MOVE_COST = 0.0015
+MOVE_ALL = 0.1  # balancedness that moving all slots of a layer has to gain, where no price is given
 CLOSE = 0.9999  # balancedness at which a layer is left at that
 
 
@@ -45,12 +45,13 @@ def incremental(
         Moves that experts without a living slot force are made all the same, and told of.
     max_total_moves : int, optional
         Experts of all layers together that may move; the layers that gain most get them.
-    move_cost : float, default 0.0015
+    move_cost : float, optional
         What a move has to gain in its layer: in balancedness, or more exactly in the last GPU's
         time over the mean. 0 moves whatever helps, and is never worse than planning from scratch.
+        Default: 0.1 / S, so that moving the experts of all S living slots has to gain 0.1.
     effort : {"fast", "standard", "thorough"} or int, default "standard"
         Steps of one layer: 4000, 16000, 160000 for layers of up to 80 slots, beyond fewer with the
-        square of the slots, since a step looks at that many pairs; or a number. Where moves are not
+        third power of the slots, where more give nothing; or a number. Where moves are not
         free the start from scratch has a quarter of them.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
@@ -70,9 +71,10 @@ def incremental(
     """
     steps = check_effort(effort, STEPS, "steps")
     if isinstance(effort, str):
-        steps = steps * SMALL**2 // max(SMALL, problem.cluster.num_living_slots) ** 2
+        steps = steps * SMALL**3 // max(SMALL, problem.cluster.num_living_slots) ** 3
     goal = 1.0 / (fraction("target", target) or CLOSE)
-    price = MOVE_COST if move_cost is None else not_negative("move_cost", move_cost)
+    usual = MOVE_ALL / problem.cluster.num_living_slots
+    price = usual if move_cost is None else not_negative("move_cost", move_cost)
     most = None if max_moves is None else whole_number("max_moves", max_moves)
     total = None if max_total_moves is None else whole_number("max_total_moves", max_total_moves)
     _check_topology(problem)
