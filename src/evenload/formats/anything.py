@@ -114,4 +114,3 @@ def read_anything(
             first = first or error
     assert first is not None
     raise first
-

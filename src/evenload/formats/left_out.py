@@ -25,26 +25,29 @@ def need_whole_gpus(file: PlacementFile, engine: str) -> None:
         )
 
 
-def left_out(file: PlacementFile, engine: str, *, gpus: bool, layers: bool) -> tuple[str, ...]:
+def left_out(file: PlacementFile, engine: str, *held: str) -> tuple[str, ...]:
     """Return a note that names what does not go into the file, or none.
 
     Parameters
     ----------
     file : PlacementFile
     engine : str
-    gpus, layers : bool
-        Whether the format holds the number of GPUs, and the model's numbers of the layers.
+    *held : {"num_gpus", "layer numbers", "number of layers"}
+        What the format has a place for, beside the experts.
     """
-    cluster = file.placement.cluster
-    missing = {
-        f"num_gpus={cluster.num_gpus}": not gpus,
+    cluster, layers = file.placement.cluster, file.layers
+    there = {
+        f"num_gpus={cluster.num_gpus}": "num_gpus" not in held,
         f"num_nodes={cluster.num_nodes}": cluster.num_nodes > 1,
         "the GPUs' speed": len(set(cluster.speed)) > 1,
-        "the model's layer numbers": not layers and file.layers is not None,
+        "the model's layer numbers": layers is not None and "layer numbers" not in held,
+        "the model's number of layers": layers is not None
+        and layers.num_model_layers is not None
+        and "number of layers" not in held,
         "the solver": file.solver is not None,
         "the loads' digest": file.load_digest is not None,
     }
-    names = [name for name, lost in missing.items() if lost]
-    return (f"left out, since {engine}'s file has no place for it: {', '.join(names)}",) * bool(
-        names
-    )
+    names = [name for name, lost in there.items() if lost]
+    if not names:
+        return ()
+    return (f"left out, since {engine}'s file has no place for it: {', '.join(names)}",)

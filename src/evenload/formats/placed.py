@@ -81,8 +81,8 @@ def check_experts(array: NDArray[Any], where: str) -> None:
             f"{where}: the placement has dtype {array.dtype}; use whole numbers, the expert of "
             "each slot"
         )
-    check_slots(*array.shape, where)
-    slots = array.shape[1]
+    layers, slots = array.shape
+    check_slots(layers, slots, where)
     bad = (array < -1) | (array >= slots)
     if bad.any():
         raise FileFormatError(

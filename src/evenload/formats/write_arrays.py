@@ -47,7 +47,7 @@ def _write_windows(stream: IO[bytes], trace: RawTrace) -> None:
             dtype = window.dtype.newbyteorder("<")
             descr = np.lib.format.dtype_to_descr(dtype)
             header = {"descr": descr, "fortran_order": False, "shape": trace.windows.shape}
-            np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[arg-type]
+            np.lib.format.write_array_header_1_0(stream, header)
         stream.write(window.astype(dtype, order="C", casting="safe", copy=False).tobytes())
 
 
