@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from evenload.checks import positive_int
-from evenload.formats.anything import read_windows
+from evenload.formats.anything import Found, read_anything, read_windows
 from evenload.formats.base import (
     ClusterMissingError,
     FileFormatError,
@@ -34,12 +34,18 @@ __all__ = [
     "ClusterMissingError",
     "FileFormatError",
     "Format",
+    "Found",
     "LoadFile",
     "PlacementFile",
+    "PlacementShape",
+    "RawTrace",
     "atomic_write",
     "check_placement_path",
+    "for_layers",
     "known_formats",
     "load_digest",
+    "placement_shape",
+    "read_anything",
     "read_load",
     "read_placement",
     "read_placement_file",
