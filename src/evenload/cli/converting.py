@@ -11,6 +11,7 @@ from evenload.formats import (
     PlacementFile,
     RawTrace,
     for_layers,
+    known_formats,
     write_load,
     write_placement_file,
 )
@@ -19,7 +20,8 @@ from evenload.formats.registry import find_output
 from evenload.layers import ModelLayers
 from evenload.trace import ArrayWindows
 
-_MOST = 2**16  # layers that --layers may name
+_WRITE = {"write_load": "read_load", "write_placement": "read_placement"}
+_DIGITS = 5  # of a layer's number
 
 
 def named_layers(text: str | None) -> ModelLayers | None:
@@ -36,7 +38,7 @@ def named_layers(text: str | None) -> ModelLayers | None:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         ends = [first, last] if dash else [first, first]
-        if not all(end.isascii() and end.isdigit() and int(end[:9]) < _MOST for end in ends):
+        if not all(end.isascii() and end.isdigit() and len(end) <= _DIGITS for end in ends):
             raise ValueError(
                 f"--layers {text}: {part!r} is no layer; use numbers and ranges, e.g. 3-60 or 1,3,5"
             )
@@ -45,24 +47,40 @@ def named_layers(text: str | None) -> ModelLayers | None:
 
 
 def wanted_kind(target: Path, to_format: str | None) -> str | None:
-    """Tell whether only loads or only a placement can be written; None where both can.
+    """Tell what to read where only loads or only a placement can be written; None for both.
 
     Raises
     ------
-    FileFormatError
+    ValueError
         If neither can.
     """
-    able, errors = [], []
-    for ability in ("load", "placement"):
-        try:
-            find_output(target, to_format, f"write_{ability}")
-        except FileFormatError as error:
-            errors.append(error)
-        else:
-            able.append(f"read_{ability}")
+    able = [ability for ability in _WRITE if _can(target, to_format, ability)]
     if not able:
-        raise errors[-1]
-    return able[0] if len(able) == 1 else None
+        raise ValueError(_unknown(target, to_format))
+    return _WRITE[able[0]] if len(able) == 1 else None
+
+
+def _can(target: Path, to_format: str | None, ability: str) -> bool:
+    try:
+        find_output(target, to_format, ability)
+    except FileFormatError:
+        return False
+    return True
+
+
+def _unknown(target: Path, to_format: str | None) -> str:
+    able = {a: [f for f in known_formats() if getattr(f, a) is not None] for a in _WRITE}
+    if to_format is not None:
+        loads, placements = (sorted(f.name for f in formats) for formats in able.values())
+        what = f"--to {to_format} is no format that is written"
+    else:
+        loads, placements = (
+            sorted({ending for f in formats for ending in f.written_to})
+            for formats in able.values()
+        )
+        ending = f"the ending {target.suffix!r}" if target.suffix else "no ending"
+        what = f"{target}: a file with {ending} is of no format that is written"
+    return f"{what}; use {', '.join(loads)} for loads, {', '.join(placements)} for a placement"
 
 
 def _one_window(loads: RawTrace, window: int, source: str) -> RawTrace:

@@ -14,7 +14,7 @@ from evenload.formats.base import (
     RawTrace,
 )
 from evenload.formats.load import check_experts
-from evenload.formats.registry import find_input
+from evenload.formats.registry import find_input, known_formats
 from evenload.formats.windows import trace_shape
 
 LOADS = "read_load"
@@ -75,7 +75,13 @@ def _candidates(path: Path, name: str | None, prefer: str | None) -> list[tuple[
         sure = name is None and reader.recognises is not None and reader.recognises(path)
         found.append((ability, reader, sure))
     if not found:
-        raise errors[-1]
+        if name is None:
+            raise errors[-1]
+        readable = [f.name for f in known_formats() if f.read_load or f.read_trace]
+        readable += [f.name for f in known_formats() if f.read_placement]
+        raise FileFormatError(
+            f"format={name!r} is not known; use one of {', '.join(dict.fromkeys(readable))}"
+        )
     found.sort(key=lambda f: (not f[2], f[0] != prefer))
     return [(ability, reader) for ability, reader, _ in found]
 

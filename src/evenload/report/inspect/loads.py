@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def inspect_loads(trace: RawTrace, source: str, format: str) -> Facts:
     figures = _figures(scan)
     odd = odd_in_loads(scan, layer_name(trace.layers))
     title = (
-        f"{source}: loads ({format}), {counted(T, 'window')}, {counted(L, 'layer')}, "
+        f"{Path(source).name}: loads ({format}), {counted(T, 'window')}, {counted(L, 'layer')}, "
         f"{counted(E, 'expert')}"
     )
     plain = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def inspect_placement(file: PlacementFile, format: str, *, cluster_known: bool =
     placement = file.placement
     odd = list(_odd(file, cluster_known))
     title = (
-        f"{file.source}: a placement ({format}), {counted(placement.num_layers, 'layer')}, "
+        f"{Path(file.source).name}: a placement ({format}), {counted(placement.num_layers, 'layer')}, "
         f"{counted(placement.num_experts, 'expert')}, {counted(placement.num_slots, 'slot')}"
     )
     plain = {"kind": "placement", "source": file.source, "format": format}
