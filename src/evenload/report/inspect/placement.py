@@ -104,10 +104,9 @@ def inspect_placement(file: PlacementFile, format: str, *, cluster_known: bool =
     """
     placement = file.placement
     odd = list(_odd(file, cluster_known))
-    title = (
-        f"{Path(file.source).name}: a placement ({format}), {counted(placement.num_layers, 'layer')}, "
-        f"{counted(placement.num_experts, 'expert')}, {counted(placement.num_slots, 'slot')}"
-    )
+    shape = (placement.num_layers, placement.num_experts, placement.num_slots)
+    words = map(counted, shape, ("layer", "expert", "slot"))
+    title = f"{Path(file.source).name}: a placement ({format}), {', '.join(words)}"
     plain = {"kind": "placement", "source": file.source, "format": format}
     plain |= _plain(file, cluster_known) | {"odd": odd, "notes": list(file.notes)}
     return Facts(title, _rows(file, cluster_known), odd, (), plain)
