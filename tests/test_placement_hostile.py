@@ -189,7 +189,7 @@ def test_a_pickle_that_makes_many_bytes(tmp_path):
     pytest.importorskip("torch")
     path = tmp_path / "x.pt"
     pickled(path, {"physical_to_logical_map": Call(bytearray, 10**11)})
-    refused(path, "more than tensors and plain values")
+    refused(path, "tensors and plain values")
 
 
 def test_a_list_in_a_pickle_that_names_one_list_many_times(tmp_path):
