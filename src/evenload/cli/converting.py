@@ -18,6 +18,7 @@ from evenload.formats import (
 from evenload.formats.load import check_window
 from evenload.formats.registry import find_output
 from evenload.layers import ModelLayers
+from evenload.report.inspect.facts import counted
 from evenload.trace import ArrayWindows
 
 _WRITE = {"write_load": "read_load", "write_placement": "read_placement"}
@@ -108,8 +109,8 @@ def convert_loads(
     loads = loads if window is None else _one_window(loads, window, "the trace")
     find_output(target, name, "write_load")
     say_notes(write_load(target, loads, format=name))
-    T, L, E = loads.windows.shape
-    say(f"wrote loads of {T} windows, {L} layers, {E} experts to {target}")
+    words = map(counted, loads.windows.shape, ("window", "layer", "expert"))
+    say(f"wrote loads of {', '.join(words)} to {target}")
 
 
 def convert_placement(
