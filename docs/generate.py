@@ -10,7 +10,18 @@ from pathlib import Path
 from evenload.formats import atomic_write
 
 DOCS = Path(__file__).parent
-COMMANDS = ("", "plan", "evaluate", "replay", "report", "sweep", "demo", "warmup")
+COMMANDS = (
+    "",
+    "plan",
+    "evaluate",
+    "convert",
+    "inspect",
+    "replay",
+    "report",
+    "sweep",
+    "demo",
+    "warmup",
+)
 
 
 def _help_of(command: str) -> str:

@@ -15,7 +15,7 @@ from evenload.cli import app
 from evenload.formats import read_placement, read_placement_file, write_placement
 from evenload.traffic import nodes_per_token
 
-COMMANDS = ("plan", "evaluate", "replay", "report", "sweep", "demo", "warmup")
+COMMANDS = ("plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "demo", "warmup")
 LOAD = np.random.default_rng(3).integers(1, 1000, (2, 3, 8))
 
 
@@ -157,7 +157,8 @@ def test_outputs_that_cannot_be_written(tmp_path, loads):
     fails(*plan, "-o", out, error=f"{out}: no such file or directory")
     fails(
         *(*plan, "-o", "p.txt"),
-        error="p.txt: a file with the ending '.txt' is not known as a placement; use one of .json",
+        error="p.txt: a file with the ending '.txt' is not known as a placement; use one of .json, "
+        ".npz, .pt, .yaml, .yml",
     )
     # The picture cannot work, so the placement is not written either.
     fails(

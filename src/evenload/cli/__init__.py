@@ -7,9 +7,11 @@ from typing import Annotated
 import typer
 
 from evenload import __version__
+from evenload.cli.convert import convert
 from evenload.cli.demo import demo
 from evenload.cli.evaluate import evaluate
 from evenload.cli.failures import reported
+from evenload.cli.inspect import inspect
 from evenload.cli.plan import plan
 from evenload.cli.replay import replay
 from evenload.cli.report import report
@@ -37,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _command in (plan, evaluate, replay, report, sweep, demo, warmup):
+for _command in (plan, evaluate, convert, inspect, replay, report, sweep, demo, warmup):
     app.command(epilog=_EPILOG)(reported(_command))
 
 

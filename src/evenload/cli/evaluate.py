@@ -7,14 +7,22 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts, Loads, Plot, Window
+from evenload.cli.options import AsJson, Experts, Gpus, Loads, Nodes, PlacementFormat, Plot, Window
 
 
 def evaluate(
     loads: Loads,
     placement: Annotated[
-        Path, typer.Argument(metavar="PLACEMENT", help="A .json file that `plan -o` wrote.")
+        Path,
+        typer.Argument(
+            metavar="PLACEMENT",
+            help="A file that `plan -o` wrote, or a placement of an engine, in any format that "
+            "evenload reads.",
+        ),
     ],
+    placement_format: PlacementFormat = None,
+    gpus: Gpus = None,
+    nodes: Nodes = None,
     groups: Annotated[
         int,
         typer.Option(
@@ -34,14 +42,17 @@ def evaluate(
     Without --window a trace is summed over its windows.
     """
     from evenload.cli.prepare import check_outputs, open_loads, routed_experts
-    from evenload.cli.screen import draw, show
+    from evenload.cli.screen import draw, say_notes, show
     from evenload.formats import read_placement_file
     from evenload.report.compare import compare_file, file_lines
     from evenload.report.context import Context
 
     check_outputs(None, plot)
     file = open_loads(loads, window, experts)
-    given = read_placement_file(placement)
+    given = read_placement_file(
+        placement, num_gpus=gpus, num_nodes=nodes, layers=file.layers, format=placement_format
+    )
+    say_notes(given.notes)
     cluster = given.placement.cluster
     topk = routed_experts(loads, cluster, window)
     summaries = compare_file(file.load, given, num_groups=groups, topk=topk)

@@ -38,3 +38,38 @@ Plot = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, not a table.")]
+Gpus = Annotated[
+    int | None,
+    typer.Option(metavar="G", help="GPUs that a placement is for, where its file does not say it."),
+]
+Nodes = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Nodes that these GPUs are in, where the file does not say it. Default: 1.",
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A-B,...",
+        help="The model's MoE layers, e.g. 3-60: names those of a file that does not, and takes "
+        "these alone of a placement that has others too (SGLang's has dense ones).",
+    ),
+]
+OutputFormat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Format of --output: evenload, evenload-npz, sglang, tensorrt-llm or vllm-ascend. "
+        "Default: by its ending.",
+    ),
+]
+PlacementFormat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Format of the placement's file, see `evenload convert --to`. Default: told by what "
+        "is in it.",
+    ),
+]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts, Loads, Plot, Window
+from evenload.cli.options import AsJson, Experts, Loads, OutputFormat, PlacementFormat, Plot, Window
 
 
 def plan(
@@ -98,6 +98,7 @@ def plan(
             "--max-moves.",
         ),
     ] = None,
+    current_format: PlacementFormat = None,
     move_cost: Annotated[
         float | None,
         typer.Option(
@@ -124,8 +125,15 @@ def plan(
     experts: Experts = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the placement to a .json file."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the placement to a file: .json or .npz (evenload's own), .pt (SGLang), "
+            ".yaml (TensorRT-LLM), or what --output-format says.",
+        ),
     ] = None,
+    output_format: OutputFormat = None,
     plot: Plot = None,
     curve: Annotated[
         Path | None,
@@ -146,11 +154,12 @@ def plan(
         Wanted,
         effort_option,
         moves_options,
+        open_current,
         plan_wanted,
         price_option,
     )
     from evenload.cli.prepare import check_outputs, open_loads, routed_experts, windows_of
-    from evenload.cli.screen import draw, draw_slots, say, show
+    from evenload.cli.screen import draw, draw_slots, say, say_notes, show
     from evenload.formats import write_placement
     from evenload.report.compare import compare_plan, plan_lines
     from evenload.report.context import Context
@@ -166,8 +175,9 @@ def plan(
     }
     wanted = Wanted(gpus, nodes, slots, redundant, target, speed, dead, how)
     wanted.check(curve, next_window)
-    check_outputs(output, plot, curve)
+    check_outputs(output, plot, curve, output_format=output_format)
     file = open_loads(loads, window, experts)
+    how |= open_current(current, current_format, file, gpus, nodes)
     tokens = windows_of(file, window) if next_window else file.load
     result, milliseconds, found = plan_wanted(tokens, wanted)
     expected = result.problem.load if next_window else file.load
@@ -175,7 +185,15 @@ def plan(
     topk = routed_experts(loads, result.placement.cluster, window)
     summaries = compare_plan(expected, result, milliseconds, num_groups=groups, topk=topk)
     if output is not None:
-        write_placement(output, result.placement, solver=result.solver, load=expected)
+        left_out = write_placement(
+            output,
+            result.placement,
+            solver=result.solver,
+            load=expected,
+            layers=file.layers,
+            format=output_format,
+        )
+        say_notes(left_out)
         say(f"wrote the placement to {output}")
     draw(plot, context, summaries)
     draw_slots(curve, found)

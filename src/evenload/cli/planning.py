@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evenload.cli.prepare import cluster_for, living, slots_for, speeds
+from evenload.cli.prepare import cluster_for, living, open_placement, slots_for, speeds
 from evenload.cli.timing import find_redundancy, make_ready, timed_plan
 
 if TYPE_CHECKING:
+    from evenload.formats import LoadFile
     from evenload.plan import Plan
     from evenload.redundancy import Redundancy
 
@@ -103,12 +104,12 @@ def price_option(price: float | None, topology: str | None) -> dict[str, Any]:
 def moves_options(
     current: Path | None, move_cost: float | None, max_moves: int | None
 ) -> dict[str, Any]:
-    """Return what runs now and what moving may cost, as arguments of `evenload.solve`.
+    """Return what moving may cost, as arguments of `evenload.solve`, and where what runs now is.
 
     Raises
     ------
     ValueError
-        For limits on moves without a placement to move from, or a file that is none.
+        For limits on moves without a placement to move from.
     """
     limits = {"move_cost": move_cost, "max_moves": max_moves}
     given = {name: value for name, value in limits.items() if value is not None}
@@ -118,9 +119,27 @@ def moves_options(
                 f"--{name.replace('_', '-')} limits moves from --current; give both, or neither"
             )
         return {}
-    from evenload.formats import read_placement
+    return {"current": current, **given}
 
-    return {"current": read_placement(current), **given}
+
+def open_current(
+    path: Path | None, name: str | None, loads: LoadFile, gpus: int, nodes: int
+) -> dict[str, Any]:
+    """Read what runs now, as an argument of `evenload.solve`; none if it was not given.
+
+    What its file does not say is taken from the loads and from the GPUs to plan for.
+
+    Raises
+    ------
+    ValueError
+        If the file is no placement of the loads' layers.
+    """
+    if path is None:
+        if name is not None:
+            raise ValueError("--current-format is of --current; give both, or neither")
+        return {}
+    E = loads.load.shape[1]
+    return {"current": open_placement(path, name, gpus, nodes, E, loads.layers)}
 
 
 def plan_wanted(load: Any, wanted: Wanted) -> tuple[Plan, float, Redundancy | None]:

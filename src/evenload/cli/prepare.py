@@ -9,14 +9,26 @@ from numpy.typing import NDArray
 
 from evenload.cli.screen import say_notes
 from evenload.cluster import Cluster
-from evenload.formats import LoadFile, check_placement_path, read_load, read_topk
+from evenload.formats import (
+    LoadFile,
+    check_placement_path,
+    read_load,
+    read_placement_file,
+    read_topk,
+)
+from evenload.layers import ModelLayers
+from evenload.placement import Placement
 from evenload.report.heatmap import check_plot_path
 
 
-def check_outputs(output: Path | None, *plots: Path | None) -> None:
+def check_outputs(
+    output: Path | None, *plots: Path | None, output_format: str | None = None
+) -> None:
     """Raise `ValueError` for an output that could not be written, before any work is done."""
     if output is not None:
-        check_placement_path(output)
+        check_placement_path(output, format=output_format)
+    elif output_format is not None:
+        raise ValueError("--output-format is of --output; give both, or neither")
     for plot in plots:
         if plot is not None:
             check_plot_path(plot)
@@ -27,6 +39,32 @@ def open_loads(path: Path, window: int | None, experts: int | None) -> LoadFile:
     file = read_load(path, window, num_experts=experts)
     say_notes(file.notes)
     return file
+
+
+def open_placement(
+    path: Path,
+    name: str | None,
+    gpus: int,
+    nodes: int,
+    num_experts: int,
+    layers: ModelLayers | None,
+) -> Placement:
+    """Read what runs now and tell on stderr what had to be assumed.
+
+    GPUs, nodes and experts are for a file that does not say them, as those of engines; one that
+    does may be of other GPUs.
+    """
+    file = read_placement_file(
+        path,
+        num_gpus=gpus,
+        num_nodes=nodes,
+        num_experts=num_experts,
+        agree=False,
+        layers=layers,
+        format=name,
+    )
+    say_notes(file.notes)
+    return file.placement
 
 
 def windows_of(file: LoadFile, window: int | None) -> NDArray[Any]:

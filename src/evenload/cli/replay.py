@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts
+from evenload.cli.options import AsJson, Experts, PlacementFormat
 from evenload.cli.replaying import (
     DEFAULT_POLICIES,
     Costs,
@@ -48,10 +48,11 @@ def replay(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Placement that serves at first, a .json that `plan -o` wrote. Default: experts "
-            "in order.",
+            help="Placement that serves at first, in any format that evenload reads. Default: "
+            "experts in order.",
         ),
     ] = None,
+    start_format: PlacementFormat = None,
     groups: Groups = 1,
     hardware: Hardware = "h100-ib",
     model: Model = "deepseek-v3",
@@ -78,7 +79,7 @@ def replay(
     it decided. Seconds come from the cost model, see --hardware, --model and --cost.
     """
     from evenload.cli.prepare import cluster_for
-    from evenload.cli.replaying import cost_of, open_trace, oracle_of
+    from evenload.cli.replaying import cost_of, open_start, open_trace, oracle_of
     from evenload.cli.replays import (
         check_replay_outputs,
         ready,
@@ -87,7 +88,6 @@ def replay(
         show_replays,
         write_report,
     )
-    from evenload.formats import read_placement
     from evenload.replay import get_policy
 
     given = policy or DEFAULT_POLICIES
@@ -103,10 +103,10 @@ def replay(
         "oracle": oracle_of(oracle),
         "sample": sample,
         "delay": not no_delay,
-        "start": None if start is None else read_placement(start),
     }
     check_replay_outputs(report, save)
     loads = open_trace(trace, experts)
+    how["start"] = open_start(start, start_format, loads, gpus, nodes)
     cluster = cluster_for(gpus, nodes, slots, loads.num_experts)
     ready()
     replays = replay_all(loads, cluster, names, how)

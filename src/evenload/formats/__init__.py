@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from evenload.checks import positive_int
+from evenload.formats.anything import Found, read_anything, read_windows
 from evenload.formats.base import (
+    ClusterMissingError,
     FileFormatError,
     Format,
     LoadFile,
@@ -18,9 +21,9 @@ from evenload.formats.base import (
     RawTrace,
 )
 from evenload.formats.digest import load_digest
-from evenload.formats.load import check_experts, finish_load
+from evenload.formats.load import finish_load
 from evenload.formats.registry import find_input, find_output, known_formats
-from evenload.formats.windows import trace_shape
+from evenload.formats.rows import for_layers
 from evenload.formats.write import atomic_write
 from evenload.layers import ModelLayers
 from evenload.load import check_load
@@ -28,20 +31,29 @@ from evenload.placement import Placement
 from evenload.trace import Trace
 
 __all__ = [
+    "ClusterMissingError",
     "FileFormatError",
     "Format",
+    "Found",
     "LoadFile",
     "PlacementFile",
+    "PlacementShape",
+    "RawTrace",
     "atomic_write",
     "check_placement_path",
+    "for_layers",
     "known_formats",
     "load_digest",
+    "placement_shape",
+    "read_anything",
     "read_load",
     "read_placement",
     "read_placement_file",
     "read_topk",
     "read_trace",
+    "write_load",
     "write_placement",
+    "write_placement_file",
 ]
 
 AnyPath = str | os.PathLike[str]
@@ -125,14 +137,7 @@ def read_trace(
     if num_experts is not None:
         num_experts = positive_int("num_experts", num_experts)
     reader = find_input(place, "read_load", format)
-    assert reader.read_load is not None
-    if reader.read_trace is not None:
-        raw = reader.read_trace(place, num_experts)
-    else:
-        whole = reader.read_load(place, num_experts)
-        trace_shape(whole.array.shape, str(place))
-        raw = RawTrace.of(whole)
-    check_experts(raw.windows.shape[-1], num_experts, str(place))
+    raw = read_windows(reader, place, num_experts)
     return Trace.of(raw.windows, source=str(place), notes=raw.notes, layers=raw.layers)
 
 
@@ -159,6 +164,8 @@ def read_placement_file(
     num_gpus: int | None = None,
     num_nodes: int | None = None,
     num_experts: int | None = None,
+    agree: bool = True,
+    layers: ModelLayers | None = None,
     format: str | None = None,
 ) -> PlacementFile:
     """Read a placement together with what the file says about its origin.
@@ -167,8 +174,13 @@ def read_placement_file(
     ----------
     path : path-like
     num_gpus, num_nodes, num_experts : int, optional
-        The placement's cluster and experts, for files that do not say them. Where the file says
-        them too, both must agree.
+        The placement's cluster and experts, for files that do not say them.
+    agree : bool, default True
+        Whether a file that says them too has to say the same; else the file is believed.
+    layers : ModelLayers, optional
+        The model's MoE layers. Where the file has rows for more layers (SGLang has one for each
+        dense layer too), those of these layers are taken, which is said in `notes`; where it does
+        not name its layers, they are these.
     format : str, optional
         Name of the file's format, see `known_formats`. Default: told by the file's ending and what
         is in it.
@@ -178,13 +190,29 @@ def read_placement_file(
     FileNotFoundError
         If there is no such file.
     FileFormatError
-        If the file is empty, damaged, of the wrong kind or holds no placement, or needs something
-        said that was not; or there is no such format.
+        If the file is empty, damaged, of the wrong kind or holds no placement, or has not these
+        layers; or there is no such format.
+    ClusterMissingError
+        A `FileFormatError`: neither the file nor the caller says the number of GPUs.
+    ValueError
+        If a number is below 1.
     """
     place = Path(path)
+    shape = placement_shape(num_gpus, num_nodes, num_experts, agree=agree)
     reader = find_input(place, "read_placement", format)
     assert reader.read_placement is not None
-    return reader.read_placement(place, PlacementShape(num_gpus, num_nodes, num_experts))
+    file = reader.read_placement(place, shape)
+    return file if layers is None else for_layers(file, layers)
+
+
+def placement_shape(
+    num_gpus: int | None, num_nodes: int | None, num_experts: int | None, *, agree: bool = True
+) -> PlacementShape:
+    """Return what a caller says of a placement, checked: positive integers, or not said."""
+    names = ("num_gpus", "num_nodes", "num_experts")
+    given = dict(zip(names, (num_gpus, num_nodes, num_experts), strict=True))
+    known = {name: positive_int(name, n) for name, n in given.items() if n is not None}
+    return PlacementShape(**known, agree=agree)
 
 
 def read_placement(path: AnyPath, **shape: Any) -> Placement:
@@ -217,13 +245,13 @@ def write_placement(
     load: Any = None,
     layers: ModelLayers | None = None,
     format: str | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Write a placement; the file appears whole or not at all.
 
     Parameters
     ----------
     path : path-like
-        Its ending picks the format where none is named; ``.json`` is ours.
+        Its ending picks the format where none is named; ``.json`` and ``.npz`` are ours.
     placement : Placement
     solver : str, optional
         Name of the solver that made it, for the record.
@@ -234,15 +262,67 @@ def write_placement(
     format : str, optional
         Name of the format, see `known_formats`.
 
+    Returns
+    -------
+    tuple of str
+        What the format has no place for and what was assumed, one sentence each.
+
     Raises
     ------
     FileFormatError
         If no format writes placements to a file of that name.
+    ValueError
+        If the format cannot hold the placement, or `layers` are of another number.
     OSError
         If the file cannot be written.
     """
+    digest = None if load is None else load_digest(check_load(load)[0])
+    file = PlacementFile(placement, "", solver, digest, layers)
+    return write_placement_file(path, file, format=format)
+
+
+def write_placement_file(
+    path: AnyPath, file: PlacementFile, *, format: str | None = None
+) -> tuple[str, ...]:
+    """Write a placement with what is known of its origin, as `write_placement` does."""
     writer = find_output(Path(path), format)
     assert writer.write_placement is not None
-    digest = None if load is None else load_digest(check_load(load)[0])
+    layers, there = file.layers, file.placement.num_layers
+    if layers is not None and len(layers) != there:
+        raise ValueError(
+            f"layers names {len(layers)} layers, and the placement has {there}; name {there}"
+        )
     with atomic_write(path) as stream:
-        writer.write_placement(stream, PlacementFile(placement, "", solver, digest, layers))
+        return writer.write_placement(stream, replace(file, source=str(path)))
+
+
+def write_load(path: AnyPath, trace: RawTrace, *, format: str | None = None) -> tuple[str, ...]:
+    """Write loads; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path : path-like
+        Its ending picks the format where none is named: .npz, .npy, .csv or .parquet.
+    trace : RawTrace
+        Asked for each window once, in order, so that memory need not grow with it.
+    format : str, optional
+        Name of the format, see `known_formats`.
+
+    Returns
+    -------
+    tuple of str
+        What the format has no place for, one sentence each.
+
+    Raises
+    ------
+    FileFormatError
+        If no format writes loads to a file of that name.
+    ValueError
+        If the format cannot hold them, or a number is not finite and >= 0.
+    OSError
+        If the file cannot be written.
+    """
+    writer = find_output(Path(path), format, "write_load")
+    assert writer.write_load is not None
+    with atomic_write(path) as stream:
+        return writer.write_load(stream, trace)

@@ -24,6 +24,10 @@ class FileFormatError(ValueError):
     """A file that cannot be read as what it is meant to be; the message starts with its name."""
 
 
+class ClusterMissingError(FileFormatError):
+    """A placement whose file does not say on how many GPUs it is, and nobody else said it."""
+
+
 @dataclass(frozen=True)
 class RawLoad:
     """What a load format reads, before it is checked and summed.
@@ -113,7 +117,7 @@ class PlacementFile:
     ----------
     placement : Placement
     source : str
-        The path as it was given; empty before it is written.
+        The path it is read from or written to, as it was given.
     solver : str or None
         Name of the solver that made it.
     load_digest : str or None
@@ -140,11 +144,14 @@ class PlacementShape:
     ----------
     num_gpus, num_nodes, num_experts : int, optional
         GPUs G, nodes N and logical experts E.
+    agree : bool
+        Whether a file that says them too has to say the same; else the file is believed.
     """
 
     num_gpus: int | None = None
     num_nodes: int | None = None
     num_experts: int | None = None
+    agree: bool = True
 
 
 @dataclass(frozen=True)
@@ -161,12 +168,12 @@ class Format:
     suffixes : tuple of str
         File name endings in lower case, with their dot.
     written_to : tuple of str
-        Endings that mean this format when a placement is written and no format is named.
+        Endings that mean this format when a file is written and no format is named.
     summary : str
         What a file of this format holds, in one line.
     recognises : callable, path -> bool, optional
         For formats told by more than the file's ending: a folder, or content. Asked before any
-        ending is compared.
+        ending is compared; a file that no format recognises goes by its ending.
     read_load : callable, (path, num_experts or None) -> RawLoad, optional
     read_trace : callable, (path, num_experts or None) -> RawTrace, optional
         For formats that can be read window by window; the others are read at once.
@@ -174,7 +181,11 @@ class Format:
         The experts that each token was routed to, where the file has them.
     read_placement : callable, (path, PlacementShape) -> PlacementFile, optional
         What the file does not have is taken from the shape; what both have must agree.
-    write_placement : callable, (binary stream, PlacementFile) -> None, optional
+    write_placement : callable, (binary stream, PlacementFile) -> tuple of str, optional
+        Returns what the format does not hold and was left out, one sentence each; what cannot be
+        left out it refuses by a `ValueError`.
+    write_load : callable, (binary stream, RawTrace) -> tuple of str, optional
+        As `write_placement`. Asks for each window once, in order.
     """
 
     name: str
@@ -185,11 +196,10 @@ class Format:
     read_trace: Callable[[Path, int | None], RawTrace] | None = None
     read_topk: Callable[[Path], NDArray[Any] | None] | None = None
     read_placement: Callable[[Path, PlacementShape], PlacementFile] | None = None
-    write_placement: Callable[[BinaryIO, PlacementFile], None] | None = None
+    write_placement: Callable[[BinaryIO, PlacementFile], tuple[str, ...]] | None = None
+    write_load: Callable[[BinaryIO, RawTrace], tuple[str, ...]] | None = None
     written_to: tuple[str, ...] = ()
 
-    def matches(self, path: Path) -> bool:
-        """Whether this format is the one of the file or folder at `path`."""
-        if self.recognises is not None:
-            return self.recognises(path)
+    def ends(self, path: Path) -> bool:
+        """Whether files of this format have the ending of `path`."""
         return path.suffix.lower() in self.suffixes

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from evenload.formats.base import FileFormatError, Format, RawLoad
+from evenload.formats.base import FileFormatError, Format, RawLoad, RawTrace
+from evenload.formats.write_arrays import checked_windows, layers_left_out
 
 _INDEX_HEADS = {"", "layer", "layers", "layer_id", "index", "unnamed: 0"}
 
@@ -87,9 +90,32 @@ def read_load(path: Path, num_experts: int | None) -> RawLoad:
     return RawLoad(np.array(table), _note(table[0], path))
 
 
+def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
+    """Write the one window of a trace; floats keep all their digits.
+
+    Raises
+    ------
+    ValueError
+        If there are several windows, or a number is not finite and >= 0.
+    """
+    windows = trace.windows.shape[0]
+    if windows > 1:
+        raise ValueError(
+            f"a .csv file has one window, and the trace has {windows}; take one with --window, or "
+            "use a .npz, .npy or .parquet file"
+        )
+    text = io.StringIO()
+    for window in checked_windows(trace):
+        csv.writer(text, lineterminator="\n").writerows(window.tolist())
+    stream.write(text.getvalue().encode())
+    return layers_left_out(trace, ".csv")
+
+
 FORMAT = Format(
     name="csv",
     suffixes=(".csv",),
     summary="one row a layer, one column an expert; a first row with any non-number is a header",
     read_load=read_load,
+    write_load=write_load,
+    written_to=(".csv",),
 )

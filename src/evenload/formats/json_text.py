@@ -67,3 +67,9 @@ def to_array(value: Any, name: str, where: str) -> NDArray[Any]:
     """
     _check_lists(value, name, where)
     return np.asarray(value)
+
+
+def lines_of(array: NDArray[Any], indent: str = "") -> str:
+    """Return the rows of a table of whole numbers as JSON, one on a line, with commas between."""
+    rows = (json.dumps(row, separators=(",", ":")) for row in array.tolist())
+    return ",\n".join(indent + row for row in rows)

@@ -21,7 +21,14 @@ def check_experts(found: int, asked: int | None, source: str) -> None:
         )
 
 
-def _check_window(window: Any, num_windows: int, source: str) -> int:
+def check_window(window: Any, num_windows: int, source: str) -> int:
+    """Return the number of a window, from 0; negative ones count from the end.
+
+    Raises
+    ------
+    ValueError
+        If it is no integer, or there is no such window.
+    """
     try:
         index = operator.index(window)
     except TypeError:
@@ -62,6 +69,6 @@ def finish_load(
     weights = check_weights(f"{source}: load", raw.array)
     trace = weights if weights.ndim == 3 else None
     windows = weights if trace is not None else np.atleast_2d(weights)[None]
-    index = None if window is None else _check_window(window, windows.shape[0], source)
+    index = None if window is None else check_window(window, windows.shape[0], source)
     load = windows.sum(axis=0) if index is None else windows[index]
     return LoadFile(np.ascontiguousarray(load), trace, source, name, index, raw.notes, raw.layers)

@@ -11,6 +11,7 @@ from evenload.formats.array_stream import read_array, read_layout
 from evenload.formats.base import FileFormatError, Format, RawLoad, RawTrace
 from evenload.formats.magic import kind_of
 from evenload.formats.windows import FileWindows, trace_shape
+from evenload.formats.write_arrays import write_npy
 from evenload.trace import ArrayWindows
 
 
@@ -56,4 +57,6 @@ FORMAT = Format(
     summary="one array: a load [layers, experts] or a trace [windows, layers, experts]",
     read_load=read_load,
     read_trace=read_trace,
+    write_load=write_npy,
+    written_to=(".npy",),
 )

@@ -1,62 +1,52 @@
-"""NumPy .npz archives: ``load``, or ``topk`` with the experts that each token was routed to."""
+"""NumPy .npz archives: ``load``, or ``topk`` with the experts that each token was routed to.
+
+``layer_ids`` [L] and ``num_model_layers`` say which of the model's layers the rows are.
+"""
 
 from __future__ import annotations
 
 import struct
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from evenload.checks import positive_int
-from evenload.formats.array_stream import read_array, read_layout
+from evenload.formats.archive import keys_of, open_archive, read_member
+from evenload.formats.array_stream import read_layout
 from evenload.formats.base import FileFormatError, Format, RawLoad, RawTrace
 from evenload.formats.damage import DAMAGED
-from evenload.formats.magic import kind_of
+from evenload.formats.sizes import model_layers
 from evenload.formats.topk import check_routed, count_topk
 from evenload.formats.windows import FileWindows, StreamWindows, trace_shape
+from evenload.formats.write_arrays import write_npz
+from evenload.layers import ModelLayers
 from evenload.trace import ArrayWindows
 
 # A member's own header in the file: up to the lengths of its name and of its extra field.
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[zipfile.ZipFile]:
-    with path.open("rb") as stream:
-        try:
-            archive = zipfile.ZipFile(stream)
-        except DAMAGED:
-            kind = kind_of(path)
-            if kind == "it is a zip archive":
-                raise FileFormatError(f"{path}: the archive is cut off or damaged") from None
-            raise FileFormatError(f"{path}: this is no .npz archive: {kind}") from None
-        with archive:
-            yield archive
-
-
-def _array(archive: zipfile.ZipFile, key: str, path: Path) -> NDArray[Any]:
-    member = archive.getinfo(f"{key}.npy")
-    where = f"{path}, key {key!r}"
-    try:
-        with archive.open(member) as stream:
-            return read_array(stream, member.file_size, where)  # type: ignore[arg-type]
-    except FileFormatError:
-        raise
-    except DAMAGED as error:
-        raise FileFormatError(f"{where}: the archive is cut off or damaged ({error})") from None
+_MOST_IDS = 2**20  # bytes of an array that names layers
 
 
 def _num_experts(archive: zipfile.ZipFile, keys: set[str], path: Path) -> int | None:
     if "num_experts" not in keys:
         return None
-    array = _array(archive, "num_experts", path)
+    array = read_member(archive, "num_experts", path)
     if array.size != 1:
         raise FileFormatError(f"{path}: num_experts has shape {array.shape}; use one number")
     return positive_int(f"{path}: num_experts", array.reshape(-1)[0].item())
+
+
+def _layers(archive: zipfile.ZipFile, keys: list[str], path: Path) -> ModelLayers | None:
+    if "layer_ids" not in keys:
+        return None
+    ids = read_member(archive, "layer_ids", path, _MOST_IDS).ravel().tolist()
+    number = None
+    if "num_model_layers" in keys:
+        number = read_member(archive, "num_model_layers", path, _MOST_IDS).ravel().tolist()
+    return model_layers(ids, number[0] if number else None, str(path))
 
 
 def read_load(path: Path, num_experts: int | None) -> RawLoad:
@@ -75,13 +65,15 @@ def read_load(path: Path, num_experts: int | None) -> RawLoad:
         If the file is no such archive, is damaged, has neither key, or its array holds pickled
         objects or anything else but numbers.
     """
-    with _open(path) as archive:
-        names = [name.removesuffix(".npy") for name in archive.namelist()]
+    with open_archive(path) as archive:
+        names = keys_of(archive)
+        layers = _layers(archive, names, path)
         if "load" in names:
-            return RawLoad(_array(archive, "load", path))
+            return RawLoad(read_member(archive, "load", path), layers=layers)
         if "topk" in names:
             experts = num_experts or _num_experts(archive, set(names), path)
-            return count_topk(_array(archive, "topk", path), experts, str(path))
+            counted = count_topk(read_member(archive, "topk", path), experts, str(path))
+            return replace(counted, layers=layers)
     found = ", ".join(names) or "none"
     raise FileFormatError(f"{path}: no key 'load' or 'topk' in the archive; keys found: {found}")
 
@@ -97,11 +89,12 @@ def read_trace(path: Path, num_experts: int | None) -> RawTrace:
     FileFormatError
         As `read_load`.
     """
-    with _open(path) as archive:
+    with open_archive(path) as archive:
         names = archive.namelist()
         if "load.npy" not in names:
             return RawTrace.of(read_load(path, num_experts))
         member = archive.getinfo("load.npy")
+        layers = _layers(archive, keys_of(archive), path)
         where = f"{path}, key 'load'"
         try:
             with archive.open(member) as stream:
@@ -112,10 +105,11 @@ def read_trace(path: Path, num_experts: int | None) -> RawTrace:
             raise FileFormatError(f"{where}: the archive is cut off or damaged ({error})") from None
         if layout.by_column:
             shape = trace_shape(layout.shape, where)
-            return RawTrace(ArrayWindows(_array(archive, "load", path).reshape(shape)))
+            array = read_member(archive, "load", path).reshape(shape)
+            return RawTrace(ArrayWindows(array), layers=layers)
         if member.compress_type != zipfile.ZIP_STORED:
-            return RawTrace(StreamWindows(path, member.filename, layout))
-        return RawTrace(FileWindows(path, layout, _start_of(path, member)))
+            return RawTrace(StreamWindows(path, member.filename, layout), layers=layers)
+        return RawTrace(FileWindows(path, layout, _start_of(path, member)), layers=layers)
 
 
 def _start_of(path: Path, member: zipfile.ZipInfo) -> int:
@@ -135,10 +129,10 @@ def read_topk(path: Path) -> NDArray[Any] | None:
     FileFormatError
         If the file is no such archive, is damaged, or its ``topk`` has another shape or dtype.
     """
-    with _open(path) as archive:
+    with open_archive(path) as archive:
         if "topk.npy" not in archive.namelist():
             return None
-        topk = _array(archive, "topk", path)
+        topk = read_member(archive, "topk", path)
     check_routed(topk, str(path))
     return topk
 
@@ -150,4 +144,6 @@ FORMAT = Format(
     read_load=read_load,
     read_trace=read_trace,
     read_topk=read_topk,
+    write_load=write_npz,
+    written_to=(".npz",),
 )

@@ -15,6 +15,7 @@ CAN = {
     "read_load": "a load",
     "read_placement": "a placement",
     "write_placement": "a placement",
+    "write_load": "a load",
 }
 
 
@@ -46,7 +47,7 @@ def _named(name: str, ability: str) -> Format:
         if candidate.name == name:
             return candidate
     names = ", ".join(f.name for f in able)
-    can = "written" if ability == "write_placement" else "read"
+    can = "written" if ability.startswith("write") else "read"
     raise FileFormatError(
         f"format={name!r} is not known for {CAN[ability]} to be {can}; use one of {names}"
     )
@@ -60,14 +61,16 @@ def _no_format(path: Path, ability: str, endings: set[str]) -> FileFormatError:
     )
 
 
-def find_output(path: Path, name: str | None = None) -> Format:
-    """Return the format in which a placement is written to `path`.
+def find_output(path: Path, name: str | None = None, ability: str = "write_placement") -> Format:
+    """Return the format in which a placement or a load is written to `path`.
 
     Parameters
     ----------
     path : Path
     name : str, optional
         Name of the format; None goes by the path's ending.
+    ability : {"write_placement", "write_load"}
+        What is written.
 
     Raises
     ------
@@ -75,12 +78,12 @@ def find_output(path: Path, name: str | None = None) -> Format:
         If there is no such format, or none for the ending; the message lists what there is.
     """
     if name is not None:
-        return _named(name, "write_placement")
-    able = _able("write_placement")
+        return _named(name, ability)
+    able = _able(ability)
     for candidate in able:
         if path.suffix.lower() in candidate.written_to:
             return candidate
-    raise _no_format(path, "write_placement", {end for f in able for end in f.written_to})
+    raise _no_format(path, ability, {end for f in able for end in f.written_to})
 
 
 def find_input(path: Path, ability: str, name: str | None = None) -> Format:
@@ -109,7 +112,11 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
         return _named(name, ability)
     able = _able(ability)
     for candidate in able:
-        if candidate.matches(path):
+        if candidate.recognises is not None and candidate.recognises(path):
+            return candidate
+    # Those that go by the ending alone come first: the others have looked, and did not know it.
+    for candidate in sorted(able, key=lambda f: f.recognises is not None):
+        if candidate.ends(path):
             return candidate
     if stat.S_ISDIR(status.st_mode):
         raise FileFormatError(f"{path}: this is a folder; give a file")
