@@ -10,6 +10,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from evenload.formats.base import FileFormatError, Format
+from evenload.formats.files import files_of, is_glob
 
 CAN = {
     "read_load": "a load",
@@ -37,7 +38,7 @@ def known_formats() -> tuple[Format, ...]:
 
 
 def _able(ability: str) -> list[Format]:
-    return [f for f in known_formats() if getattr(f, ability) is not None]
+    return [f for f in known_formats() if f.can(ability)]
 
 
 def _named(name: str, ability: str) -> Format:
@@ -84,7 +85,7 @@ def find_output(path: Path, name: str | None = None) -> Format:
 
 
 def find_input(path: Path, ability: str, name: str | None = None) -> Format:
-    """Return the format of an existing file or folder.
+    """Return the format of an existing file or folder, or of all files that match a pattern.
 
     Parameters
     ----------
@@ -97,19 +98,24 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
     Raises
     ------
     FileNotFoundError
-        If there is nothing at `path`.
+        If there is nothing at `path`, which may be a pattern as ``dump/*.pt`` too.
     FileFormatError
         If it is a folder that no format takes, is empty, or has an unknown ending; or if no format
         has that name.
     """
-    status = path.stat()
-    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+    many = is_glob(path)
+    status = (files_of(path)[0] if many else path).stat()
+    if stat.S_ISREG(status.st_mode) and status.st_size == 0 and not many:
         raise FileFormatError(f"{path}: the file is empty (0 bytes)")
     if name is not None:
         return _named(name, ability)
     able = _able(ability)
     for candidate in able:
-        if candidate.matches(path):
+        if candidate.recognises is not None and candidate.recognises(path):
+            return candidate
+    # Those that go by the ending alone come first: the others have looked, and did not know it.
+    for candidate in sorted(able, key=lambda f: f.recognises is not None):
+        if candidate.ends(path):
             return candidate
     if stat.S_ISDIR(status.st_mode):
         raise FileFormatError(f"{path}: this is a folder; give a file")

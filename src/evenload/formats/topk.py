@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from evenload.arrays import first_bad
 from evenload.formats.base import FileFormatError, RawLoad
 
+MOST_EXPERTS = 2**16  # of a layer, in a file: what a model has, with much to spare
+
 _NOTE = (
     "{where}: the number of experts is not in the file; taken as the largest expert number + 1 "
     "= {found} (say --experts, or num_experts=, where the model has more)"
@@ -52,6 +54,10 @@ def count_topk(topk: NDArray[Any], num_experts: int | None, where: str) -> RawLo
     found = int(topk.max()) + 1
     notes = () if num_experts is not None else (_NOTE.format(where=where, found=found),)
     experts = found if num_experts is None else num_experts
+    if num_experts is None and found > MOST_EXPERTS:
+        raise FileFormatError(
+            f"{where}: topk has expert {found - 1}, and no model has more than {MOST_EXPERTS}"
+        )
     outside = (topk < 0) | (topk >= experts)
     if outside.any():
         raise FileFormatError(

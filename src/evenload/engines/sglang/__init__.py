@@ -1,0 +1,1 @@
+"""SGLang: its files, and what runs inside it."""
