@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts, Loads, Plot, Window
+from evenload.cli.options import AsJson, Experts, Loads, LoadsFormat, Plot, Window
 
 
 def evaluate(
@@ -25,6 +25,7 @@ def evaluate(
     ] = 1,
     window: Window = None,
     experts: Experts = None,
+    loads_format: LoadsFormat = None,
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
@@ -40,10 +41,10 @@ def evaluate(
     from evenload.report.context import Context
 
     check_outputs(None, plot)
-    file = open_loads(loads, window, experts)
+    file = open_loads(loads, window, experts, loads_format)
     given = read_placement_file(placement)
     cluster = given.placement.cluster
-    topk = routed_experts(loads, cluster, window)
+    topk = routed_experts(loads, cluster, window, loads_format)
     summaries = compare_file(file.load, given, num_groups=groups, topk=topk)
     context = Context.of(file, cluster, groups)
     draw(plot, context, summaries)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts, Loads, Plot, Window
+from evenload.cli.options import AsJson, Experts, Loads, LoadsFormat, Plot, Window
 
 
 def plan(
@@ -122,6 +122,7 @@ def plan(
     ] = False,
     window: Window = None,
     experts: Experts = None,
+    loads_format: LoadsFormat = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="FILE", help="Write the placement to a .json file."),
@@ -167,15 +168,21 @@ def plan(
     wanted = Wanted(gpus, nodes, slots, redundant, target, speed, dead, how)
     wanted.check(curve, next_window)
     check_outputs(output, plot, curve)
-    file = open_loads(loads, window, experts)
+    file = open_loads(loads, window, experts, loads_format)
     tokens = windows_of(file, window) if next_window else file.load
     result, milliseconds, found = plan_wanted(tokens, wanted)
     expected = result.problem.load if next_window else file.load
     context = Context.of(file, result.placement.cluster, groups, forecast=next_window)
-    topk = routed_experts(loads, result.placement.cluster, window)
+    topk = routed_experts(loads, result.placement.cluster, window, loads_format)
     summaries = compare_plan(expected, result, milliseconds, num_groups=groups, topk=topk)
     if output is not None:
-        write_placement(output, result.placement, solver=result.solver, load=expected)
+        write_placement(
+            output,
+            result.placement,
+            solver=result.solver,
+            load=expected,
+            layers=file.layers,
+        )
         say(f"wrote the placement to {output}")
     draw(plot, context, summaries)
     draw_slots(curve, found)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts
+from evenload.cli.options import AsJson, Experts, LoadsFormat
 from evenload.cli.replaying import (
     DEFAULT_POLICIES,
     Costs,
@@ -60,6 +60,7 @@ def replay(
     oracle: OracleName = "fast",
     no_delay: NoDelay = False,
     experts: Experts = None,
+    loads_format: LoadsFormat = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a page with pictures to a .html file."),
@@ -106,7 +107,7 @@ def replay(
         "start": None if start is None else read_placement(start),
     }
     check_replay_outputs(report, save)
-    loads = open_trace(trace, experts)
+    loads = open_trace(trace, experts, loads_format)
     cluster = cluster_for(gpus, nodes, slots, loads.num_experts)
     ready()
     replays = replay_all(loads, cluster, names, how)

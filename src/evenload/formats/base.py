@@ -163,6 +163,8 @@ class Format:
         File name endings in lower case, with their dot.
     written_to : tuple of str
         Endings that mean this format when a placement is written and no format is named.
+    many : bool
+        Whether a pattern of several files' names can be read.
     summary : str
         What a file of this format holds, in one line.
     recognises : callable, path -> bool, optional
@@ -189,6 +191,7 @@ class Format:
     read_placement: Callable[[Path, PlacementShape], PlacementFile] | None = None
     write_placement: Callable[[BinaryIO, PlacementFile], None] | None = None
     written_to: tuple[str, ...] = ()
+    many: bool = False
 
     def ends(self, path: Path) -> bool:
         """Whether files of this format have the ending of `path`."""

@@ -39,7 +39,7 @@ def files_of(path: Path, *suffixes: str) -> list[Path]:
         If nothing matches the pattern.
     """
     if is_glob(path):
-        found = [Path(p) for p in glob.glob(str(path), recursive=True)]
+        found = map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207 (absolute too)
         files = [p for p in found if p.is_file()]
         if not files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))

@@ -127,6 +127,36 @@ def _start_of(path: Path, member: zipfile.ZipInfo) -> int:
     return member.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)
 
 
+def keys_in(path: Path) -> list[str]:
+    """Return the names of an archive's arrays, in its order.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is no such archive, or damaged.
+    """
+    with _open(path) as archive:
+        return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+
+
+def read_key(path: Path, key: str, most: int) -> NDArray[Any]:
+    """Read one array of an archive, whatever its name, of `most` bytes at most.
+
+    Raises
+    ------
+    FileFormatError
+        If the archive is damaged, or the array larger or no plain numbers.
+    """
+    with _open(path) as archive:
+        size = archive.getinfo(f"{key}.npy").file_size
+        if size > most:
+            raise FileFormatError(
+                f"{path}, key {key!r}: the array has {size} bytes, more than the {most} that are "
+                "read at once"
+            )
+        return _array(archive, key, path)
+
+
 def read_topk(path: Path) -> NDArray[Any] | None:
     """Read ``topk`` [tokens, L, k], or return None where the archive has none.
 

@@ -103,9 +103,10 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
         If it is a folder that no format takes, is empty, or has an unknown ending; or if no format
         has that name.
     """
-    many = is_glob(path)
-    status = (files_of(path)[0] if many else path).stat()
-    if stat.S_ISREG(status.st_mode) and status.st_size == 0 and not many:
+    if is_glob(path):
+        return _find_pattern(path, ability, name)
+    status = path.stat()
+    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
         raise FileFormatError(f"{path}: the file is empty (0 bytes)")
     if name is not None:
         return _named(name, ability)
@@ -120,3 +121,16 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
     if stat.S_ISDIR(status.st_mode):
         raise FileFormatError(f"{path}: this is a folder; give a file")
     raise _no_format(path, ability, {suffix for f in able for suffix in f.suffixes})
+
+
+def _find_pattern(path: Path, ability: str, name: str | None) -> Format:
+    """Return the format of several files, told by the first of them where none is named."""
+    first = files_of(path)[0]
+    found = find_input(first, ability) if name is None else _named(name, ability)
+    if not found.many:
+        able = ", ".join(f.name for f in _able(ability) if f.many)
+        raise FileFormatError(
+            f"{path}: files of format {found.name} are read one at a time; give one, or name the "
+            f"format of a recording of several, {able or 'which there is none of'}"
+        )
+    return found

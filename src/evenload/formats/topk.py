@@ -18,14 +18,19 @@ _NOTE = (
 )
 
 
-def check_routed(topk: NDArray[Any], where: str) -> None:
+def check_routed(topk: NDArray[Any], where: str, name: str = "topk") -> None:
     """Raise `FileFormatError` unless `topk` has the shape and dtype of routed experts."""
     if topk.ndim != 3 or topk.size == 0:
         raise FileFormatError(
-            f"{where}: topk has shape {topk.shape}; use [tokens, layers, k], at least 1 of each"
+            f"{where}: {name} has shape {topk.shape}; use [tokens, layers, k], at least 1 of each"
         )
     if topk.dtype.kind not in "iu":
-        raise FileFormatError(f"{where}: topk has dtype {topk.dtype}; use an integer dtype")
+        raise FileFormatError(f"{where}: {name} has dtype {topk.dtype}; use an integer dtype")
+
+
+def experts_note(where: str, found: int) -> str:
+    """Return the note that the number of experts was taken from the numbers that are there."""
+    return _NOTE.format(where=where, found=found)
 
 
 def count_topk(topk: NDArray[Any], num_experts: int | None, where: str) -> RawLoad:
@@ -52,7 +57,7 @@ def count_topk(topk: NDArray[Any], num_experts: int | None, where: str) -> RawLo
     """
     check_routed(topk, where)
     found = int(topk.max()) + 1
-    notes = () if num_experts is not None else (_NOTE.format(where=where, found=found),)
+    notes = () if num_experts is not None else (experts_note(where, found),)
     experts = found if num_experts is None else num_experts
     if num_experts is None and found > MOST_EXPERTS:
         raise FileFormatError(

@@ -48,7 +48,11 @@ def used_cells(recorded: Windows) -> NDArray[np.bool_]:
 
 
 def without_dense(
-    recorded: Windows, windows: NDArray[np.int64], used: NDArray[np.bool_], where: str
+    recorded: Windows,
+    windows: NDArray[np.int64],
+    used: NDArray[np.bool_],
+    where: str,
+    why: str = "never have a token",
 ) -> RawTrace:
     """Leave out windows that are not wanted, and layers that never have a token.
 
@@ -62,6 +66,8 @@ def without_dense(
         Which layers have tokens in which windows.
     where : str
         The file's name, for messages.
+    why : str
+        How dense layers show, for the note.
 
     Raises
     ------
@@ -75,13 +81,13 @@ def without_dense(
             f"{where}: no token was counted in {used.shape[0]} windows; record while the engine "
             "serves"
         )
-    notes = ()
+    notes: tuple[str, ...] = ()
     if layers.size < L:
         dense = np.flatnonzero(~used.any(axis=0)).tolist()
         named = ", ".join(map(str, dense[:5])) + (", ..." if len(dense) > 5 else "")
         notes = (
-            f"{where}: {len(dense)} of the model's {L} layers never have a token and are left out "
-            f"as dense ones: {named}",
+            f"{where}: {len(dense)} of the model's {L} layers {why} and are left out as dense "
+            f"ones: {named}",
         )
     model = ModelLayers(layers.tolist(), L)
     return RawTrace(KeptWindows(recorded, windows, layers), notes, model)

@@ -36,8 +36,8 @@ def mapped_array(value: Any, name: str, where: str, *, whole: bool = True) -> ND
     there = value.untyped_storage().nbytes()
     if value.numel() * value.element_size() > there:
         raise FileFormatError(
-            f"{where}: {name} claims {value.numel()} numbers {tuple(value.shape)}, and the file has "
-            f"{there} bytes for them"
+            f"{where}: {name} claims {value.numel()} numbers {tuple(value.shape)}, and the file "
+            f"has {there} bytes for them"
         )
     kinds = "iu" if whole else "iuf"
     if value.dtype in (torch.bfloat16, torch.float16) and not whole:

@@ -4,9 +4,9 @@
 the ranks by SGLang itself. Each step is a window. Steps lie in a ring of rows that a new recording
 goes on filling where the last one stopped; rows never written are zero.
 
-**per_pass** and **per_token**: a file a rank, with what that rank alone counted in each slot in each
-forward pass. They are summed over the ranks, and each forward pass is a window, in the order of
-their numbers. Slots are taken for the experts of the file's ``last_physical_to_logical_map``.
+**per_pass** and **per_token**: a file a rank, with what that rank alone counted in each slot in
+each forward pass. They are summed over the ranks, and each forward pass is a window, in the order
+of their numbers. Slots are taken for the experts of the file's ``last_physical_to_logical_map``.
 ``topk_ids_of_layer`` of per_token says the same, token by token, and is not read: a large dump is
 mapped, and only its counts are looked at.
 
@@ -96,4 +96,5 @@ FORMAT = Format(
     "folder",
     recognises=recognises,
     read_trace=read_trace,
+    many=True,
 )

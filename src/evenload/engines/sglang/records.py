@@ -82,7 +82,7 @@ def read_rank_file(path: Path) -> RankFile:
         raise FileFormatError(f"{path}: no keys {RECORDS!r} and {MAP!r}, or one of them")
     records = value[RECORDS]
     if not isinstance(records, list) or not records:
-        raise FileFormatError(f"{path}: {RECORDS} is no list with something in it; nothing recorded")
+        raise FileFormatError(f"{path}: {RECORDS} is an empty list, or none; nothing was recorded")
     slots = Slots(value[MAP], str(path))
     return RankFile(path, slots, [_record(r, i, path, slots) for i, r in enumerate(records)])
 

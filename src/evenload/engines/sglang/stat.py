@@ -36,7 +36,7 @@ def read_steps(files: list[Path], where: str) -> RawTrace:
     used = used_cells(recorded)
     kept, notes, start = [], [], 0
     for file, rows in zip(recorded.files, recorded.rows, strict=True):
-        order, note = written_rows(used[start : start + rows].any(axis=1), str(file))
+        order, note = written_rows(np.any(used[start : start + rows], axis=1), str(file))
         kept.append(order + start)
         notes += note
         start += rows

@@ -1,8 +1,8 @@
 """TensorRT-LLM's expert statistics: a folder that its planner of placements reads too.
 
-``meta_info.json`` has the number of experts; each ``rank{r}.safetensors`` has what that rank counted,
-under ``{iteration}_{model layer}`` an integer for each expert. They are summed over the ranks; each
-iteration is a window.
+``meta_info.json`` has the number of experts; each ``rank{r}.safetensors`` has what that rank
+counted, under ``{iteration}_{model layer}`` an integer for each expert. They are summed over the
+ranks; each iteration is a window.
 """
 
 from __future__ import annotations
