@@ -3,8 +3,8 @@
     python -m benchmarks.dump_memory [GIGABYTES]
 
 Writes a per_token dump of one rank of DeepSeek-V3's shape (61 layers, 3 of them dense, 288 slots),
-2 GB by default, into the folder for temporary files, reads it as `evenload plan` does in a process of
-its own, and removes it.
+2 GB by default, into the folder for temporary files, reads it as `evenload plan` does in a process
+of its own, and removes it; with many tokens a pass, and with few. Linux only.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import numpy as np
 LAYERS, DENSE, SLOTS, EXPERTS, TOKENS, WIDTH = 61, 3, 288, 256, 4096, 8
 
 _READ = """
-import resource, sys, time, numpy, torch, evenload.formats as formats
+import sys, time, numpy, torch, evenload.formats as formats
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 before, started = peak(), time.perf_counter()
 file = formats.read_load(sys.argv[1])
 print(f"{file.num_windows} windows, {file.load.shape}: {peak() - before:.0f} MB more than the "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +76,7 @@ def _map_notes(recorded: PassWindows, where: str) -> list[str]:
 
 
 class PassWindows:
-    """Forward passes of several ranks' files, mapped, and summed as they are asked for.
+    """Forward passes of several ranks' files, summed as they are asked for.
 
     Parameters
     ----------
@@ -102,12 +101,8 @@ class PassWindows:
         records = self.passes[number][1]
         counts = np.zeros(records[0].slots.shape)
         for record in records:
-            record.check()
-            counts += record.counts
+            counts += record.read()
         return records[0].slots.sum(counts)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return PassWindows, ([file.path for file in self.files],)
 
 
 def _check_models(files: list[RankFile]) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from evenload.checks import whole_number
-from evenload.engines.common.tensors import mapped_array
+from evenload.engines.common.mapped_file import MappedFile
+from evenload.engines.common.tensors import Stored, stored
 from evenload.engines.common.torch_archive import load_torch
 from evenload.engines.sglang.slots import MAP, Slots
 from evenload.formats.base import FileFormatError
@@ -30,8 +31,8 @@ class Record:
         Of the forward pass, and of the rank.
     key : str
         SGLang's ``gatherer_key``: which part of the pass it is, where there are several.
-    counts : integer ndarray, [L, S]
-        Tokens in each slot of all ranks; over the mapped file.
+    counts : Stored, [L, S]
+        Tokens in each slot of all ranks.
     slots : Slots
         Which expert each of them holds.
     """
@@ -40,17 +41,18 @@ class Record:
     number: int
     rank: int
     key: str
-    counts: NDArray[Any]
+    counts: Stored
     slots: Slots
 
-    def check(self) -> None:
-        """Raise `FileFormatError` if a count is negative."""
-        least = int(self.counts.min())
-        if least < 0:
+    def read(self) -> NDArray[Any]:
+        """Return the counts; raise `FileFormatError` if one is negative."""
+        counts = self.counts.read()
+        if counts.min() < 0:
             raise FileFormatError(
-                f"{self.path}: forward pass {self.number} has {least} tokens in a slot; counts are "
-                "0 or more"
+                f"{self.path}: forward pass {self.number} has {counts.min()} tokens in a slot; "
+                "counts are 0 or more"
             )
+        return counts
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +85,13 @@ def read_rank_file(path: Path) -> RankFile:
     records = value[RECORDS]
     if not isinstance(records, list) or not records:
         raise FileFormatError(f"{path}: {RECORDS} is an empty list, or none; nothing was recorded")
-    slots = Slots(value[MAP], str(path))
-    return RankFile(path, slots, [_record(r, i, path, slots) for i, r in enumerate(records)])
+    file = MappedFile(path)
+    slots = Slots(value[MAP], file)
+    return RankFile(path, slots, [_record(r, i, file, slots) for i, r in enumerate(records)])
 
 
-def _record(value: Any, index: int, path: Path, slots: Slots) -> Record:
+def _record(value: Any, index: int, file: MappedFile, slots: Slots) -> Record:
+    path = file.path
     name = f"{RECORDS}[{index}]"
     wanted = ("forward_pass_id", "rank", _SLOT_COUNTS)
     missing = [key for key in wanted if not isinstance(value, dict) or key not in value]
@@ -97,7 +101,7 @@ def _record(value: Any, index: int, path: Path, slots: Slots) -> Record:
         number, rank = (whole_number(f"{name}.{key}", value[key]) for key in wanted[:2])
     except ValueError as error:
         raise FileFormatError(f"{path}: {error}") from None
-    counts = mapped_array(value[_SLOT_COUNTS], f"{name}.{_SLOT_COUNTS}", str(path))
+    counts = stored(value[_SLOT_COUNTS], f"{name}.{_SLOT_COUNTS}", file, "layers", "slots")
     if counts.shape != slots.shape:
         raise FileFormatError(
             f"{path}: {name}.{_SLOT_COUNTS} has shape {counts.shape}, and {MAP} {slots.shape}; "

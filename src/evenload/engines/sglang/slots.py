@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.engines.common.tensors import check_shape, mapped_array
+from evenload.engines.common.mapped_file import MappedFile
+from evenload.engines.common.tensors import stored
 from evenload.formats.base import FileFormatError
 
 MAP = "last_physical_to_logical_map"
@@ -20,8 +21,8 @@ class Slots:
     ----------
     value : torch.Tensor, [L, S]
         Every expert of 0 to E - 1 in each row.
-    where : str
-        The file's name, for messages.
+    file : MappedFile
+        The file that it is in.
 
     Raises
     ------
@@ -29,11 +30,10 @@ class Slots:
         If it is no such map.
     """
 
-    def __init__(self, value: Any, where: str) -> None:
-        experts = mapped_array(value, MAP, where)
-        check_shape(experts, MAP, where, "layers", "slots")
+    def __init__(self, value: Any, file: MappedFile) -> None:
+        experts = stored(value, MAP, file, "layers", "slots").read()
         L, S = experts.shape
-        E = _num_experts(experts, where)
+        E = _num_experts(experts, str(file.path))
         self.shape = L, S
         self.num_experts = E
         self.content = np.array(experts, "<i8").tobytes()

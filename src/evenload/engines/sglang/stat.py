@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.engines.common.kept import used_cells, without_dense
-from evenload.engines.common.tensors import check_shape, mapped_array
+from evenload.engines.common.mapped_file import MappedFile
+from evenload.engines.common.tensors import Stored, stored
 from evenload.engines.common.torch_archive import load_torch
 from evenload.formats.base import FileFormatError, RawTrace
 
@@ -82,7 +83,7 @@ def written_rows(used: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64]
 
 
 class StepWindows:
-    """Rows of the counts of several dumps, one after the other, mapped.
+    """Rows of the counts of several dumps, one after the other.
 
     Parameters
     ----------
@@ -111,21 +112,19 @@ class StepWindows:
         """Return one row, [L, E]."""
         index = int(np.searchsorted(self._ends, number, "right"))
         step = number - int(self._ends[index]) + self.rows[index]
-        counts = np.array(self._counts[index][step])
-        if counts.dtype.kind == "i" and counts.min() < 0:
+        counts = self._counts[index].row(step)
+        if counts.min() < 0:
             raise FileFormatError(
                 f"{self.files[index]}: {COUNTS}[{step}] has {counts.min()}; counts are 0 or more"
             )
         return counts
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return StepWindows, (self.files,)
 
-
-def _counts(file: Path) -> NDArray[Any]:
-    value = load_torch(file)
-    counts = mapped_array(value.get(COUNTS) if isinstance(value, dict) else None, COUNTS, str(file))
-    if counts.ndim == 2:
-        counts = counts[None]
-    check_shape(counts, COUNTS, str(file), "steps", "layers", "experts")
-    return counts
+def _counts(path: Path) -> Stored:
+    value = load_torch(path)
+    file = MappedFile(path)
+    counts = value.get(COUNTS) if isinstance(value, dict) else None
+    if getattr(counts, "ndim", 3) == 2:
+        table = stored(counts, COUNTS, file, "layers", "experts")
+        return table.split(1, *table.shape)
+    return stored(counts, COUNTS, file, "steps", "layers", "experts")

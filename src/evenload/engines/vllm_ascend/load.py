@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from numpy.typing import NDArray
 
-from evenload.engines.common.tensors import mapped_array
+from evenload.engines.common.mapped_file import MappedFile
+from evenload.engines.common.tensors import Stored, stored
 from evenload.engines.common.torch_archive import is_bare_tensor, load_torch
 from evenload.formats.base import Format, RawTrace
 from evenload.formats.windows import trace_shape
-from evenload.trace import ArrayWindows
 
 _SUFFIXES = (".pt", ".pth")
 
@@ -28,9 +30,22 @@ def read_trace(path: Path, num_experts: int | None) -> RawTrace:
     FileFormatError
         If the file is damaged, or holds no dense tensor of that many dimensions.
     """
-    array = mapped_array(load_torch(path), "the tensor", str(path), whole=False)
-    shape = trace_shape(array.shape, str(path))
-    return RawTrace(ArrayWindows(np.asarray(array).reshape(shape)))
+    value = load_torch(path)
+    tensor = stored(value, "the tensor", MappedFile(path), whole=False)
+    return RawTrace(_Windows(tensor.split(*trace_shape(tensor.shape, str(path)))))
+
+
+@dataclass(frozen=True, eq=False)
+class _Windows:
+    loads: Stored
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        T, L, E = self.loads.shape
+        return T, L, E
+
+    def read(self, number: int) -> NDArray[Any]:
+        return self.loads.row(number)
 
 
 FORMAT = Format(
