@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.formats.base import FileFormatError
+from evenload.formats.damage import briefly
 from evenload.formats.topk import MOST_EXPERTS
 
 MOST_NUMBERS = 2**26  # of one row group: it is read at once, and may be packed far smaller
@@ -113,7 +114,7 @@ class Table:
             columns = [self._numbers(table.column(name), name, group) for name in self._columns]
         except (arrow.ArrowException, OSError, OverflowError) as error:
             raise FileFormatError(
-                f"{self.path}: row group {group} is damaged ({str(error)[:120]})"
+                f"{self.path}: row group {group} is damaged ({briefly(error)})"
             ) from None
         return self._split(columns)
 
@@ -164,7 +165,7 @@ def _open(path: Path) -> Any:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise FileFormatError(
-            f"{path}: this is no Parquet file, or it is cut off ({str(error)[:120]})"
+            f"{path}: this is no Parquet file, or it is cut off ({briefly(error)})"
         ) from None
 
 

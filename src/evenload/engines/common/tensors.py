@@ -87,6 +87,9 @@ def stored(value: Any, name: str, file: MappedFile, *axes: str, whole: bool = Tr
     """
     path = file.path
     tensor = _checked(value, name, path, whole)
+    numbers = tensor.untyped_storage()
+    if tensor is value and not file.is_member(numbers.data_ptr(), numbers.nbytes()):
+        raise FileFormatError(f"{path}: {name} claims numbers that are not its own; it is damaged")
     shape = tuple(tensor.shape)
     if (axes and len(axes) != len(shape)) or 0 in shape:
         use = f"[{', '.join(axes)}]" if axes else "some axes"

@@ -8,7 +8,7 @@ from typing import Any
 
 from evenload.engines.common.pickle_scan import PickleError, check_pickle
 from evenload.formats.base import FileFormatError
-from evenload.formats.damage import DAMAGED
+from evenload.formats.damage import DAMAGED, briefly
 from evenload.formats.magic import kind_of
 
 MOST_PICKLE = 2**26  # bytes of the pickle, which is read whole; tensors are mapped
@@ -44,9 +44,9 @@ def load_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # the unpickler of damaged bytes may raise anything
-        first = str(error).strip().partition("\n")[0][:120] or type(error).__name__
         raise FileFormatError(
-            f"{path}: the file is damaged, or holds more than tensors and plain values ({first})"
+            f"{path}: the file is damaged, or holds more than tensors and plain values "
+            f"({briefly(error)})"
         ) from None
 
 

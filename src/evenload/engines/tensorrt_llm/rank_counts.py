@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evenload.engines.common.needed import needed
 from evenload.formats.base import FileFormatError
+from evenload.formats.damage import briefly
 
 _KEY = re.compile(r"(0|[1-9]\d{0,17})_(0|[1-9]\d{0,17})", re.ASCII)
 _INTEGERS = {"I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64"}
@@ -43,7 +44,7 @@ class RankCounts:
             if isinstance(error, FileFormatError):
                 raise
             raise FileFormatError(
-                f"{path}: this is no .safetensors file, or it is cut off ({error})"
+                f"{path}: this is no .safetensors file, or it is cut off ({briefly(error)})"
             ) from None
         if not names:
             raise FileFormatError(f"{path}: nothing is in it; nothing was recorded")
