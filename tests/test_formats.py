@@ -162,4 +162,5 @@ def test_every_format_says_what_it_is():
     assert {f.name for f in known_formats()} >= {"npz", "npy", "csv", "json", "evenload"}
     for known in known_formats():
         assert known.summary
-        assert any([known.read_load, known.read_placement, known.write_placement, known.write_load])
+        abilities = ("read_load", "read_placement", "write_placement", "write_load")
+        assert any(map(known.can, abilities))

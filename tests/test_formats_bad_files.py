@@ -41,7 +41,8 @@ def test_unknown_ending(tmp_path, name, what):
     path.write_text("1")
     complains(
         path,
-        f"{{path}}: a file with {what} is not known as a load; use one of .csv, .json, .npy, .npz",
+        f"{{path}}: a file with {what} is not known as a load; use one of .csv, .json, .jsonl, "
+        ".npy, .npz, .parquet, .pt, .pth",
     )
 
 

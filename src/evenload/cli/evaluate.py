@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts, Gpus, Loads, Nodes, PlacementFormat, Plot, Window
+from evenload.cli.options import (
+    AsJson,
+    Experts,
+    Gpus,
+    Loads,
+    LoadsFormat,
+    Nodes,
+    PlacementFormat,
+    Plot,
+    Window,
+)
 
 
 def evaluate(
@@ -33,6 +43,7 @@ def evaluate(
     ] = 1,
     window: Window = None,
     experts: Experts = None,
+    loads_format: LoadsFormat = None,
     plot: Plot = None,
     as_json: AsJson = False,
 ) -> None:
@@ -48,13 +59,13 @@ def evaluate(
     from evenload.report.context import Context
 
     check_outputs(None, plot)
-    file = open_loads(loads, window, experts)
+    file = open_loads(loads, window, experts, loads_format)
     given = read_placement_file(
         placement, num_gpus=gpus, num_nodes=nodes, layers=file.layers, format=placement_format
     )
     say_notes(given.notes)
     cluster = given.placement.cluster
-    topk = routed_experts(loads, cluster, window)
+    topk = routed_experts(loads, cluster, window, loads_format)
     summaries = compare_file(file.load, given, num_groups=groups, topk=topk)
     context = Context.of(file, cluster, groups)
     draw(plot, context, summaries)

@@ -11,9 +11,21 @@ Loads = Annotated[
     Path,
     typer.Argument(
         metavar="LOADS",
-        help="Tokens routed to each expert: a .npz, .npy, .csv or .json file. "
+        help="Tokens routed to each expert: a .npz, .npy, .csv, .json or .parquet file, or what an "
+        "engine recorded (a file, a folder, or a pattern in quotes: 'dump/*.pt'); see --format. "
         "A .npz holds `load` [windows, layers, experts] or [layers, experts], or `topk` "
         "[tokens, layers, k]; a .csv has one row a layer and one column an expert.",
+    ),
+]
+LoadsFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--format",
+        metavar="NAME",
+        help="What the file of loads is: npz, npy, csv, json, parquet, sglang-recorder, "
+        "sglang-logical-count, tensorrt-llm-statistics, vllm-routed-experts or vllm-ascend-load. "
+        "Default: told by its ending and what is in it. A .npy or .npz or folder of routed experts "
+        "[tokens, layers, k] of vLLM's requests has to be named.",
     ),
 ]
 Window = Annotated[

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts, Loads, OutputFormat, PlacementFormat, Plot, Window
+from evenload.cli.options import (
+    AsJson,
+    Experts,
+    Loads,
+    LoadsFormat,
+    OutputFormat,
+    PlacementFormat,
+    Plot,
+    Window,
+)
 
 
 def plan(
@@ -123,6 +132,7 @@ def plan(
     ] = False,
     window: Window = None,
     experts: Experts = None,
+    loads_format: LoadsFormat = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -176,13 +186,13 @@ def plan(
     wanted = Wanted(gpus, nodes, slots, redundant, target, speed, dead, how)
     wanted.check(curve, next_window)
     check_outputs(output, plot, curve, output_format=output_format)
-    file = open_loads(loads, window, experts)
+    file = open_loads(loads, window, experts, loads_format)
     how |= open_current(current, current_format, file, gpus, nodes)
     tokens = windows_of(file, window) if next_window else file.load
     result, milliseconds, found = plan_wanted(tokens, wanted)
     expected = result.problem.load if next_window else file.load
     context = Context.of(file, result.placement.cluster, groups, forecast=next_window)
-    topk = routed_experts(loads, result.placement.cluster, window)
+    topk = routed_experts(loads, result.placement.cluster, window, loads_format)
     summaries = compare_plan(expected, result, milliseconds, num_groups=groups, topk=topk)
     if output is not None:
         left_out = write_placement(

@@ -19,6 +19,7 @@ from evenload.formats import (
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
 from evenload.report.heatmap import check_plot_path
+from evenload.trace import Trace
 
 
 def check_outputs(
@@ -34,9 +35,11 @@ def check_outputs(
             check_plot_path(plot)
 
 
-def open_loads(path: Path, window: int | None, experts: int | None) -> LoadFile:
+def open_loads(
+    path: Path, window: int | None, experts: int | None, form: str | None = None
+) -> LoadFile:
     """Read loads and tell on stderr what had to be assumed."""
-    file = read_load(path, window, num_experts=experts)
+    file = read_load(path, window, num_experts=experts, format=form)
     say_notes(file.notes)
     return file
 
@@ -67,8 +70,8 @@ def open_placement(
     return file.placement
 
 
-def windows_of(file: LoadFile, window: int | None) -> NDArray[Any]:
-    """Return the windows of a trace, for planning what comes after them: float64 [T, L, E].
+def windows_of(file: LoadFile, window: int | None) -> NDArray[Any] | Trace:
+    """Return the windows of a trace, for planning what comes after them: [T, L, E].
 
     Raises
     ------
@@ -87,12 +90,14 @@ def windows_of(file: LoadFile, window: int | None) -> NDArray[Any]:
     return file.trace
 
 
-def routed_experts(path: Path, cluster: Cluster, window: int | None) -> NDArray[Any] | None:
+def routed_experts(
+    path: Path, cluster: Cluster, window: int | None, form: str | None = None
+) -> NDArray[Any] | None:
     """Read the experts of each token, where the file has them and they may be on several nodes.
 
     None for one window: a file does not say which of its tokens are in it.
     """
-    return read_topk(path) if cluster.num_nodes > 1 and window is None else None
+    return read_topk(path, format=form) if cluster.num_nodes > 1 and window is None else None
 
 
 def speeds(text: str | None) -> list[float] | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts, PlacementFormat
+from evenload.cli.options import AsJson, Experts, LoadsFormat, PlacementFormat
 from evenload.cli.replaying import (
     DEFAULT_POLICIES,
     Costs,
@@ -61,6 +61,7 @@ def replay(
     oracle: OracleName = "fast",
     no_delay: NoDelay = False,
     experts: Experts = None,
+    loads_format: LoadsFormat = None,
     report: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a page with pictures to a .html file."),
@@ -105,7 +106,7 @@ def replay(
         "delay": not no_delay,
     }
     check_replay_outputs(report, save)
-    loads = open_trace(trace, experts)
+    loads = open_trace(trace, experts, loads_format)
     how["start"] = open_start(start, start_format, loads, gpus, nodes)
     cluster = cluster_for(gpus, nodes, slots, loads.num_experts)
     ready()

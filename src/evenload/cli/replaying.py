@@ -20,7 +20,7 @@ TraceFile = Annotated[
     typer.Argument(
         metavar="TRACE",
         help="Tokens routed to each expert, window by window: a .npz with `load`, a .npy or a "
-        ".json, [windows, layers, experts].",
+        ".json, [windows, layers, experts], a .parquet, or what an engine recorded; see --format.",
     ),
 ]
 Policies = Annotated[
@@ -117,12 +117,12 @@ def oracle_of(name: str) -> str | None:
     return None if name == "none" else name
 
 
-def open_trace(path: Path, experts: int | None) -> Trace:
+def open_trace(path: Path, experts: int | None, form: str | None = None) -> Trace:
     """Open a trace and tell on stderr what had to be assumed."""
     from evenload.cli.screen import say_notes
     from evenload.formats import read_trace
 
-    trace = read_trace(path, num_experts=experts)
+    trace = read_trace(path, num_experts=experts, format=form)
     say_notes(trace.notes)
     return trace
 

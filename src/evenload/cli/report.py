@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts
+from evenload.cli.options import AsJson, Experts, LoadsFormat
 
 
 def report(
@@ -35,6 +35,7 @@ def report(
         ),
     ] = None,
     experts: Experts = None,
+    loads_format: LoadsFormat = None,
     as_json: AsJson = False,
 ) -> None:
     """Show replays that were saved: as a table, on a page, as pictures.
@@ -53,7 +54,9 @@ def report(
     if figures is not None:
         check_figures_folder(figures)
     saved = [replay for path in replays for replay in load_replays(path)]
-    loads = open_trace(trace or _recorded(saved[0].settings.get("source", "")), experts)
+    loads = open_trace(
+        trace or _recorded(saved[0].settings.get("source", "")), experts, loads_format
+    )
     write_report(output, saved, loads)
     if figures is not None:
         with busy("drawing"):

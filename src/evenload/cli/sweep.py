@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts
+from evenload.cli.options import AsJson, Experts, LoadsFormat
 from evenload.cli.replaying import (
     DEFAULT_POLICIES,
     Costs,
@@ -83,6 +83,7 @@ def sweep(
         typer.Option(metavar="ADDRESS", help="Run on the Dask cluster of this scheduler instead."),
     ] = None,
     experts: Experts = None,
+    loads_format: LoadsFormat = None,
     as_json: AsJson = False,
 ) -> None:
     """Replay a grid of policies, GPUs, slots, windows and intervals.
@@ -96,7 +97,7 @@ def sweep(
     from evenload.replay.results import check_results_path
 
     check_results_path(output)
-    loads = open_trace(trace, experts)
+    loads = open_trace(trace, experts, loads_format)
     rows = run_sweep(
         loads,
         dask,

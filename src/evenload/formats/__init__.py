@@ -21,7 +21,7 @@ from evenload.formats.base import (
     RawTrace,
 )
 from evenload.formats.digest import load_digest
-from evenload.formats.load import finish_load
+from evenload.formats.load import check_experts, finish_load, finish_trace
 from evenload.formats.registry import find_input, find_output, known_formats
 from evenload.formats.rows import for_layers
 from evenload.formats.write import atomic_write
@@ -71,7 +71,7 @@ def read_load(
     Parameters
     ----------
     path : path-like
-        A .npz, .npy, .csv or .json file; see `known_formats` for what each may hold.
+        A file, a folder or a pattern as ``dump/*.pt``; see `known_formats` for what each may hold.
     window : int, optional
         The window of a trace to take, from 0, or from the end where negative. Without it a trace is
         summed over its windows.
@@ -101,7 +101,11 @@ def read_load(
     if num_experts is not None:
         num_experts = positive_int("num_experts", num_experts)
     reader = find_input(place, "read_load", format)
-    assert reader.read_load is not None
+    if reader.read_load is None:
+        assert reader.read_trace is not None
+        windows = reader.read_trace(place, num_experts)
+        check_experts(windows.windows.shape[-1], num_experts, str(place))
+        return finish_trace(windows, str(place), reader.name, window)
     raw = reader.read_load(place, num_experts)
     return finish_load(raw, str(place), reader.name, window, num_experts)
 
@@ -114,9 +118,10 @@ def read_trace(
     Parameters
     ----------
     path : path-like
-        As `read_load`. A file without windows is a trace of one. Windows of .npy and .npz files are
-        read when they are asked for, so that memory does not grow with the file (but for arrays
-        that lie column by column in a .npz); the others are read at once.
+        As `read_load`. A file without windows is a trace of one. Windows are read when they are
+        asked for, so that memory does not grow with the file, except those of .csv and .json files,
+        of arrays that lie column by column in a .npz, and of a .parquet that is not sorted by
+        window, which are read at once.
     num_experts : int, optional
     format : str, optional
         As `read_load`.

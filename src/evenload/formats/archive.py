@@ -75,3 +75,27 @@ def read_member(
 def keys_of(archive: zipfile.ZipFile) -> list[str]:
     """Return the names of an archive's arrays."""
     return [name.removesuffix(".npy") for name in archive.namelist()]
+
+
+def keys_in(path: Path) -> list[str]:
+    """Return the names of the arrays in a file, in its order.
+
+    Raises
+    ------
+    FileFormatError
+        If the file is no such archive, or damaged.
+    """
+    with open_archive(path) as archive:
+        return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+
+
+def read_key(path: Path, key: str, most: int) -> NDArray[Any]:
+    """Read one array of a file, whatever its name, of `most` bytes at most.
+
+    Raises
+    ------
+    FileFormatError
+        If the archive is damaged, or the array larger or no plain numbers.
+    """
+    with open_archive(path) as archive:
+        return read_member(archive, key, path, most)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
-from evenload.trace import ArrayWindows, Windows
+from evenload.trace import ArrayWindows, Trace, Windows
 
 Float = NDArray[np.float64]
 
@@ -81,8 +81,9 @@ class LoadFile:
     ----------
     load : float64 ndarray, [L, E]
         Tokens routed to each expert: one window of the trace, or the sum over all of them.
-    trace : float64 ndarray, [T, L, E], or None
-        Loads over time, where the file has windows.
+    trace : float64 ndarray [T, L, E], Trace or None
+        Loads over time, where the file has windows; a `Trace` where they are read as they are
+        asked for.
     source : str
         The path as it was given.
     format : str
@@ -96,7 +97,7 @@ class LoadFile:
     """
 
     load: Float
-    trace: Float | None
+    trace: Float | Trace | None
     source: str
     format: str
     window: int | None = None
@@ -169,6 +170,8 @@ class Format:
         File name endings in lower case, with their dot.
     written_to : tuple of str
         Endings that mean this format when a file is written and no format is named.
+    many : bool
+        Whether a pattern of several files' names can be read.
     summary : str
         What a file of this format holds, in one line.
     recognises : callable, path -> bool, optional
@@ -176,7 +179,8 @@ class Format:
         ending is compared; a file that no format recognises goes by its ending.
     read_load : callable, (path, num_experts or None) -> RawLoad, optional
     read_trace : callable, (path, num_experts or None) -> RawTrace, optional
-        For formats that can be read window by window; the others are read at once.
+        For formats that can be read window by window; the others are read at once. A format that
+        has only this one is never held whole: a load is the sum of its windows as they pass.
     read_topk : callable, path -> integer ndarray [tokens, L, k] or None, optional
         The experts that each token was routed to, where the file has them.
     read_placement : callable, (path, PlacementShape) -> PlacementFile, optional
@@ -199,7 +203,14 @@ class Format:
     write_placement: Callable[[BinaryIO, PlacementFile], tuple[str, ...]] | None = None
     write_load: Callable[[BinaryIO, RawTrace], tuple[str, ...]] | None = None
     written_to: tuple[str, ...] = ()
+    many: bool = False
 
     def ends(self, path: Path) -> bool:
         """Whether files of this format have the ending of `path`."""
         return path.suffix.lower() in self.suffixes
+
+    def can(self, ability: str) -> bool:
+        """Whether this format has the function of that name; windows can be read as a load too."""
+        if ability == "read_load" and self.read_trace is not None:
+            return True
+        return getattr(self, ability) is not None

@@ -15,3 +15,9 @@ DAMAGED = (
     RuntimeError,
     ValueError,
 )
+
+
+def briefly(error: Exception) -> str:
+    """Return the start of a library's message on one line, or the error's name if it is empty."""
+    text = " ".join(str(error).split())
+    return text[:120] or type(error).__name__

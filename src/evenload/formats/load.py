@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from evenload.arrays import check_weights
-from evenload.formats.base import FileFormatError, LoadFile, RawLoad
+from evenload.formats.base import FileFormatError, LoadFile, RawLoad, RawTrace
 from evenload.formats.windows import trace_shape
+from evenload.trace import Trace
 
 
 def check_experts(found: int, asked: int | None, source: str) -> None:
@@ -72,3 +73,28 @@ def finish_load(
     index = None if window is None else check_window(window, windows.shape[0], source)
     load = windows.sum(axis=0) if index is None else windows[index]
     return LoadFile(np.ascontiguousarray(load), trace, source, name, index, raw.notes, raw.layers)
+
+
+def finish_trace(raw: RawTrace, source: str, name: str, window: int | None) -> LoadFile:
+    """Sum windows that are read as they are needed, or take one of them; one is in memory at most.
+
+    Parameters
+    ----------
+    raw : RawTrace
+    source, name : str
+        The file, and the format that read it.
+    window : int or None
+        Window to take; None sums over all.
+
+    Raises
+    ------
+    ValueError
+        If the window is not there, or a number is not finite and >= 0.
+    """
+    T, L, E = raw.windows.shape
+    index = None if window is None else check_window(window, T, source)
+    load = np.zeros((L, E))
+    for t in range(T) if index is None else (index,):
+        load += check_weights(f"{source}: window {t}: load", raw.windows.read(t))
+    trace = Trace.of(raw.windows, source=source, notes=raw.notes, layers=raw.layers)
+    return LoadFile(load, trace, source, name, index, raw.notes, raw.layers)

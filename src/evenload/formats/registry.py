@@ -10,6 +10,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from evenload.formats.base import FileFormatError, Format
+from evenload.formats.files import files_of, is_glob
 
 CAN = {
     "read_load": "a load",
@@ -38,7 +39,7 @@ def known_formats() -> tuple[Format, ...]:
 
 
 def _able(ability: str) -> list[Format]:
-    return [f for f in known_formats() if getattr(f, ability) is not None]
+    return [f for f in known_formats() if f.can(ability)]
 
 
 def _named(name: str, ability: str) -> Format:
@@ -87,7 +88,7 @@ def find_output(path: Path, name: str | None = None, ability: str = "write_place
 
 
 def find_input(path: Path, ability: str, name: str | None = None) -> Format:
-    """Return the format of an existing file or folder.
+    """Return the format of an existing file or folder, or of all files that match a pattern.
 
     Parameters
     ----------
@@ -100,11 +101,13 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
     Raises
     ------
     FileNotFoundError
-        If there is nothing at `path`.
+        If there is nothing at `path`, which may be a pattern as ``dump/*.pt`` too.
     FileFormatError
         If it is a folder that no format takes, is empty, or has an unknown ending; or if no format
         has that name.
     """
+    if is_glob(path):
+        return _find_pattern(path, ability, name)
     status = path.stat()
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
         raise FileFormatError(f"{path}: the file is empty (0 bytes)")
@@ -121,3 +124,16 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
     if stat.S_ISDIR(status.st_mode):
         raise FileFormatError(f"{path}: this is a folder; give a file")
     raise _no_format(path, ability, {suffix for f in able for suffix in f.suffixes})
+
+
+def _find_pattern(path: Path, ability: str, name: str | None) -> Format:
+    """Return the format of several files, told by the first of them where none is named."""
+    first = files_of(path)[0]
+    found = find_input(first, ability) if name is None else _named(name, ability)
+    if not found.many:
+        able = ", ".join(f.name for f in _able(ability) if f.many)
+        raise FileFormatError(
+            f"{path}: files of format {found.name} are read one at a time; give one, or name the "
+            f"format of a recording of several, {able or 'which there is none of'}"
+        )
+    return found

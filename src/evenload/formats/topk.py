@@ -10,20 +10,27 @@ from numpy.typing import NDArray
 from evenload.arrays import first_bad
 from evenload.formats.base import FileFormatError, RawLoad
 
+MOST_EXPERTS = 2**16  # of a layer, in a file: what a model has, with much to spare
+
 _NOTE = (
     "{where}: the number of experts is not in the file; taken as the largest expert number + 1 "
     "= {found} (say --experts, or num_experts=, where the model has more)"
 )
 
 
-def check_routed(topk: NDArray[Any], where: str) -> None:
+def check_routed(topk: NDArray[Any], where: str, name: str = "topk") -> None:
     """Raise `FileFormatError` unless `topk` has the shape and dtype of routed experts."""
     if topk.ndim != 3 or topk.size == 0:
         raise FileFormatError(
-            f"{where}: topk has shape {topk.shape}; use [tokens, layers, k], at least 1 of each"
+            f"{where}: {name} has shape {topk.shape}; use [tokens, layers, k], at least 1 of each"
         )
     if topk.dtype.kind not in "iu":
-        raise FileFormatError(f"{where}: topk has dtype {topk.dtype}; use an integer dtype")
+        raise FileFormatError(f"{where}: {name} has dtype {topk.dtype}; use an integer dtype")
+
+
+def experts_note(where: str, found: int) -> str:
+    """Return the note that the number of experts was taken from the numbers that are there."""
+    return _NOTE.format(where=where, found=found)
 
 
 def count_topk(topk: NDArray[Any], num_experts: int | None, where: str) -> RawLoad:
@@ -50,8 +57,12 @@ def count_topk(topk: NDArray[Any], num_experts: int | None, where: str) -> RawLo
     """
     check_routed(topk, where)
     found = int(topk.max()) + 1
-    notes = () if num_experts is not None else (_NOTE.format(where=where, found=found),)
+    notes = () if num_experts is not None else (experts_note(where, found),)
     experts = found if num_experts is None else num_experts
+    if num_experts is None and found > MOST_EXPERTS:
+        raise FileFormatError(
+            f"{where}: topk has expert {found - 1}, and no model has more than {MOST_EXPERTS}"
+        )
     outside = (topk < 0) | (topk >= experts)
     if outside.any():
         raise FileFormatError(

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.formats.base import Format, RawTrace
+from evenload.formats.base import RawTrace
 from evenload.formats.write_arrays import checked_windows
 
 
@@ -55,12 +55,3 @@ def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
     known = trace.layers is not None and trace.layers.num_model_layers is not None
     lost = "left out, since a .parquet file has no place for it: the model's number of layers"
     return (lost,) if known else ()
-
-
-FORMAT = Format(
-    name="parquet",
-    suffixes=(".parquet",),
-    summary="columns `window`, `layer`, `expert`, `tokens`; a row for each",
-    write_load=write_load,
-    written_to=(".parquet",),
-)
