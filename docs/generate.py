@@ -1,8 +1,9 @@
-"""Regenerate what the docs show: the command reference and the picture of the demo."""
+"""Regenerate what the docs show: commands, the picture of the demo, examples and knobs."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from evenload.formats import atomic_write
 
 DOCS = Path(__file__).parent
+ENGINES = DOCS / "engines"
+LANGUAGES = {".sh": "shell", ".py": "python", ".yaml": "yaml"}
 COMMANDS = (
     "",
     "plan",
@@ -40,8 +43,49 @@ def command_reference() -> str:
     return "\n".join(parts) + "\n"
 
 
+def knob_table() -> str:
+    """Return all that can be set on the plug-ins, as Markdown."""
+    from evenload.engines.common.knobs import KNOBS
+
+    rows = ["| variable | default | meaning |", "| :-- | :-- | :-- |"]
+    for knob in KNOBS:
+        default = "" if knob.default in (None, "") else f"`{_said(knob.default)}`"
+        rows.append(f"| `{knob.variable}` | {default} | {knob.meaning} |")
+    return "\n".join(rows)
+
+
+def _said(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def engine_page(path: Path) -> str:
+    """Return a page on an engine with its examples, copied from their files, and the knobs."""
+    page = path.read_text(encoding="utf-8")
+    page = re.sub(
+        r"(<!-- (examples/\S+) -->)(\n+```\w+\n.*?```)?",
+        lambda found: f"{found[1]}\n{_block(path.parent / found[2])}",
+        page,
+        flags=re.DOTALL,
+    )
+    return re.sub(
+        r"<!-- knobs -->.*?<!-- end -->",
+        lambda _: f"<!-- knobs -->\n{knob_table()}\n<!-- end -->",
+        page,
+        flags=re.DOTALL,
+    )
+
+
+def _block(example: Path) -> str:
+    text = example.read_text(encoding="utf-8").rstrip()
+    return f"```{LANGUAGES[example.suffix]}\n{text}\n```"
+
+
 def main() -> None:
-    """Write the reference and the picture."""
+    """Write the reference, the pages on engines and the picture."""
+    for page in sorted(ENGINES.glob("*.md")):
+        filled = engine_page(page)
+        with atomic_write(page) as file:
+            file.write(filled.encode())
     with atomic_write(DOCS / "cli.md") as file:
         file.write(command_reference().encode())
     figure = DOCS / "figures" / "demo.png"

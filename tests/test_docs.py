@@ -47,7 +47,9 @@ def test_shell_examples_of_the_readme_run(tmp_path: Path) -> None:
             check=False,
         )
         assert run.returncode == 0, run.stderr
-        assert "balancedness" in run.stdout
+        told = {"inspect": "3 windows, 4 layers, 32 experts", "convert": "wrote the placement to"}
+        assert told.get(arguments[0], "balancedness") in run.stdout + run.stderr
+    assert (tmp_path / "moe_load_balancer.yaml").read_text().startswith("num_slots: 40")
 
 
 def test_python_examples_of_the_page_on_replays_run() -> None:

@@ -1,0 +1,3 @@
+evenload inspect recordings
+evenload replay recordings --gpus 8 --slots 72
+evenload plan recordings --gpus 8 --slots 72 -o init.json --output-format sglang
