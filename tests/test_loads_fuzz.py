@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings import RNG, dump_iterations, dump_passes, dump_stat, slot_maps
 
-from evenload.formats import read_load
+from evenload.formats import FileFormatError, read_load
 
 torch = pytest.importorskip("torch")
 E = 4
@@ -112,6 +112,12 @@ def test_every_length(tmp_path, kind):
     for end in range(0, len(whole), max(len(whole) // 150, 1)):
         path.write_bytes(whole[:end])
         read(path)
+
+
+def test_what_is_quoted_from_a_file_stays_on_one_line(tmp_path):
+    np.savez(tmp_path / "x.npz", **{"a\nb\x1b[31m": np.ones(2)})
+    with pytest.raises(FileFormatError, match=r"keys found: a\\nb\\x1b\[31m$"):
+        read_load(tmp_path / "x.npz")
 
 
 TENSORS = st.builds(

@@ -21,7 +21,18 @@ MAX_ELEMENTS = 2**31
 
 
 class FileFormatError(ValueError):
-    """A file that cannot be read as what it is meant to be; the message starts with its name."""
+    """A file that cannot be read as what it is meant to be; the message starts with its name.
+
+    What is quoted from the file may be anything: what does not print is shown escaped, so that the
+    message stays one line.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else _escaped(c) for c in message))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class ClusterMissingError(FileFormatError):
