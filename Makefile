@@ -19,7 +19,7 @@ test: $(VENV)/dev.stamp
 
 test-engines: $(ENGINES_STAMP)
 	$(ENGINES_PIP) --editable .
-	$(ENGINES)/bin/python -m pytest -c tests/engines/pytest.ini tests/engines
+	NUMBA_CACHE_DIR=$(abspath $(ENGINES))/kernels $(ENGINES)/bin/python -m pytest -c tests/engines/pytest.ini tests/engines
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""vLLM: its files, and what runs inside it."""

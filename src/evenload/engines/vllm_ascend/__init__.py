@@ -1,0 +1,1 @@
+"""vllm-ascend: its files, and what runs inside it."""
