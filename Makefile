@@ -4,13 +4,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint bench docs clean
+# The real engines, for `make test-engines`: an environment of its own, named by what it holds, so that it can be kept anywhere.
+ENGINES ?= .venv-engines
+ENGINES_STAMP := $(ENGINES)/$(shell cat constraints.txt tests/engines/requirements.txt tests/engines/wheels.txt | cksum | cut -d ' ' -f 1).stamp
+ENGINES_PIP := $(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
+
+.PHONY: demo test test-engines lint bench docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/evenload demo --plot evenload-demo.png
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
+
+test-engines: $(ENGINES_STAMP)
+	$(ENGINES_PIP) --editable .
+	NUMBA_CACHE_DIR=$(abspath $(ENGINES))/kernels $(ENGINES)/bin/python -m pytest -c tests/engines/pytest.ini tests/engines
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -24,7 +33,7 @@ docs: $(VENV)/dev.stamp
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evenload needs Python >= 3.11: make PYTHON=python3.12 ...")'
@@ -38,3 +47,20 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --editable '.[plot,report,torch]' --group dev
 	touch $@ $(VENV)/demo.stamp
+
+# Nothing of the engines is skipped where it cannot be had: pip fails, and make with it. vLLM's source distribution holds the unit
+# tests that it publishes; only its metadata is built (the variables are what its build wants to hear on a machine without CUDA).
+$(ENGINES_STAMP): $(if $(wildcard $(ENGINES_STAMP)),,engines-environment)
+	touch $@
+
+.PHONY: engines-environment
+engines-environment:
+	rm -rf $(ENGINES)
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES_PIP) --requirement tests/engines/requirements.txt --constraint constraints.txt
+	$(ENGINES_PIP) --requirement tests/engines/wheels.txt
+	VLLM_TARGET_DEVICE=empty VLLM_VERSION_OVERRIDE=0.33.0 $(ENGINES)/bin/python -m pip download --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --no-binary :all: --dest $(ENGINES)/published vllm==0.33.0
+	cd $(ENGINES)/published && tar -xzf vllm-0.33.0.tar.gz --strip-components=3 \
+	  vllm-0.33.0/tests/distributed/test_eplb_algo.py vllm-0.33.0/tests/distributed/test_eplb_migration_scheduler.py
+	rm $(ENGINES)/published/vllm-0.33.0.tar.gz

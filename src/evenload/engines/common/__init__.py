@@ -1,1 +1,1 @@
-"""What several engines' packages share."""
+"""What several engines share: reading their archives, and what the plug-ins plan and agree by."""

@@ -1,0 +1,88 @@
+"""Ranks of one group, each a process with the real vLLM: they share a map, or none moves."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evenload
+
+HERE = Path(__file__).parent
+
+
+def said(tmp_path, hows, **environment):
+    """Run a rank for each way; what each said, and its log."""
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", str(HERE / "vllm_rank.py"), str(rank),
+             str(len(hows)), str(tmp_path / "store"), how],
+            env={**os.environ, "PYTHONHASHSEED": str(rank), "EVENLOAD_NUM_THREADS": str(rank + 1),
+                 **environment},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank, how in enumerate(hows)
+    ]  # fmt: skip
+    outputs = [rank.communicate(timeout=500)[0] for rank in ranks]
+    return [re.search(r"^SAID (.*)", out, re.MULTILINE)[1] for out in outputs], outputs
+
+
+def test_ranks_that_all_passed_share_a_plan(tmp_path):
+    maps, _ = said(tmp_path, ["well"] * 3)
+    assert len(set(maps)) == 1
+    assert len(maps[0]) == 64
+
+
+def test_a_rank_that_fell_back_alone_stops_all_and_none_disagrees(tmp_path):
+    maps, logs = said(tmp_path, ["well", "failed", "well"])
+    assert maps == ["old"] * 3
+    assert "ranks have different policies or options" in logs[0]
+    assert "the policy of vLLM itself stays" in logs[1]
+
+
+def test_ranks_that_all_fell_back_share_vllms_own_plan(tmp_path):
+    maps, _ = said(tmp_path, ["failed", "failed"])
+    assert len(set(maps)) == 1
+    assert len(maps[0]) == 64
+
+
+def test_where_a_rank_never_compares_the_others_raise(tmp_path):
+    maps, _ = said(tmp_path, ["well", "absent"], EVENLOAD_AGREE_TIMEOUT="10")
+    assert "raised not every rank compared its plan within 10 s" in maps[0]
+
+
+@pytest.fixture(scope="module")
+def plans():
+    return digest({})
+
+
+def digest(environment):
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", str(HERE.parent / "rank_plans.py")],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    ).stdout
+
+
+def test_a_rank_on_another_cpu_plans_the_same_bytes(plans):
+    assert digest({"NUMBA_CPU_NAME": "generic"}) == plans
+
+
+def test_a_rank_on_a_file_system_that_is_read_only_plans_the_same_bytes(plans, tmp_path):
+    copy = tmp_path / "evenload"
+    shutil.copytree(
+        Path(evenload.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    for folder in [copy, *(path for path in copy.rglob("*") if path.is_dir())]:
+        (folder / "__pycache__").touch()  # a file, so that nobody can put one there, root neither
+    nowhere = str(copy / "__pycache__" / "below")
+    homes = dict.fromkeys(("NUMBA_CACHE_DIR", "HOME", "XDG_CACHE_HOME"), nowhere)
+    assert digest({"PYTHONPATH": str(tmp_path), **homes}) == plans
