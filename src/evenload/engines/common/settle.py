@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from evenload.engines.common.options import Options, default_options, read_options
@@ -32,7 +33,9 @@ class Settled:
         return bool(self.failure)
 
 
-def settle(engine: str, logger: logging.Logger) -> Settled:
+def settle(
+    engine: str, logger: logging.Logger, also: Callable[[Options], object] | None = None
+) -> Settled:
     """Read the options and run the self-test; say in the engine's log what will plan.
 
     Any failure whatever ends here: an exception that left a plug-in would end the engine.
@@ -43,6 +46,8 @@ def settle(engine: str, logger: logging.Logger) -> Settled:
         For the log.
     logger : logging.Logger
         One that the engine shows.
+    also : callable, optional
+        Tried after the self-test: what only this engine's policy does.
 
     Raises
     ------
@@ -56,6 +61,8 @@ def settle(engine: str, logger: logging.Logger) -> Settled:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             _test(options)
+            if also is not None:
+                also(options)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         if "raise" in (options.on_failure, os.environ.get("EVENLOAD_ON_FAILURE")):
@@ -64,9 +71,10 @@ def settle(engine: str, logger: logging.Logger) -> Settled:
         return Settled(options, reason)
     for text in sorted({str(warning.message) for warning in said}):
         logger.warning("evenload: %s", text)
+    kind = "placement" if options.placement else "solver"
     logger.info(
-        "evenload: solver %s plans for %s (self-test passed, %.1f s)",
-        options.solver, engine, time.perf_counter() - start,
+        "evenload: %s %s plans for %s (self-test passed, %.1f s)",
+        kind, options.what_plans, engine, time.perf_counter() - start,
     )  # fmt: skip
     return Settled(options)
 

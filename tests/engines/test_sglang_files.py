@@ -1,0 +1,59 @@
+"""SGLang reads the placements that evenload writes, and evenload what SGLang's recorder dumps."""
+
+import sys
+from pathlib import Path
+from subprocess import Popen
+
+import numpy as np
+import pytest
+from sglang_world import EXPERTS, LAYERS, MODEL, RANKS, SLOTS, configured, free_port, join, loads
+
+from evenload import Cluster, solve
+from evenload.formats import read_trace, write_placement
+from evenload.layers import ModelLayers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def group():
+    join()
+
+
+@pytest.mark.parametrize("ending", ["json", "pt"])
+def test_sglang_starts_with_a_placement_that_evenload_wrote(tmp_path, ending):
+    from sglang.srt.eplb import expert_location as location
+
+    load = loads().sum(0).double().numpy()[1:]
+    placement = solve(load, Cluster(RANKS, num_slots=SLOTS)).placement
+    path = tmp_path / f"experts.{ending}"
+    write_placement(path, placement, layers=ModelLayers(range(1, LAYERS), LAYERS), format="sglang")
+    with configured(init_expert_location=str(path)):
+        metadata = location.compute_initial_expert_location_metadata(MODEL, moe_ep_rank=1)
+    physical = metadata.physical_to_logical_map_cpu.numpy()
+    assert np.array_equal(physical[1:], placement.physical_to_logical)
+    assert set(physical[0]) == set(range(EXPERTS))
+    slots = metadata.logical_to_all_physical_map_cpu.numpy()[1:]
+    most = placement.logical_to_physical.shape[2]
+    assert np.array_equal(slots[:, :, :most], placement.logical_to_physical)
+    assert (slots[:, :, most:] == -1).all()
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("mode", ["stat", "per_pass", "per_token"])
+def test_evenload_reads_what_sglangs_recorder_dumps(tmp_path, mode, ranks):
+    script = Path(__file__).with_name("sglang_record.py")
+    port = str(free_port())
+    running = [
+        Popen([sys.executable, script, mode, str(rank), str(ranks), port, tmp_path])
+        for rank in range(ranks)
+    ]
+    try:
+        assert [process.wait(300) for process in running] == [0] * ranks
+    finally:
+        for process in running:
+            process.kill()
+    counted = sum(np.load(tmp_path / f"counted_{r}.npy") for r in range(ranks))
+    for path in [tmp_path, tmp_path / "*.pt"] if ranks > 1 else [tmp_path]:
+        trace = read_trace(path, format="sglang-recorder")
+        assert trace.layers.ids == tuple(range(1, len(counted[0])))
+        found = np.stack([trace.window(w) for w in range(trace.num_windows)])
+        assert np.array_equal(found, counted[:, 1:])
