@@ -53,9 +53,10 @@ def decayed(seen: Float, keep: float, anew: NDArray[np.bool_] | None = None) -> 
     for t, window in enumerate(seen):
         if anew is not None and anew[t]:
             total, weight = np.zeros_like(total), 0.0
-        total = total * keep + window
+        total *= keep
+        total += window
         weight = weight * keep + 1.0
-        path[t] = total / weight
+        np.divide(total, weight, out=path[t])
     return path
 
 
@@ -88,8 +89,9 @@ def adaptive(seen: Float) -> Path:
         if t > 0:
             missed = np.stack([np.abs(path[t - 1] - seen[t]).sum(axis=-1) for path in paths])
             error = error * FORGET + _relative(missed)
-        weight = _weights(error)
-        result[t] = sum(w[:, None] * path[t] for w, path in zip(weight, paths, strict=True))
+        result[t] = 0.0
+        for share, path in zip(_weights(error), paths, strict=True):
+            result[t] += share[:, None] * path[t]
     return result
 
 

@@ -125,6 +125,13 @@ def set_weights(state: Sampled, load: Float, bits: int) -> None:
 def reshare(state: Sampled, e: int) -> None:
     """Bring the share of one replica of an expert up to date with its count."""
     count = state.count[e]
+    if count == 1:  # as most experts: divisions are what setting up a layer takes longest with
+        for m in range(state.sample_weight.size):
+            weight = state.weight[e, m]
+            state.share[e, m] = weight
+            state.share_of_more[e, m] = weight >> 1
+            state.share_of_fewer[e, m] = weight
+        return
     for m in range(state.sample_weight.size):
         weight = state.weight[e, m]
         state.share[e, m] = weight // count
