@@ -133,17 +133,28 @@ KNOBS = (
         "install evenload for every `eplb_policy_type` of vllm-ascend's own runner",
     ),
     Knob(
+        "sglang_elastic", "flag", False,
+        "plan SGLang's `elasticity_aware` and `elasticity_aware_hierarchical` by evenload",
+    ),
+    Knob(
         "on_failure", "choice", "fallback",
         "where the self-test at registration fails: `fallback` keeps the engine's own policy, and "
         "still compares plans with the other ranks; `raise` does not let the engine start",
         ("fallback", "raise"),
+    ),
+    Knob(
+        "placement", "text", "",
+        "a placement that was planned ahead: every rebalance of vLLM returns it, whatever the load",
     ),
     Knob("solver", "text", "auto", "solver by name; `auto` moves few experts"),
     Knob(
         "effort", "effort", None, "how long a plan is searched for, where the solver takes it",
         ("fast", "standard", "thorough"),
     ),
-    Knob("move_cost", "number", None, "balancedness that a move has to gain in its layer (0.0015)"),
+    Knob(
+        "move_cost", "number", None,
+        "balancedness that a move has to gain in its layer; without it 0.1 over a layer's slots",
+    ),
     Knob("max_moves", "whole", None, "experts of one layer that may move in a rebalance"),
     Knob("max_total_moves", "whole", None, "experts of all layers that may move in a rebalance"),
     Knob(

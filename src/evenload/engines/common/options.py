@@ -22,7 +22,9 @@ class Options:
     options: str
     vllm: bool
     vllm_ascend: bool
+    sglang_elastic: bool
     on_failure: str
+    placement: str
     solver: str
     effort: str | int | None
     move_cost: float | None
@@ -43,11 +45,20 @@ class Options:
         return {name: value for name, value in said.items() if value is not None}
 
     @property
+    def what_plans(self) -> str:
+        """The solver, or the file of a placement planned ahead: for the log."""
+        return self.placement or self.solver
+
+    @property
     def fingerprint(self) -> bytes:
         """Digest of the release and of all that shapes a plan, 16 bytes."""
         from evenload import __version__
 
         shaping = {"solver": self.solver, "topology": self.topology, **self.for_solver(True)}
+        if self.placement:
+            from evenload.engines.common.static_plan import static_plan
+
+            shaping = {"placement": static_plan(self.placement).digest}
         said = repr((__version__, sorted(shaping.items())))
         return hashlib.sha256(said.encode()).digest()[:16]
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from evenload.checks import multiple
 from evenload.engines.common.carried import EMPTY, Int, carried_map
 from evenload.engines.common.options import Options
+from evenload.engines.common.static_plan import StaticPlan, static_plan
 
 NO_LOAD = "no layer has a load that is finite, not negative and not zero"
 
@@ -100,14 +101,38 @@ def plan_map(request: Request, options: Options) -> Planned:
     Raises
     ------
     ValueError
-        For a solver, option or topology that the problem cannot be planned with.
+        For a solver, option or topology that the problem cannot be planned with, or a placement
+        planned ahead that is of another shape.
     """
+    if options.placement:
+        return _as_planned_ahead(request, static_plan(options.placement))
     kept = request.carried
     sound = sound_layers(request.weight)
     layers = np.flatnonzero(sound)
     if layers.size == 0:
         return Planned(kept, kept=NO_LOAD)
     return _plan_layers(request, layers, kept, options)
+
+
+def _as_planned_ahead(request: Request, plan: StaticPlan) -> Planned:
+    """Return the placement from the file; an expert that stays on its rank stays in its slot."""
+    from evenload.moves import keep_slots
+    from evenload.placement import Placement
+
+    L, E = request.weight.shape
+    plan.check(L, E, request.num_slots, request.num_ranks)
+    start = Placement(request.carried, plan.placement.cluster, E)
+    placed = keep_slots(plan.placement, start)
+    layers = np.flatnonzero(sound_layers(request.weight))
+    load = np.ones((L, E))
+    load[layers] = request.weight[layers]
+    before, after = (p.balancedness(load)[layers] for p in (start, placed))
+    return Planned(
+        np.array(placed.physical_to_logical, np.int64),
+        float(np.mean(before)) if layers.size else math.nan,
+        float(np.mean(after)) if layers.size else math.nan,
+        int(placed.moves_from(start).sum()),
+    )
 
 
 def sound_layers(weight: NDArray[Any]) -> NDArray[np.bool_]:

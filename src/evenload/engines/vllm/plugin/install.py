@@ -47,4 +47,4 @@ def install() -> None:
 def _policy(settled: Settled, own: Any) -> Policy:
     if settled.fallen_back:
         return Policy(by_the_engine(own), settled.options, f"vLLM's {own.__name__}")
-    return Policy(by_evenload(settled.options), settled.options, settled.options.solver)
+    return Policy(by_evenload(settled.options), settled.options, settled.options.what_plans)

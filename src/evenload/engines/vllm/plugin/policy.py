@@ -129,7 +129,7 @@ class Policy:
         if group is None:
             return planned
         kept = request.carried
-        settings = self.options.fingerprint if self.name == self.options.solver else b""
+        settings = self.options.fingerprint if self.name == self.options.what_plans else b""
         ballot = Ballot(_digest(planned.map), _asked(request), digest(self.name.encode(), settings))
         placed, why = agreed(planned.map, kept, ballot, group.gather)
         return replace(planned, map=placed, kept=why, moves=0) if why else planned
