@@ -51,7 +51,7 @@ def incremental(
         Default: 0.1 / S, so that moving the experts of all S living slots has to gain 0.1.
     effort : {"fast", "standard", "thorough"} or int, default "standard"
         Steps of one layer: 4000, 16000, 160000 for layers of up to 80 slots, beyond fewer with the
-        third power of the slots, where more give nothing; or a number. Where moves are not
+        fourth power of the slots, where more give nothing; or a number. Where moves are not
         free the start from scratch has a quarter of them.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
@@ -71,7 +71,7 @@ def incremental(
     """
     steps = check_effort(effort, STEPS, "steps")
     if isinstance(effort, str):
-        steps = steps * SMALL**3 // max(SMALL, problem.cluster.num_living_slots) ** 3
+        steps = steps * SMALL**4 // max(SMALL, problem.cluster.num_living_slots) ** 4
     goal = 1.0 / (fraction("target", target) or CLOSE)
     usual = MOVE_ALL / problem.cluster.num_living_slots
     price = usual if move_cost is None else not_negative("move_cost", move_cost)
