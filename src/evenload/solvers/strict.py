@@ -16,6 +16,7 @@ from evenload.solvers.local_search import search_rows
 from evenload.solvers.rows import Float, Int, Rows, unless_all_fit
 
 QUICK_TRIALS = 30  # one part in so many of the effort goes to trying each set
+GRID = 2.0**32  # times are compared on it, so that equal ones are equal whatever scales the load
 LEAST_QUICK_TRIALS = 5  # where there are fewer, trying the sets would take most of the time
 
 
@@ -59,7 +60,8 @@ class Tried:
     Parameters
     ----------
     time : float64 ndarray, [L, kinds, n]
-        When the last GPU of the node is done.
+        When the last GPU of the node is done, over that of a load divided at will: whole numbers,
+        in parts of 2**32.
     expert : list of int64 ndarray, [L, n, slots]
         Plan of each set on each kind of node, experts numbered within the set.
     """
@@ -131,7 +133,10 @@ def _try_sets(problem: Problem, nodes: list[Node], sets: Int, wanted: Float, tri
         goal = _goal_of(load, node, np.repeat(wanted, n))
         rows.append(plan_node(load, node.cluster, goal, trials))
         time.append(_time(load, rows[-1], node).reshape(L, n))
-    return Tried(np.stack(time, axis=1), [r.expert.reshape(L, n, -1) for r in rows])
+    mean = _mean_time(problem.load, float(problem.cluster.capacity.sum()))[:, None, None]
+    whole = np.stack(time, axis=1)
+    relative = np.divide(whole, mean, out=np.zeros_like(whole), where=mean > 0.0)
+    return Tried(np.rint(relative * GRID), [r.expert.reshape(L, n, -1) for r in rows])
 
 
 def _deal_out(tried: Tried, kind: Int, deals: Deals, num_groups: int) -> Int:
