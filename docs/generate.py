@@ -63,13 +63,13 @@ def engine_page(path: Path) -> str:
     page = path.read_text(encoding="utf-8")
     page = re.sub(
         r"(<!-- (examples/\S+) -->)(\n+```\w+\n.*?```)?",
-        lambda found: f"{found[1]}\n{_block(path.parent / found[2])}",
+        lambda found: f"{found[1]}\n\n{_block(path.parent / found[2])}",
         page,
         flags=re.DOTALL,
     )
     return re.sub(
         r"<!-- knobs -->.*?<!-- end -->",
-        lambda _: f"<!-- knobs -->\n{knob_table()}\n<!-- end -->",
+        lambda _: f"<!-- knobs -->\n\n{knob_table()}\n\n<!-- end -->",
         page,
         flags=re.DOTALL,
     )

@@ -174,7 +174,7 @@ def test_counts_that_are_views(tmp_path):
 
 
 def test_where_the_system_does_not_tell_what_is_mapped(tmp_path, monkeypatch):
-    from evenload.engines.common import mapped_file
+    from evenload.engines.archives import mapped_file
 
     counts = RNG.integers(1, 9, (4, L, E))
     path = dump_stat(tmp_path / "x.pt", counts)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.engines.common.mapped_file import MappedFile
+from evenload.engines.archives.mapped_file import MappedFile
 from evenload.formats.base import FileFormatError
 
 

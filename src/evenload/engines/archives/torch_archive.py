@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from evenload.engines.common.pickle_scan import PickleError, check_pickle
+from evenload.engines.archives.pickle_scan import PickleError, check_pickle
 from evenload.formats.base import FileFormatError
 from evenload.formats.damage import DAMAGED, briefly
 from evenload.formats.magic import kind_of

@@ -1,1 +1,1 @@
-"""What several engines share: reading their archives, and what the plug-ins plan and agree by."""
+"""What the plug-ins share: their knobs, the plan, the self-test, and how ranks compare plans."""

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.engines.common.torch_archive import load_torch, pickle_has
+from evenload.engines.archives.torch_archive import load_torch, pickle_has
 from evenload.formats.base import FileFormatError, Format, PlacementFile, PlacementShape
 from evenload.formats.json_text import lines_of, to_array
 from evenload.formats.left_out import left_out, need_whole_gpus

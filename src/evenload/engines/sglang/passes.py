@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.engines.common.kept import used_cells, without_dense
+from evenload.engines.archives.kept import used_cells, without_dense
 from evenload.engines.sglang.records import RECORDS, RankFile, Record, read_rank_file
 from evenload.engines.sglang.slots import MAP, Slots
 from evenload.formats.base import FileFormatError, RawTrace

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evenload.engines.common.torch_archive import load_torch, pickle_has
+from evenload.engines.archives.torch_archive import load_torch, pickle_has
 from evenload.engines.sglang.passes import RECORDS, read_passes
 from evenload.engines.sglang.stat import COUNTS, read_steps
 from evenload.formats.base import FileFormatError, Format, RawTrace

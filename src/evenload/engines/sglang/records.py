@@ -9,9 +9,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from evenload.checks import whole_number
-from evenload.engines.common.mapped_file import MappedFile
-from evenload.engines.common.tensors import Stored, stored
-from evenload.engines.common.torch_archive import load_torch
+from evenload.engines.archives.mapped_file import MappedFile
+from evenload.engines.archives.tensors import Stored, stored
+from evenload.engines.archives.torch_archive import load_torch
 from evenload.engines.sglang.slots import MAP, Slots
 from evenload.formats.base import FileFormatError
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.engines.common.mapped_file import MappedFile
-from evenload.engines.common.tensors import stored
+from evenload.engines.archives.mapped_file import MappedFile
+from evenload.engines.archives.tensors import stored
 from evenload.formats.base import FileFormatError
 
 MAP = "last_physical_to_logical_map"

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.engines.common.kept import used_cells, without_dense
-from evenload.engines.common.mapped_file import MappedFile
-from evenload.engines.common.tensors import Stored, stored
-from evenload.engines.common.torch_archive import load_torch
+from evenload.engines.archives.kept import used_cells, without_dense
+from evenload.engines.archives.mapped_file import MappedFile
+from evenload.engines.archives.tensors import Stored, stored
+from evenload.engines.archives.torch_archive import load_torch
 from evenload.formats.base import FileFormatError, RawTrace
 
 COUNTS = "logical_count"

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from evenload.engines.common.needed import needed
+from evenload.engines.archives.needed import needed
 from evenload.formats.base import FileFormatError
 from evenload.formats.damage import briefly
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.engines.common.kept import without_dense
+from evenload.engines.archives.kept import without_dense
 from evenload.engines.vllm.request_files import Request, requests_in
 from evenload.formats.base import FileFormatError, RawTrace
 from evenload.formats.files import files_of

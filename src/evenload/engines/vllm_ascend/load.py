@@ -8,9 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from evenload.engines.common.mapped_file import MappedFile
-from evenload.engines.common.tensors import Stored, stored
-from evenload.engines.common.torch_archive import is_bare_tensor, load_torch
+from evenload.engines.archives.mapped_file import MappedFile
+from evenload.engines.archives.tensors import Stored, stored
+from evenload.engines.archives.torch_archive import is_bare_tensor, load_torch
 from evenload.formats.base import Format, RawTrace
 from evenload.formats.windows import trace_shape
 

@@ -1,0 +1,1 @@
+"""How the recordings of engines are read: torch's archives without running their pickles."""
