@@ -50,8 +50,9 @@ def incremental(
         time over the mean. 0 moves whatever helps, and is never worse than planning from scratch.
         Default: 0.1 / S, so that moving the experts of all S living slots has to gain 0.1.
     effort : {"fast", "standard", "thorough"} or int, default "standard"
-        Steps of one layer: 4000, 16000, 160000 for layers of up to 80 slots, beyond fewer with the
-        fourth power of the slots, where more give nothing; or a number. Where moves are not
+        Steps of one layer: 4000, 16000, 160000 for layers of up to 80 slots; beyond, fewer with the
+        square of the slots, since a step looks at that many pairs, and where moves have a price
+        with its fourth power, since more give nothing there; or a number. Where moves are not
         free the start from scratch has a quarter of them.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
@@ -70,14 +71,15 @@ def incremental(
         plan that keeps groups on nodes from one that does not.
     """
     steps = check_effort(effort, STEPS, "steps")
-    if isinstance(effort, str):
-        steps = steps * SMALL**4 // max(SMALL, problem.cluster.num_living_slots) ** 4
     goal = 1.0 / (fraction("target", target) or CLOSE)
     usual = MOVE_ALL / problem.cluster.num_living_slots
     price = usual if move_cost is None else not_negative("move_cost", move_cost)
     most = None if max_moves is None else whole_number("max_moves", max_moves)
     total = None if max_total_moves is None else whole_number("max_total_moves", max_total_moves)
     _check_topology(problem)
+    if isinstance(effort, str):
+        free = problem.current is None or price == 0.0
+        steps = _fewer_for_large(steps, problem.cluster.num_living_slots, 2 if free else 4)
     if problem.current is None:
         _check_unlimited(max_moves=max_moves, max_total_moves=max_total_moves, move_cost=move_cost)
         return Answer(_to_placement(problem, Scratch(problem, steps, goal).planned().placed))
@@ -85,6 +87,10 @@ def incremental(
     layers = Replanning(Scratch(problem, steps, goal), running)
     found = layers.plan(price, most, total)
     return Answer(_to_placement(problem, layers.in_old_slots(found)), notes=layers.notes)
+
+
+def _fewer_for_large(steps: int, slots: int, power: int) -> int:
+    return int(steps * SMALL**power // max(SMALL, slots) ** power)
 
 
 def _check_topology(problem: Problem) -> None:
