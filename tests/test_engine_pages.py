@@ -1,6 +1,5 @@
 """What the pages on engines tell to type."""
 
-import importlib.util
 import json
 import os
 import re
@@ -18,16 +17,9 @@ EXAMPLES = ROOT / "docs" / "engines" / "examples"
 RNG = np.random.default_rng(0)
 
 
-def generator():
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_shows_its_files(page) -> None:
-    assert page.read_text(encoding="utf-8") == generator().engine_page(page), "run `make docs`"
+def test_a_page_shows_its_files(page, generate) -> None:
+    assert page.read_text(encoding="utf-8") == generate.engine_page(page), "run `make docs`"
 
 
 def test_every_example_is_shown() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import keep_numpy
+from evenload.cluster import Cluster
 from evenload.placement import Placement
 
 Int = NDArray[np.int64]
@@ -34,18 +36,32 @@ def keep_slots(placement: Placement, current: Placement) -> Placement:
     ValueError
         If the two are not of the same layers, experts and cluster.
     """
-    from evenload.kernels.keep_slots import keep_slots as compiled
-
     check_same(current, placement, "current")
     cluster = placement.cluster
-    new = np.array(placement.rewrapped(keep_numpy).physical_to_logical)
-    old = current.rewrapped(keep_numpy).physical_to_logical
-    living = cluster.living_slot
-    rows = np.ascontiguousarray(new[:, living])
-    slots = np.array(cluster.slots)[np.array(cluster.living_gpus)]
-    compiled(rows, np.ascontiguousarray(old[:, living]), slots)
-    new[:, living] = rows
-    return Placement(new, cluster, placement.num_experts)
+    new, old = (p.rewrapped(keep_numpy).physical_to_logical for p in (placement, current))
+    return Placement(in_old_slots(new, old, cluster), cluster, placement.num_experts)
+
+
+def in_old_slots(new: NDArray[Any], old: NDArray[Any], cluster: Cluster) -> NDArray[Any]:
+    """Do what `keep_slots` does for the experts of slots, where the old ones need be no placement.
+
+    Parameters
+    ----------
+    new, old : int64 ndarray, [L, S]
+        What is no expert in `old` stands for nothing.
+    cluster : Cluster
+
+    Returns
+    -------
+    int64 ndarray, [L, S]
+    """
+    from evenload.kernels.keep_slots import keep_slots as compiled
+
+    result, living = np.array(new), cluster.living_slot
+    rows = np.ascontiguousarray(result[:, living])
+    compiled(rows, np.ascontiguousarray(old[:, living]), np.array(cluster.living.slots))
+    result[:, living] = rows
+    return result
 
 
 def check_same(placement: Placement, other: Placement, name: str) -> None:

@@ -50,6 +50,10 @@ Plot = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, not a table.")]
+GroupGpus = Annotated[int, typer.Option(metavar="G", help="GPUs of the expert-parallel group.")]
+GroupNodes = Annotated[
+    int, typer.Option(metavar="N", help="Nodes that the GPUs are in, equally many in each.")
+]
 Gpus = Annotated[
     int | None,
     typer.Option(metavar="G", help="GPUs that a placement is for, where its file does not say it."),

@@ -10,6 +10,8 @@ import typer
 from evenload.cli.options import (
     AsJson,
     Experts,
+    GroupGpus,
+    GroupNodes,
     Loads,
     LoadsFormat,
     OutputFormat,
@@ -21,10 +23,8 @@ from evenload.cli.options import (
 
 def plan(
     loads: Loads,
-    gpus: Annotated[int, typer.Option(metavar="G", help="GPUs of the expert-parallel group.")],
-    nodes: Annotated[
-        int, typer.Option(metavar="N", help="Nodes that the GPUs are in, equally many in each.")
-    ] = 1,
+    gpus: GroupGpus,
+    nodes: GroupNodes = 1,
     slots: Annotated[
         int | None,
         typer.Option(
@@ -164,11 +164,16 @@ def plan(
         Wanted,
         effort_option,
         moves_options,
-        open_current,
         plan_wanted,
         price_option,
     )
-    from evenload.cli.prepare import check_outputs, open_loads, routed_experts, windows_of
+    from evenload.cli.prepare import (
+        check_outputs,
+        open_loads,
+        open_placement,
+        routed_experts,
+        windows_of,
+    )
     from evenload.cli.screen import draw, draw_slots, say, say_notes, show
     from evenload.formats import write_placement
     from evenload.report.compare import compare_plan, plan_lines
@@ -187,7 +192,11 @@ def plan(
     wanted.check(curve, next_window)
     check_outputs(output, plot, curve, output_format=output_format)
     file = open_loads(loads, window, experts, loads_format)
-    how |= open_current(current, current_format, file, gpus, nodes)
+    running = open_placement(
+        "--current", current, current_format, gpus, nodes, file.load.shape[1], file.layers
+    )
+    if running is not None:
+        how["current"] = running
     tokens = windows_of(file, window) if next_window else file.load
     result, milliseconds, found = plan_wanted(tokens, wanted)
     expected = result.problem.load if next_window else file.load

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evenload.cli.prepare import cluster_for, living, open_placement, slots_for, speeds
+from evenload.cli.prepare import cluster_for, living, slots_for, speeds
 from evenload.cli.timing import find_redundancy, make_ready, timed_plan
 
 if TYPE_CHECKING:
-    from evenload.formats import LoadFile
     from evenload.plan import Plan
     from evenload.redundancy import Redundancy
 
@@ -120,26 +119,6 @@ def moves_options(
             )
         return {}
     return {"current": current, **given}
-
-
-def open_current(
-    path: Path | None, name: str | None, loads: LoadFile, gpus: int, nodes: int
-) -> dict[str, Any]:
-    """Read what runs now, as an argument of `evenload.solve`; none if it was not given.
-
-    What its file does not say is taken from the loads and from the GPUs to plan for.
-
-    Raises
-    ------
-    ValueError
-        If the file is no placement of the loads' layers.
-    """
-    if path is None:
-        if name is not None:
-            raise ValueError("--current-format is of --current; give both, or neither")
-        return {}
-    E = loads.load.shape[1]
-    return {"current": open_placement(path, name, gpus, nodes, E, loads.layers)}
 
 
 def plan_wanted(load: Any, wanted: Wanted) -> tuple[Plan, float, Redundancy | None]:

@@ -45,18 +45,28 @@ def open_loads(
 
 
 def open_placement(
-    path: Path,
+    option: str,
+    path: Path | None,
     name: str | None,
     gpus: int,
     nodes: int,
     num_experts: int,
     layers: ModelLayers | None,
-) -> Placement:
-    """Read what runs now and tell on stderr what had to be assumed.
+) -> Placement | None:
+    """Read what an option gives, and tell on stderr what had to be assumed; None without it.
 
     GPUs, nodes and experts are for a file that does not say them, as those of engines; one that
     does may be of other GPUs.
+
+    Raises
+    ------
+    ValueError
+        For a format without a file, or a file that is no placement of these layers.
     """
+    if path is None:
+        if name is not None:
+            raise ValueError(f"{option}-format is of {option}; give both, or neither")
+        return None
     file = read_placement_file(
         path,
         num_gpus=gpus,

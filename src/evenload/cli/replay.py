@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from evenload.cli.options import AsJson, Experts, LoadsFormat, PlacementFormat
+from evenload.cli.options import (
+    AsJson,
+    Experts,
+    GroupGpus,
+    GroupNodes,
+    LoadsFormat,
+    PlacementFormat,
+)
 from evenload.cli.replaying import (
     DEFAULT_POLICIES,
     Costs,
@@ -25,11 +32,9 @@ from evenload.cli.replaying import (
 
 def replay(
     trace: TraceFile,
-    gpus: Annotated[int, typer.Option(metavar="G", help="GPUs of the expert-parallel group.")],
+    gpus: GroupGpus,
     policy: Policies = None,
-    nodes: Annotated[
-        int, typer.Option(metavar="N", help="Nodes that the GPUs are in, equally many in each.")
-    ] = 1,
+    nodes: GroupNodes = 1,
     slots: Annotated[
         int | None,
         typer.Option(
@@ -79,8 +84,8 @@ def replay(
     Before each interval a policy sees the past only; the windows that follow are served with what
     it decided. Seconds come from the cost model, see --hardware, --model and --cost.
     """
-    from evenload.cli.prepare import cluster_for
-    from evenload.cli.replaying import cost_of, open_start, open_trace, oracle_of
+    from evenload.cli.prepare import cluster_for, open_placement
+    from evenload.cli.replaying import cost_of, open_trace, oracle_of
     from evenload.cli.replays import (
         check_replay_outputs,
         ready,
@@ -107,7 +112,9 @@ def replay(
     }
     check_replay_outputs(report, save)
     loads = open_trace(trace, experts, loads_format)
-    how["start"] = open_start(start, start_format, loads, gpus, nodes)
+    how["start"] = open_placement(
+        "--start", start, start_format, gpus, nodes, loads.num_experts, loads.layers
+    )
     cluster = cluster_for(gpus, nodes, slots, loads.num_experts)
     ready()
     replays = replay_all(loads, cluster, names, how)

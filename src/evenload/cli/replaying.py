@@ -12,7 +12,6 @@ import typer
 
 if TYPE_CHECKING:
     from evenload.cost import CostModel
-    from evenload.placement import Placement
     from evenload.trace import Trace
 
 TraceFile = Annotated[
@@ -125,25 +124,6 @@ def open_trace(path: Path, experts: int | None, form: str | None = None) -> Trac
     trace = read_trace(path, num_experts=experts, format=form)
     say_notes(trace.notes)
     return trace
-
-
-def open_start(
-    path: Path | None, name: str | None, trace: Trace, gpus: int, nodes: int
-) -> Placement | None:
-    """Read the placement that serves at first; None if it was not given.
-
-    Raises
-    ------
-    ValueError
-        If the file is no placement of the trace's layers.
-    """
-    from evenload.cli.prepare import open_placement
-
-    if path is None:
-        if name is not None:
-            raise ValueError("--start-format is of --start; give both, or neither")
-        return None
-    return open_placement(path, name, gpus, nodes, trace.num_experts, trace.layers)
 
 
 @contextmanager

@@ -44,13 +44,9 @@ def _pool(dask: str | None) -> Iterator[Executor | None]:
     if dask is None:
         yield None
         return
-    try:
-        from distributed import Client
-    except ModuleNotFoundError:
-        raise ValueError(
-            "--dask needs distributed, which is not installed; use pip install 'evenload[dask]'"
-        ) from None
-    with Client(dask) as client:
+    from evenload.extras import needed
+
+    with needed("distributed", "distributed", "dask", "--dask").Client(dask) as client:
         yield client.get_executor()
 
 

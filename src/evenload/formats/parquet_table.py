@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.extras import needed
 from evenload.formats.base import FileFormatError
 from evenload.formats.damage import briefly
 from evenload.formats.topk import MOST_EXPERTS
@@ -146,14 +147,10 @@ class Table:
 
 
 def _arrow(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise FileFormatError(
-            f"{path}: a .parquet file needs pyarrow, which is not installed; use pip install "
-            "'evenload[parquet]'"
-        ) from None
+    what = f"{path}: a .parquet file"
+    needed("pyarrow.parquet", "pyarrow", "parquet", what, error=FileFormatError)
+    import pyarrow
+
     return pyarrow
 
 

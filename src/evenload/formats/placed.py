@@ -11,13 +11,8 @@ from evenload.arrays import first_bad
 from evenload.checks import divisor
 from evenload.cluster import Cluster
 from evenload.formats.base import ClusterMissingError, FileFormatError, PlacementShape
-from evenload.formats.sizes import check_slots
+from evenload.formats.sizes import check_slots, taken_experts
 from evenload.placement import Placement
-
-_TAKEN = (
-    "{where}: the number of experts is not in the file; taken as the largest expert number + 1 "
-    "= {found}"
-)
 
 
 def settle(name: str, in_file: int | None, shape: PlacementShape, where: str) -> int | None:
@@ -113,7 +108,7 @@ def build_placement(
     """
     found = int(np.max(array)) + 1
     experts = found if num_experts is None else num_experts
-    notes = (_TAKEN.format(where=where, found=found),) if num_experts is None else ()
+    notes = (taken_experts(where, found),) if num_experts is None else ()
     if isinstance(experts, int) and experts > array.shape[1]:
         raise FileFormatError(
             f"{where}: num_experts={experts} is more than the {array.shape[1]} slots of a layer, "

@@ -1,4 +1,4 @@
-"""How large a placement file may be: checked before memory is taken."""
+"""How large what a file holds may be, and is: checked before memory is taken."""
 
 from __future__ import annotations
 
@@ -45,6 +45,14 @@ def check_slots(layers: int, slots: int, where: str) -> None:
             f"{where}: {layers} layers of {slots} slots are more than the {MOST_SLOTS} slots that "
             "are read; is it a placement?"
         )
+
+
+def taken_experts(where: str, found: int) -> str:
+    """Return the note that the number of experts was taken from the numbers that are there."""
+    return (
+        f"{where}: the number of experts is not in the file; taken as the largest expert number + "
+        f"1 = {found}"
+    )
 
 
 def model_layers(ids: Sequence[Any], number: Any, where: str) -> ModelLayers:

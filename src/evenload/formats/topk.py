@@ -9,13 +9,9 @@ from numpy.typing import NDArray
 
 from evenload.arrays import first_bad
 from evenload.formats.base import FileFormatError, RawLoad
+from evenload.formats.sizes import taken_experts
 
 MOST_EXPERTS = 2**16  # of a layer, in a file: what a model has, with much to spare
-
-_NOTE = (
-    "{where}: the number of experts is not in the file; taken as the largest expert number + 1 "
-    "= {found} (say --experts, or num_experts=, where the model has more)"
-)
 
 
 def check_routed(topk: NDArray[Any], where: str, name: str = "topk") -> None:
@@ -29,8 +25,9 @@ def check_routed(topk: NDArray[Any], where: str, name: str = "topk") -> None:
 
 
 def experts_note(where: str, found: int) -> str:
-    """Return the note that the number of experts was taken from the numbers that are there."""
-    return _NOTE.format(where=where, found=found)
+    """Return `taken_experts`, with what to say where the model has experts that nobody used."""
+    more = "(say --experts, or num_experts=, where the model has more)"
+    return f"{taken_experts(where, found)} {more}"
 
 
 def count_topk(topk: NDArray[Any], num_experts: int | None, where: str) -> RawLoad:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.extras import needed
 from evenload.formats.base import RawTrace
 from evenload.formats.write_arrays import checked_windows
 
@@ -34,14 +35,9 @@ def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
     ValueError
         If pyarrow is not installed, or a number is not finite and >= 0.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ModuleNotFoundError:
-        raise ValueError(
-            "a .parquet file needs pyarrow, which is not installed; use "
-            "pip install 'evenload[parquet]', or a .npz file"
-        ) from None
+    needed("pyarrow.parquet", "pyarrow", "parquet", "a .parquet file", instead="a .npz file")
+    import pyarrow
+
     ids = range(trace.windows.shape[1]) if trace.layers is None else trace.layers.ids
     layers, writer = np.array(ids, np.int64), None
     try:

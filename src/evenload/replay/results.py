@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from evenload.extras import needed
 from evenload.formats.write import atomic_write
 
 ENDINGS = (".parquet", ".csv", ".json")
@@ -27,13 +28,10 @@ def check_results_path(path: str | os.PathLike[str]) -> None:
             f"use one of {', '.join(ENDINGS)}"
         )
     if place.suffix.lower() == ".parquet":
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ModuleNotFoundError:
-            raise ValueError(
-                f"{place}: Parquet needs pyarrow, which is not installed; use "
-                "pip install 'evenload[parquet]', or a file ending in .csv or .json"
-            ) from None
+        needed(
+            "pyarrow.parquet", "pyarrow", "parquet", f"{place}: Parquet",
+            instead="a file ending in .csv or .json",
+        )  # fmt: skip
 
 
 def write_results(path: str | os.PathLike[str], rows: Sequence[dict[str, Any]]) -> None:

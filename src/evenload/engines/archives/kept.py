@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,7 @@ def without_dense(
     used: NDArray[np.bool_],
     where: str,
     why: str = "never have a token",
+    notes: Sequence[str] = (),
 ) -> RawTrace:
     """Leave out windows that are not wanted, and layers that never have a token.
 
@@ -68,6 +70,8 @@ def without_dense(
         The file's name, for messages.
     why : str
         How dense layers show, for the note.
+    notes : sequence of str
+        What was assumed before; comes before what is said here.
 
     Raises
     ------
@@ -81,11 +85,11 @@ def without_dense(
             f"{where}: no token was counted in {used.shape[0]} windows; record while the engine "
             "serves"
         )
-    notes: tuple[str, ...] = ()
+    notes = tuple(notes)
     if layers.size < L:
         dense = np.flatnonzero(~used.any(axis=0)).tolist()
         named = ", ".join(map(str, dense[:5])) + (", ..." if len(dense) > 5 else "")
-        notes = (
+        notes += (
             f"{where}: {len(dense)} of the model's {L} layers {why} and are left out as dense "
             f"ones: {named}",
         )

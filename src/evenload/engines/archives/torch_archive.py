@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evenload.engines.archives.pickle_scan import PickleError, check_pickle
+from evenload.extras import needed
 from evenload.formats.base import FileFormatError
 from evenload.formats.damage import DAMAGED, briefly
 from evenload.formats.magic import kind_of
@@ -34,13 +35,8 @@ def load_torch(path: Path) -> Any:
         raise FileFormatError(
             f"{path}: its pickle is refused: {error}; only tensors and plain values are read"
         ) from None
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise FileFormatError(
-            f"{path}: a file that torch.save wrote needs torch, which is not installed; use "
-            "pip install 'evenload[torch]'"
-        ) from None
+    what = f"{path}: a file that torch.save wrote"
+    torch = needed("torch", "torch", "torch", what, error=FileFormatError)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # the unpickler of damaged bytes may raise anything

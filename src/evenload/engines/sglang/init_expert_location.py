@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.engines.archives.torch_archive import load_torch, pickle_has
+from evenload.extras import needed
 from evenload.formats.base import FileFormatError, Format, PlacementFile, PlacementShape
 from evenload.formats.json_text import lines_of, to_array
 from evenload.formats.left_out import left_out, need_whole_gpus
@@ -139,13 +140,7 @@ def write(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
 
 
 def _write_tensor(stream: BinaryIO, rows: NDArray[np.int64]) -> None:
-    try:
-        import torch
-    except ModuleNotFoundError:
-        raise ValueError(
-            "a .pt file needs torch, which is not installed; use pip install 'evenload[torch]', or "
-            "a .json file"
-        ) from None
+    torch = needed("torch", "torch", "torch", "a .pt file", instead="a .json file")
     torch.save({_KEY: torch.from_numpy(rows)}, stream)
 
 

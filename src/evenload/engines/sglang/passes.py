@@ -39,8 +39,7 @@ def read_passes(files: list[Path], where: str) -> RawTrace:
             f"{where}: {len(used) - passes.size} of {len(used)} forward passes have no token and "
             "are left out"
         )
-    raw = without_dense(recorded, passes, used, where)
-    return RawTrace(raw.windows, (*notes, *raw.notes), raw.layers)
+    return without_dense(recorded, passes, used, where, notes=notes)
 
 
 def _rank_notes(recorded: PassWindows, where: str) -> list[str]:

@@ -35,14 +35,15 @@ def read_steps(files: list[Path], where: str) -> RawTrace:
     """
     recorded = StepWindows(sorted(files, key=_time))
     used = used_cells(recorded)
-    kept, notes, start = [], [], 0
+    kept: list[NDArray[np.int64]] = []
+    notes: list[str] = []
+    start = 0
     for file, rows in zip(recorded.files, recorded.rows, strict=True):
         order, note = written_rows(np.any(used[start : start + rows], axis=1), str(file))
         kept.append(order + start)
         notes += note
         start += rows
-    raw = without_dense(recorded, np.concatenate(kept), used, where)
-    return RawTrace(raw.windows, (*notes, *raw.notes), raw.layers)
+    return without_dense(recorded, np.concatenate(kept), used, where, notes=notes)
 
 
 def _time(file: Path) -> tuple[float, str]:

@@ -12,23 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from evenload.extras import needed
 from evenload.formats.base import FileFormatError
 from evenload.formats.sizes import check_text
 
 MOST_TEXT = 2**24  # bytes; a second or two
 _DEEPEST = 3
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})\Z", re.ASCII)
-
-
-def _yaml(path: Path) -> Any:
-    try:
-        import yaml
-    except ModuleNotFoundError:
-        raise FileFormatError(
-            f"{path}: a YAML file needs PyYAML, which is not installed; use "
-            "pip install 'evenload[tensorrt-llm]'"
-        ) from None
-    return yaml
 
 
 def _scalar(event: Any) -> Any:
@@ -108,7 +98,7 @@ def parse_yaml(path: Path) -> Any:
         and lists; the message names the line.
     """
     check_text(path, MOST_TEXT)
-    yaml = _yaml(path)
+    yaml = needed("yaml", "PyYAML", "tensorrt-llm", f"{path}: a YAML file", error=FileFormatError)
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         text = path.read_text(encoding="utf-8-sig")

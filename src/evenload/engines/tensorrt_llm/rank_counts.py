@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from evenload.engines.archives.needed import needed
+from evenload.extras import needed
 from evenload.formats.base import FileFormatError
 from evenload.formats.damage import briefly
 
@@ -33,7 +33,10 @@ class RankCounts:
     """
 
     def __init__(self, path: Path, num_experts: int) -> None:
-        library = needed("safetensors", "safetensors", "tensorrt-llm", str(path))
+        library = needed(
+            "safetensors", "safetensors", "tensorrt-llm", f"{path}: reading it",
+            error=FileFormatError,
+        )  # fmt: skip
         self.path = path
         try:
             self._file = library.safe_open(path, framework="np")

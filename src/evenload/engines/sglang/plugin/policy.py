@@ -20,6 +20,7 @@ from evenload.engines.common.carried import EMPTY, Int, carried_map
 from evenload.engines.common.options import Options
 from evenload.engines.common.plan_map import NO_LOAD, Planned
 from evenload.forecast.windows import shares
+from evenload.moves import in_old_slots
 from evenload.placement import Placement
 from evenload.plan import Plan
 from evenload.planner import solve_problem
@@ -162,16 +163,10 @@ def _problem(
 
 def _in_old_slots(placement: Placement, question: Question, layers: Int) -> Int:
     """Return the map with every expert that stays on its rank in the slot that it had."""
-    from evenload.kernels.keep_slots import keep_slots
-
-    result = np.array(placement.physical_to_logical)
-    if question.current is not None:
-        cluster = question.cluster
-        rows = np.ascontiguousarray(result[:, cluster.living_slot])
-        old = np.ascontiguousarray(question.padded[layers][:, cluster.living_slot])
-        keep_slots(rows, old, np.array(cluster.living.slots))
-        result[:, cluster.living_slot] = rows
-    return result
+    placed = placement.physical_to_logical
+    if question.current is None:
+        return np.array(placed)
+    return in_old_slots(placed, question.padded[layers], question.cluster)
 
 
 def _balance(placement: Placement, plan: Plan) -> float:
