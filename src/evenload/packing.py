@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import check_weights, is_tensor, to_numpy
+from evenload.arrays import check_weights, is_tensor, rows_within_range, to_numpy
 from evenload.checks import divisor, packing_options, positive_int
-from evenload.scale import rows_within_range
 from evenload.threads import spread
 
 BACKENDS = ("compiled", "torch")

@@ -18,10 +18,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import keep_numpy
+from evenload.arrays import keep_numpy, to_float32
 from evenload.placement import Placement
 from evenload.problem import Problem
-from evenload.scale import to_float32
 from evenload.solvers.living import on_living_gpus
 from evenload.solvers.rows import Float, Int, Rows, plan, to_placement
 
