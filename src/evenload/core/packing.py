@@ -82,7 +82,7 @@ def _heaviest(load: Any, ranking: Any) -> Any:
     return heaviest
 
 
-@kernel(Int2, Int1, Int, Int)
+@kernel(Int2, read_only(Int1), Int, Int)
 def _copies(item: Any, expert: Any, pack: Any, e: Any) -> Any:
     """Count the items of a pack that are replicas of an expert."""
     found = 0
@@ -237,7 +237,7 @@ pack_single = entry(read_only(Single2), Int2, *OPTIONS, Int2, Int2)(_pack_rows)
 pack_double = entry(read_only(Float2), Int2, *OPTIONS, Int2, Int2)(_pack_rows)
 
 
-@kernel(Float2, Int2, Int1, Float1, Int, Int)
+@kernel(Float2, Int2, read_only(Int1), Float1, Int, Int)
 def _part_one(share: Any, item: Any, expert: Any, load: Any, g: Any, i: Any) -> Any:
     """Exchange slot i of pack g, a duplicate, at the least cost in balance; False if none helps.
 
@@ -267,6 +267,26 @@ def _part_one(share: Any, item: Any, expert: Any, load: Any, g: Any, i: Any) -> 
     return True
 
 
+@kernel(Float2, Int2, read_only(Int1), Float1)
+def _part(share: Any, item: Any, expert: Any, load: Any) -> Any:
+    """Part duplicates, the first one first, until none is left; return how many were."""
+    G, K = item.shape
+    parted = 0
+    for g in range(G):
+        slot = 1
+        while slot < K:
+            twice = False
+            for other in range(slot):
+                twice = twice or expert[item[g, other]] == expert[item[g, slot]]
+            if not twice:
+                slot += 1
+            elif _part_one(share, item, expert, load, g, slot):
+                parted += 1
+            else:
+                return parted
+    return parted
+
+
 @entry(read_only(Float2), read_only(Int2), Int, Int2)
 def part_duplicates(weight: Any, expert: Any, max_swaps: Any, item: Any) -> None:
     """Part replicas of one expert that share a pack, then mend the balance by swaps.
@@ -276,43 +296,29 @@ def part_duplicates(weight: Any, expert: Any, max_swaps: Any, item: Any) -> None
     weight, expert : float64 and int64, [X, n]
         Of each item.
     max_swaps : int
-    item : int64, [X, G, K] as [X * G, K], changed in place
-        Items of each pack.
+    item : int64, [X * G, K], changed in place
+        Items of each pack of each row.
     """
     X, n = weight.shape
     G, K = item.shape[0] // X, item.shape[1]
     share, here = np.empty((G, K)), np.empty((G, K), np.int64)
     load, ranking, rank = np.empty(G), np.empty(G, np.int64), np.empty(n, np.int64)
-    of = np.empty(n, np.int64)
     for row in range(X):
         mean = 0.0
-        for i in range(n):
-            of[i] = expert[row, i]
-            mean += weight[row, i] / G
         for g in range(G):
             load[g] = 0.0
             for slot in range(K):
                 here[g, slot] = item[row * G + g, slot]
                 share[g, slot] = weight[row, here[g, slot]]
                 load[g] += share[g, slot]
-        parted, found = 0, 1
-        while found > 0:  # each exchange leaves fewer duplicates
-            found = 0
-            for g in range(G):
-                for slot in range(1, K):
-                    twice = False
-                    for other in range(slot):
-                        twice = twice or of[here[g, other]] == of[here[g, slot]]
-                    if twice and _part_one(share, here, of, load, g, slot):
-                        found += 1
-            parted += found
-        if parted == 0:
+            mean += load[g] / G
+        if _part(share, here, expert[row], load) == 0:
             continue
         _sort(load, ranking, share, here)
         for g in range(G):
             for slot in range(K):
                 rank[here[g, slot]] = slot
-        _refine(share, here, rank, of, load, ranking, max_swaps, mean, 1.0)
+        _refine(share, here, rank, expert[row], load, ranking, max_swaps, mean, 1.0)
         for g in range(G):
             for slot in range(K):
                 item[row * G + g, slot] = here[g, slot]
