@@ -3,11 +3,9 @@
 import itertools
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenload.kernels.deals import all_deals, deal_out
 from evenload.kernels.fleet import copy_out, fill, new_fleet
 from evenload.kernels.fleet_start import start_fleet
 from evenload.kernels.fleet_swap import best_swap, descend, may_swap, swap
@@ -439,37 +437,3 @@ def test_searched_pairs_are_no_worse_and_tell_when_the_counts_are_done_with(seed
     assert heaviest(pairs) <= heaviest(start)
     if best[0]:
         assert heaviest(pairs) <= best_pairing(weight, count)
-
-
-# --- groups dealt out -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("equal", [True, False])
-@pytest.mark.parametrize(("num_groups", "nodes"), [(2, 2), (4, 2), (6, 2), (6, 3), (5, 1), (4, 4)])
-def test_groups_are_dealt_out_in_the_best_way_there_is(num_groups, nodes, equal):
-    deals = all_deals(num_groups, nodes, equal)
-    each = num_groups // nodes
-    assert deals.sets.tolist() == [list(s) for s in itertools.combinations(range(num_groups), each)]
-    kind = np.zeros(nodes, np.int64) if equal else np.arange(nodes)
-    rng = np.random.default_rng(num_groups)
-    orders = np.array(list(itertools.permutations(range(num_groups))))
-    number = {tuple(s): x for x, s in enumerate(deals.sets.tolist())}
-    contents = np.array(
-        [
-            [number[tuple(sorted(part))] for part in order.reshape(nodes, each).tolist()]
-            for order in orders
-        ]
-    )
-    for _ in range(10):
-        time = rng.integers(0, 30, (kind.max() + 1, len(deals.sets))).astype(float)
-        dealt = np.full(nodes, -1)
-        needed = deal_out(time, kind, deals.steps, num_groups, dealt)
-        assert sorted(deals.sets[dealt].ravel().tolist()) == list(range(num_groups))
-        assert time[kind, dealt].max() == needed == time[kind, contents].max(axis=1).min()
-
-
-def test_too_many_sets_of_groups_are_not_listed():
-    assert all_deals(12, 4, True) is not None
-    assert all_deals(32, 4, True) is None
-    assert all_deals(16, 8, True) is not None
-    assert all_deals(16, 8, False) is None  # few sets, and many orders to deal them out in

@@ -4,12 +4,12 @@ import numpy as np
 import packing_oracle
 import pytest
 import twins
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from evenload.kernels.greedy import pack_greedily
 from evenload.kernels.iterated_packing import iterated_packing
 from evenload.kernels.longest_first import longest_first
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from evenload.kernels.pack import pack
 from evenload.kernels.packs import empty_packs
 

@@ -6,7 +6,6 @@ import twins
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenload.kernels.greedy import replicate_experts
 from evenload.kernels.grid import bit_length
 from evenload.kernels.replicate import replicate
 
@@ -70,21 +69,3 @@ def test_no_other_counts_have_a_smaller_largest_share(load, spare, most):
     allowed = others[(others <= most).all(axis=1)]
     best = (np.array(load) / allowed).max(axis=1).min()
     assert (np.array(load) / np.array(count)).max() == best
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.data(), st.sampled_from([np.float32, np.float64]))
-def test_deepseeks_rule_agrees_with_the_scan(data, dtype):
-    values = st.one_of(st.integers(0, 4), st.integers(0, 2**30))
-    E = data.draw(st.integers(1, 12))
-    spare = data.draw(st.integers(0, 12))
-    rows = data.draw(st.lists(st.lists(values, min_size=E, max_size=E), min_size=1, max_size=3))
-    weight = np.array(rows, dtype)
-    expert, rank = np.full((2, len(rows), E + spare), -1, np.int64)
-    count = np.full((len(rows), E), -1, np.int64)
-    replicate_experts(weight, expert, rank, count)
-    for row in range(len(rows)):
-        wanted = twins.replicate_in_float(weight[row], E + spare)
-        assert expert[row].tolist() == wanted[0]
-        assert rank[row].tolist() == wanted[1]
-        np.testing.assert_array_equal(count[row], wanted[2])

@@ -4,14 +4,14 @@ import itertools
 
 import numpy as np
 import pytest
+from evenload.kernels.assign import assign
+from evenload.kernels.relabel import relabel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from evenload.kernels.assign import assign
 from evenload.kernels.fit import fit
 from evenload.kernels.keep_slots import keep_slots
-from evenload.kernels.relabel import relabel
 from evenload.kernels.sampled import copy_out, fill, new_sampled, set_weights
 from evenload.kernels.sampled_handover import (
     hand_over,

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from evenload.kernels.heap import push, replace_top
 from evenload.kernels.sort import heap_sort, insertion_sort, sort_few, sort_keys
-from evenload.kernels.tournament import replay, start, width_for
 
 KEYS = st.one_of(st.integers(0, 8), st.integers(0, 2**62))
 
@@ -74,22 +73,3 @@ def test_the_top_of_the_heap_is_always_the_smallest(steps):
         held.append(key)
         assert heap[0] == min(held)
     assert sorted(heap[: len(held)].tolist()) == sorted(held)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.sampled_from([0.0, 0.5, 1.0, np.inf]), min_size=1, max_size=20),
-    st.lists(st.tuples(st.integers(0, 99), st.sampled_from([0.0, 0.5, 1.0, np.inf])), max_size=30),
-)
-def test_the_tournament_is_won_by_the_smallest_ties_to_the_lowest(keys, changes):
-    width = width_for(len(keys))
-    assert width >= max(2, len(keys))
-    key = np.full(width, np.inf)
-    key[: len(keys)] = keys
-    tree = start(key)
-    assert tree[1] == np.argmin(key)
-    for place, value in changes:
-        place %= len(keys)
-        key[place] = value
-        replay(tree, key, place)
-        assert tree[1] == np.argmin(key)

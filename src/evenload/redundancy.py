@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from evenload.arrays import check_load
 from evenload.bounds import balancedness_bound
 from evenload.checks import positive_real
 from evenload.cluster import Cluster
 from evenload.gallop import smallest_passing
-from evenload.load import check_load
 from evenload.plan import Plan
 from evenload.planner import solve
 from evenload.problem import CROSS_NODE_PRICE, Problem

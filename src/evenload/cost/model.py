@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.arrays import check_load
 from evenload.checks import not_negative, positive_int, positive_real
 from evenload.cluster import Cluster
 from evenload.cost.hardware import get_hardware
 from evenload.cost.models import get_model
 from evenload.cost.schedule import Schedule
-from evenload.load import check_load
 from evenload.moves import Moves
 from evenload.placement import Placement
 

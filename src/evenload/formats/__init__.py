@@ -9,6 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from evenload.arrays import check_load
 from evenload.checks import positive_int
 from evenload.formats.anything import Found, read_anything, read_windows
 from evenload.formats.base import (
@@ -26,7 +27,6 @@ from evenload.formats.registry import find_input, find_output, known_formats
 from evenload.formats.rows import for_layers
 from evenload.formats.write import atomic_write
 from evenload.layers import ModelLayers
-from evenload.load import check_load
 from evenload.placement import Placement
 from evenload.trace import Trace
 

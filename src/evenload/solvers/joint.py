@@ -14,7 +14,7 @@ from evenload.problem import Problem
 from evenload.solvers.effort import check_effort
 from evenload.solvers.fleets import GpuArrays, improve, improve_alike, no_homes, start
 from evenload.solvers.homes import home_nodes
-from evenload.solvers.iterated_greedy import pack_rows
+from evenload.solvers.iterated_greedy import iterated_rows
 from evenload.solvers.living import without_dead
 from evenload.solvers.local_search import search_rows
 from evenload.solvers.never_worse import (
@@ -30,6 +30,10 @@ from evenload.solvers.strict import plan_nodes
 TRIALS = {"fast": 2, "standard": 150, "thorough": 4000}
 CLOSE = 0.9999  # share of the bound at which a layer is left at that
 SEARCH = partial(search_rows, effort=None)  # as "local-search" does by default
+
+
+def pack_rows(load: Float, num_slots: int, num_gpus: int) -> Rows:
+    return Rows(*iterated_rows(load, num_slots, num_gpus, 5, 1.05, 20, float("inf")))
 
 
 def joint(

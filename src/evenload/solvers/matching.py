@@ -12,12 +12,12 @@ from evenload.threads import spread
 
 
 def match_gpus(problem: Problem, gpus: GpuArrays, placed: Int, old: Flag) -> Int:
-    """Give the GPUs of a plan the numbers under which most experts stay, see `kernels.relabel`.
+    """Give the GPUs of a plan the numbers under which most experts stay, see `core.matching`.
 
     Only GPUs of the same slots and speed change places; where groups are kept on nodes, all of a
     node stay together.
     """
-    from evenload.kernels.relabel import relabel
+    from evenload.core.matching import relabel
 
     alike = np.stack([gpus.slots, gpus.unit_time], axis=1)
     kind = np.unique(alike, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)

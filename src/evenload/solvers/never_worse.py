@@ -7,11 +7,15 @@ import numpy as np
 from evenload.bounds import balancedness_bound
 from evenload.kernels.evaluate import balancedness, count_replicas, duplicates, gpu_load
 from evenload.problem import Problem
-from evenload.solvers.greedy import greedy_rows
+from evenload.solvers import greedy
 from evenload.solvers.rows import Float, Int, RowPlanner, Rows, plan
 
 NEAR = 0.999  # share of the bound from which a layer is not worth a second plan
 BEYOND_ROUNDING = 1.0 + 1e-12
+
+
+def greedy_rows(load: Float, num_slots: int, num_gpus: int) -> Rows:
+    return Rows(*greedy.greedy_rows(load, num_slots, num_gpus))
 
 
 def reached(problem: Problem, expert: Int) -> Float:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from evenload.cluster import Cluster
-from evenload.kernels.deals import Deals, all_deals
+from evenload.core.deals import Deals, all_deals
 from evenload.problem import Problem
 from evenload.solvers.fleets import GpuArrays, improve, improve_alike, no_homes, start
 from evenload.solvers.homes import longest_first_onto_nodes
@@ -141,11 +141,10 @@ def _try_sets(problem: Problem, nodes: list[Node], sets: Int, wanted: Float, tri
 
 def _deal_out(tried: Tried, kind: Int, deals: Deals, num_groups: int) -> Int:
     """Choose a set for each node of each layer: int64 [L, N]."""
-    from evenload.kernels.deals import deal_out
+    from evenload.core.deals import deal_out
 
     chosen = np.empty((len(tried.time), len(kind)), np.int64)
-    for layer, time in enumerate(tried.time):
-        deal_out(time, kind, deals.steps, num_groups, chosen[layer])
+    deal_out(tried.time, kind, deals.steps, num_groups, chosen, np.empty(len(chosen)))
     return chosen
 
 
@@ -170,7 +169,7 @@ def plan_nodes(problem: Problem, goal: Float, trials: int, begun: Rows | None = 
 
     Every set of groups that a node may get is planned on that node, and the sets are dealt out so
     that the last node is done soonest: by what its GPUs can reach, not by the sums of its groups.
-    Where there are too many sets (see `kernels.deals`), or the effort is small, the groups stay
+    Where there are too many sets (see `core.deals`), or the effort is small, the groups stay
     where they were begun, or are packed by their sums. The effort left goes to the nodes that were
     chosen.
 

@@ -5,19 +5,43 @@ from functools import cache
 
 import numpy as np
 import pytest
+from as_entry import as_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenload import Cluster
-from evenload.bounds import balancedness_bound
-from evenload.kernels import bound_partner
-from evenload.kernels.bound_gpus import gpus_of
-from evenload.kernels.bound_hot_set import hot_set_time
-from evenload.kernels.bound_partner import partner_limit
-from evenload.kernels.bound_share import share_time
-from evenload.kernels.bound_shares import list_shares, rank_shares
-from evenload.kernels.deals import all_deals, lightest_deal
+from evenload.bounds import Gpus, balancedness_bound
+from evenload.core import bound
+from evenload.core.deals import all_deals
 from evenload.problem import Problem
+
+# Kernels of the arguments, called from Python here.
+share_time = as_entry(bound._share_time)
+hot_set_time = as_entry(bound._hot_set_time)
+partner_limit = as_entry(bound._partner_limit)
+quick_time = as_entry(bound.quick_time)
+refutes = as_entry(bound._refutes)
+
+
+def gpus_of(speed, slots):
+    """All GPUs of a cluster."""
+    every = tuple(range(len(slots)))
+    return Gpus.of(Cluster(len(slots), slots=list(slots), speed=list(speed)), every)
+
+
+def list_shares(load, spare, limit):
+    first, count, size = np.empty(load.size + 1, np.int64), *np.empty((2, load.size * 40))
+    as_entry(bound._list_shares)(load, spare, limit, first, count, size)
+    return first, count[: first[-1]].copy(), size[: first[-1]].copy()
+
+
+def rank_shares(size, limit, slots):
+    n = size.size
+    rank, keys, scratch = np.empty((3, n), np.int64)
+    big = np.empty(n)
+    num_big = as_entry(bound._rank_shares)(size, n, limit, slots, rank, big, keys, scratch)
+    return big[:num_big], rank
+
 
 # (E, slots of each GPU): small enough to list every placement.
 SHAPES = [
@@ -81,9 +105,9 @@ def random_loads(E, seed, number):
 
 
 def bounds_of(load, gpus):
-    """What each argument says: mean, share, hot set, partners."""
-    share = np.array([share_time(row, gpus) for row in load])
-    hot = np.array([hot_set_time(row, gpus) for row in load])
+    """What each argument says: mean, share (the mean at least), hot set, partners."""
+    share = np.array([share_time(row, gpus.num_slots, gpus.reach) for row in load])
+    hot = np.array([hot_set_time(row, *gpus) for row in load])
     mean = load.sum(axis=1) / gpus.reach[-1]
     start = mean * 0.5  # far below, so that partners are judged on their own
     partner = [
@@ -100,6 +124,7 @@ def test_no_placement_beats_any_argument(E, slots, equal):
     speeds = [1.0] * len(slots)
     if not equal:
         speeds = np.random.default_rng(E).choice([1.0, 1.0, 1.5, 2.0, 3.7], len(slots))
+    speeds = Cluster(len(slots), slots=slots, speed=speeds).speed  # 1 where all are alike
     gpus = gpus_of(np.array(speeds), np.array(slots))
     best = least_time(load, speeds, slots)
     for time in bounds_of(load, gpus):
@@ -151,7 +176,7 @@ def test_the_largest_share_is_that_of_the_best_counts(E, slots):
     time = load[:, None, :] / reach[np.minimum(counts, len(slots)) - 1]
     wanted = np.maximum(time.max(axis=2).min(axis=1), load.sum(axis=1) / reach[-1])
     gpus = gpus_of(speed, np.array(slots))
-    found = [max(share_time(row, gpus), row.sum() / reach[-1]) for row in load]
+    found = [share_time(row, gpus.num_slots, gpus.reach) for row in load]
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
@@ -160,10 +185,10 @@ def test_shares_cover_every_number_of_replicas(seed):
     """Each is above an entry that asks for no more replicas of no more load."""
     rng = np.random.default_rng(seed)
     load, spare, limit = rng.lognormal(0, 1.5, 8), int(rng.integers(0, 60)), rng.uniform(0.2, 2)
-    shares = list_shares(load, spare, limit)
+    first, counts, sizes = list_shares(load, spare, limit)
     for expert, w in enumerate(load):
-        entries = slice(*shares.first[expert : expert + 2])
-        count, size = shares.count[entries], shares.size[entries]
+        entries = slice(*first[expert : expert + 2])
+        count, size = counts[entries], sizes[entries]
         for c in range(1, spare + 2):
             if w / c <= limit:
                 assert ((count <= c) & (size <= w / c * (1 + 1e-15))).any()
@@ -172,8 +197,7 @@ def test_shares_cover_every_number_of_replicas(seed):
 @pytest.mark.parametrize("K", [2, 3, 5])
 def test_shares_are_ranked_by_the_big_ones_they_fit_beside(K):
     size = np.random.default_rng(K).uniform(0.0, 1.2, 50)
-    rank = np.empty(50, np.int64)
-    big = rank_shares(size, 1.0, K, rank)
+    big, rank = rank_shares(size, 1.0, K)
     assert big.tolist() == sorted(size[(size > 0.5) & (size <= 1.0)], reverse=True)
     for x, r in zip(size, rank, strict=True):
         if x > 1.0:
@@ -190,12 +214,22 @@ def test_whatever_the_weights_the_proof_is_valid():
     rng = np.random.default_rng(0)
     for row, best in zip(load, least_time(load, np.ones(3), slots), strict=True):
         limit = best * (1 + 1e-8)
-        shares = list_shares(row, 1, limit)
-        rank = np.empty(shares.size.size, np.int64)
-        num_big = rank_shares(shares.size, limit, 2, rank).size
-        for price in (0.0, 1.0, 1e300) if num_big else ():
-            weight = rng.pareto(0.5, num_big) + 1e-300
-            assert not bound_partner._refutes(shares, rank, 6, weight, price)[0]
+        first, count, size = list_shares(row, 1, limit)
+        big, rank = rank_shares(size, limit, 2)
+        for price in (0.0, 1.0, 1e300) if big.size else ():
+            weight = rng.pareto(0.5, big.size) + 1e-300
+            assert not refutes(first, count, rank, 6, weight, big.size, price)[0]
+
+
+def test_the_quick_bound_of_a_row_is_that_of_a_layer():
+    """Another kernel may ask for it."""
+    load = random_loads(7, seed=4, number=10)
+    gpus = gpus_of([1.0, 2.0, 1.0], [3, 3, 4])
+    rows = np.empty(len(load))
+    bound.quick_times(load, *gpus, rows)
+    assert rows.tolist() == [quick_time(row, *gpus) for row in load]
+    mean, share, hot, _ = bounds_of(load, gpus)
+    np.testing.assert_allclose(rows, np.maximum(mean, np.maximum(share, hot)), rtol=2e-9)
 
 
 # --- groups -----------------------------------------------------------------------------------
@@ -246,22 +280,6 @@ def test_a_node_with_a_dead_gpu_is_bounded_as_the_smaller_one_it_is():
     best = load.sum(axis=1) / 3 / least_time(load, np.ones(3), (2, 2, 2), placed)
     assert (best <= limit * (1 + 1e-12)).all()
     assert np.mean(best / limit) > 0.9
-
-
-@pytest.mark.parametrize("equal", [True, False])
-def test_the_lightest_deal_is_found(equal):
-    deals = all_deals(6, 3, equal)
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        time = rng.uniform(size=(1 if equal else 3, 15))
-        kind = np.zeros(3, np.int64) if equal else np.arange(3)
-        least, j, x = lightest_deal(time, kind, deals.steps, 6)
-        wanted = min(
-            max(time[kind[n], i] for n, i in enumerate(choice))
-            for choice in itertools.permutations(range(15), 3)
-            if len({g for i in choice for g in deals.sets[i]}) == 6
-        )
-        assert least == wanted == time[j, x]
 
 
 def test_too_many_deals_fall_back_on_the_relaxation():

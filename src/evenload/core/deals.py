@@ -5,15 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.kernels.compile import kernel
-
-Int = NDArray[np.int64]
-Float = NDArray[np.float64]
+from evenload.core.compile import Float1, Float3, Int, Int1, Int2, entry
 
 MOST_STEPS = 20_000  # of the search, for one layer: some 20 microseconds
 MOST_SETS = 500  # contents of a node, each of which is bounded
@@ -31,8 +28,8 @@ class Deals(NamedTuple):
         deal some groups come before any that goes on from them.
     """
 
-    sets: Int
-    steps: Int
+    sets: NDArray[np.int64]
+    steps: NDArray[np.int64]
 
 
 @cache
@@ -63,53 +60,39 @@ def all_deals(num_groups: int, num_nodes: int, nodes_are_equal: bool) -> Deals |
     return Deals(np.array(sets), np.array(steps))
 
 
-@kernel
-def deal_out(time: Float, kind: Int, steps: Int, num_groups: int, content: Int) -> float:
-    """Deal groups out so that the node that needs longest needs least.
+@entry(Float3, Int1, Int2, Int, Int2, Float1)
+def deal_out(time: Any, kind: Any, steps: Any, num_groups: Any, content: Any, longest: Any) -> None:
+    """Deal groups out so that the node that needs longest needs least, in each layer.
 
     Parameters
     ----------
-    time : float64, [J, X]
+    time : float64, [L, J, X]
         Time of a node of each kind with each content.
     kind : int64, [N]
         Kind of each node.
     steps : int64, [Y, 4]
         See `Deals`.
     num_groups : int
-    content : int64, [N], output
+    content : int64, [L, N], output
         Content of each node.
-
-    Returns
-    -------
-    float
+    longest : float64, [L], output
         What the longest node needs.
     """
-    least = np.full(1 << num_groups, np.inf)
-    step_to = np.full(1 << num_groups, -1)
-    least[0] = 0.0
-    for y in range(steps.shape[0]):
-        node, x, before, after = steps[y]
-        longest = max(least[before], time[kind[node], x])
-        if longest < least[after]:
-            least[after] = longest
-            step_to[after] = y
-    dealt = (1 << num_groups) - 1
-    for node in range(kind.size - 1, -1, -1):
-        y = step_to[dealt]
-        content[node] = steps[y, 1]
-        dealt = steps[y, 2]
-    return least[-1]
-
-
-@kernel
-def lightest_deal(time: Float, kind: Int, steps: Int, num_groups: int) -> tuple:
-    """Return what the longest node of the best deal needs, its kind and its content.
-
-    Parameters are those of `deal_out`.
-    """
-    content = np.empty(kind.size, np.int64)
-    needed = deal_out(time, kind, steps, num_groups, content)
-    for node in range(kind.size):
-        if time[kind[node], content[node]] == needed:
-            return needed, kind[node], content[node]
-    return needed, kind[0], content[0]
+    every = 1 << num_groups
+    least, step_to = np.empty(every), np.empty(every, np.int64)
+    for layer in range(time.shape[0]):
+        for dealt in range(every):
+            least[dealt] = np.inf
+        least[0] = 0.0
+        for y in range(steps.shape[0]):
+            needed = time[layer, kind[steps[y, 0]], steps[y, 1]]
+            needed = max(needed, least[steps[y, 2]])
+            if needed < least[steps[y, 3]]:
+                least[steps[y, 3]] = needed
+                step_to[steps[y, 3]] = y
+        longest[layer] = least[every - 1]
+        dealt = every - 1
+        for node in range(kind.size - 1, -1, -1):
+            y = step_to[dealt]
+            content[layer, node] = steps[y, 1]
+            dealt = steps[y, 2]

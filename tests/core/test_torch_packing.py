@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from evenload.kernels import torch_packing  # noqa: E402
-from evenload.kernels.torch_packing import pack  # noqa: E402
+from evenload.core import torch_packing  # noqa: E402
+from evenload.core.torch_packing import pack  # noqa: E402
 
 
 def lognormal(shape, seed=0, sigma=1.0, dtype=torch.float64):

@@ -15,8 +15,9 @@ from evenload.solvers.local_search import local_search
 
 pytest.importorskip("ortools")
 
-from evenload.solvers.exact import exact, solve_exactly
 from evenload.solvers.exact.pairing import best_pairs_apart, lightest_limit
+
+from evenload.solvers.exact import exact, solve_exactly
 
 
 def all_held(num_experts, slots):
