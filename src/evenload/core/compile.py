@@ -176,12 +176,12 @@ class _File:
         except OSError:
             return None
         stamp, digest, data = stored[:32], stored[32:64], stored[64:]
-        if stamp == _stamp_of_the_core() and digest == hashlib.sha256(data).digest():
-            return pickle.loads(data)
-        if len(stored) < 64 or stamp == _stamp_of_the_core():
+        if digest != hashlib.sha256(data).digest():
             warnings.warn(
                 f"{path} is damaged; it is compiled and written anew", RuntimeWarning, stacklevel=8
             )
+        elif stamp == _stamp_of_the_core():
+            return pickle.loads(data)
         return None
 
     def save(self, key: Any, data: Any) -> None:
