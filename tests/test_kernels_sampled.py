@@ -4,14 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from evenload.kernels.assign import assign
-from evenload.kernels.relabel import relabel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 
 from evenload.kernels.fit import fit
-from evenload.kernels.keep_slots import keep_slots
 from evenload.kernels.sampled import copy_out, fill, new_sampled, set_weights
 from evenload.kernels.sampled_handover import (
     hand_over,
@@ -180,67 +176,6 @@ def test_duplicates_are_parted_while_there_are_moves(seed):
     check_spares(state)
     for g in range(state.slots.size):  # what is left, is left since the GPU holds every expert
         assert (state.held[:, g] <= 1).all() or (state.held[:, g] > 0).all()
-
-
-@settings(max_examples=100, deadline=None)
-@given(seed=seeds, n=st.integers(1, 9))
-def test_the_assignment_is_scipys(seed, n):
-    cost = np.random.default_rng(seed).integers(-20, 20, (n, n))
-    column_of = np.empty(n, np.int64)
-    total = assign(cost, column_of)
-    assert sorted(column_of) == list(range(n))
-    assert total == cost[np.arange(n), column_of].sum()
-    assert total == cost[linear_sum_assignment(cost)].sum()
-
-
-def overlap(placed, slots, old):
-    gpu = np.repeat(np.arange(len(slots)), slots)
-    held = np.zeros_like(old)
-    held[placed, gpu] = 1
-    return int((held & old).sum())
-
-
-@settings(max_examples=80, deadline=None)
-@given(seed=seeds, nodes=st.sampled_from([1, 2]))
-def test_relabelling_keeps_as_many_as_any(seed, nodes):
-    """Against every order of the GPUs in which like changes with like, and nodes stay whole."""
-    rng = np.random.default_rng(seed)
-    G, E = 4, 8
-    slots = np.tile(rng.integers(1, 4, 2), 2)
-    kind = slots.copy()
-    blocks = np.array([0, 4]) if nodes == 1 else np.array([0, 2, 4])
-    placed = np.concatenate([rng.permutation(E)[:k] for k in slots])
-    old = (rng.random((E, G)) < 0.4).astype(np.uint8)
-    got = placed[None].copy()
-    relabel(got, slots, kind, blocks, old[None])
-    parts = np.split(placed, np.cumsum(slots)[:-1])
-    best = 0
-    for order in itertools.permutations(range(G)):  # GPU order[g] of the fresh plan becomes GPU g
-        whole = nodes == 1 or order[0] // 2 == order[1] // 2
-        if whole and all(kind[order[g]] == kind[g] for g in range(G)):
-            best = max(best, overlap(np.concatenate([parts[f] for f in order]), slots, old))
-    assert overlap(got[0], slots, old) == best
-    got_parts = np.split(got[0], np.cumsum(slots)[:-1])
-    assert sorted(map(tuple, got_parts)) == sorted(map(tuple, parts))
-
-
-@settings(max_examples=100, deadline=None)
-@given(seed=seeds)
-def test_what_stays_keeps_its_slot(seed):
-    rng = np.random.default_rng(seed)
-    slots = rng.integers(1, 5, 3)
-    before = rng.integers(-1, 6, (2, slots.sum()))
-    placed = rng.integers(0, 6, (2, slots.sum()))
-    got = placed.copy()
-    keep_slots(got, before, slots)
-    for layer, (start, end) in itertools.product(
-        range(2), itertools.pairwise(np.cumsum([0, *slots]))
-    ):
-        new, old = got[layer, start:end], before[layer, start:end]
-        assert sorted(new) == sorted(placed[layer, start:end])
-        for e in set(new.tolist()):
-            stay = min((new == e).sum(), (old == e).sum())
-            assert ((new == e) & (old == e)).sum() == stay
 
 
 @settings(max_examples=100, deadline=None)

@@ -27,7 +27,7 @@ def iterated_rows(
     expert, _, count = replicate(grid.astype(np.float32), num_slots, num_gpus)
     share = np.take_along_axis(grid // count, expert, axis=1)
     order = np.argsort(-share, axis=1, kind="stable")
-    expert, share = (np.take_along_axis(part, order, axis=1) for part in (expert, share))
+    expert, share = np.take_along_axis(expert, order, axis=1), np.take_along_axis(share, order, 1)
     order = np.broadcast_to(np.arange(num_slots), expert.shape).copy()
     pack = pack_rows(share, order, num_gpus, attempts, boost, swaps, goal)[0]
     item = np.argsort(pack, axis=1, kind="stable")
