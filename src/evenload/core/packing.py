@@ -216,9 +216,11 @@ def _pack_rows(
             for g in range(num_packs):
                 for slot in range(K):
                     rank[item[g, slot]] = slot
-            _sort(load, ranking, share, item)
-            _refine(share, item, rank, nobody, load, ranking, max_swaps, goal, number(slack))
-            m = _heaviest(load, ranking)
+            m = np.int64(0)
+            if max_swaps > 0 or num_attempts > 1:
+                _sort(load, ranking, share, item)
+                _refine(share, item, rank, nobody, load, ranking, max_swaps, goal, number(slack))
+                m = _heaviest(load, ranking)
             if load[m] < best:
                 best = load[m]
                 for g in range(num_packs):
