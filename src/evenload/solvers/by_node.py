@@ -63,8 +63,13 @@ def plan_by_node(
         expert, rank = _plan_nodes(problem, planner, group_planner or planner, slots, gpus)
     else:
         expert, rank = planner(problem.load, slots, gpus)
+    return to_placement(problem, expert, rank)
+
+
+def to_placement(problem: Problem, expert: Int, rank: Int | None = None) -> Placement:
+    """Make what living slots hold a placement of a problem: int64 [L, S living]."""
     expert, rank = (_on_living(problem, part) for part in (expert, rank))
-    return Placement(expert, cluster, problem.num_experts, replica_rank=rank)
+    return Placement(expert, problem.cluster, problem.num_experts, replica_rank=rank)
 
 
 def _plan_nodes(
@@ -137,11 +142,9 @@ def plan_at_least(problem: Problem, planner: RowPlanner, simple: RowPlanner) -> 
     if layers.size == 0:
         return placed
     part = problem.layers(layers)
-    best = Placement(placed.physical_to_logical[layers], placed.cluster, placed.num_experts)
     if problem.keeps_groups:
-        best = better_of(part.load, best, plan_by_node(part, planner, simple))
-    best = better_of(part.load, best, plan_by_node(part, simple))
-    return _replace_layers(placed, layers, best.physical_to_logical)
+        placed = better_of_layers(problem, placed, layers, plan_by_node(part, planner, simple))
+    return better_of_layers(problem, placed, layers, plan_by_node(part, simple))
 
 
 def better_of(load: Float, placed: Placement, other: Placement) -> Placement:
@@ -150,6 +153,15 @@ def better_of(load: Float, placed: Placement, other: Placement) -> Placement:
     better = other.evaluate(load)[1] > placed.evaluate(load)[1] * BEYOND_ROUNDING
     layers = np.flatnonzero(better & (other.duplicates <= placed.duplicates))
     return _replace_layers(placed, layers, other.physical_to_logical[layers])
+
+
+def better_of_layers(
+    problem: Problem, placed: Placement, layers: Int, other: Placement
+) -> Placement:
+    """Do what `better_of` does, where `other` is of some layers only."""
+    part = Placement(placed.physical_to_logical[layers], placed.cluster, placed.num_experts)
+    best = better_of(problem.load[layers], part, other)
+    return _replace_layers(placed, layers, best.physical_to_logical)
 
 
 def _replace_layers(placed: Placement, layers: Int, rows: Int) -> Placement:

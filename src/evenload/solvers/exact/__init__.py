@@ -16,9 +16,9 @@ from evenload.maps import EMPTY
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
-from evenload.solvers.effort import check_effort
 from evenload.solvers.exact import pairs, shares
 from evenload.solvers.exact.layer import LIMIT, Budget, Layer, Outcome, layers, load_cp_model
+from evenload.solvers.search import check_effort
 
 Float = NDArray[np.float64]
 

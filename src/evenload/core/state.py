@@ -1,0 +1,372 @@
+"""The state of one layer while it is searched, and the two steps that change it.
+
+A layer is judged by M samples of what its load may be; mostly by one, its load. All of it is in
+integers, so that a step taken back leaves no trace.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from evenload.core.compile import Bool, Int, Int1, Int2, Int3, step
+from evenload.core.grid import bit_length, sort_keys
+from evenload.core.start import FIRST, NODE, NONE, PLACE, SLOTS, UNIT_TIME
+
+IntArray = NDArray[np.int64]
+
+EXPERT, SHARE = range(2)  # of `State.slot`
+NOW, MORE, FEWER, WHOLE = range(4)  # of `State.cost`
+COUNT, HOME, AT_HOME = range(3)  # of `State.expert`
+HELD, OLD = range(2)  # of `State.held`
+PEAK, MOVES, AWAY = range(3)  # of `State.total`
+TOP = 3  # GPUs ranked in each of many samples: a swap touches two, so one is left to compare with
+
+
+class State(NamedTuple):
+    """A layer on GPUs that may differ; a tuple, since that is what kernels can take.
+
+    Parameters
+    ----------
+    slot : int64 ndarray, [2, G, K]
+        `EXPERT` in each slot, and under one sample its `SHARE`, by which each GPU's slots descend.
+    gpu : int64 ndarray, [5, G]
+        See `start`; `PLACE` is where `slowest` has the GPU, under one sample.
+    expert : int64 ndarray, [3, E]
+        Replicas of each expert (`COUNT`), the node that has to hold one of them or -1 (`HOME`), and
+        how many are there (`AT_HOME`).
+    held : int16 ndarray, [2, E, G]
+        Replicas of each expert on each GPU (`HELD`), and whether it ran there before (`OLD`).
+    cost : int64 ndarray, [4, E, M]
+        What a replica costs in each sample (`NOW`), what it would with one `MORE` and one `FEWER`,
+        and what the expert costs (`WHOLE`), all times what the sample counts.
+    spare : int64 ndarray, [S - E]
+        Expert of every replica beyond the first of each.
+    time : int64 ndarray, [G, M]
+        When each GPU is done, times what the sample counts.
+    slowest : int64 ndarray, [M, G] for one sample, else [M, 3]
+        GPUs by descending time, equal ones by number; -1 where there are fewer.
+    total : int64 ndarray, [3]
+        Time of the last GPU, summed over the samples (`PEAK`); experts that are new to their GPU
+        (`MOVES`); under one sample the load computed away from its home (`AWAY`).
+    strict : bool
+        Whether no expert may leave its home, or only one replica of each has to stay.
+    """
+
+    slot: IntArray
+    gpu: IntArray
+    expert: IntArray
+    held: NDArray[np.int16]
+    cost: IntArray
+    spare: IntArray
+    time: IntArray
+    slowest: IntArray
+    total: IntArray
+    strict: bool
+
+    @classmethod
+    def empty(cls, gpu: IntArray, num_experts: int, num_samples: int, strict: bool) -> State:
+        """Make room for the state of a layer on GPUs [5, G]."""
+        G, E, M = gpu.shape[1], num_experts, num_samples
+        S = int(gpu[SLOTS].sum())
+        return cls(
+            np.zeros((2, G, int(gpu[SLOTS].max())), np.int64),
+            gpu.copy(),
+            np.full((3, E), NONE),
+            np.zeros((2, E, G), np.int16),
+            np.empty((4, E, M), np.int64),
+            np.empty(S - E, np.int64),
+            np.empty((G, M), np.int64),
+            np.full((M, G if M == 1 else TOP), NONE),
+            np.zeros(3, np.int64),
+            strict,
+        )
+
+
+StateType = types.NamedTuple(
+    (Int3, Int2, Int2, types.int16[:, :, ::1], Int3, Int1, Int2, Int2, Int1, Bool), State
+)
+
+
+@step(StateType, Int)
+def recost(s: State, e: int) -> None:
+    """Bring what a replica of an expert costs up to date with its count.
+
+    The one place that knows what a replica costs: its part of the expert's tokens.
+    """
+    count = s.expert[COUNT, e]
+    for m in range(s.time.shape[1]):
+        whole = s.cost[WHOLE, e, m]
+        if count == 1:  # as most experts: divisions are what setting up a layer takes longest with
+            s.cost[NOW, e, m] = whole
+            s.cost[MORE, e, m] = whole >> 1
+            s.cost[FEWER, e, m] = whole
+        else:
+            s.cost[NOW, e, m] = whole // count
+            s.cost[MORE, e, m] = whole // (count + 1)
+            s.cost[FEWER, e, m] = whole // (count - 1)
+
+
+@step(StateType, Int, Int)
+def is_away(s: State, e: int, g: int) -> bool:
+    """Whether a GPU is on another node than the expert's home."""
+    return s.expert[HOME, e] != NONE and s.expert[HOME, e] != s.gpu[NODE, g]
+
+
+@step(StateType, Int, Int, Int)
+def _tally(s: State, e: int, g: int, by: int) -> None:
+    """Count a replica that comes to a GPU, or leaves it."""
+    before = s.held[HELD, e, g]
+    s.held[HELD, e, g] = before + by
+    if s.held[OLD, e, g] == 0 and (before == 0 or before + by == 0):
+        s.total[MOVES] += by
+    if is_away(s, e, g):
+        s.total[AWAY] += by * s.cost[NOW, e, 0]
+    else:
+        s.expert[AT_HOME, e] += by
+    for m in range(s.time.shape[1]):
+        s.time[g, m] += by * s.cost[NOW, e, m] * s.gpu[UNIT_TIME, g]
+
+
+@step(StateType, Int, Int)
+def _sift(s: State, g: int, i: int) -> None:
+    """Move a slot of a GPU to where its share belongs."""
+    e, share = s.slot[EXPERT, g, i], s.slot[SHARE, g, i]
+    while i > 0 and s.slot[SHARE, g, i - 1] < share:
+        s.slot[SHARE, g, i] = s.slot[SHARE, g, i - 1]
+        s.slot[EXPERT, g, i] = s.slot[EXPERT, g, i - 1]
+        i -= 1
+    while i + 1 < s.gpu[SLOTS, g] and s.slot[SHARE, g, i + 1] > share:
+        s.slot[SHARE, g, i] = s.slot[SHARE, g, i + 1]
+        s.slot[EXPERT, g, i] = s.slot[EXPERT, g, i + 1]
+        i += 1
+    s.slot[SHARE, g, i] = share
+    s.slot[EXPERT, g, i] = e
+
+
+@step(StateType, Int)
+def _sort_slots(s: State, g: int) -> None:
+    """Sort the slots of a GPU by descending share, under one sample."""
+    for end in range(1, s.gpu[SLOTS, g] if s.time.shape[1] == 1 else 0):
+        e, share = s.slot[EXPERT, g, end], s.slot[SHARE, g, end]
+        i = end
+        while i > 0 and s.slot[SHARE, g, i - 1] < share:
+            s.slot[SHARE, g, i] = s.slot[SHARE, g, i - 1]
+            s.slot[EXPERT, g, i] = s.slot[EXPERT, g, i - 1]
+            i -= 1
+        s.slot[SHARE, g, i] = share
+        s.slot[EXPERT, g, i] = e
+
+
+@step(StateType, Int)
+def _rerank(s: State, g: int) -> None:
+    """Move a GPU whose time has changed to its place, under one sample."""
+    place, time = s.gpu[PLACE, g], s.time[g, 0]
+    while place > 0:
+        other = s.slowest[0, place - 1]
+        if s.time[other, 0] > time or (s.time[other, 0] == time and other < g):
+            break
+        s.slowest[0, place] = other
+        s.gpu[PLACE, other] = place
+        place -= 1
+    while place + 1 < s.gpu.shape[1]:
+        other = s.slowest[0, place + 1]
+        if s.time[other, 0] < time or (s.time[other, 0] == time and other > g):
+            break
+        s.slowest[0, place] = other
+        s.gpu[PLACE, other] = place
+        place += 1
+    s.slowest[0, place] = g
+    s.gpu[PLACE, g] = place
+
+
+@step(StateType, Int, Int, Int)
+def _put(s: State, g: int, i: int, e: int) -> None:
+    """Put a replica in place of the one in a slot; no other GPU may be out of its place."""
+    _tally(s, s.slot[EXPERT, g, i], g, -1)
+    _tally(s, e, g, 1)
+    s.slot[EXPERT, g, i] = e
+    if s.time.shape[1] == 1:
+        s.slot[SHARE, g, i] = s.cost[NOW, e, 0]
+        _sift(s, g, i)
+        _rerank(s, g)
+
+
+@step(StateType, Int)
+def _find_slowest(s: State, m: int) -> None:
+    """Find the three GPUs that are done last in one of many samples."""
+    a, b, c = NONE, NONE, NONE
+    time_a, time_b, time_c = NONE, NONE, NONE
+    for g in range(s.time.shape[0]):
+        time = s.time[g, m]
+        if time > time_c:
+            if time > time_a:
+                a, b, c = g, a, b
+                time_a, time_b, time_c = time, time_a, time_b
+            elif time > time_b:
+                b, c = g, b
+                time_b, time_c = time, time_b
+            else:
+                c = g
+                time_c = time
+    s.slowest[m, 0] = a
+    s.slowest[m, 1] = b
+    s.slowest[m, 2] = c
+
+
+@step(StateType)
+def _add_up(s: State) -> None:
+    peak = np.int64(0)
+    for m in range(s.time.shape[1]):
+        peak += s.time[s.slowest[m, 0], m]
+    s.total[PEAK] = peak
+
+
+@step(StateType, Int1, Int2)
+def fill(s: State, placed: IntArray, keys: IntArray) -> None:
+    """Set the state from a placement.
+
+    What the experts cost as a whole, their homes and what is old have to be set already.
+
+    Parameters
+    ----------
+    s : State, output
+    placed : int64, [S]
+        Expert in each slot, the slots of the GPUs one after the other.
+    keys : int64, [2, G], scratch
+    """
+    E, G, M = s.expert.shape[1], s.gpu.shape[1], s.time.shape[1]
+    for e in range(E):
+        s.expert[COUNT, e] = 0
+        s.expert[AT_HOME, e] = 0
+        for g in range(G):
+            s.held[HELD, e, g] = 0
+    for slot in range(placed.size):
+        s.expert[COUNT, placed[slot]] += 1
+    n = 0
+    for e in range(E):
+        recost(s, e)
+        for _ in range(s.expert[COUNT, e] - 1):
+            s.spare[n] = e
+            n += 1
+    s.total[MOVES] = 0
+    s.total[AWAY] = 0
+    for g in range(G):
+        for m in range(M):
+            s.time[g, m] = 0
+        for i in range(s.gpu[SLOTS, g]):
+            e = placed[s.gpu[FIRST, g] + i]
+            s.slot[EXPERT, g, i] = e
+            s.slot[SHARE, g, i] = s.cost[NOW, e, 0]
+            _tally(s, e, g, 1)
+        _sort_slots(s, g)
+    rank_all(s, keys)
+
+
+@step(StateType, Int2)
+def rank_all(s: State, keys: IntArray) -> None:
+    """Rank the GPUs where any time may have changed; `keys` [2, G] is scratch."""
+    G, M = s.time.shape
+    if M == 1:
+        bits = bit_length(G)
+        for g in range(G):
+            keys[0, g] = (-s.time[g, 0] << bits) | g
+        sort_keys(keys[0], G, keys[1])
+        for place in range(G):
+            g = keys[0, place] & ((1 << bits) - 1)
+            s.slowest[0, place] = g
+            s.gpu[PLACE, g] = place
+    else:
+        for m in range(M):
+            _find_slowest(s, m)
+    _add_up(s)
+
+
+@step(StateType, Int1)
+def copy_out(s: State, placed: IntArray) -> None:
+    """Write the expert in every slot, the slots of the GPUs one after the other: int64 [S]."""
+    for g in range(s.gpu.shape[1]):
+        for i in range(s.gpu[SLOTS, g]):
+            placed[s.gpu[FIRST, g] + i] = s.slot[EXPERT, g, i]
+
+
+@step(StateType, Int, Int)
+def slot_with(s: State, g: int, e: int) -> int:
+    """Return a slot of a GPU that holds an expert, -1 if there is none."""
+    for i in range(s.gpu[SLOTS, g]):
+        if s.slot[EXPERT, g, i] == e:
+            return i
+    return NONE
+
+
+@step(StateType, Int, Int, Int, Int)
+def swap(s: State, m: int, i: int, k: int, j: int) -> None:
+    """Exchange slot i of GPU m with slot j of GPU k."""
+    a, b = s.slot[EXPERT, m, i], s.slot[EXPERT, k, j]
+    _put(s, m, i, b)
+    _put(s, k, j, a)
+    for sample in range(s.time.shape[1] if s.time.shape[1] > 1 else 0):
+        third = s.slowest[sample, TOP - 1]
+        least = s.time[third, sample] if third != NONE else NONE
+        # The third may be one of the two: then it is among the top, and that says enough.
+        touched = s.time[m, sample] >= least or s.time[k, sample] >= least
+        for place in range(TOP):
+            g = s.slowest[sample, place]
+            touched = touched or g in (m, k)
+        if touched:
+            _find_slowest(s, sample)
+    _add_up(s)
+
+
+@step(StateType, Int, Int)
+def _recount(s: State, e: int, by: int) -> None:
+    """Change the count of an expert, and what its replicas cost on the GPUs that hold it."""
+    M = s.time.shape[1]
+    after = MORE if by > 0 else FEWER
+    if s.expert[HOME, e] != NONE:
+        away = s.expert[COUNT, e] - s.expert[AT_HOME, e]
+        s.total[AWAY] += away * (s.cost[after, e, 0] - s.cost[NOW, e, 0])
+    for g in range(s.gpu.shape[1]):
+        held = s.held[HELD, e, g]
+        if held == 0:
+            continue
+        for m in range(M):
+            change = s.cost[after, e, m] - s.cost[NOW, e, m]
+            s.time[g, m] += held * change * s.gpu[UNIT_TIME, g]
+        if M == 1:
+            for i in range(s.gpu[SLOTS, g]):
+                if s.slot[EXPERT, g, i] == e:
+                    s.slot[SHARE, g, i] = s.cost[after, e, 0]
+            _sort_slots(s, g)
+            _rerank(s, g)
+    s.expert[COUNT, e] += by
+    recost(s, e)
+
+
+@step(StateType, Int, Int, Int, Int2)
+def hand_over(s: State, place: int, g: int, taker: int, keys: IntArray) -> None:
+    """Make the slot of a spare replica on a GPU one of another expert.
+
+    All other replicas of both experts cost more and less from then on.
+
+    Parameters
+    ----------
+    s : State, changed
+    place : int
+        Of the replica in `State.spare`.
+    g, taker : int
+        A GPU that holds its expert, and the expert that gets the slot.
+    keys : int64, [2, G], scratch
+    """
+    giver = s.spare[place]
+    s.spare[place] = taker
+    _recount(s, giver, -1)
+    _recount(s, taker, 1)
+    _put(s, g, slot_with(s, g, giver), taker)
+    if s.time.shape[1] == 1:
+        _add_up(s)
+    else:
+        rank_all(s, keys)
