@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from evenload.core.compile import Int, Int2, entry, kernel, read_only
+from evenload.core.compile import Int, Int2, entry, kernel, read_only, step
 
 Single2 = types.float32[:, ::1]
 
 
-@kernel()
+@step()
 def _replay(tree: Any, key: Any, leaf: Any) -> None:
     """Settle a tournament after the key of one leaf changed.
 
@@ -30,7 +30,7 @@ def _replay(tree: Any, key: Any, leaf: Any) -> None:
         node >>= 1
 
 
-@kernel()
+@step()
 def _start(tree: Any, key: Any) -> None:
     """Start a tournament over `key`, a power of two in size, at least 2; `tree` has twice that."""
     width = key.size
@@ -41,7 +41,7 @@ def _start(tree: Any, key: Any) -> None:
         tree[node] = left if key[left] <= key[right] else right
 
 
-@kernel(Int)
+@step(Int)
 def _width_for(size: Any) -> Any:
     width = 2
     while width < size:
