@@ -17,7 +17,7 @@ from evenload.threads import spread
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
-TRIALS = {"fast": 2, "standard": 150, "thorough": 4000}
+TRIALS = {"fast": 4, "standard": 180, "thorough": 4000}
 CLOSE = 0.9999  # share of the bound, and balancedness after swaps, at which a layer is left at that
 LEAST_PAIRS, PAIRS_A_GPU = 512, 16  # pairs of GPUs that exchanges and disturbances look at
 UNIT_BITS = 14  # of the time that the fastest GPU takes for a unit of load, where speeds differ
@@ -126,7 +126,8 @@ def place(
         Changes of replica counts and placement to try in a layer, times 64 / S where it has fewer
         slots S than that; 0 leaves it at swaps.
     most_pairs : int, optional
-        Pairs of GPUs that exchanges and disturbances look at. Default: 16 a GPU, at least 512.
+        Pairs of GPUs that exchanges and disturbances look at. Default: 16 a GPU, at least 512
+        where 0.9999 of the bound is wanted.
     target, fine_target : float
         Balancedness at which swaps stop, and at which a layer is left after them.
     close : float
@@ -147,7 +148,9 @@ def place(
     gpu = gpu_rows(cluster)
     bits, bounding = _load_bits(gpu), _bounding(cluster)
     G, equal = gpu.shape[1], len(set(gpu[2])) == 1
-    pairs = max(LEAST_PAIRS, PAIRS_A_GPU * G) if most_pairs is None else most_pairs
+    pairs = most_pairs
+    if pairs is None:
+        pairs = max(LEAST_PAIRS if close >= CLOSE else 0, PAIRS_A_GPU * G)
     if only_counts_matter(cluster) and home is None:
         pairs = 0  # longest first is the best pairing
     goals = np.ones(L) if goal is None else goal
