@@ -19,7 +19,7 @@ import numpy as np
 LAYERS, DENSE, SLOTS, EXPERTS, TOKENS, WIDTH = 61, 3, 288, 256, 4096, 8
 
 _READ = """
-import sys, time, numpy, torch, evenload.formats as formats
+import sys, time, numpy, torch, evenload.io as formats
 def peak():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
