@@ -1,4 +1,4 @@
-"""Files with loads and placements, ours and the engines'. `evenload.io.formats` lists the formats."""
+"""Files with loads and placements, ours and the engines': `FORMATS` lists what there is."""
 
 from __future__ import annotations
 
@@ -155,10 +155,10 @@ def _open_load(
     if num_experts is not None:
         num_experts = positive_int("num_experts", num_experts)
     reader = find_input(place, "read_load", format)
-    return reader, _windows(reader, place, num_experts)
+    return reader, _read_raw(reader, place, num_experts)
 
 
-def _windows(reader: Format, path: Path, num_experts: int | None) -> RawTrace:
+def _read_raw(reader: Format, path: Path, num_experts: int | None) -> RawTrace:
     raw: RawTrace = reader.function("read_load")(path, num_experts)
     found = raw.windows.shape[-1]
     if num_experts is not None and num_experts != found:
@@ -427,7 +427,7 @@ def read_anything(
     for ability, reader in candidates(path, format, prefer):
         try:
             if ability == "read_load":
-                return Found(reader, loads=_windows(reader, path, shape.num_experts))
+                return Found(reader, loads=_read_raw(reader, path, shape.num_experts))
             return Found(reader, placement=reader.function(ability)(path, shape))
         except ClusterMissingError:
             raise

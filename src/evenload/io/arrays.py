@@ -47,17 +47,8 @@ def row_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
 class StoredArray:
     """An array that lies in a file, read in parts as they are asked for; nothing is kept open.
 
-    Parameters
-    ----------
-    path : Path
-    dtype : numpy.dtype
-    shape : tuple of int
-    strides : tuple of int
-        Elements, not bytes, from one to the next on each axis.
-    offset : int
-        Bytes from the start of the file to the first number.
-    bfloat16 : bool
-        Whether the numbers, uint16 to NumPy, are the upper halves of float32.
+    `strides` count elements, `offset` bytes from the start of the file. The numbers of `bfloat16`,
+    uint16 to NumPy, are the upper halves of float32.
     """
 
     path: Path
@@ -102,14 +93,6 @@ class StreamWindows:
     """Windows of a compressed member of an archive, unpacked as they are read.
 
     Reading forwards unpacks each byte once; reading backwards starts anew.
-
-    Parameters
-    ----------
-    path : Path
-    member : str
-        Name in the archive.
-    layout : Layout
-        Row by row.
     """
 
     def __init__(self, path: Path, member: str, layout: Layout) -> None:
@@ -171,18 +154,7 @@ class StreamWindows:
 
 @dataclass(frozen=True)
 class Layout:
-    """How an array of plain numbers lies in a file.
-
-    Parameters
-    ----------
-    shape : tuple of int
-    dtype : numpy.dtype
-        An integer or floating one.
-    offset : int
-        Bytes from where the .npy layout starts to the first number.
-    by_column : bool
-        Whether the first axis runs fastest (Fortran's order).
-    """
+    """How an array of plain numbers lies in a file, `offset` bytes from where its header starts."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -198,20 +170,8 @@ class Layout:
 def read_layout(stream: BinaryIO | IO[bytes], num_bytes: int, where: str) -> Layout:
     """Read how an array lies in a file; the stream ends at the first number.
 
-    Parameters
-    ----------
-    stream : binary stream
-        At the start of the .npy layout.
-    num_bytes : int
-        Bytes from there to the end of the file or archive member.
-    where : str
-        The file's name, and the key in it, for messages.
-
-    Raises
-    ------
-    FileFormatError
-        If the header is damaged, the dtype is no number or holds pickled objects, or the size
-        that the header claims is not there.
+    `num_bytes` are there from the stream's place on, and have to be as many as the header claims.
+    Damaged headers, pickled objects and anything but numbers are refused.
     """
     start = stream.tell()
     try:
@@ -269,13 +229,7 @@ def read_array(stream: BinaryIO | IO[bytes], num_bytes: int, where: str) -> NDAr
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open a .npz archive.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is something else, or damaged.
-    """
+    """Open a .npz archive."""
     with path.open("rb") as stream:
         try:
             archive = zipfile.ZipFile(stream)
@@ -318,23 +272,7 @@ def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) 
 def read_member(
     archive: zipfile.ZipFile, key: str, path: Path, most: int | None = None
 ) -> NDArray[Any]:
-    """Read one array of plain numbers.
-
-    Parameters
-    ----------
-    archive : ZipFile
-    key : str
-        Its name, without the ending .npy.
-    path : Path
-        The archive's, for messages.
-    most : int, optional
-        Bytes that it may have.
-
-    Raises
-    ------
-    FileFormatError
-        If it is damaged, too large, or no array of plain numbers.
-    """
+    """Read one array of plain numbers, of `most` bytes at most."""
     member = archive.getinfo(f"{key}.npy")
     where = f"{path}, key {key!r}"
     if most is not None and member.file_size > most:
@@ -354,11 +292,6 @@ def member_trace(
 
     Stored ones are compared with their checksum here, compressed ones as they are unpacked; only
     what lies column by column and compressed is read at once.
-
-    Raises
-    ------
-    FileFormatError
-        As `read_member`.
     """
     member = archive.getinfo(f"{key}.npy")
     where = f"{path}, key {key!r}"
@@ -378,13 +311,7 @@ def member_trace(
 
 
 def start_of(path: Path, member: zipfile.ZipInfo) -> int:
-    """Return where a stored member's bytes begin: behind a header of its own.
-
-    Raises
-    ------
-    FileFormatError
-        If there is no such header.
-    """
+    """Return where a stored member's bytes begin: behind a header of its own."""
     with path.open("rb") as stream:
         stream.seek(member.header_offset)
         header = stream.read(_LOCAL_HEADER.size)
@@ -398,13 +325,7 @@ def start_of(path: Path, member: zipfile.ZipInfo) -> int:
 
 
 def checked_windows(trace: RawTrace) -> Iterator[NDArray[Any]]:
-    """Yield each window as it was recorded, in order; gaps are kept.
-
-    Raises
-    ------
-    ValueError
-        If a number is not finite and >= 0, or is past what float64 holds exactly.
-    """
+    """Yield each window as it was recorded, in order, its numbers checked; gaps are kept."""
     for t in range(trace.windows.shape[0]):
         window = trace.windows.read(t)
         check_weights(f"window {t}: load", window)

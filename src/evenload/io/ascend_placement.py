@@ -36,14 +36,7 @@ def recognises(path: Path) -> bool:
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
-    """Read a placement.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is none of vllm-ascend's, its layers differ in devices or slots, or it holds no
-        placement or another than the caller says.
-    """
+    """Read a placement."""
     where = str(path)
     check_text(path)
     array, slots = _read_devices(parse_json(path), where)
@@ -111,13 +104,7 @@ def _check_count(value: Any, key: str, found: int, where: str) -> None:
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
-    """Write a placement with one line a layer.
-
-    Raises
-    ------
-    ValueError
-        If a device has an expert twice, or GPUs are gone or differ in slots.
-    """
+    """Write a placement with one line a layer."""
     need_whole_gpus(file, "vllm-ascend")
     placement, cluster = file.placement, file.placement.cluster
     twice = np.flatnonzero(placement.duplicates)

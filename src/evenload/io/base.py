@@ -41,14 +41,7 @@ class ClusterMissingError(FileFormatError):
 
 
 def trace_shape(shape: tuple[int, ...], source: str) -> tuple[int, int, int]:
-    """Return (windows, layers, experts) of an array of loads; [L, E] and [E] are one window.
-
-    Raises
-    ------
-    FileFormatError
-        For another number of dimensions, nothing in one of them, or a window that is too large to
-        be read.
-    """
+    """Return (windows, layers, experts) of an array of loads; [L, E] and [E] are one window."""
     if len(shape) not in (1, 2, 3):
         raise FileFormatError(
             f"{source}: the load has {len(shape)} dimensions {shape}; use "
@@ -198,22 +191,7 @@ class PlacementShape:
 
 
 def model_layers(ids: list[Any], number: Any, where: str) -> ModelLayers:
-    """Return the model's layers as a file says them, which may be anything.
-
-    Parameters
-    ----------
-    ids : list
-        What should be integers that rise.
-    number
-        Layers of the model, or None.
-    where : str
-        The file's name, for messages.
-
-    Raises
-    ------
-    FileFormatError
-        If they are no layers of a model.
-    """
+    """Return the model's layers as a file says them, which may be anything."""
     try:
         numbers = [whole_number("layer id", i) for i in ids]
         most = None if number is None else whole_number("num_model_layers", number)

@@ -16,14 +16,7 @@ _INDEX_HEADS = {"", "layer", "layers", "layer_id", "index", "unnamed: 0"}
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
-    """Read a load ``[L, E]``; a first row in which any cell is no number is a header.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is no such text, has no row of numbers, or a row of another length; the message
-        names the line.
-    """
+    """Read a load ``[L, E]``; a first row in which any cell is no number is a header."""
     rows = _rows(path)
     if rows and not all(map(_is_number, rows[0][1])):
         _check_header(rows.pop(0)[1], path)
@@ -87,13 +80,7 @@ def _numbers(cells: list[str], line: int, path: Path) -> list[float]:
 
 
 def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
-    """Write the one window of a trace; floats keep all their digits.
-
-    Raises
-    ------
-    ValueError
-        If there are several windows, or a number is not finite and >= 0.
-    """
+    """Write the one window of a trace; floats keep all their digits."""
     windows = trace.windows.shape[0]
     if windows > 1:
         raise ValueError(

@@ -75,18 +75,8 @@ def natural(path: Path) -> list[tuple[bool, int, str]]:
 def files_of(path: Path, *suffixes: str) -> list[Path]:
     """Return the files that a path stands for, sorted by name with numbers as numbers.
 
-    Parameters
-    ----------
-    path : Path
-        A file; a folder, of which those files are taken that are directly in it; or a pattern,
-        where ``**`` is any folders.
-    *suffixes : str
-        Endings in lower case that files of a folder must have; none for any.
-
-    Raises
-    ------
-    FileNotFoundError
-        If nothing matches the pattern.
+    It is a file; a folder, of which the files with these endings are taken that are directly in
+    it; or a pattern, where ``**`` is any folders and nothing found a `FileNotFoundError`.
     """
     if is_glob(path):
         found = map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207 (absolute too)

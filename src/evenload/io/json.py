@@ -9,13 +9,7 @@ from evenload.io.text import keys_found, parse_json, to_array
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
-    """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under ``load`` or ``logical_count``.
-
-    Raises
-    ------
-    FileFormatError
-        If the text is no JSON, has neither key, or the lists are not rectangular numbers.
-    """
+    """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under a key."""
     value = parse_json(path)
     key = "load"
     if isinstance(value, dict):

@@ -13,13 +13,7 @@ from evenload.io.files import kind_of
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
-    """Read a load or a trace, each window from its place in the file.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is no .npy file, is damaged, or holds anything but plain numbers.
-    """
+    """Read a load or a trace, each window from its place in the file."""
     layout = _layout(path)
     return RawTrace(layout.stored(path).over_time(), over_time=len(layout.shape) == 3)
 
@@ -40,12 +34,6 @@ def _layout(path: Path) -> Layout:
 
 
 def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
-    """Write a trace as one array [T, L, E], in the dtype that it was recorded in.
-
-    Raises
-    ------
-    ValueError
-        If a number is not finite and >= 0.
-    """
+    """Write a trace as one array [T, L, E], in the dtype that it was recorded in."""
     write_windows(stream, trace)
     return layers_left_out(trace, ".npy")

@@ -33,19 +33,6 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
 
     A stored array is read from its place in the file and a compressed one unpacked, window by
     window; only one that lies column by column and compressed is read at once.
-
-    Parameters
-    ----------
-    path : Path
-    num_experts : int or None
-        Experts E of the model, for counting `topk`. None takes the archive's ``num_experts``, or
-        else the largest number in `topk` + 1, with a note.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is no such archive, is damaged, has neither key, or its array holds pickled
-        objects or anything else but numbers.
     """
     with open_archive(path) as archive:
         keys = keys_of(archive)
@@ -81,13 +68,7 @@ def _layers(archive: zipfile.ZipFile, keys: list[str], path: Path) -> ModelLayer
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
-    """Read ``topk`` [tokens, L, k], or return None where the archive has none.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is no such archive, is damaged, or its ``topk`` has another shape or dtype.
-    """
+    """Read ``topk`` [tokens, L, k], or return None where the archive has none."""
     with open_archive(path) as archive:
         if "topk" not in keys_of(archive):
             return None
@@ -97,13 +78,7 @@ def read_topk(path: Path) -> NDArray[Any] | None:
 
 
 def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
-    """Write a trace as ``load`` [T, L, E], and the model's layers where they are known.
-
-    Raises
-    ------
-    ValueError
-        If a number is not finite and >= 0.
-    """
+    """Write a trace as ``load`` [T, L, E], and the model's layers where they are known."""
     with zipfile.ZipFile(stream, "w", allowZip64=True) as archive:
         with archive.open("load.npy", "w", force_zip64=True) as member:
             write_windows(member, trace)

@@ -35,52 +35,19 @@ _LONG = ("layer", "expert", "tokens")
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
-    """Read a load or a trace; the file is looked through once, windows are read as asked for.
-
-    Parameters
-    ----------
-    path : Path
-    num_experts : int or None
-        Experts E of the model, for the long form, whose last experts may have no rows. None takes
-        the largest number + 1.
-
-    Raises
-    ------
-    FileFormatError
-        If pyarrow is not installed, the file is damaged, its columns are not these, or a row is
-        missing or there twice.
-    """
+    """Read a load or a trace; the file is looked through once, windows are read as asked for."""
     windows = TableWindows(path, num_experts)
     return RawTrace(windows, windows.notes, ModelLayers(windows.layers.tolist()))
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Rows of a table.
-
-    Parameters
-    ----------
-    window, layer : int64 ndarray, [rows]
-    expert : int64 ndarray, [rows], or None
-        In long form.
-    tokens : ndarray, [rows] or, in wide form, [rows, E]
-    """
+    """Rows of a table; `expert` in long form alone, `tokens` [rows] there, [rows, E] in wide."""
 
     window: NDArray[np.int64]
     layer: NDArray[np.int64]
     expert: NDArray[np.int64] | None
     tokens: NDArray[Any]
-
-    def take(self, rows: NDArray[Any]) -> Rows:
-        """Return some of them."""
-        expert = None if self.expert is None else self.expert[rows]
-        return Rows(self.window[rows], self.layer[rows], expert, self.tokens[rows])
-
-    def by_window(self) -> list[Rows]:
-        """Return those of each window, in rising order of the windows."""
-        order = np.argsort(self.window, kind="stable")
-        cuts = np.flatnonzero(np.diff(self.window[order])) + 1
-        return [self.take(part) for part in np.split(order, cuts) if part.size]
 
 
 class Table:
@@ -125,13 +92,7 @@ class Table:
                 )
 
     def read(self, group: int) -> Rows:
-        """Return the rows of one row group.
-
-        Raises
-        ------
-        FileFormatError
-            If it is too large to be read at once, damaged, or lacks a value somewhere.
-        """
+        """Return the rows of one row group, which may be too large to be read at once."""
         size = self._file.metadata.row_group(group).num_rows * len(self._columns)
         if size > MOST_NUMBERS:
             raise FileFormatError(
@@ -193,34 +154,29 @@ def _expert_columns(names: list[str], path: Path) -> list[str]:
 
 
 class TableWindows:
-    """Windows of a table, which are read as they are asked for where row groups rise by window.
-
-    Parameters
-    ----------
-    path : Path
-    num_experts : int or None
-        Experts E, for the long form; None takes the largest number + 1.
-
-    Raises
-    ------
-    FileFormatError
-        If the table is damaged, a layer is missing in a window, or a row is there twice.
-    """
+    """Windows of a table, which are read as they are asked for where row groups rise by window."""
 
     def __init__(self, path: Path, num_experts: int | None) -> None:
         self._table, self._given = Table(path), num_experts
         self._path, self.notes = path, self._table.notes
-        most_expert = self._scan()
-        self._experts = self._count_experts(most_expert + 1)
+        self._experts = self._count_experts(self._scan() + 1)
         self._group: tuple[int, Rows] | None = None
-        if self.layers.size * self._experts > MOST_CELLS:
+        self._whole: NDArray[np.float64] | None = None
+        T, L, E = self.shape
+        if L * E > MOST_CELLS:
             raise FileFormatError(
-                f"{path}: {self.layers.size} layers of {self._experts} experts are more than the "
-                f"{MOST_CELLS} numbers of a window that are read"
+                f"{path}: {L} layers of {E} experts are more than the {MOST_CELLS} numbers of a "
+                "window that are read"
             )
         filled = [(first, last) for first, last in self._ranges if first <= last]
-        rises = all(a[1] <= b[0] for a, b in pairwise(filled))
-        self._whole = None if rises else self._read_whole()
+        if all(a[1] <= b[0] for a, b in pairwise(filled)):
+            return
+        if T * L * E > MAX_ELEMENTS // 8:
+            raise FileFormatError(
+                f"{path}: the rows are not sorted by window, and {T} windows of {L} x {E} are too "
+                "many to be read at once; sort the rows by window"
+            )
+        self._whole = self._fill(self._numbers)
 
     def _scan(self) -> int:
         """Look through the table for its windows and layers; return the largest expert number."""
@@ -264,59 +220,38 @@ class TableWindows:
         """Return one window, [L, E]."""
         if self._whole is not None:
             return np.array(self._whole[number])
-        window = int(self._numbers[number])
-        load, seen = np.zeros(self.shape[1:]), np.zeros(self.shape[1:], np.bool_)
+        window: NDArray[Any] = self._fill(self._numbers[number : number + 1])[0]
+        return window
+
+    def _fill(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return windows that follow each other, by their numbers in the file: [windows, L, E]."""
+        load = np.zeros((numbers.size, *self.shape[1:]))
+        seen = np.zeros(load.shape if self._table.long else load.shape[:2], np.int32)
         for group, (first, last) in enumerate(self._ranges):
-            if first <= window <= last:
-                if self._group is None or self._group[0] != group:
-                    self._group = group, self._table.read(group)
-                rows = self._group[1]
-                self._put(load, seen, rows.take(rows.window == window), window)
-        self._check_layers(seen, window)
-        return load
-
-    def _put(
-        self, load: NDArray[np.float64], seen: NDArray[np.bool_], rows: Rows, window: int
-    ) -> None:
-        """Put rows of one window where they belong; each cell once."""
-        layer = np.searchsorted(self.layers, rows.layer)
-        at = (layer,) if rows.expert is None else (layer, rows.expert)
-        counts = np.zeros(load.shape[: len(at)], np.int64)
-        np.add.at(counts, at, 1)
-        twice = (counts + seen[..., 0] if rows.expert is None else counts + seen) > 1
-        if twice.any():
-            place = [int(i) for i in np.argwhere(twice)[0]]
-            expert = f", expert {place[1]}" if len(place) > 1 else ""
-            raise FileFormatError(
-                f"{self._path}: window {window}, layer {self.layers[place[0]]}{expert} is "
-                "there twice; write one row each"
-            )
-        load[at] = rows.tokens
-        seen[at] = True
-
-    def _check_layers(self, seen: NDArray[np.bool_], window: int) -> None:
-        missing = np.flatnonzero(~seen.any(axis=1))
+            if last < numbers[0] or first > numbers[-1]:
+                continue
+            if self._group is None or self._group[0] != group:
+                self._group = group, self._table.read(group)
+            rows = self._group[1]
+            inside = (rows.window >= numbers[0]) & (rows.window <= numbers[-1])
+            at = [np.searchsorted(numbers, rows.window[inside])]
+            at.append(np.searchsorted(self.layers, rows.layer[inside]))
+            if rows.expert is not None:
+                at.append(rows.expert[inside])
+            np.add.at(seen, tuple(at), 1)
+            load[tuple(at)] = rows.tokens[inside]
+        if (seen > 1).any():
+            t, layer, *expert = (int(i) for i in np.argwhere(seen > 1)[0])
+            place = f"window {numbers[t]}, layer {self.layers[layer]}"
+            place += f", expert {expert[0]}" if expert else ""
+            raise FileFormatError(f"{self._path}: {place} is there twice; write one row each")
+        missing = np.argwhere(~seen.any(axis=tuple(range(2, seen.ndim))))
         if missing.size:
+            t, layer = missing[0]
             raise FileFormatError(
-                f"{self._path}: window {window} has no row of layer "
-                f"{self.layers[missing[0]]}, and others have; write every layer of every window"
+                f"{self._path}: window {numbers[t]} has no row of layer {self.layers[layer]}, and "
+                "others have; write every layer of every window"
             )
-
-    def _read_whole(self) -> NDArray[np.float64]:
-        T, L, E = self.shape
-        if T * L * E > MAX_ELEMENTS // 8:
-            raise FileFormatError(
-                f"{self._path}: the rows are not sorted by window, and {T} windows of {L} x "
-                f"{E} are too many to be read at once; sort the rows by window"
-            )
-        load, seen = np.zeros((T, L, E)), np.zeros((T, L, E), np.bool_)
-        for group in range(self._table.num_groups):
-            for rows in self._table.read(group).by_window():
-                window = int(rows.window[0])
-                t = int(np.searchsorted(self._numbers, window))
-                self._put(load[t], seen[t], rows, window)
-        for t, window in enumerate(self._numbers.tolist()):
-            self._check_layers(seen[t], window)
         return load
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -327,11 +262,6 @@ def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
     """Write a trace in long form, a row group for each window; zeros are written too.
 
     ``layer`` is the model's number where it is known, else from 0.
-
-    Raises
-    ------
-    ValueError
-        If pyarrow is not installed, or a number is not finite and >= 0.
     """
     needed("pyarrow.parquet", "pyarrow", "parquet", "a .parquet file", instead="a .npz file")
     import pyarrow

@@ -31,14 +31,7 @@ def recognises(path: Path) -> bool:
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
-    """Read a placement.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is no placement file of ours, of another version, lacks a key, or holds a
-        placement that is none or another than the caller says.
-    """
+    """Read a placement."""
     check_text(path)
     value = check_keys(parse_json(path), str(path))
     return file_of(value, to_array(value[EXPERTS], EXPERTS, str(path)), str(path), shape)

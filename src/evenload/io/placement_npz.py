@@ -28,14 +28,7 @@ def recognises(path: Path) -> bool:
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
-    """Read a placement.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is no such archive, of another version, lacks a key, or holds a placement that
-        is none or another than the caller says.
-    """
+    """Read a placement."""
     with open_archive(path) as archive:
         keys = keys_of(archive)
         if EXPERTS not in keys or "about" not in keys:

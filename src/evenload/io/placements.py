@@ -23,21 +23,7 @@ MOST_SLOTS = 2**26  # over all layers
 
 
 def settle(name: str, in_file: int | None, shape: PlacementShape, where: str) -> int | None:
-    """Return a number that the file, the caller, both or none of them say.
-
-    Parameters
-    ----------
-    name : {"num_gpus", "num_nodes", "num_experts"}
-    in_file : int or None
-    shape : PlacementShape
-    where : str
-        The file's name, for messages.
-
-    Raises
-    ------
-    FileFormatError
-        If both say it, have to agree, and do not.
-    """
+    """Return a number that the file, the caller, both or none say; both have to agree, if asked."""
     said: int | None = getattr(shape, name)
     if in_file is None:
         return said
@@ -50,15 +36,7 @@ def settle(name: str, in_file: int | None, shape: PlacementShape, where: str) ->
 
 
 def equal_gpus(num_slots: int, shape: PlacementShape, where: str) -> Cluster:
-    """Return the cluster whose GPUs, which the caller has to say, share a layer's slots equally.
-
-    Raises
-    ------
-    ClusterMissingError
-        If the number of GPUs is not known.
-    FileFormatError
-        If it does not divide the slots, or the nodes do not divide it.
-    """
+    """Return the cluster whose GPUs, which the caller has to say, share a layer's slots equally."""
     num_gpus = shape.num_gpus
     if num_gpus is None:
         raise ClusterMissingError(
@@ -106,22 +84,10 @@ def check_experts(array: NDArray[Any], where: str) -> None:
 def build_placement(
     array: NDArray[Any], cluster: Cluster, num_experts: int | None, where: str
 ) -> tuple[Placement, tuple[str, ...]]:
-    """Return the placement, and a note where the number of experts was told by what is placed.
+    """Return the placement of `array` [L, S], which `check_experts` let pass.
 
-    Parameters
-    ----------
-    array : integer ndarray, [L, S]
-        As `check_experts` lets pass.
-    cluster : Cluster
-    num_experts : int or None
-        None takes the largest number + 1: every expert has a slot.
-    where : str
-        The file's name, for messages.
-
-    Raises
-    ------
-    FileFormatError
-        If it is no placement.
+    Without `num_experts` the largest number + 1 is taken, since every expert has a slot, which is
+    said in a note.
     """
     found = int(np.max(array)) + 1
     experts = found if num_experts is None else num_experts
@@ -190,10 +156,7 @@ def _picked(file: PlacementFile, known: ModelLayers, wanted: ModelLayers) -> Pla
 
 
 def need_whole_gpus(file: PlacementFile, engine: str) -> None:
-    """Raise `ValueError` for a placement with GPUs that are gone, or slots that are not equal.
-
-    The engines know neither: every rank has as many slots, and every slot an expert.
-    """
+    """Raise `ValueError` for GPUs that are gone, or of unequal slots: the engines know neither."""
     cluster = file.placement.cluster
     if not cluster.all_alive:
         gone = next(g for g in range(cluster.num_gpus) if not cluster.alive[g])
@@ -210,14 +173,9 @@ def need_whole_gpus(file: PlacementFile, engine: str) -> None:
 
 
 def left_out(file: PlacementFile, engine: str, *held: str) -> tuple[str, ...]:
-    """Return a note that names what does not go into the file, or none.
+    """Return a note that names what the file has no place for, or none.
 
-    Parameters
-    ----------
-    file : PlacementFile
-    engine : str
-    *held : {"num_gpus", "layer numbers", "number of layers"}
-        What the format has a place for, beside the experts.
+    `held` is what it has one for: "num_gpus", "layer numbers", "number of layers".
     """
     cluster, layers = file.placement.cluster, file.layers
     there = {

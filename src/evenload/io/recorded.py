@@ -42,26 +42,10 @@ def experts_note(where: str, found: int) -> str:
 def count_topk(
     topk: NDArray[Any], num_experts: int | None, where: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Count how many tokens each expert got.
+    """Count the tokens of each expert, int64 [L, E], from the experts of each [tokens, L, k].
 
-    Parameters
-    ----------
-    topk : integer ndarray, [tokens, L, k]
-        Experts that each token was routed to.
-    num_experts : int or None
-        Experts E of the model; None takes the largest number in `topk` + 1 and says so in a note.
-    where : str
-        The file's name, for messages.
-
-    Returns
-    -------
-    load : int64 ndarray, [L, E]
-    notes : tuple of str
-
-    Raises
-    ------
-    FileFormatError
-        For another shape or dtype, or a number outside 0 to E - 1.
+    Without `num_experts` the largest number + 1 is taken, which is said in a note. An expert
+    outside 0 to E - 1 is a `FileFormatError`.
     """
     check_routed(topk, where)
     found = int(topk.max()) + 1
@@ -83,14 +67,7 @@ def count_topk(
 
 @dataclass(frozen=True, eq=False)
 class KeptWindows:
-    """Some windows and some layers of others.
-
-    Parameters
-    ----------
-    recorded : Windows
-    windows, layers : integer ndarray, [T] and [L]
-        Numbers of those that are kept, in the order in which they are.
-    """
+    """Some windows and some layers of others, by their numbers, in the order in which they are."""
 
     recorded: Windows
     windows: NDArray[np.int64]
@@ -129,17 +106,10 @@ def without_dense(
         Windows to keep, in this order.
     used : bool ndarray, [all windows, L]
         Which layers have tokens in which windows.
-    where : str
-        The file's name, for messages.
-    why : str
-        How dense layers show, for the note.
+    where, why : str
+        The file's name, and how dense layers show, for messages.
     notes : sequence of str
-        What was assumed before; comes before what is said here.
-
-    Raises
-    ------
-    FileFormatError
-        If nothing is left.
+        What was assumed before.
     """
     L = used.shape[1]
     layers = np.flatnonzero(used.any(axis=0))

@@ -23,13 +23,7 @@ def recognises(path: Path) -> bool:
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
-    """Read a load or a trace, without layers that never had a token.
-
-    Raises
-    ------
-    FileFormatError
-        If the file has no such key, its lists are no table of numbers, or all of it is zero.
-    """
+    """Read a load or a trace, without layers that never had a token."""
     value = parse_json(path)
     if not isinstance(value, dict) or _KEY not in value:
         raise FileFormatError(f"{path}: no key {_KEY!r}; keys found: {keys_found(value)}")

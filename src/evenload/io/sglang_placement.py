@@ -48,15 +48,7 @@ def recognises(path: Path) -> bool:
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
-    """Read a placement: one layer for each layer of the model, dense ones included.
-
-    Raises
-    ------
-    ClusterMissingError
-        If the number of GPUs was not said.
-    FileFormatError
-        If the file is none of SGLang's, or holds no placement for that many GPUs.
-    """
+    """Read a placement: one layer for each layer of the model, dense ones included."""
     where = str(path)
     array = _map_in(path)
     check_experts(array, where)
@@ -83,15 +75,7 @@ def _map_in(path: Path) -> NDArray[Any]:
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
-    """Write a placement as .json or .pt, by the ending of ``file.source``.
-
-    Raises
-    ------
-    FileFormatError
-        For another ending: SGLang reads no other.
-    ValueError
-        If GPUs are gone or differ in slots.
-    """
+    """Write a placement as .json or .pt, which SGLang reads, by the ending of ``file.source``."""
     need_whole_gpus(file, "SGLang")
     rows, notes = _rows_for(file)
     suffix = Path(file.source).suffix.lower()

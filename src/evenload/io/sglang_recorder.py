@@ -56,22 +56,7 @@ def _peek_mode(file: Path) -> str | None:
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
-    """Read a recording; windows are read from the files as they are asked for.
-
-    Parameters
-    ----------
-    path : Path
-        A file, a folder with the recorder's files, or a pattern.
-    num_experts : int or None
-        Not needed: the files say it.
-
-    Raises
-    ------
-    FileNotFoundError
-        If nothing matches a pattern.
-    FileFormatError
-        If a file is damaged or no such dump, or the files do not fit each other.
-    """
+    """Read a file, folder or pattern; windows are read from the files as they are asked for."""
     files = files_of(path, ".pt")
     if path.is_dir():
         files = [f for f in files if f.match(_NAMED)] or files
@@ -109,7 +94,7 @@ def _read_steps(files: list[Path], where: str) -> RawTrace:
     recorded = StepWindows(sorted(files, key=_time))
     used, kept, notes, start = used_cells(recorded), [], list[str](), 0
     for file, rows in zip(recorded.files, recorded.rows, strict=True):
-        order, note = written_rows(np.any(used[start : start + rows], axis=1), str(file))
+        order, note = _written_rows(np.any(used[start : start + rows], axis=1), str(file))
         kept.append(order + start)
         notes += note
         start += rows
@@ -121,15 +106,8 @@ def _time(file: Path) -> tuple[float, str]:
     return (float(found[1]) if found else 0.0), file.name
 
 
-def written_rows(used: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64], list[str]]:
-    """Return the rows of a ring that have tokens, oldest first, and what that had to assume.
-
-    Parameters
-    ----------
-    used : bool ndarray, [steps]
-    where : str
-        The file's name, for the notes.
-    """
+def _written_rows(used: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the rows of a ring that have tokens, oldest first, and what that had to assume."""
     rows = np.flatnonzero(used)
     empty = used.size - rows.size
     if rows.size == 0 or used.size == 1:
@@ -192,37 +170,20 @@ def _step_counts(path: Path) -> Windows:
 
 
 class Slots:
-    """Which expert each slot holds, so that its tokens can be summed.
-
-    Parameters
-    ----------
-    experts : integer ndarray, [L, S]
-        Every expert of 0 to E - 1 in each row.
-    where : str
-        The file's name, for messages.
-
-    Raises
-    ------
-    FileFormatError
-        If an expert is missing in a row, or there are more than slots.
-    """
+    """Which expert each slot holds, integers [L, S], so that its tokens can be summed."""
 
     def __init__(self, experts: NDArray[Any], where: str) -> None:
-        L, S = experts.shape
-        E = _num_experts(experts, where)
-        self.shape, self.num_experts = (L, S), E
+        L, S = self.shape = experts.shape
+        E = self.num_experts = _num_experts(experts, where)
         self.content = np.array(experts, "<i8").tobytes()
         self.trivial = bool((experts == np.arange(S) % E).all())
-        by_expert = np.argsort(experts, axis=1, kind="stable")
-        rows = np.arange(L)[:, None]
-        first = np.stack([np.searchsorted(np.sort(row), np.arange(E)) for row in experts])
-        self._order = (by_expert + rows * S).ravel()
-        self._first = (first + rows * S).ravel()
+        self._cells = (experts + np.arange(L)[:, None] * E).ravel()
 
     def sum(self, counts: NDArray[Any]) -> NDArray[np.float64]:
         """Return the tokens of each expert, [L, E], from those in each slot, [L, S]."""
-        sorted_counts = counts.reshape(-1)[self._order].astype(np.float64)
-        return np.add.reduceat(sorted_counts, self._first).reshape(-1, self.num_experts)
+        size = self.shape[0] * self.num_experts
+        total = np.bincount(self._cells, counts.ravel(), size).astype(np.float64)
+        return total.reshape(-1, self.num_experts)
 
 
 def _num_experts(experts: NDArray[Any], where: str) -> int:
@@ -245,20 +206,9 @@ def _num_experts(experts: NDArray[Any], where: str) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What one rank counted in one forward pass.
+    """What one rank counted in one forward pass: tokens in each slot of all ranks, [L, S].
 
-    Parameters
-    ----------
-    path : Path
-        The file it is in.
-    number, rank : int
-        Of the forward pass, and of the rank.
-    key : str
-        SGLang's ``gatherer_key``: which part of the pass it is, where there are several.
-    counts : StoredArray, [L, S]
-        Tokens in each slot of all ranks.
-    slots : Slots
-        Which expert each of them holds.
+    `key` is SGLang's ``gatherer_key``: which part of the pass it is, where there are several.
     """
 
     path: Path
@@ -269,14 +219,8 @@ class Record:
     slots: Slots
 
 
-def read_records(path: Path) -> list[Record]:
-    """Read where the records of one rank's dump are; their counts stay in the file.
-
-    Raises
-    ------
-    FileFormatError
-        If the file is damaged, or has no such records.
-    """
+def _read_records(path: Path) -> list[Record]:
+    """Read where the records of one rank's dump are; their counts stay in the file."""
     value = load_torch(path)
     if not isinstance(value, dict) or _MAP not in value or _RECORDS not in value:
         raise FileFormatError(f"{path}: no keys {_RECORDS!r} and {_MAP!r}, or one of them")
@@ -356,7 +300,7 @@ class PassWindows:
     """Forward passes of several ranks' files, summed as they are asked for."""
 
     def __init__(self, paths: list[Path]) -> None:
-        files = [read_records(path) for path in paths]
+        files = [_read_records(path) for path in paths]
         first = files[0][0]
         for record in (records[0] for records in files):
             ours, theirs = ((r.slots.shape[0], r.slots.num_experts) for r in (record, first))

@@ -39,16 +39,7 @@ _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})\Z", re.ASCII)
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
-    """Read a placement, its layers in the order of their numbers.
-
-    Raises
-    ------
-    ClusterMissingError
-        If the number of GPUs was not said.
-    FileFormatError
-        If PyYAML is not installed, the file is no such YAML, or holds no placement for that many
-        GPUs.
-    """
+    """Read a placement, its layers in the order of their numbers."""
     where = str(path)
     value = parse_yaml(path)
     rows = _rows_in(value, where)
@@ -96,13 +87,7 @@ def _table(rows: dict[int, list[int]], num_slots: Any, where: str) -> NDArray[np
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
-    """Write a placement with one line a layer.
-
-    Raises
-    ------
-    ValueError
-        If GPUs are gone or differ in slots.
-    """
+    """Write a placement with one line a layer."""
     need_whole_gpus(file, "TensorRT-LLM")
     placement = file.placement
     L = placement.num_layers
@@ -128,13 +113,7 @@ def parse_yaml(path: Path) -> Any:
 
     PyYAML's safe loader reads the text; its events are followed here instead of built by it, since
     a few bytes can name one list a million times over (aliases), nest without end, or say a key
-    twice.
-
-    Raises
-    ------
-    FileFormatError
-        If PyYAML is not installed, or the text is too large, no YAML, or more than plain mappings
-        and lists, three deep; the message names the line.
+    twice. Plain mappings and lists are taken, three deep; all else is refused with its line.
     """
     check_text(path, MOST_TEXT)
     yaml = needed("yaml", "PyYAML", "tensorrt-llm", f"{path}: a YAML file", error=FileFormatError)

@@ -34,21 +34,7 @@ def recognises(path: Path) -> bool:
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
-    """Read statistics; the counts of an iteration are read as they are asked for.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-    num_experts : int or None
-        Not needed: the folder says it.
-
-    Raises
-    ------
-    FileFormatError
-        If safetensors is not installed, a file is missing or damaged, or the ranks' files do not
-        have the same iterations and layers.
-    """
+    """Read statistics; the counts of an iteration are read as they are asked for."""
     if not path.is_dir():
         raise FileFormatError(f"{path}: this is a file; give the folder with {_META} and {_RANKS}")
     windows = Iterations(path)

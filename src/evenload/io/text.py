@@ -34,13 +34,7 @@ def check_text(path: Path, most: int = MOST_TEXT) -> None:
 
 
 def parse_json(path: Path) -> Any:
-    """Return the value in a JSON file.
-
-    Raises
-    ------
-    FileFormatError
-        If the text is no JSON; the message names line and column.
-    """
+    """Return the value in a JSON file; what is no JSON is refused with its line and column."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -60,19 +54,7 @@ def keys_found(value: Any) -> str:
 
 
 def to_array(value: Any, name: str, where: str) -> NDArray[Any]:
-    """Turn nested lists of numbers into one array.
-
-    Parameters
-    ----------
-    value : nested list of int or float
-    name, where : str
-        What it is called, and the file's name, for messages.
-
-    Raises
-    ------
-    FileFormatError
-        If anything but a number is in it, or lists of one level differ in length.
-    """
+    """Turn nested lists of numbers, three deep at most and of one shape, into one array."""
     _check_lists(value, name, where)
     return np.asarray(value)
 

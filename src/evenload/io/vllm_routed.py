@@ -50,22 +50,7 @@ def recognises(path: Path) -> bool:
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
-    """Read requests; each is looked through once, and counted when it is asked for.
-
-    Parameters
-    ----------
-    path : Path
-        A file, a folder or a pattern.
-    num_experts : int or None
-        Experts E of the model. None takes the largest number + 1, with a note.
-
-    Raises
-    ------
-    FileNotFoundError
-        If nothing matches a pattern.
-    FileFormatError
-        If a file is damaged, or a request is no [tokens, layers, k] of experts.
-    """
+    """Read a file, folder or pattern; each request is counted when it is asked for."""
     requests = Requests(path, num_experts)
     every, used = np.arange(len(requests.all)), np.array(requests.used)
     why = "name expert 0 for every token"
@@ -82,13 +67,7 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
-    """Read the experts of each token of all requests, [tokens, L, k], without dense layers.
-
-    Raises
-    ------
-    FileFormatError
-        As `read_load`, or if they are too many to be held.
-    """
+    """Read the experts of each token of all requests, [tokens, L, k], without dense layers."""
     requests = Requests(path, None)
     if requests.num_numbers > MAX_ELEMENTS:
         raise FileFormatError(
@@ -100,15 +79,7 @@ def read_topk(path: Path) -> NDArray[Any] | None:
 
 
 class Requests:
-    """Requests of one file or of several, each looked through once; windows with dense layers.
-
-    Parameters
-    ----------
-    path : Path
-        A file, a folder or a pattern.
-    num_experts : int or None
-        Experts E; None takes the largest number + 1.
-    """
+    """Requests of a path's files as windows, dense layers included, each looked through once."""
 
     def __init__(self, path: Path, num_experts: int | None) -> None:
         files = files_of(path, ".jsonl", ".npy", ".npz")
@@ -165,17 +136,9 @@ class Requests:
 
 @dataclass(frozen=True)
 class Request:
-    """Where one request's routed experts are.
+    """Where one request's routed experts are: a .npy, a key of a .npz or a line of a .jsonl.
 
-    Parameters
-    ----------
-    path : Path
-    where : str
-        The file's name, and the place in it, for messages.
-    key : str or None
-        Of a .npz.
-    start : int or None
-        Bytes from the start of a .jsonl.
+    `where` names the place for messages, `start` is the line's, in bytes.
     """
 
     path: Path
