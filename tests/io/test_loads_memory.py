@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch")
 
 _READ = """
-import sys, torch, numpy as np
+import sys
 from evenload.io import read_load
 def peak():
     status = open("/proc/self/status").read()

@@ -15,6 +15,8 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from operator import mul
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -38,9 +40,10 @@ _BAD_HEADER = (ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
+@lru_cache(64)
 def row_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return how many elements apart neighbours on each axis are, where the last runs fastest."""
-    return tuple(itertools.accumulate((1, *shape[:0:-1]), int.__mul__))[::-1] if shape else ()
+    return tuple(itertools.accumulate((1, *shape[:0:-1]), mul))[::-1] if shape else ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +70,22 @@ class StoredArray:
         """Return all of it, in memory of its own."""
         return self._read(0, self.shape, self.strides, "an array")
 
-    def over_time(self) -> Windows:
+    @property
+    def by_row(self) -> bool:
+        """Whether the last axis runs fastest, without gaps."""
+        return self.strides == row_strides(self.shape)
+
+    def trace(self, layers: ModelLayers | None = None) -> RawTrace:
         """Return it as windows [T, L, E]; [L, E] and [E] are one window."""
         shape = trace_shape(self.shape, str(self.path))
         strides = (0,) * (3 - len(self.shape)) + self.strides
-        return cast("Windows", replace(self, shape=shape, strides=strides))
+        windows = cast("Windows", replace(self, shape=shape, strides=strides))
+        return RawTrace(windows, (), layers, len(self.shape) == 3)
 
     def _read(
         self, skipped: int, shape: tuple[int, ...], strides: tuple[int, ...], what: str
     ) -> NDArray[Any]:
-        span = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        span = 1 + sum(map(mul, shape, strides)) - sum(strides)
         offset = self.offset + skipped * self.dtype.itemsize
         if offset + span * self.dtype.itemsize > self.path.stat().st_size:
             raise FileFormatError(f"{self.path}: the file ends inside {what}")
@@ -95,10 +104,10 @@ class StreamWindows:
     Reading forwards unpacks each byte once; reading backwards starts anew.
     """
 
-    def __init__(self, path: Path, member: str, layout: Layout) -> None:
-        assert not layout.by_column
-        self._path, self._member, self._layout = path, member, layout
-        self.shape = trace_shape(layout.shape, str(path))
+    def __init__(self, member: str, layout: StoredArray) -> None:
+        assert layout.by_row
+        self._path, self._member, self._layout = layout.path, member, layout
+        self.shape = trace_shape(layout.shape, str(layout.path))
         self._num_bytes = math.prod(self.shape[1:]) * layout.dtype.itemsize
         self._open: tuple[zipfile.ZipFile, IO[bytes]] | None = None
         self._next = 0
@@ -112,14 +121,13 @@ class StreamWindows:
             if self._next == self.shape[0]:
                 stream.read(1)  # only at the very end does zipfile compare the checksum
                 self.close()
+            return np.frombuffer(packed, self._layout.dtype).reshape(self.shape[1:])
         except DAMAGED as error:
             self.close()
             raise FileFormatError(
                 f"{self._path}: the archive is cut off or damaged at window {number} "
                 f"({briefly(error)})"
             ) from None
-        _, L, E = self.shape
-        return np.frombuffer(packed, self._layout.dtype, L * E).reshape(L, E)
 
     def _stream_at(self, number: int) -> IO[bytes]:
         if self._open is None or number < self._next:
@@ -152,26 +160,14 @@ class StreamWindows:
 # ---- the .npy layout ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How an array of plain numbers lies in a file, `offset` bytes from where its header starts."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int
-    by_column: bool
-
-    def stored(self, path: Path, start: int = 0) -> StoredArray:
-        """Return the array in a file whose .npy layout starts at byte `start`."""
-        strides = row_strides(self.shape[::-1])[::-1] if self.by_column else row_strides(self.shape)
-        return StoredArray(path, self.dtype, self.shape, strides, start + self.offset)
-
-
-def read_layout(stream: BinaryIO | IO[bytes], num_bytes: int, where: str) -> Layout:
+def read_layout(
+    stream: BinaryIO | IO[bytes], num_bytes: int, where: str, path: Path = Path()
+) -> StoredArray:
     """Read how an array lies in a file; the stream ends at the first number.
 
-    `num_bytes` are there from the stream's place on, and have to be as many as the header claims.
-    Damaged headers, pickled objects and anything but numbers are refused.
+    `num_bytes` are there from the stream's place on, and have to be as many as the header claims;
+    the array's offset counts from there. Damaged headers, pickled objects and anything but numbers
+    are refused.
     """
     start = stream.tell()
     try:
@@ -197,7 +193,8 @@ def read_layout(stream: BinaryIO | IO[bytes], num_bytes: int, where: str) -> Lay
             f"{where}: the array is {what}: shape {shape} of {dtype} takes {needed} bytes, and "
             f"{there} are there"
         )
-    return Layout(shape, dtype, offset, by_column)
+    strides = row_strides(shape[::-1])[::-1] if by_column else row_strides(shape)
+    return StoredArray(path, dtype, shape, strides, offset)
 
 
 def _check_dtype(dtype: np.dtype[Any], where: str) -> None:
@@ -219,9 +216,9 @@ def read_array(stream: BinaryIO | IO[bytes], num_bytes: int, where: str) -> NDAr
     content = stream.read(num_bytes - layout.offset)
     if len(content) < num_bytes - layout.offset:
         raise FileFormatError(f"{where}: the file ends inside an array")
-    order = layout.shape[::-1] if layout.by_column else layout.shape
-    array: NDArray[Any] = np.frombuffer(content, layout.dtype).reshape(order)
-    return array.T if layout.by_column else array
+    array: NDArray[Any] = np.frombuffer(content, layout.dtype)
+    shape = layout.shape
+    return array.reshape(shape) if layout.by_row else array.reshape(shape[::-1]).T
 
 
 # ---- .npz archives -----------------------------------------------------------------------------
@@ -296,18 +293,18 @@ def member_trace(
     member = archive.getinfo(f"{key}.npy")
     where = f"{path}, key {key!r}"
     with _open_member(archive, member, where) as stream:
-        layout = read_layout(stream, member.file_size, where)
+        layout = read_layout(stream, member.file_size, where, path)
         trace_shape(layout.shape, where)
         stored = member.compress_type == zipfile.ZIP_STORED
         while stored and stream.read(2**20):
             pass
-    over_time = len(layout.shape) == 3
     if stored:
-        windows = layout.stored(path, start_of(path, member)).over_time()
-        return RawTrace(windows, (), layers, over_time)
-    if layout.by_column:
-        return RawTrace.of(read_member(archive, key, path), where, (), layers)
-    return RawTrace(StreamWindows(path, member.filename, layout), (), layers, over_time)
+        offset = start_of(path, member) + layout.offset
+        return replace(layout, offset=offset).trace(layers)
+    if layout.by_row:
+        windows = StreamWindows(member.filename, layout)
+        return RawTrace(windows, (), layers, len(layout.shape) == 3)
+    return RawTrace.of(read_member(archive, key, path), where, (), layers)
 
 
 def start_of(path: Path, member: zipfile.ZipInfo) -> int:

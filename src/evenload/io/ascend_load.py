@@ -15,5 +15,4 @@ def recognises(path: Path) -> bool:
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
     """Read a load [L, E] or a trace [T, L, E]; windows are read as they are asked for."""
-    tensor = stored(load_torch(path), "the tensor", path, whole=False)
-    return RawTrace(tensor.over_time(), over_time=len(tensor.shape) == 3)
+    return stored(load_torch(path), "the tensor", path, whole=False).trace()

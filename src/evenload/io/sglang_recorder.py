@@ -163,7 +163,7 @@ def _step_counts(path: Path) -> Windows:
     axes = ["steps", "layers", "experts"]
     if len(getattr(counts, "shape", axes)) == 2:  # SGLang's dump of one step
         del axes[0]
-    return stored(counts, _COUNTS, path, *axes).over_time()
+    return stored(counts, _COUNTS, path, *axes).trace().windows
 
 
 # ---- per_pass and per_token ----------------------------------------------------------------------

@@ -32,9 +32,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.arrays import archive_has, keys_of, open_archive, read_array, read_member
-from evenload.io.base import MAX_ELEMENTS, MOST_EXPERTS, FileFormatError, RawTrace
+from evenload.io.base import (
+    MAX_ELEMENTS,
+    MOST_EXPERTS,
+    FileFormatError,
+    RawTrace,
+    check_elements,
+)
 from evenload.io.files import files_of
-from evenload.io.npy import read_whole
+from evenload.io.npy import stored_array
 from evenload.io.recorded import check_routed, count_topk, experts_note, without_dense
 from evenload.io.text import to_array
 
@@ -152,7 +158,9 @@ class Request:
             with open_archive(self.path) as archive:
                 return read_member(archive, self.key, self.path, MOST_REQUEST)
         if self.start is None:
-            return read_whole(self.path)
+            array = stored_array(self.path)
+            check_elements(array.shape, self.where)
+            return array.whole()
         with self.path.open("rb") as stream:
             stream.seek(self.start)
             return _routed_in(stream.readline(MOST_LINE + 1), self.where)
