@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import operator
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from evenload.io.base import (
     PlacementFile,
     PlacementShape,
     RawTrace,
+    check_window,
 )
 from evenload.io.files import replace_file
 from evenload.io.formats import FORMATS, Format, candidates, find_input, find_output
@@ -120,14 +120,11 @@ def read_trace(
 
     Parameters
     ----------
-    path : path-like
+    path, num_experts, format
         As `read_load`. A file without windows is a trace of one. Windows are read when they are
         asked for, so that memory does not grow with the file, except those of .csv and .json files,
         of arrays that lie column by column in a compressed .npz, and of a .parquet that is not
         sorted by window, which are read at once.
-    num_experts : int, optional
-    format : str, optional
-        As `read_load`.
 
     Returns
     -------
@@ -169,38 +166,12 @@ def _read_raw(reader: Format, path: Path, num_experts: int | None) -> RawTrace:
     return raw
 
 
-def check_window(window: Any, num_windows: int, source: str) -> int:
-    """Return the number of a window, from 0; negative ones count from the end.
-
-    Raises
-    ------
-    ValueError
-        If it is no integer, or there is no such window.
-    """
-    try:
-        index = operator.index(window)
-    except TypeError:
-        raise ValueError(f"window={window!r} is not an integer; use 0 or more") from None
-    if not -num_windows <= index < num_windows:
-        nearest = num_windows - 1 if index > 0 else -num_windows
-        raise ValueError(
-            f"window={index} is not in {source}, which has {num_windows} (0 to {num_windows - 1}, "
-            f"or from the end -1 to {-num_windows}); use {nearest}"
-        )
-    return index % num_windows
-
-
 def read_topk(path: AnyPath, *, format: str | None = None) -> NDArray[Any] | None:
     """Read the experts that each token was routed to, where a file of loads has them.
 
     Returns
     -------
     integer ndarray, [tokens, L, k], or None
-
-    Raises
-    ------
-    FileNotFoundError, FileFormatError
-        As `read_load`.
     """
     reader = find_input(Path(path), "read_load", format)
     if "read_topk" not in reader.can:
@@ -214,12 +185,10 @@ def write_load(path: AnyPath, trace: RawTrace, *, format: str | None = None) -> 
 
     Parameters
     ----------
-    path : path-like
-        Its ending picks the format where none is named: .npz, .npy, .csv or .parquet.
+    path, format
+        The path's ending picks the format where none is named: .npz, .npy, .csv or .parquet.
     trace : RawTrace
         Asked for each window once, in order, so that memory need not grow with it.
-    format : str, optional
-        Name of the format, see `FORMATS`.
 
     Returns
     -------
@@ -260,19 +229,7 @@ def load_digest(load: Float) -> str:
 
 
 def read_placement(path: AnyPath, **shape: Any) -> Placement:
-    """Read a placement; it equals the one that was written.
-
-    Parameters
-    ----------
-    path : path-like
-    **shape
-        As `read_placement_file`.
-
-    Raises
-    ------
-    FileNotFoundError, FileFormatError
-        As `read_placement_file`.
-    """
+    """Read a placement, as `read_placement_file`; it equals the one that was written."""
     return read_placement_file(path, **shape).placement
 
 
@@ -334,8 +291,8 @@ def write_placement(
 
     Parameters
     ----------
-    path : path-like
-        Its ending picks the format where none is named; ``.json`` and ``.npz`` are ours.
+    path, format
+        The path's ending picks the format where none is named; ``.json`` and ``.npz`` are ours.
     placement : Placement
     solver : str, optional
         Name of the solver that made it, for the record.
@@ -343,8 +300,6 @@ def write_placement(
         The load it was made for; its digest is kept, where the format has a place for it.
     layers : ModelLayers, optional
         The model's numbers of the layers, for formats that need them.
-    format : str, optional
-        Name of the format, see `FORMATS`.
 
     Returns
     -------

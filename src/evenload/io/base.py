@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,21 @@ def check_elements(shape: tuple[int, ...], where: str) -> None:
             f"{where}: the array has {elements} elements {shape}, more than the {MAX_ELEMENTS} "
             "that are read at once; split it or sum its windows"
         )
+
+
+def check_window(window: Any, num_windows: int, source: str) -> int:
+    """Return the number of a window, from 0; negative ones count from the end."""
+    try:
+        index = operator.index(window)
+    except TypeError:
+        raise ValueError(f"window={window!r} is not an integer; use 0 or more") from None
+    if not -num_windows <= index < num_windows:
+        nearest = num_windows - 1 if index > 0 else -num_windows
+        raise ValueError(
+            f"window={index} is not in {source}, which has {num_windows} (0 to {num_windows - 1}, "
+            f"or from the end -1 to {-num_windows}); use {nearest}"
+        )
+    return index % num_windows
 
 
 @dataclass(frozen=True)
