@@ -27,7 +27,7 @@ from evenload.io.placements import (
     need_whole_gpus,
     settle,
 )
-from evenload.io.text import check_text, json_has, parse_json
+from evenload.io.text import check_text, json_has, keys_found, parse_json
 
 
 def recognises(path: Path) -> bool:
@@ -81,8 +81,7 @@ def _layer(value: Any, where: str) -> tuple[list[int], tuple[int, ...]]:
 def _listed(value: Any, key: str, where: str) -> list[Any]:
     """Return the list under a key of a JSON object."""
     if not isinstance(value, dict) or not isinstance(value.get(key), list) or not value[key]:
-        found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
-        raise FileFormatError(f"{where}: no list {key!r}; found: {found[:200] or 'nothing'}")
+        raise FileFormatError(f"{where}: no list {key!r}; found: {keys_found(value)}")
     return list(value[key])
 
 

@@ -148,7 +148,7 @@ class LoadFile:
     @property
     def num_windows(self) -> int:
         """Windows T of the file; 1 where it has no window axis."""
-        return 1 if self.trace is None else self.trace.num_windows
+        return 1 if self.trace is None else len(self.trace)
 
 
 @dataclass(frozen=True, eq=False)

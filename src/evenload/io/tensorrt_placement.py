@@ -29,7 +29,7 @@ from evenload.io.placements import (
     left_out,
     need_whole_gpus,
 )
-from evenload.io.text import check_text
+from evenload.io.text import check_text, keys_found
 
 MOST_TEXT = 2**24  # bytes; a second or two
 _ROWS = "initial_global_assignments"
@@ -57,10 +57,8 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
 def _rows_in(value: Any, where: str) -> dict[int, list[int]]:
     rows = value.get(_ROWS) if isinstance(value, dict) else None
     if not isinstance(rows, dict) or not rows:
-        found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
         raise FileFormatError(
-            f"{where}: no {_ROWS} with a list of experts for each layer; found: "
-            f"{found[:200] or 'nothing'}"
+            f"{where}: no {_ROWS} with a list of experts for each layer; found: {keys_found(value)}"
         )
     for layer, row in rows.items():
         if not isinstance(layer, int):
