@@ -19,14 +19,14 @@ import numpy as np
 LAYERS, DENSE, SLOTS, EXPERTS, TOKENS, WIDTH = 61, 3, 288, 256, 4096, 8
 
 _READ = """
-import sys, time, numpy, torch, evenload.formats as formats
+import sys, time, numpy, evenload.io as formats
 def peak():
     lines = open("/proc/self/status").read().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 before, started = peak(), time.perf_counter()
 file = formats.read_load(sys.argv[1])
 print(f"{file.num_windows} windows, {file.load.shape}: {peak() - before:.0f} MB more than the "
-      f"{before:.0f} MB of NumPy and torch, {time.perf_counter() - started:.1f} s")
+      f"{before:.0f} MB of NumPy, {time.perf_counter() - started:.1f} s")
 """
 
 

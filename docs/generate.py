@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from evenload.formats import atomic_write
+from evenload.io import replace_file
 
 DOCS = Path(__file__).parent
 ENGINES = DOCS / "engines"
@@ -84,9 +84,9 @@ def main() -> None:
     """Write the reference, the pages on engines and the picture."""
     for page in sorted(ENGINES.glob("*.md")):
         filled = engine_page(page)
-        with atomic_write(page) as file:
+        with replace_file(page) as file:
             file.write(filled.encode())
-    with atomic_write(DOCS / "cli.md") as file:
+    with replace_file(DOCS / "cli.md") as file:
         file.write(command_reference().encode())
     figure = DOCS / "figures" / "demo.png"
     figure.parent.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from evenload import Cluster, Placement, __version__
 from evenload.cli import app
-from evenload.formats import read_placement, read_placement_file, write_placement
+from evenload.io import read_placement, read_placement_file, write_placement
 from evenload.traffic import nodes_per_token
 
 COMMANDS = ("plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "demo", "warmup")

@@ -8,7 +8,7 @@ import pytest
 from placement_files import LAYERS, PLACEMENT, write
 from test_cli import fails, process, run
 
-from evenload.formats import PlacementFile, read_placement_file, read_trace, write_placement
+from evenload.io import PlacementFile, read_placement_file, read_trace, write_placement
 from evenload.layers import ModelLayers
 
 TRACE = np.random.default_rng(3).integers(0, 1000, (3, 2, 8))

@@ -7,7 +7,7 @@ import pytest
 from test_cli import fails, run
 
 from evenload import Cluster, Placement, solve
-from evenload.formats import read_placement, write_placement
+from evenload.io import read_placement, write_placement
 from evenload.synth import synthetic_trace
 
 TRACE = synthetic_trace(8, num_layers=3, num_experts=16, seed=5)

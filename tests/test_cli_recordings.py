@@ -7,7 +7,7 @@ import pytest
 from recordings import dump_stat
 from test_cli import fails, run
 
-from evenload import formats
+from evenload.io import FORMATS, read_placement_file
 
 RNG = np.random.default_rng(2)
 E = 16
@@ -32,7 +32,7 @@ def test_plans_what_an_engine_recorded(tmp_path, dump):
         result = run("plan", loads, "--gpus", 4, "--slots", 20, "-o", tmp_path / "plan.json")
         assert result.exit_code == 0, result.stderr
         assert "left out as dense ones: 0" in result.stderr
-        assert formats.read_placement_file(tmp_path / "plan.json").layers.ids == (1, 2)
+        assert read_placement_file(tmp_path / "plan.json").layers.ids == (1, 2)
 
 
 def test_plans_a_recording_for_what_comes_next(dump):
@@ -63,7 +63,7 @@ def test_replays_and_sweeps_a_recording(tmp_path, dump):
 
 
 def test_unknown_format(dump):
-    names = ", ".join(f.name for f in formats.known_formats() if f.can("read_load"))
+    names = ", ".join(f.name for f in FORMATS if "read_load" in f.can)
     fails(
         *["plan", dump, "--gpus", 4, "--format", "vllm"],
         error=f"format='vllm' is not known for a load to be read; use one of {names}",
@@ -72,6 +72,6 @@ def test_unknown_format(dump):
 
 def test_the_help_names_every_format_of_loads():
     shown = "".join(run("plan", "--help").stdout.split())  # lines break at hyphens
-    for known in formats.known_formats():
-        if known.can("read_load"):
+    for known in FORMATS:
+        if "read_load" in known.can:
             assert known.name in shown

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evenload import Cluster, CostModel, solve
-from evenload.formats import write_placement
+from evenload.io import write_placement
 from evenload.replay import replay
 from evenload.report.policies import enough_slots, policy_lines, print_policies
 from evenload.synth import synthetic_trace

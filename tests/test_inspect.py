@@ -12,7 +12,7 @@ from placement_files import LAYERS, PLACEMENT, write
 from test_cli import fails, process, run
 
 from evenload import Cluster, Placement
-from evenload.formats import PlacementFile, RawTrace, write_placement
+from evenload.io import PlacementFile, RawTrace, write_placement
 from evenload.layers import ModelLayers
 from evenload.report.inspect import inspect_loads, inspect_placement
 from evenload.synth import synthetic_trace

@@ -12,7 +12,7 @@ from evenload.engines.common.options import read_options
 from evenload.engines.common.plan_map import Request, plan_map
 from evenload.engines.common.static_plan import static_plan
 from evenload.engines.vllm.plugin import register
-from evenload.formats import write_placement
+from evenload.io import write_placement
 
 LOAD = np.random.default_rng(3).integers(1, 90, (3, 16)) ** 2
 CLUSTER = Cluster(4, slots_per_gpu=6)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenload import Cluster, Placement, solve
-from evenload.formats import LoadFile, PlacementFile, load_digest
+from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.report.compare import compare_file, compare_plan, file_lines, relief
 from evenload.report.context import Context
 from evenload.report.digits import percent_down, percent_up

@@ -9,7 +9,7 @@ import pytest
 from sglang_world import EXPERTS, LAYERS, MODEL, RANKS, SLOTS, configured, free_port, join, loads
 
 from evenload import Cluster, solve
-from evenload.formats import read_trace, write_placement
+from evenload.io import read_trace, write_placement
 from evenload.layers import ModelLayers
 
 

@@ -63,9 +63,9 @@ def convert(
     """
     from evenload.cli.converting import convert_loads, convert_placement, named_layers, wanted_kind
     from evenload.cli.screen import say_notes
-    from evenload.formats import placement_shape, read_anything
+    from evenload.io import PlacementShape, read_anything
 
-    shape = placement_shape(gpus, nodes, experts)
+    shape = PlacementShape(gpus, nodes, experts)
     model = named_layers(layers)
     prefer = wanted_kind(target, to_format)
     found = read_anything(source, shape, format=from_format, prefer=prefer)

@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from evenload.cli.screen import say, say_notes
-from evenload.formats import (
+from evenload.io import (
+    FORMATS,
     FileFormatError,
     PlacementFile,
     RawTrace,
+    check_window,
+    find_output,
     for_layers,
-    known_formats,
     write_load,
     write_placement_file,
 )
-from evenload.formats.load import check_window
-from evenload.formats.registry import find_output
 from evenload.layers import ModelLayers
 from evenload.report.inspect.facts import counted
 from evenload.trace import ArrayWindows
@@ -70,7 +70,7 @@ def _can(target: Path, to_format: str | None, ability: str) -> bool:
 
 
 def _unknown(target: Path, to_format: str | None) -> str:
-    able = {a: [f for f in known_formats() if getattr(f, a) is not None] for a in _WRITE}
+    able = {a: [f for f in FORMATS if a in f.can] for a in _WRITE}
     if to_format is not None:
         loads, placements = (sorted(f.name for f in formats) for formats in able.values())
         what = f"--to {to_format} is no format that is written"

@@ -54,7 +54,7 @@ def evaluate(
     """
     from evenload.cli.prepare import check_outputs, open_loads, routed_experts
     from evenload.cli.screen import draw, say_notes, show
-    from evenload.formats import read_placement_file
+    from evenload.io import read_placement_file
     from evenload.report.compare import compare_file, file_lines
     from evenload.report.context import Context
 

@@ -38,10 +38,10 @@ def inspect(
 
     from evenload.cli.inspecting import facts_of
     from evenload.cli.screen import say_notes
-    from evenload.formats import placement_shape
+    from evenload.io import PlacementShape
     from evenload.report.inspect import print_facts
 
-    facts = facts_of(file, format, placement_shape(gpus, nodes, experts))
+    facts = facts_of(file, format, PlacementShape(gpus, nodes, experts))
     say_notes(facts.plain["notes"])
     if as_json:
         typer.echo(json.dumps(facts.plain))

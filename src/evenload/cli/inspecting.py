@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from evenload.formats import ClusterMissingError, PlacementShape, read_anything
+from evenload.io import ClusterMissingError, PlacementShape, read_anything
 from evenload.report.inspect import Facts, inspect_loads, inspect_placement
 
 

@@ -175,7 +175,7 @@ def plan(
         windows_of,
     )
     from evenload.cli.screen import draw, draw_slots, say, say_notes, show
-    from evenload.formats import write_placement
+    from evenload.io import write_placement
     from evenload.report.compare import compare_plan, plan_lines
     from evenload.report.context import Context
     from evenload.report.slots import slots_entry, slots_lines

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from evenload.cli.screen import say_notes
 from evenload.cluster import Cluster
-from evenload.formats import (
+from evenload.io import (
     LoadFile,
-    check_placement_path,
+    find_output,
     read_load,
     read_placement_file,
     read_topk,
@@ -27,7 +27,7 @@ def check_outputs(
 ) -> None:
     """Raise `ValueError` for an output that could not be written, before any work is done."""
     if output is not None:
-        check_placement_path(output, format=output_format)
+        find_output(output, output_format)
     elif output_format is not None:
         raise ValueError("--output-format is of --output; give both, or neither")
     for plot in plots:

@@ -119,7 +119,7 @@ def oracle_of(name: str) -> str | None:
 def open_trace(path: Path, experts: int | None, form: str | None = None) -> Trace:
     """Open a trace and tell on stderr what had to be assumed."""
     from evenload.cli.screen import say_notes
-    from evenload.formats import read_trace
+    from evenload.io import read_trace
 
     trace = read_trace(path, num_experts=experts, format=form)
     say_notes(trace.notes)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evenload.extras import needed
-from evenload.formats.write import atomic_write
+from evenload.io import replace_file
 
 ENDINGS = (".parquet", ".csv", ".json")
 
@@ -54,7 +54,7 @@ def write_results(path: str | os.PathLike[str], rows: Sequence[dict[str, Any]]) 
     check_results_path(path)
     make = {".parquet": _parquet, ".csv": _csv, ".json": _json}[Path(path).suffix.lower()]
     content = make(rows)
-    with atomic_write(path) as stream:
+    with replace_file(path) as stream:
         stream.write(content)
 
 

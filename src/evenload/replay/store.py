@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import evenload
-from evenload.formats.write import atomic_write
+from evenload.io import replace_file
 from evenload.replay.cell import Cell
 from evenload.trace import Trace
 
@@ -51,7 +51,7 @@ class Store:
 
     def put(self, cell: Cell, figures: dict[str, Any]) -> None:
         """Keep a cell; its file appears whole or not at all."""
-        with atomic_write(self.path(cell)) as stream:
+        with replace_file(self.path(cell)) as stream:
             stream.write(json.dumps({**asdict(cell), **figures}, indent=1).encode())
 
     def get(self, cell: Cell) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster
-from evenload.formats import PlacementFile, load_digest
+from evenload.io import PlacementFile, load_digest
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.report.digits import percent_down, percent_up

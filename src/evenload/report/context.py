@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evenload.cluster import Cluster
-from evenload.formats.base import LoadFile
+from evenload.io import LoadFile
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evenload.formats.write import atomic_write
+from evenload.io import replace_file
 from evenload.report.digits import down, up
 from evenload.report.summary import Summary
 
@@ -152,5 +152,5 @@ def save_heatmaps(
     """
     check_plot_path(path)
     figure = draw_heatmaps(title, summaries, num_nodes)
-    with atomic_write(path) as stream:
+    with replace_file(path) as stream:
         figure.savefig(stream, format=Path(path).suffix.lower().removeprefix("."))

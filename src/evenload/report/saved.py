@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evenload.cluster import Cluster
-from evenload.formats.base import FileFormatError
-from evenload.formats.write import atomic_write
+from evenload.io import FileFormatError, replace_file
 
 if TYPE_CHECKING:
     from evenload.replay import Replay
@@ -55,7 +54,7 @@ def save_replays(path: str | os.PathLike[str], replays: Sequence[Replay]) -> Non
         arrays |= {f"{number}/{name}": values.pop(name) for name in names}
         rest.append(values | {"cluster": replay.cluster.arguments})
     arrays["about"] = np.array(json.dumps({"kind": _KIND, "replays": rest}))
-    with atomic_write(path) as stream:
+    with replace_file(path) as stream:
         np.savez_compressed(stream, **arrays)
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evenload.formats.write import atomic_write
+from evenload.io import replace_file
 from evenload.redundancy import Point, Redundancy
 from evenload.report.digits import down, up
 from evenload.report.heatmap import check_plot_path
@@ -153,5 +153,5 @@ def save_slots_curve(path: str | os.PathLike[str], found: Redundancy) -> None:
         If the file cannot be written.
     """
     check_plot_path(path)
-    with atomic_write(path) as stream:
+    with replace_file(path) as stream:
         draw_slots_curve(found).savefig(stream, format=Path(path).suffix.lower().removeprefix("."))

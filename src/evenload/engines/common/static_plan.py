@@ -58,7 +58,7 @@ def static_plan(path: str) -> StaticPlan:
         If there is no such file, it holds no placement, or one with dead GPUs or GPUs of different
         numbers of slots, which these engines do not have.
     """
-    from evenload.formats import read_placement_file
+    from evenload.io import read_placement_file
 
     placement = read_placement_file(path).placement
     cluster = placement.cluster

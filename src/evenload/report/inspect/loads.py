@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evenload.formats.base import Float, RawTrace
+from evenload.io.base import Float, RawTrace
 from evenload.layers import ModelLayers
 from evenload.report.digits import up
 from evenload.report.inspect.facts import Facts, counted, some

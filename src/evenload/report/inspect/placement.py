@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from evenload.formats.base import PlacementFile
+from evenload.io.base import PlacementFile
 from evenload.placement import Placement
 from evenload.report.inspect.facts import Facts, counted, some
 from evenload.report.inspect.loads import layer_name, layers_row, layers_to_plain

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from evenload.arrays import check_weights
-from evenload.formats.base import Float, RawTrace
+from evenload.io.base import Float, RawTrace
 
 _MOST = 1e150  # beyond it sums and products leave what a float holds
 _CHANCE = math.sqrt(2.0 / math.pi)  # mean distance of a normal number from its mean, in sigmas

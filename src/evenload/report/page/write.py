@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evenload.formats.write import atomic_write
+from evenload.io import replace_file
 from evenload.report.page.check import check_page_path
 from evenload.report.page.document import document
 from evenload.report.page.story import tell
@@ -42,5 +42,5 @@ def write_page(replays: Sequence[Replay], trace: Trace, path: str | os.PathLike[
     """
     check_page_path(path)
     text = document(tell(replays, trace))
-    with atomic_write(path) as stream:
+    with replace_file(path) as stream:
         stream.write(text.encode("utf-8"))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evenload.formats.write import atomic_write
+from evenload.io import replace_file
 from evenload.report.heatmap import check_plot_path
 from evenload.report.page.story import tell
 
@@ -70,7 +70,7 @@ def write_figures(
     written = []
     for draw in (draw_tradeoff, draw_balance, draw_moving, draw_loads, draw_hot):
         path = place / f"{draw.__name__.removeprefix('draw_')}.png"
-        with atomic_write(path) as stream:
+        with replace_file(path) as stream:
             draw(story).savefig(stream, format="png")
         written.append(path)
     return written
