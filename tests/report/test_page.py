@@ -249,6 +249,19 @@ def test_gpus_that_are_gone_are_gaps(trace, tmp_path):
     assert "4 on 1 node, 1 gone" in page
 
 
+def test_one_window_alone_is_seen(tmp_path):
+    """A line of one point needs a mark, and few GPUs or layers no ticks between them."""
+    trace = small_trace(windows=2)
+    replays = small_replays(trace, ["deepseek", "never"], oracle=None)
+    write_page(replays, trace, tmp_path / "page.html")
+    data = Outline((tmp_path / "page.html").read_text(encoding="utf-8")).data
+    for figure in ("balance", "moving"):
+        for name, (line, *_) in lines(data, figure).items():
+            assert (line["mode"], len(line["x"])) == ("lines+markers", 1), name
+    layout = data["figures"]["loads-left-chart"]["layout"]
+    assert (layout["xaxis"]["dtick"], layout["yaxis"]["dtick"]) == (1, 1)
+
+
 # ---- what is refused -------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.formats import atomic_write
-from evenload.report.text import down, up
+from evenload.report.text import down, unknown_ending, up
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,9 +35,7 @@ def check_plot_path(path: str | os.PathLike[str]) -> None:
     ValueError
         If the file's ending is none of .png, .svg, .pdf, or matplotlib is not installed.
     """
-    suffix = Path(path).suffix
-    if suffix.lower() not in SUFFIXES:
-        ending = f"the ending {suffix!r}" if suffix else "no ending"
+    if ending := unknown_ending(path, SUFFIXES):
         raise ValueError(
             f"{path}: pictures with {ending} are not known; use one of {', '.join(SUFFIXES)}"
         )

@@ -23,6 +23,7 @@ from evenload.report.text import (
     percent_up,
     show_bytes,
     show_seconds,
+    unknown_ending,
     up,
 )
 
@@ -42,9 +43,7 @@ def check_page_path(path: str | os.PathLike[str]) -> None:
     ValueError
         If the file's ending is neither .html nor .htm, or plotly is not installed.
     """
-    suffix = Path(path).suffix
-    if suffix.lower() not in SUFFIXES:
-        ending = f"the ending {suffix!r}" if suffix else "no ending"
+    if ending := unknown_ending(path, SUFFIXES):
         raise ValueError(
             f"{path}: pages with {ending} are not known; use one of {', '.join(SUFFIXES)}"
         )

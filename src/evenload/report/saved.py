@@ -14,6 +14,7 @@ import numpy as np
 
 from evenload.cluster import Cluster
 from evenload.formats import FileFormatError, atomic_write
+from evenload.report.text import unknown_ending
 
 if TYPE_CHECKING:
     from evenload.replay import Replay
@@ -25,9 +26,7 @@ _KIND = "evenload replays, version 1"
 
 def check_saved_path(path: str | os.PathLike[str]) -> None:
     """Raise `ValueError` unless replays can be kept in a file of that name: one ending in .npz."""
-    suffix = Path(path).suffix
-    if suffix.lower() != SUFFIX:
-        ending = f"the ending {suffix!r}" if suffix else "no ending"
+    if ending := unknown_ending(path, [SUFFIX]):
         raise ValueError(f"{path}: replays are not kept in files with {ending}; use {SUFFIX}")
 
 

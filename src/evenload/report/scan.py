@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from evenload.formats import RawTrace
 from evenload.report.text import counted, some
 
 Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 
 _MOST = 1e150  # beyond it sums and products leave what a float holds
 _CHANCE = math.sqrt(2.0 / math.pi)  # mean distance of a normal number from its mean, in sigmas
@@ -23,52 +21,22 @@ _SAME = 1e-3  # relative: every token visits as many experts in each layer
 _RUNNING = 3  # windows that only grow, from which on it is told
 
 
-@dataclass
 class Scan:
-    """Sums over the T windows of loads of L layers and E experts.
+    """Sums over the T windows of loads of L layers and E experts."""
 
-    Parameters
-    ----------
-    shape : tuple of int
-        T, L, E.
-    dtype : str
-        Of the numbers in the file.
-    total : float64 ndarray, [L, E]
-        Summed over windows.
-    tokens : float64 ndarray, [T, L]
-        Of all experts.
-    skew : float64 ndarray, [L]
-        Sum over windows with tokens of the largest load over the mean.
-    drift, chance : float64 ndarray, [L]
-        Sum over pairs of the total-variation distance, and of what equal odds would give.
-    pairs : int64 ndarray, [L]
-        Pairs of consecutive windows that both have tokens in the layer.
-    flat : int64 ndarray, [L]
-        Windows in which all experts of the layer have the same load, not 0.
-    repeats : list of int
-        Windows equal to the one before.
-    whole, running : bool
-        Whether all numbers are whole; whether no number is ever smaller than a window before.
-    """
-
-    shape: tuple[int, int, int]
-    dtype: str = field(init=False)
-    total: Float = field(init=False)
-    tokens: Float = field(init=False)
-    skew: Float = field(init=False)
-    drift: Float = field(init=False)
-    chance: Float = field(init=False)
-    pairs: Int = field(init=False)
-    flat: Int = field(init=False)
-    repeats: list[int] = field(default_factory=list)
-    whole: bool = True
-    running: bool = True
-
-    def __post_init__(self) -> None:
-        T, L, E = self.shape
-        self.total, self.tokens = np.zeros((L, E)), np.zeros((T, L))
-        self.skew, self.drift, self.chance = np.zeros((3, L))
-        self.pairs, self.flat = np.zeros((2, L), np.int64)
+    def __init__(self, T: int, L: int, E: int) -> None:
+        self.shape = T, L, E
+        self.dtype = ""  # of the numbers in the file
+        self.total = np.zeros((L, E))  # over windows
+        self.tokens = np.zeros((T, L))  # of all experts
+        self.skew = np.zeros(L)  # over windows with tokens: the largest load over the mean
+        self.drift = np.zeros(L)  # over pairs of windows: their total-variation distance,
+        self.chance = np.zeros(L)  # and what equal odds would give
+        self.pairs = np.zeros(L, np.int64)  # of consecutive windows that both have tokens
+        self.flat = np.zeros(L, np.int64)  # windows whose experts have the same load, not 0
+        self.repeats: list[int] = []  # windows equal to the one before
+        self.whole = True  # whether all numbers are whole
+        self.running = True  # whether no number is ever smaller than a window before
 
     def _add(self, number: int, load: Float) -> None:
         tokens = load.sum(axis=1)
@@ -103,7 +71,7 @@ def scan_loads(trace: RawTrace) -> Scan:
     ValueError
         If a number is not finite and >= 0, or beyond any count.
     """
-    scan = Scan(trace.windows.shape)
+    scan = Scan(*trace.windows.shape)
     before = None
     for t in range(trace.windows.shape[0]):
         window = trace.windows.read(t)

@@ -21,7 +21,7 @@ Column = tuple[str, Callable[[Row], str]]
 _NONE = "-"
 _GAP = "   "  # between columns
 _HEAD = 24  # characters of a placement's name side by side
-_LEAST = 12  # characters that folding leaves a column
+_LEAST = 8  # characters that folding leaves a column
 BOLD, DIM = "1", "2"
 
 
