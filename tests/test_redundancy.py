@@ -17,7 +17,7 @@ from evenload import Cluster, Placement, redundancy, solve
 from evenload.cli import app
 from evenload.gallop import smallest_passing
 from evenload.redundancy import Point, Redundancy, smallest_redundancy
-from evenload.report.digits import down
+from evenload.report.text import down
 from evenload.report.slots import draw_slots_curve, slots_entry, slots_lines
 from evenload.synth import lognormal_load
 

@@ -18,7 +18,7 @@ from evenload.io import (
     write_placement_file,
 )
 from evenload.layers import ModelLayers
-from evenload.report.inspect.facts import counted
+from evenload.report.text import counted
 from evenload.trace import ArrayWindows
 
 _WRITE = {"write_load": "read_load", "write_placement": "read_placement"}

@@ -31,7 +31,7 @@ def demo(
     from evenload.cli.timing import make_ready, timed_plan
     from evenload.cluster import Cluster
     from evenload.report.compare import compare_plans, plan_lines
-    from evenload.report.context import Context
+    from evenload.report.compare import Context
     from evenload.synth import synthetic_load
 
     check_outputs(None, plot)

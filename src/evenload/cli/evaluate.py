@@ -56,7 +56,7 @@ def evaluate(
     from evenload.cli.screen import draw, say_notes, show
     from evenload.io import read_placement_file
     from evenload.report.compare import compare_file, file_lines
-    from evenload.report.context import Context
+    from evenload.report.compare import Context
 
     check_outputs(None, plot)
     file = open_loads(loads, window, experts, loads_format)

@@ -177,8 +177,8 @@ def plan(
     from evenload.cli.screen import draw, draw_slots, say, say_notes, show
     from evenload.io import write_placement
     from evenload.report.compare import compare_plan, plan_lines
-    from evenload.report.context import Context
-    from evenload.report.slots import slots_entry, slots_lines
+    from evenload.report.compare import Context
+    from evenload.report.tables import slots_entry, slots_lines
 
     how = {
         "num_groups": groups,

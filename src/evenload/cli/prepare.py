@@ -18,7 +18,7 @@ from evenload.io import (
 )
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
-from evenload.report.heatmap import check_plot_path
+from evenload.report.figures import check_plot_path
 from evenload.trace import Trace
 
 

@@ -90,8 +90,8 @@ def show_replays(trace: Trace, replays: list[Replay], as_json: bool) -> None:
         }
         typer.echo(json.dumps(entry))
         return
-    from evenload.report.context import Context
-    from evenload.report.policies import policy_lines, print_policies
+    from evenload.report.compare import Context
+    from evenload.report.tables import policy_lines, print_policies
 
     first = replays[0]
     context = Context(trace.source, trace.num_layers, trace.num_experts, first.cluster)

@@ -13,8 +13,8 @@ import typer
 
 if TYPE_CHECKING:
     from evenload.redundancy import Redundancy
-    from evenload.report.context import Context
-    from evenload.report.summary import Summary
+    from evenload.report.compare import Context
+    from evenload.report.compare import Summary
 
 
 def say(line: str) -> None:
@@ -63,11 +63,11 @@ def show(
         More entries of the JSON object, plain numbers, strings and lists.
     """
     if as_json:
-        from evenload.report.plain import report_to_plain
+        from evenload.report.compare import report_to_plain
 
         typer.echo(json.dumps(report_to_plain(context, summaries) | extra))
         return
-    from evenload.report.table import print_report
+    from evenload.report.tables import print_report
 
     print_report(context.title(), summaries, lines, sys.stdout)
 
@@ -76,10 +76,10 @@ def draw(path: Path | None, context: Context, summaries: Sequence[Summary]) -> N
     """Draw the picture, where one is wanted, and say on stderr where it is."""
     if path is None:
         return
-    from evenload.report.heatmap import save_heatmaps
+    from evenload.report.figures import draw_heatmaps, save_figure
 
     with busy("drawing"):
-        save_heatmaps(path, context.title(), summaries, context.cluster.num_nodes)
+        save_figure(path, draw_heatmaps(context.title(), summaries, context.cluster.num_nodes))
     say(f"wrote the picture to {path}")
 
 
@@ -87,8 +87,8 @@ def draw_slots(path: Path | None, found: Redundancy | None) -> None:
     """Draw what each number of slots reaches, where that is wanted, and say where it is."""
     if path is None or found is None:
         return
-    from evenload.report.slots import save_slots_curve
+    from evenload.report.figures import draw_slots_curve, save_figure
 
     with busy("drawing"):
-        save_slots_curve(path, found)
+        save_figure(path, draw_slots_curve(found))
     say(f"wrote the curve to {path}")

@@ -73,7 +73,7 @@ def show_sweep(trace: Trace, rows: list[dict[str, Any]], output: Path, as_json: 
         about = {"source": trace.source, "shape": list(trace.shape)}
         typer.echo(json.dumps({"evenload": evenload.__version__, "trace": about, "cells": rows}))
         return
-    from evenload.report.policies import enough_slots, print_policies
+    from evenload.report.tables import enough_slots, print_policies
 
     T, L, E = trace.shape
     title = f"{Path(trace.source).name}: {T} windows, {L} layers x {E} experts"
