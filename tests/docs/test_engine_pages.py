@@ -11,15 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted((ROOT / "docs" / "engines").glob("*.md"))
-EXAMPLES = ROOT / "docs" / "engines" / "examples"
+PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "how-to" / "engines").glob("*.md"))
+EXAMPLES = PAGES[0].parent / "examples"
 RNG = np.random.default_rng(0)
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_page_shows_its_files(page, generate) -> None:
-    assert page.read_text(encoding="utf-8") == generate.engine_page(page), "run `make docs`"
 
 
 def test_every_example_is_shown() -> None:
@@ -28,12 +22,6 @@ def test_every_example_is_shown() -> None:
     }
     there = {str(f.relative_to(EXAMPLES.parent)) for f in EXAMPLES.rglob("*") if f.is_file()}
     assert shown == there
-
-
-def test_links_lead_somewhere() -> None:
-    for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 def run_example(name: str, folder: Path) -> str:
