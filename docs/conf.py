@@ -1,7 +1,6 @@
 """How `make docs` builds the site: Markdown pages, and a reference out of the docstrings."""
 
 project = "evenload"
-author = "the evenload authors"
 html_title = "evenload"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
@@ -15,5 +14,6 @@ napoleon_google_docstring = False
 napoleon_use_rtype = False
 
 html_theme = "furo"  # brings its fonts and scripts along: the pages ask the network for nothing
+html_static_path, html_css_files = ["_static"], ["site.css"]
 html_copy_source = False
-html_show_sphinx = False
+html_show_copyright = html_show_sphinx = False

@@ -3,7 +3,8 @@
 import numpy as np
 from vllm import LLM, SamplingParams
 
-PROMPTS = ["What is a load balancer?", "Write a haiku about straggling GPUs."]  # your traffic
+# Your traffic goes here.
+PROMPTS = ["What is a load balancer?", "Write a haiku about straggling GPUs."]
 
 llm = LLM(
     "Qwen/Qwen3-30B-A3B",
