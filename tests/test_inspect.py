@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from placement_files import LAYERS, PLACEMENT, write
-from test_cli import fails, process, run
+from command import fails, process, run
 
 from evenload import Cluster, Placement
 from evenload.formats import PlacementFile, RawTrace, write_placement

@@ -4,18 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
+from command import fails, process, run
 
 from evenload import Cluster, Placement, __version__
-from evenload.cli import app
+from evenload.cli import COMMANDS, parser_of
 from evenload.formats import read_placement, read_placement_file, write_placement
 from evenload.traffic import nodes_per_token
 
-COMMANDS = ("plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "demo", "warmup")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 LOAD = np.random.default_rng(3).integers(1, 1000, (2, 3, 8))
 
 
@@ -24,24 +24,6 @@ def loads(tmp_path):
     path = tmp_path / "loads.npz"
     np.savez(path, load=LOAD)
     return str(path)
-
-
-def run(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
-
-
-def fails(*args, error):
-    """The command must end with exit code 2, nothing on stdout and exactly this sentence."""
-    result = run(*args)
-    assert result.stdout == ""
-    assert result.stderr.splitlines()[-1] == f"error: {error}"
-    assert result.exit_code == 2
-    return result
-
-
-def process(*args):
-    command = [sys.executable, "-m", "evenload", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
 # ---- plan ------------------------------------------------------------------------------------
@@ -296,7 +278,7 @@ def test_interrupt(monkeypatch, loads):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evenload.cli.prepare.read_load", interrupt)
+    monkeypatch.setattr("evenload.formats.read_load", interrupt)
     result = run("plan", loads, "--gpus", 4)
     assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
 
@@ -305,30 +287,37 @@ def test_failure_inside_is_not_called_the_users(monkeypatch, loads):
     def broken(*args, **options):
         raise RuntimeError("inside")
 
-    monkeypatch.setattr("evenload.cli.prepare.read_load", broken)
+    monkeypatch.setattr("evenload.formats.read_load", broken)
     result = run("plan", loads, "--gpus", 4)
     assert result.exit_code == 1
     assert isinstance(result.exception, RuntimeError)
 
 
-def test_every_command_and_option_is_documented():
-    group = typer.main.get_command(app)
-    assert tuple(group.commands) == COMMANDS
-    for command in (group, *group.commands.values()):
-        assert command.help, command.name
-        for exit_code in ("0 ", "1 ", "2 ", "130 "):
-            assert f"\n  {exit_code}" in command.epilog
-        for parameter in command.params:
-            assert parameter.help, f"{command.name} {parameter.name}"
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_every_command_and_option_is_documented(command):
+    (page,) = DOCS.rglob("cli.md")
+    parser, reference = parser_of(command), page.read_text(encoding="utf-8")
+    name = f"evenload {command or ''}".strip()
+    _, _, section = reference.partition(f"\n## `{name}`\n")
+    section, _, _ = section.partition("\n## ")
+    assert section, f"{name} is not in {page}"
+    assert parser.description
+    for exit_code in ("0 ", "1 ", "2 ", "130 "):
+        assert f"\n  {exit_code}" in parser.epilog
+    for action in parser._actions:
+        assert action.help, action
+        for said in action.option_strings or [action.metavar]:
+            assert said in section, f"{said} of {name} is not in {page}"
 
 
 def test_help_starts_without_heavy_imports():
     script = (
         "import sys, evenload.cli\n"
-        "try: evenload.cli.app(['plan', '--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'numba', 'numpy', 'rich', 'matplotlib', 'torch'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "for given in (['plan', '--help'], ['--help'], ['--version']):\n"
+        "    try: evenload.cli.main(given)\n"
+        "    except SystemExit: pass\n"
+        "heavy = {'numba', 'numpy', 'rich', 'typer', 'matplotlib', 'torch', 'importlib.metadata'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from evenload import Cluster, CostModel, read_trace
-from evenload.cli.sweeping import slots_of
+from evenload.cli.sweep import slots_of
 from evenload.replay import replay, sweep, write_results
-from evenload.replay.cell import Cell
 from evenload.replay.results import check_results_path
+from evenload.replay.sweep import Cell
 from evenload.synth import synthetic_trace
 
 LOADS = synthetic_trace(8, 2, 8, seed=2, tokens=2000)
@@ -95,7 +95,7 @@ def test_the_command_on_a_dask_cluster(tmp_path) -> None:
         there = ["--dask", cluster.scheduler_address, "-o", str(tmp_path / "there.parquet")]
         done = subprocess.run([*command, *there], capture_output=True, text=True, check=False)
         with distributed.Client(cluster) as client:
-            ran = client.run(lambda: "evenload.replay.cell" in sys.modules)
+            ran = client.run(lambda: "evenload.replay.sweep" in sys.modules)
     assert done.returncode == 0, done.stderr
     assert any(ran.values())
     here = [*command, "-o", str(tmp_path / "here.parquet")]
@@ -180,7 +180,7 @@ def test_a_file_that_is_no_cell_is_named(tmp_path) -> None:
 
 
 def test_nodes_hold_a_number_of_gpus() -> None:
-    from evenload.replay.cell import grid
+    from evenload.replay.sweep import grid
     from evenload.trace import Trace
 
     cells = grid(Trace(LOADS), ["never"], [2, 8, 16], 16, 1, 1, 8)
