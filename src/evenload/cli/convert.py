@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evenload.cli.shared import placement_options, say, say_notes
+from evenload.cli import shared
 
 if TYPE_CHECKING:
     from evenload.formats import PlacementFile, RawTrace
@@ -39,7 +39,7 @@ def arguments(parser: ArgumentParser) -> None:
     formats.add_argument("--to", metavar="NAME", dest="to_format",
         help="Format of OUT: sglang, tensorrt-llm, vllm-ascend, evenload or evenload-npz for "
         "placements; npz, npy, csv or parquet for loads. Default: by OUT's ending.")  # fmt: skip
-    group = placement_options(parser)
+    group = shared.placement_options(parser)
     group.add_argument("--experts", metavar="N", type=int,
         help="Experts per layer, if IN does not say.")  # fmt: skip
     group.add_argument("--layers", metavar="A-B,...",
@@ -64,10 +64,10 @@ def run(args: Namespace) -> None:
     prefer = _readable(args.target, args.to_format)
     found = read_anything(args.source, shape, format=args.from_format, prefer=prefer)
     if found.loads is not None:
-        say_notes(found.loads.notes)
+        shared.say_notes(found.loads.notes)
         _convert_loads(found.loads, layers, args)
     elif found.placement is not None:
-        say_notes(found.placement.notes)
+        shared.say_notes(found.placement.notes)
         _convert_placement(found.placement, layers, args)
 
 
@@ -84,9 +84,9 @@ def _convert_loads(loads: RawTrace, layers: ModelLayers | None, args: Namespace)
         number = check_window(args.window, loads.windows.shape[0], "the trace")
         loads = replace(loads, windows=ArrayWindows(loads.windows.read(number)[None]))
     find_output(args.target, args.to_format, "write_load")
-    say_notes(write_load(args.target, loads, format=args.to_format))
+    shared.say_notes(write_load(args.target, loads, format=args.to_format))
     words = map(counted, loads.windows.shape, ("window", "layer", "expert"))
-    say(f"wrote loads of {', '.join(words)} to {args.target}")
+    shared.say(f"wrote loads of {', '.join(words)} to {args.target}")
 
 
 def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Namespace) -> None:
@@ -97,9 +97,9 @@ def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Na
     if layers is not None:
         known = len(file.notes)
         file = for_layers(file, layers)
-        say_notes(file.notes[known:])
-    say_notes(write_placement_file(args.target, file, format=args.to_format))
-    say(f"wrote the placement to {args.target}")
+        shared.say_notes(file.notes[known:])
+    shared.say_notes(write_placement_file(args.target, file, format=args.to_format))
+    shared.say(f"wrote the placement to {args.target}")
 
 
 def _named(loads: RawTrace, layers: ModelLayers) -> RawTrace:

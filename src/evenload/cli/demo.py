@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
-from evenload.cli.shared import busy, check_outputs, kernels, output_options, say, show
+from evenload.cli import shared
 
 _WHAT = (
     "What you see: a synthetic load like DeepSeek-V3's (58 MoE layers of 256 experts), and how\n"
@@ -16,7 +16,7 @@ _NEXT = "Next: evenload plan YOUR_LOADS.npz --gpus 32 --nodes 4 --slots 288 -o p
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
-    output_options(parser).add_argument(
+    shared.output_options(parser).add_argument(
         "--seed", metavar="N", type=int, default=0, help="Seed of the synthetic load."
     )
 
@@ -34,18 +34,18 @@ def run(args: Namespace) -> None:
     from evenload.report.context import Context
     from evenload.synth import synthetic_load
 
-    check_outputs(None, None, args.plot)
+    shared.check_outputs(None, None, args.plot)
     load = synthetic_load(58, 256, seed=args.seed)
     cluster = Cluster(32, 4, num_slots=288)
     plans = {}
-    with kernels(), busy("planning"):
+    with shared.kernels(), shared.busy("planning"):
         for name, solver in (("DeepSeek's greedy", "greedy"), ("evenload", "auto")):
             with Stopwatch() as watch:
                 ours = solve(load, cluster, solver=solver)
             plans[name] = ours, 1e3 * watch.seconds
     summaries = compare_plans(load, plans)
-    say(_WHAT)
-    show(
+    shared.say(_WHAT)
+    shared.show(
         args,
         Context(f"synthetic load, seed {args.seed}", 58, 256, cluster),
         summaries,
@@ -54,4 +54,4 @@ def run(args: Namespace) -> None:
         reason=ours.reason,
         notes=list(ours.notes),
     )
-    say(_NEXT)
+    shared.say(_NEXT)

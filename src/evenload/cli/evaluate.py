@@ -5,19 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from evenload.cli.shared import (
-    check_outputs,
-    groups_option,
-    load_options,
-    open_loads,
-    output_options,
-    placement_format_option,
-    placement_options,
-    routed_experts,
-    say_notes,
-    show,
-    split_option,
-)
+from evenload.cli import shared
 
 EXAMPLES = """
 Examples:
@@ -28,14 +16,14 @@ Examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
-    load_options(parser)
+    shared.load_options(parser)
     parser.add_argument("placement", metavar="PLACEMENT", type=Path,
         help="A file that `plan -o` wrote, or a placement of an engine, in any format that "
         "evenload reads.")  # fmt: skip
-    placement = placement_options(parser)
-    placement_format_option(placement, "--placement-format")
-    groups_option(placement)
-    split_option(output_options(parser))
+    placement = shared.placement_options(parser)
+    shared.placement_format_option(placement, "--placement-format")
+    shared.groups_option(placement)
+    shared.output_options(parser)
 
 
 def run(args: Namespace) -> None:
@@ -48,15 +36,14 @@ def run(args: Namespace) -> None:
     from evenload.report.compare import compare_file, file_lines
     from evenload.report.context import Context
 
-    check_outputs(None, None, args.plot)
-    file = open_loads(args)
+    shared.check_outputs(None, None, args.plot)
+    file = shared.open_loads(args)
     shape = {"num_gpus": args.gpus, "num_nodes": args.nodes}
     given = read_placement_file(
         args.placement, **shape, layers=file.layers, format=args.placement_format
     )
-    say_notes(given.notes)
+    shared.say_notes(given.notes)
     cluster = given.placement.cluster
-    topk = routed_experts(args, cluster)
-    summaries = compare_file(file.load, given, num_groups=args.groups, topk=topk)
+    summaries = compare_file(file.load, given, **shared.extras(args, cluster))
     lines = file_lines(summaries, file.load, given)
-    show(args, Context.of(file, cluster, args.groups), summaries, lines, solver=given.solver)
+    shared.show(args, Context.of(file, cluster, args.groups), summaries, lines, solver=given.solver)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evenload.cli.shared import output_options, placement_options, print_json, say_notes
+from evenload.cli import shared
 
 if TYPE_CHECKING:
     from evenload.report.inspect import Facts
@@ -24,14 +24,14 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("file", metavar="FILE", type=Path,
         help="Loads or a placement, in any format that evenload reads.")  # fmt: skip
-    group = placement_options(parser)
+    group = shared.placement_options(parser)
     group.add_argument(
         "--experts", metavar="N", type=int, help="Experts per layer, if the file does not say."
     )
     group.add_argument(
         "--format", metavar="NAME", help="The file's format. Default: told by its content."
     )
-    output_options(parser, plot=False)
+    shared.output_options(parser, placements=False)
 
 
 def run(args: Namespace) -> None:
@@ -43,9 +43,9 @@ def run(args: Namespace) -> None:
     from evenload.report.inspect import print_facts
 
     facts = _facts(args)
-    say_notes(facts.plain["notes"])
+    shared.say_notes(facts.plain["notes"])
     if args.json:
-        print_json(facts.plain)
+        shared.print_json(facts.plain)
     else:
         print_facts(facts, sys.stdout)
 

@@ -6,24 +6,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evenload.cli.shared import (
-    busy,
-    check_outputs,
-    cluster_of,
-    cluster_options,
-    groups_option,
-    kernels,
-    load_options,
-    open_loads,
-    open_placement,
-    output_options,
-    placement_format_option,
-    routed_experts,
-    say,
-    say_notes,
-    show,
-    split_option,
-)
+from evenload.cli import shared
 
 if TYPE_CHECKING:
     from evenload.formats import LoadFile
@@ -42,8 +25,8 @@ _TARGET = 0.99
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
-    load_options(parser)
-    cluster = cluster_options(parser)
+    shared.load_options(parser)
+    cluster = shared.cluster_options(parser)
     cluster.add_argument("--redundant", metavar="R|auto",
         help="Instead of --slots: slots beyond one for each expert. auto finds the fewest, equally "
         "many on each GPU, that reach the --target.")  # fmt: skip
@@ -56,7 +39,7 @@ def arguments(parser: ArgumentParser) -> None:
     cluster.add_argument("--dead", metavar="GPU", type=int, action="append",
         help="Number of a GPU that is gone. May be given repeatedly.")  # fmt: skip
     groups = parser.add_argument_group("groups of experts")
-    groups_option(groups)
+    shared.groups_option(groups)
     groups.add_argument("--topology", metavar="NAME",
         help="strict (all of a group on one node), prefer (one replica of each on its group's "
         "node, others where they pay), or ignore. Default: strict where the groups divide evenly "
@@ -79,13 +62,13 @@ def arguments(parser: ArgumentParser) -> None:
     moves.add_argument("--current", metavar="FILE", type=Path,
         help="Running placement: the plan moves few experts from it, see --move-cost and "
         "--max-moves.")  # fmt: skip
-    placement_format_option(moves, "--current-format")
+    shared.placement_format_option(moves, "--current-format")
     moves.add_argument("--move-cost", metavar="P", type=float,
         help="With --current: minimum gain required per move in its layer, in balancedness. "
         "Default: 0.1 over the slots of a layer.")  # fmt: skip
     moves.add_argument("--max-moves", metavar="M", type=int,
         help="With --current: experts of each layer that may move at most.")  # fmt: skip
-    output = output_options(parser)
+    output = shared.output_options(parser)
     output.add_argument("-o", "--output", metavar="FILE", type=Path,
         help="Write the placement to a file: .json or .npz (evenload's own), .pt (SGLang), .yaml "
         "(TensorRT-LLM), or what --output-format says.")  # fmt: skip
@@ -95,7 +78,6 @@ def arguments(parser: ArgumentParser) -> None:
     output.add_argument("--curve", metavar="FILE", type=Path,
         help="Draw what each number of slots reaches that --redundant auto tried, to a .png, .svg "
         "or .pdf.")  # fmt: skip
-    split_option(output)
 
 
 def run(args: Namespace) -> None:
@@ -106,11 +88,9 @@ def run(args: Namespace) -> None:
     """
     how = _how(args)
     _check(args)
-    check_outputs(args.output, args.output_format, args.plot, args.curve)
-    file = open_loads(args)
-    running = open_placement(
-        "--current", args.current, args.current_format, args, file.load.shape[1], file.layers
-    )
+    shared.check_outputs(args.output, args.output_format, args.plot, args.curve)
+    file = shared.open_loads(args)
+    running = shared.open_placement("current", args, file.load.shape[1], file.layers)
     if running is not None:
         how["current"] = running
     tokens = _windows_of(file, args.window) if args.next else file.load
@@ -122,16 +102,16 @@ def run(args: Namespace) -> None:
 
     expected = plan.problem.load if args.next else file.load
     context = Context.of(file, plan.placement.cluster, args.groups, forecast=args.next)
-    topk = routed_experts(args, plan.placement.cluster)
-    summaries = compare_plan(expected, plan, 1e3 * seconds, num_groups=args.groups, topk=topk)
+    more = shared.extras(args, plan.placement.cluster)
+    summaries = compare_plan(expected, plan, 1e3 * seconds, **more)
     _write(args, plan, file, expected)
     if args.curve is not None and found is not None:
         from evenload.report.slots import save_slots_curve
 
-        with busy("drawing"):
+        with shared.busy("drawing"):
             save_slots_curve(args.curve, found)
-        say(f"wrote the curve to {args.curve}")
-    show(
+        shared.say(f"wrote the curve to {args.curve}")
+    shared.show(
         args,
         context,
         summaries,
@@ -155,17 +135,21 @@ def _plan(
         from evenload.redundancy import smallest_redundancy
 
         wanted = _TARGET if args.target is None else args.target
-        with kernels(), busy("looking for the fewest slots") as tell, Stopwatch() as watch:
+        with (
+            shared.kernels(),
+            shared.busy("looking for the fewest slots") as tell,
+            Stopwatch() as watch,
+        ):
             found = smallest_redundancy(
                 tokens, args.gpus, args.nodes, wanted=wanted, say=tell, **how
             )
         tried = f"{found.num_tried} number{'s' if found.num_tried > 1 else ''} of slots"
-        say(f"tried {tried} in {watch.seconds:.2f} s")
+        shared.say(f"tried {tried} in {watch.seconds:.2f} s")
         return found.plan, found.plan_seconds, found
     experts = tokens.shape[-1]
     slots = _slots(args, experts)
-    cluster = cluster_of(args, slots, experts, _speed(args.speed), _alive(args))
-    with kernels(), busy("planning"), Stopwatch() as watch:
+    cluster = shared.cluster_of(args, slots, experts, _speed(args.speed), _alive(args))
+    with shared.kernels(), shared.busy("planning"), Stopwatch() as watch:
         plan = solve(tokens, cluster, **how)
     return plan, watch.seconds, None
 
@@ -176,8 +160,10 @@ def _write(args: Namespace, plan: Plan, file: LoadFile, load: Any) -> None:
     from evenload.formats import write_placement
 
     about: dict[str, Any] = {"solver": plan.solver, "load": load, "layers": file.layers}
-    say_notes(write_placement(args.output, plan.placement, format=args.output_format, **about))
-    say(f"wrote the placement to {args.output}")
+    shared.say_notes(
+        write_placement(args.output, plan.placement, format=args.output_format, **about)
+    )
+    shared.say(f"wrote the placement to {args.output}")
 
 
 def _how(args: Namespace) -> dict[str, Any]:

@@ -7,20 +7,8 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evenload.cli import shared
 from evenload.cli.report import show_replays, write_page_to
-from evenload.cli.shared import (
-    busy,
-    cluster_of,
-    cluster_options,
-    groups_option,
-    kernels,
-    open_placement,
-    open_trace,
-    output_options,
-    placement_format_option,
-    say,
-    trace_options,
-)
 
 if TYPE_CHECKING:
     from evenload.cost import CostModel
@@ -37,8 +25,8 @@ DEFAULT_POLICIES = ["never", "once", "deepseek", "evenload"]
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
-    trace_options(parser)
-    cluster_options(parser)
+    shared.trace_options(parser)
+    shared.cluster_options(parser)
     replay_options(parser)
     windows = parser.add_argument_group("windows")
     windows.add_argument("--window", metavar="N", type=int, default=1,
@@ -48,8 +36,8 @@ def arguments(parser: ArgumentParser) -> None:
     windows.add_argument("--start", metavar="FILE", type=Path,
         help="Placement that serves at first, in any format that evenload reads. Default: experts "
         "in order.")  # fmt: skip
-    placement_format_option(windows, "--start-format")
-    output = output_options(parser, plot=False)
+    shared.placement_format_option(windows, "--start-format")
+    output = shared.output_options(parser, placements=False)
     output.add_argument(
         "--report", metavar="FILE", type=Path, help="Write a page with pictures to a .html file."
     )
@@ -66,7 +54,7 @@ def replay_options(parser: ArgumentParser) -> None:
         f"repeatedly. Default: {', '.join(DEFAULT_POLICIES)}.")  # fmt: skip
     policies.add_argument("--warm-start", metavar="N", type=int, default=1,
         help="Windows that are seen before the first is served.")  # fmt: skip
-    groups_option(policies)
+    shared.groups_option(policies)
     policies.add_argument("--oracle", metavar="NAME", default="fast",
         help="Who plans each window on itself, for the regret: fast, a solver, auto, or none."
     )  # fmt: skip
@@ -116,22 +104,20 @@ def run(args: Namespace) -> None:
         check_page_path(args.report)
     if args.save is not None:
         check_saved_path(args.save)
-    trace = open_trace(args.trace, args)
-    how["start"] = open_placement(
-        "--start", args.start, args.start_format, args, trace.num_experts, trace.layers
-    )
-    cluster = cluster_of(args, args.slots, trace.num_experts)
+    trace = shared.open_trace(args.trace, args)
+    how["start"] = shared.open_placement("start", args, trace.num_experts, trace.layers)
+    cluster = shared.cluster_of(args, args.slots, trace.num_experts)
     started = time.perf_counter()
     replays = []
-    with kernels():
+    with shared.kernels():
         for name in names:
-            with busy(name) as tell:
+            with shared.busy(name) as tell:
                 replays.append(replay(trace, cluster, name, progress=tell, **how))
     windows, seconds = sum(len(r.windows) for r in replays), time.perf_counter() - started
-    say(f"replayed {windows} windows in {seconds:.2f} s ({windows / seconds:,.0f} a second)")
+    shared.say(f"replayed {windows} windows in {seconds:.2f} s ({windows / seconds:,.0f} a second)")
     if args.save is not None:
         save_replays(args.save, replays)
-        say(f"wrote the replays to {args.save}")
+        shared.say(f"wrote the replays to {args.save}")
     write_page_to(args.report, replays, trace)
     show_replays(trace, replays, args.json)
 

@@ -7,14 +7,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evenload.cli.shared import (
-    busy,
-    open_trace,
-    output_options,
-    reading_options,
-    say,
-    show_json,
-)
+from evenload.cli import shared
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,8 +29,8 @@ def arguments(parser: ArgumentParser) -> None:
     trace.add_argument("--trace", metavar="FILE", type=Path,
         help="The trace that was replayed. Default: where it was then, as the replays say."
     )  # fmt: skip
-    reading_options(trace)
-    output = output_options(parser, plot=False)
+    shared.reading_options(trace)
+    output = shared.output_options(parser, placements=False)
     output.add_argument(
         "-o", "--output", metavar="FILE", type=Path, help="Write a page to a .html file."
     )
@@ -62,12 +55,12 @@ def run(args: Namespace) -> None:
     source = args.trace or replays[0].settings.get("source")
     if not source:
         raise ValueError("the replays do not say where their trace was; give it with --trace")
-    trace = open_trace(Path(source), args)
+    trace = shared.open_trace(Path(source), args)
     write_page_to(args.output, replays, trace)
     if args.figures is not None:
-        with busy("drawing"):
+        with shared.busy("drawing"):
             written = write_figures(replays, trace, args.figures)
-        say(f"wrote {len(written)} pictures to {args.figures}")
+        shared.say(f"wrote {len(written)} pictures to {args.figures}")
     show_replays(trace, replays, args.json)
 
 
@@ -77,15 +70,15 @@ def write_page_to(path: Path | None, replays: Sequence[Replay], trace: Trace) ->
         return
     from evenload.report.page import write_page
 
-    with busy("drawing"):
+    with shared.busy("drawing"):
         write_page(replays, trace, path)
-    say(f"wrote the report to {path}")
+    shared.say(f"wrote the report to {path}")
 
 
 def show_replays(trace: Trace, replays: Sequence[Replay], as_json: bool) -> None:
     """Print a comparison of replays to stdout, as a table or as one JSON object."""
     if as_json:
-        show_json(trace, replays=[replay.to_dict() for replay in replays])
+        shared.show_json(trace, replays=[replay.to_dict() for replay in replays])
         return
     from evenload.report.context import Context
     from evenload.report.policies import policy_lines, print_policies

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import threading
 import time
 from argparse import ArgumentParser, Namespace
 from argparse import _ArgumentGroup as ArgumentGroup
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # ---- options -----------------------------------------------------------------------
 
 
-def load_options(parser: ArgumentParser, *, windows: bool = True) -> None:
+def load_options(parser: ArgumentParser) -> None:
     """Add LOADS and how to read it."""
     parser.add_argument("loads", metavar="LOADS", type=Path,
         help="Tokens routed to each expert: a .npz, .npy, .csv, .json or .parquet file, or what an "
@@ -53,11 +54,6 @@ def reading_options(group: ArgumentGroup) -> None:
     group.add_argument("--experts", metavar="N", type=int,
         help="Experts per layer, for a file of routed experts (`topk`) that does not say."
     )  # fmt: skip
-    format_option(group)
-
-
-def format_option(group: ArgumentGroup) -> None:
-    """Add --format, of loads."""
     group.add_argument("--format", metavar="NAME",
         help="Format of the loads: npz, npy, csv, json, parquet, sglang-recorder, "
         "sglang-logical-count, tensorrt-llm-statistics, vllm-routed-experts or vllm-ascend-load. "
@@ -111,22 +107,18 @@ def placement_format_option(group: ArgumentGroup, name: str) -> None:
         "content.")  # fmt: skip
 
 
-def output_options(parser: ArgumentParser, *, plot: bool = True) -> ArgumentGroup:
-    """Add --json and --plot."""
+def output_options(parser: ArgumentParser, *, placements: bool = True) -> ArgumentGroup:
+    """Add --json, and for a report on placements --plot and --split."""
     group = parser.add_argument_group("output")
-    if plot:
+    group.add_argument("--json", action="store_true", help="Print one JSON object, not a table.")
+    if placements:
         group.add_argument("--plot", metavar="FILE", type=Path,
             help="Draw the load of each GPU in each layer, before and after, to a .png, .svg or "
             ".pdf.")  # fmt: skip
-    group.add_argument("--json", action="store_true", help="Print one JSON object, not a table.")
+        group.add_argument("--split", action="store_true",
+            help="Show also what the best uneven sharing of tokens among replicas would reach."
+        )  # fmt: skip
     return group
-
-
-def split_option(group: ArgumentGroup) -> None:
-    """Add --split."""
-    group.add_argument("--split", action="store_true",
-        help="Show also what the best uneven sharing of tokens among replicas would reach."
-    )  # fmt: skip
 
 
 # ---- from what was parsed to the library's nouns -------------------------------------------------
@@ -151,14 +143,9 @@ def open_trace(path: Path, args: Namespace) -> Trace:
 
 
 def open_placement(
-    option: str,
-    path: Path | None,
-    form: str | None,
-    args: Namespace,
-    num_experts: int,
-    layers: ModelLayers | None,
+    option: str, args: Namespace, num_experts: int, layers: ModelLayers | None
 ) -> Placement | None:
-    """Read the file that an option gives; None without it.
+    """Read the file that an option gives, in the format that a second one names; None without it.
 
     GPUs, nodes and experts are for a file that does not say them, as those of engines; one that
     does may be of other GPUs.
@@ -170,9 +157,10 @@ def open_placement(
     """
     from evenload.formats import read_placement_file
 
+    path, form = getattr(args, option), getattr(args, f"{option}_format")
     if path is None:
         if form is not None:
-            raise ValueError(f"{option}-format is of {option}; give both, or neither")
+            raise ValueError(f"--{option}-format is of --{option}; give both, or neither")
         return None
     shape = {"num_gpus": args.gpus, "num_nodes": args.nodes, "num_experts": num_experts}
     file = read_placement_file(path, **shape, agree=False, layers=layers, format=form)
@@ -180,15 +168,17 @@ def open_placement(
     return file.placement
 
 
-def routed_experts(args: Namespace, cluster: Cluster) -> Any:
-    """Read the experts of each token, where the file has them and they may be on several nodes.
+def extras(args: Namespace, cluster: Cluster) -> dict[str, Any]:
+    """Return what a summary may tell beyond balance, as arguments of `report.compare`.
 
-    None for one window: a file does not say which of its tokens are in it.
+    Routed experts are read where the file has them and they may be on several nodes, but not for
+    one window: a file does not say which of its tokens are in it.
     """
     from evenload.formats import read_topk
 
     several = cluster.num_nodes > 1 and args.window is None
-    return read_topk(args.loads, format=args.format) if several else None
+    topk = read_topk(args.loads, format=args.format) if several else None
+    return {"num_groups": args.groups, "topk": topk}
 
 
 def cluster_of(
@@ -216,20 +206,18 @@ def cluster_of(
 
 # ---- stderr: notes and how far it is -------------------------------------------------------------
 
-_EVERY = 10.0  # seconds between two lines where there is no terminal
 
-
-def _erase() -> None:
-    """Take back the line that `busy` wrote, where there is one."""
-    if sys.stderr.isatty():
-        width = shutil.get_terminal_size().columns - 1
-        sys.stderr.write("\r" + " " * width + "\r")
-        sys.stderr.flush()
+def _over(line: str) -> None:
+    """Write over the last line of a terminal."""
+    width = shutil.get_terminal_size().columns - 1
+    sys.stderr.write("\r" + line[:width].ljust(width) + "\r")
+    sys.stderr.flush()
 
 
 def say(line: str) -> None:
     """Print a line to stderr."""
-    _erase()
+    if sys.stderr.isatty():
+        _over("")
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
@@ -246,34 +234,37 @@ def busy(what: str) -> Iterator[Callable[..., None]]:
 
     Yields a function that takes a few words, or how much is done and of how much.
     """
-    terminal = sys.stderr.isatty()
-    started = due = time.monotonic()
+    terminal, stop = sys.stderr.isatty(), threading.Event()
+    started, words, first = time.monotonic(), "", None
 
     def tell(done: str | int, total: int | None = None) -> None:
-        nonlocal due
-        now = time.monotonic()
-        if now < due:
+        nonlocal words, first
+        if total is None:
+            words = f"{done}, "
             return
-        due = now + (0.1 if terminal else _EVERY)
-        line = f"{what}: {done}"
-        if total is not None:
-            left = (now - started) * (total - int(done)) / max(int(done), 1)
-            line += f" of {total}" + (f", about {left:.0f} s left" if done else "")
-        if terminal:
-            width = shutil.get_terminal_size().columns - 1
-            sys.stderr.write("\r" + line[:width].ljust(width))
-            sys.stderr.flush()
-        else:
-            say(line)
+        first = int(done) if first is None else first
+        words = f"{done} of {total}, "
+        if int(done) > first:
+            left = (time.monotonic() - started) * (total - int(done)) / (int(done) - first)
+            words += f"about {left:.0f} s left after "
 
-    if terminal:
-        tell("...")
-    else:
-        due += _EVERY
+    def show() -> None:
+        while not stop.wait(0.2 if terminal else 10.0):
+            line = f"{what}: {words}{time.monotonic() - started:.0f} s"
+            if terminal:
+                _over(line)
+            else:
+                say(line)
+
+    clock = threading.Thread(target=show, daemon=True)
+    clock.start()
     try:
         yield tell
     finally:
-        _erase()
+        stop.set()
+        clock.join()
+        if terminal:
+            _over("")
 
 
 @contextmanager

@@ -9,16 +9,8 @@ from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
 
+from evenload.cli import shared
 from evenload.cli.replay import DEFAULT_POLICIES, cost_of, replay_options
-from evenload.cli.shared import (
-    busy,
-    cluster_options,
-    open_trace,
-    output_options,
-    say,
-    show_json,
-    trace_options,
-)
 
 EXAMPLES = """
 Examples:
@@ -28,8 +20,8 @@ Examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
-    trace_options(parser)
-    cluster = cluster_options(parser, several=True)
+    shared.trace_options(parser)
+    cluster = shared.cluster_options(parser, several=True)
     cluster.add_argument("--redundant", metavar="R", type=int, action="append",
         help="Instead of --slots: slots beyond one for each expert. May be given repeatedly."
     )  # fmt: skip
@@ -44,7 +36,7 @@ def arguments(parser: ArgumentParser) -> None:
     where.add_argument("--workers", metavar="N", type=int, help="Processes. Default: one per core.")
     where.add_argument("--dask", metavar="ADDRESS",
         help="Run on the Dask cluster of this scheduler instead.")  # fmt: skip
-    output = output_options(parser, plot=False)
+    output = shared.output_options(parser, placements=False)
     output.add_argument("-o", "--output", metavar="FILE", type=Path, required=True,
         help="Where the results go: a .parquet (needs pyarrow), .csv or .json file. Finished "
         "replays are kept in a folder of that name with .cells behind it.")  # fmt: skip
@@ -61,10 +53,10 @@ def run(args: Namespace) -> None:
     from evenload.report.policies import enough_slots, print_policies
 
     check_results_path(args.output)
-    trace = open_trace(args.trace, args)
+    trace = shared.open_trace(args.trace, args)
     folder = args.output.with_name(f"{args.output.name}.cells")
     try:
-        with _pool(args.dask) as pool, busy("replays") as tell:
+        with _pool(args.dask) as pool, shared.busy("replays") as tell:
             rows = sweep(
                 trace,
                 policies=args.policy or DEFAULT_POLICIES,
@@ -85,12 +77,12 @@ def run(args: Namespace) -> None:
                 progress=tell,
             )
     except KeyboardInterrupt:
-        say(f"finished replays are kept in {folder}; the same command goes on from there")
+        shared.say(f"finished replays are kept in {folder}; the same command goes on from there")
         raise
     write_results(args.output, rows)
-    say(f"wrote the results to {args.output}")
+    shared.say(f"wrote the results to {args.output}")
     if args.json:
-        show_json(trace, cells=rows)
+        shared.show_json(trace, cells=rows)
         return
     T, L, E = trace.shape
     title = f"{Path(trace.source).name}: {T} windows, {L} layers x {E} experts"

@@ -6,7 +6,7 @@ import sys
 import time
 from argparse import ArgumentParser, Namespace
 
-from evenload.cli.shared import busy
+from evenload.cli import shared
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -22,6 +22,6 @@ def run(args: Namespace) -> None:
     from evenload.ahead import warmup
 
     started = time.perf_counter()
-    with busy("compiling kernels"):
+    with shared.busy("compiling kernels"):
         warmup()
     sys.stdout.write(f"all kernels ready in {time.perf_counter() - started:.2f} s\n")
