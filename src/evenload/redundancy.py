@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from evenload import solve
 from evenload.bounds import balancedness_bound
 from evenload.checks import positive_real
 from evenload.clock import Stopwatch
 from evenload.cluster import Cluster
 from evenload.load import check_load
 from evenload.plan import Plan
-from evenload.planner import solve
 from evenload.problem import CROSS_NODE_PRICE, Problem
 
 ALL_OF_THE_FIRST = 16  # numbers that are tested one by one

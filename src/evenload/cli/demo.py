@@ -27,9 +27,9 @@ def run(args: Namespace) -> None:
     Plans 58 layers of 256 experts on 288 slots of 32 GPUs in 4 nodes, and compares the trivial
     placement (experts in order), DeepSeek's greedy planner and evenload's.
     """
+    from evenload import solve
     from evenload.clock import Stopwatch
     from evenload.cluster import Cluster
-    from evenload.planner import solve
     from evenload.report.compare import compare_plans, plan_lines
     from evenload.report.context import Context
     from evenload.synth import synthetic_load

@@ -128,8 +128,8 @@ def _plan(
     args: Namespace, tokens: Any, how: dict[str, Any]
 ) -> tuple[Plan, float, Redundancy | None]:
     """Plan once; also return the seconds it took, and how the slots were found if they were."""
+    from evenload import solve
     from evenload.clock import Stopwatch
-    from evenload.planner import solve
 
     if args.redundant == "auto":
         from evenload.redundancy import smallest_redundancy

@@ -207,6 +207,9 @@ def cluster_of(
 # ---- stderr: notes and how far it is -------------------------------------------------------------
 
 
+_TERMINAL_SECONDS, _LOG_SECONDS = 0.2, 10.0  # from one look at long work to the next
+
+
 def _over(line: str) -> None:
     """Write over the last line of a terminal."""
     width = shutil.get_terminal_size().columns - 1
@@ -249,7 +252,7 @@ def busy(what: str) -> Iterator[Callable[..., None]]:
             words += f"about {left:.0f} s left after "
 
     def show() -> None:
-        while not stop.wait(0.2 if terminal else 10.0):
+        while not stop.wait(_TERMINAL_SECONDS if terminal else _LOG_SECONDS):
             line = f"{what}: {words}{time.monotonic() - started:.0f} s"
             if terminal:
                 _over(line)

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload import solve
 from evenload.checks import positive_int
 from evenload.cluster import Cluster
 from evenload.cost import CostModel
 from evenload.moves import keep_slots
 from evenload.placement import Placement
-from evenload.planner import solve
 from evenload.solvers import get_solver
 
 MEMORY = 16

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload import solve
 from evenload.arrays import keep_numpy
 from evenload.checks import positive_int
 from evenload.cluster import Cluster, check_cluster, check_groups
@@ -16,7 +17,6 @@ from evenload.cost import CostModel
 from evenload.cost.model import check_sample
 from evenload.moves import check_same
 from evenload.placement import Placement
-from evenload.planner import solve
 from evenload.problem import Problem
 from evenload.replay.course import Course
 from evenload.replay.policies import Policy, check_policy, get_policy
