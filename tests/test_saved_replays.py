@@ -6,11 +6,10 @@ import re
 
 import numpy as np
 import pytest
+from command import run
 from replay_pages import LAYERS, small_replays, small_trace
-from typer.testing import CliRunner
 
 from evenload import Cluster
-from evenload.cli import app
 from evenload.report.saved import load_replays, save_replays
 
 
@@ -27,10 +26,6 @@ def kept(tmp_path_factory):
     replays = small_replays(recorded, ("never", "deepseek"))
     save_replays(folder / "replays.npz", replays)
     return folder / "trace.npz", replays, folder / "replays.npz"
-
-
-def run(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
 
 
 def assert_same(ours, theirs):
