@@ -4,26 +4,19 @@ import doctest
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command import run
 
 import evenload
 import evenload.solvers.exact
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def page_of_docs(name: str) -> str:
-    """The only page of that name, wherever it stands."""
-    (path,) = (ROOT / "docs").rglob(name)
-    return path.read_text(encoding="utf-8")
-
-
-REPLAY = page_of_docs("replay.md")
+REPLAY = (ROOT / "docs" / "replay.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -36,8 +29,7 @@ def test_python_examples_of_the_readme_run() -> None:
     exec(compile("\n".join(examples), "README.md", "exec"), {})
 
 
-def test_shell_examples_of_the_readme_run(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_shell_examples_of_the_readme_run(tmp_path: Path) -> None:
     commands = [line for block in blocks("shell") for line in block.splitlines() if line.strip()]
     assert commands
     load = np.random.default_rng(0).integers(1, 1000, (4, 32))
@@ -46,10 +38,16 @@ def test_shell_examples_of_the_readme_run(tmp_path: Path, monkeypatch) -> None:
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "evenload"
-        done = run(*arguments)
-        assert done.exit_code == 0, done.stderr
+        run = subprocess.run(
+            [sys.executable, "-m", "evenload", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
         told = {"inspect": "3 windows, 4 layers, 32 experts", "convert": "wrote the placement to"}
-        assert told.get(arguments[0], "balancedness") in done.stdout + done.stderr
+        assert told.get(arguments[0], "balancedness") in run.stdout + run.stderr
     assert (tmp_path / "moe_load_balancer.yaml").read_text().startswith("num_slots: 40")
 
 
@@ -59,8 +57,7 @@ def test_python_examples_of_the_page_on_replays_run() -> None:
     exec(compile("\n".join(examples), "replay.md", "exec"), {})
 
 
-def test_shell_examples_of_the_page_on_replays_run(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_shell_examples_of_the_page_on_replays_run(tmp_path: Path) -> None:
     commands = [line for block in blocks("shell", REPLAY) for line in block.splitlines()]
     assert {command.split()[1] for command in commands} == {"replay", "report", "sweep"}
     load = np.random.default_rng(0).integers(1, 1000, (12, 2, 32))
@@ -68,9 +65,15 @@ def test_shell_examples_of_the_page_on_replays_run(tmp_path: Path, monkeypatch) 
     for command in commands:
         program, *arguments = shlex.split(command)
         assert program == "evenload"
-        done = run(*arguments)
-        assert done.exit_code == 0, done.stderr
-        assert "balancedness" in done.stdout
+        run = subprocess.run(
+            [sys.executable, "-m", "evenload", *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert run.returncode == 0, run.stderr
+        assert "balancedness" in run.stdout
 
 
 def test_the_page_on_replays_names_every_policy_and_number() -> None:
@@ -97,7 +100,8 @@ def test_links_of_the_readme_lead_somewhere() -> None:
 
 
 def test_command_reference_is_current(generate) -> None:
-    assert page_of_docs("cli.md") == generate.command_reference(), "run `make docs`"
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == generate.command_reference(), "run `make docs`"
 
 
 @pytest.mark.parametrize("module", ["cluster", "planner", "trace", "cost.model", "replay.run"])

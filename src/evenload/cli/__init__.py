@@ -124,7 +124,7 @@ def parser_of(command: str | None) -> Parser:
     parser.add_argument(
         "--version", action="version", version=f"evenload {__version__}", help="Show the version."
     )
-    parser.add_argument("command", metavar="COMMAND", help="See evenload COMMAND --help.")
+    parser.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
 
 
