@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_cli import fails, run
+from command import fails, run
 
 from evenload import Cluster, Placement, solve
 from evenload.io import read_placement, write_placement

@@ -1,21 +1,23 @@
 """The command line: what goes where, exit codes, and the words for what went wrong."""
 
+import io
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
+from command import fails, process, run
 
+import evenload
 from evenload import Cluster, Placement, __version__
-from evenload.cli import app
+from evenload.cli import COMMANDS, parser_of, shared
 from evenload.io import read_placement, read_placement_file, write_placement
 from evenload.traffic import nodes_per_token
 
-COMMANDS = ("plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "demo", "warmup")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 LOAD = np.random.default_rng(3).integers(1, 1000, (2, 3, 8))
 
 
@@ -24,24 +26,6 @@ def loads(tmp_path):
     path = tmp_path / "loads.npz"
     np.savez(path, load=LOAD)
     return str(path)
-
-
-def run(*args):
-    return CliRunner().invoke(app, [str(a) for a in args])
-
-
-def fails(*args, error):
-    """The command must end with exit code 2, nothing on stdout and exactly this sentence."""
-    result = run(*args)
-    assert result.stdout == ""
-    assert result.stderr.splitlines()[-1] == f"error: {error}"
-    assert result.exit_code == 2
-    return result
-
-
-def process(*args):
-    command = [sys.executable, "-m", "evenload", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
 
 # ---- plan ------------------------------------------------------------------------------------
@@ -287,48 +271,136 @@ def test_version_and_no_arguments():
 
 
 def test_usage_errors():
-    assert run("plan").exit_code == 2
-    assert run("plan", "x.npz", "--gpus", "many").exit_code == 2
-    assert run("unknown").exit_code == 2
+    for given, message in (
+        (("plan", "x.npz"), "the following arguments are required: --gpus; see evenload plan -"),
+        (("plan", "--gpus", 4), "the following arguments are required: LOADS; see evenload plan"),
+        (("plan", "x.npz", "--gpus", "many"), "--gpus: invalid int value: 'many'"),
+        (("plan", "x.npz", "--gpus", 4, "--slot", 8), "unrecognized arguments: --slot 8"),
+        (("unknown",), "'unknown' is not a command; use one of: plan, evaluate, convert"),
+    ):
+        result = run(*given)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr.splitlines()[-1]
 
 
-def test_interrupt(monkeypatch, loads):
+@pytest.mark.parametrize("where", ["evenload.io.read_load", "evenload.solve", "os.fsync"])
+def test_interrupt(monkeypatch, tmp_path, loads, where):
+    """While reading, while planning, and while the placement is written."""
+
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("evenload.cli.prepare.read_load", interrupt)
-    result = run("plan", loads, "--gpus", 4)
-    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "interrupted\n")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(where, interrupt)
+    result = run("plan", loads, "--gpus", 4, "--slots", 12, "-o", tmp_path / "p.json")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr.splitlines()[-1] == "interrupted"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_reader_that_goes_is_no_failure_of_ours(loads):
+    command = [sys.executable, "-m", "evenload", "inspect", loads]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        program.stdout.close()
+        assert program.stderr.read() == b""
+        assert program.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("plan", "--slots", 12, "--solver", "greedy"), 1),
+        (("plan", "--redundant", "auto", "--target", 0.5), 1),
+        (("plan", "--next", "--slots", 12), 1),
+    ],
+)
+def test_plan_solves_once(monkeypatch, loads, options, problem):
+    solved = []
+    true_solve = evenload.solve
+
+    def solve(*args, **how):
+        solved.append(args)
+        return true_solve(*args, **how)
+
+    monkeypatch.setattr("evenload.solve", solve, raising=False)
+    monkeypatch.setattr("evenload.redundancy.solve", solve)
+    command, *more = options
+    result = run(command, loads, "--gpus", 4, *more, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert len(solved) == problem
+    assert json.loads(result.stdout)["placements"][-1]["planning_ms"] > 0
+    assert re.search(r"^kernels ready in \d+\.\d\d s", result.stderr, re.MULTILINE)
+
+
+class Terminal(io.StringIO):
+    def __init__(self, terminal):
+        super().__init__()
+        self.isatty = lambda: terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_work_shows_how_far_it_is(monkeypatch, terminal):
+    monkeypatch.setattr(shared, "_TERMINAL_SECONDS", 0.001)
+    monkeypatch.setattr(shared, "_LOG_SECONDS", 0.001)
+    monkeypatch.setattr(sys, "stderr", Terminal(terminal))
+    with shared.busy("replaying") as tell:
+        for done, words in ((2, "replaying: 2 of 9, "), (3, "replaying: 3 of 9, about ")):
+            tell(done, 9)
+            while words not in sys.stderr.getvalue():  # until the thread that shows it has run
+                pass
+        tell("32 slots")
+        while "replaying: 32 slots, 0 s" not in sys.stderr.getvalue():
+            pass
+        shared.say("a note")
+    lines = sys.stderr.getvalue()
+    assert ("\r" in lines) == terminal
+    if terminal:  # nothing is left of it, and the note stands on a line of its own
+        assert re.search(r"\r +\ra note\n", lines)
+        assert re.search(r"\r +\r$", lines)
+
+
+def test_options_may_stand_anywhere():
+    parsed = parser_of("report").parse_intermixed_args(["a.npz", "--json", "b.npz", "-o", "c.html"])
+    assert [str(path) for path in parsed.replays] == ["a.npz", "b.npz"]
+    parsed = parser_of("plan").parse_intermixed_args(["--window", "-1", "x.csv", "--gpus=4"])
+    assert (parsed.window, parsed.gpus, str(parsed.loads)) == (-1, 4, "x.csv")
 
 
 def test_failure_inside_is_not_called_the_users(monkeypatch, loads):
     def broken(*args, **options):
         raise RuntimeError("inside")
 
-    monkeypatch.setattr("evenload.cli.prepare.read_load", broken)
+    monkeypatch.setattr("evenload.io.read_load", broken)
     result = run("plan", loads, "--gpus", 4)
     assert result.exit_code == 1
     assert isinstance(result.exception, RuntimeError)
 
 
-def test_every_command_and_option_is_documented():
-    group = typer.main.get_command(app)
-    assert tuple(group.commands) == COMMANDS
-    for command in (group, *group.commands.values()):
-        assert command.help, command.name
-        for exit_code in ("0 ", "1 ", "2 ", "130 "):
-            assert f"\n  {exit_code}" in command.epilog
-        for parameter in command.params:
-            assert parameter.help, f"{command.name} {parameter.name}"
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_every_command_and_option_is_documented(command):
+    (page,) = DOCS.rglob("cli.md")
+    parser, reference = parser_of(command), page.read_text(encoding="utf-8")
+    name = f"evenload {command or ''}".strip()
+    _, _, section = reference.partition(f"\n## `{name}`\n")
+    section, _, _ = section.partition("\n## ")
+    assert section, f"{name} is not in {page}"
+    assert parser.description
+    for exit_code in ("0 ", "1 ", "2 ", "130 "):
+        assert f"\n  {exit_code}" in parser.epilog
+    for action in parser._actions:
+        assert action.help, action
+        for said in action.option_strings or [action.metavar]:
+            assert said in section, f"{said} of {name} is not in {page}"
 
 
 def test_help_starts_without_heavy_imports():
     script = (
         "import sys, evenload.cli\n"
-        "try: evenload.cli.app(['plan', '--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'numba', 'numpy', 'rich', 'matplotlib', 'torch'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "for given in (['plan', '--help'], ['--help'], ['--version']):\n"
+        "    try: evenload.cli.main(given)\n"
+        "    except SystemExit: pass\n"
+        "heavy = {'numba', 'numpy', 'rich', 'typer', 'matplotlib', 'torch', 'importlib.metadata'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
 

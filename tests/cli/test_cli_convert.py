@@ -5,8 +5,8 @@ import re
 
 import numpy as np
 import pytest
+from command import fails, process, run
 from placement_files import LAYERS, PLACEMENT, write
-from test_cli import fails, process, run
 
 from evenload.io import PlacementFile, read_placement_file, read_trace, write_placement
 from evenload.layers import ModelLayers

@@ -1,19 +1,18 @@
-"""The command that compares policies, as a program of its own."""
+"""The command that compares policies."""
 
 import io
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import process, run
 
 from evenload import Cluster, CostModel, solve
 from evenload.io import write_placement
 from evenload.replay import replay
-from evenload.report.policies import enough_slots, policy_lines, print_policies
+from evenload.report.tables import enough_slots, policy_lines, print_policies
 from evenload.synth import synthetic_trace
 
 LOADS = synthetic_trace(8, 2, 8, seed=2, tokens=2000)
@@ -25,13 +24,12 @@ def trace(tmp_path) -> Path:
     return tmp_path / "trace.npz"
 
 
-def run(trace, *more, gpus="4"):
-    arguments = [sys.executable, "-m", "evenload", "replay", str(trace), "--gpus", gpus, *more]
-    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+def replaying(trace, *more):
+    return run("replay", trace, "--gpus", 4, *more)
 
 
 def test_the_table(trace) -> None:
-    done = run(trace, "--slots", "12")
+    done = process("replay", trace, "--gpus", 4, "--slots", 12)
     assert done.returncode == 0, done.stderr
     title, *_ = done.stdout.splitlines()
     assert title == (
@@ -45,13 +43,13 @@ def test_the_table(trace) -> None:
 
 
 def test_json_is_what_the_library_gives(trace) -> None:
-    done = run(
+    done = replaying(
         trace, "--slots", "12", "--nodes", "2", "--policy", "every-2:greedy", "--policy", "never",
         "--window", "2", "--interval", "1", "--warm-start", "2", "--hardware", "l40s-pcie",
         "--model", "gpt-oss-20b", "--cost", "overlap=0.75", "--sample", "0.5", "--groups", "2",
         "--oracle", "joint", "--no-delay", "--json",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     entry = json.loads(done.stdout)
     assert entry["trace"]["shape"] == [8, 2, 8]
     result = replay(
@@ -81,7 +79,7 @@ def test_a_start_from_a_file(trace, tmp_path) -> None:
     place = solve(LOADS[0], Cluster(4, num_slots=12)).placement
     write_placement(tmp_path / "start.json", place)
     start = str(tmp_path / "start.json")
-    done = run(trace, "--slots", "12", "--policy", "never", "--start", start, "--json")
+    done = replaying(trace, "--slots", "12", "--policy", "never", "--start", start, "--json")
     entry = json.loads(done.stdout)["replays"][0]
     result = replay(LOADS, Cluster(4, num_slots=12), "never", start=place)
     assert entry["balancedness"] == result.balancedness.mean()
@@ -108,8 +106,8 @@ def test_a_start_from_a_file(trace, tmp_path) -> None:
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(trace, more, message) -> None:
-    done = run(trace, *more)
-    assert done.returncode == 2
+    done = replaying(trace, *more)
+    assert done.exit_code == 2
     assert done.stdout == ""
     *_, error = done.stderr.splitlines()
     assert error.startswith("error: ")
@@ -121,8 +119,8 @@ def test_a_gap_in_the_file_is_named(tmp_path) -> None:
     loads = LOADS.copy()
     loads[5, 1] = 0
     np.savez(tmp_path / "gap.npz", load=loads)
-    done = run(tmp_path / "gap.npz", "--policy", "never")
-    assert done.returncode == 2
+    done = replaying(tmp_path / "gap.npz", "--policy", "never")
+    assert done.exit_code == 2
     assert "gap.npz: window 5: layer 1 is all zero, a gap in the recording" in done.stderr
 
 

@@ -8,16 +8,16 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
+from command import process, run
 
 from evenload import Cluster, CostModel, read_trace
-from evenload.cli.sweeping import slots_of
+from evenload.cli.sweep import slots_of
 from evenload.replay import replay, sweep, write_results
-from evenload.replay.cell import Cell
 from evenload.replay.results import check_results_path
+from evenload.replay.sweep import Cell
 from evenload.synth import synthetic_trace
 
 LOADS = synthetic_trace(8, 2, 8, seed=2, tokens=2000)
@@ -87,20 +87,18 @@ def test_the_command_on_a_dask_cluster(tmp_path) -> None:
     pytest.importorskip("pyarrow")
     np.save(tmp_path / "trace.npy", LOADS)
     workers = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-    command = [
-        sys.executable, "-m", "evenload", "sweep", str(tmp_path / "trace.npy"), "--gpus", "4",
-        "--slots", "12", "--policy", "never", "--policy", "once", "--json",
-    ]  # fmt: skip
+    command = ("sweep", tmp_path / "trace.npy", "--gpus", 4, "--slots", 12, "--policy", "never",
+               "--policy", "once", "--json")  # fmt: skip
     with distributed.LocalCluster(**workers, processes=True) as cluster:
-        there = ["--dask", cluster.scheduler_address, "-o", str(tmp_path / "there.parquet")]
-        done = subprocess.run([*command, *there], capture_output=True, text=True, check=False)
+        there = ("--dask", cluster.scheduler_address, "-o", tmp_path / "there.parquet")
+        done = process(*command, *there)
         with distributed.Client(cluster) as client:
-            ran = client.run(lambda: "evenload.replay.cell" in sys.modules)
+            ran = client.run(lambda: "evenload.replay.sweep" in sys.modules)
     assert done.returncode == 0, done.stderr
     assert any(ran.values())
-    here = [*command, "-o", str(tmp_path / "here.parquet")]
-    alone = subprocess.run(here, capture_output=True, text=True, check=True)
-    cells = [json.loads(run.stdout)["cells"] for run in (done, alone)]
+    alone = run(*command, "-o", tmp_path / "here.parquet")
+    assert alone.exit_code == 0, alone.stderr
+    cells = [json.loads(result.stdout)["cells"] for result in (done, alone)]
     assert without_times(cells[0]) == without_times(cells[1])
 
 
@@ -180,7 +178,7 @@ def test_a_file_that_is_no_cell_is_named(tmp_path) -> None:
 
 
 def test_nodes_hold_a_number_of_gpus() -> None:
-    from evenload.replay.cell import grid
+    from evenload.replay.sweep import grid
     from evenload.trace import Trace
 
     cells = grid(Trace(LOADS), ["never"], [2, 8, 16], 16, 1, 1, 8)
@@ -242,34 +240,29 @@ def test_parquet_without_pyarrow(monkeypatch) -> None:
 # --- the command --------------------------------------------------------------------------------
 
 
-def command(folder: Path, *more: str) -> list[str]:
-    np.save(folder / "trace.npy", LOADS)
-    return [
-        sys.executable, "-m", "evenload", "sweep", str(folder / "trace.npy"), "--gpus", "2",
-        "--gpus", "4", "--redundant", "0", "--redundant", "4", "--policy", "never", "--policy",
-        "deepseek", *more,
-    ]  # fmt: skip
+@pytest.fixture
+def sweeping(tmp_path):
+    np.save(tmp_path / "trace.npy", LOADS)
+    grid = ("--gpus", 2, "--gpus", 4, "--redundant", 0, "--redundant", 4, "--policy", "never",
+            "--policy", "deepseek")  # fmt: skip
+    return lambda *more: run("sweep", tmp_path / "trace.npy", *grid, *more)
 
 
-def run(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *more), capture_output=True, text=True, check=False)
-
-
-def test_the_command_prints_a_table_and_writes_the_rows(tmp_path) -> None:
+def test_the_command_prints_a_table_and_writes_the_rows(tmp_path, sweeping) -> None:
     out = tmp_path / "rows.json"
-    done = run(tmp_path, "--workers", "1", "-o", str(out))
-    assert done.returncode == 0, done.stderr
+    done = sweeping("--workers", 1, "-o", out)
+    assert done.exit_code == 0, done.stderr
     assert "trace.npy: 8 windows, 2 layers x 8 experts" in done.stdout
     assert re.search(r"^never +2 +8 +1 +1 +0\.\d{4}", done.stdout, flags=re.MULTILINE)
     assert re.search(r"^4 GPUs: \d+ slots with \w+ take the least time", done.stdout, re.MULTILINE)
     rows = json.loads(out.read_text())
     assert [row["slots"] for row in rows] == [8, 8, 12, 12] * 2
     assert len(list((tmp_path / "rows.json.cells").glob("*.json"))) == 8
-    again = run(tmp_path, "--workers", "1", "-o", str(out), "--json")
+    again = sweeping("--workers", 1, "-o", out, "--json")
     assert json.loads(again.stdout)["cells"] == rows  # times and all: nothing ran again
 
 
-def test_the_command_refuses_before_it_works(tmp_path) -> None:
+def test_the_command_refuses_before_it_works(sweeping) -> None:
     for more, message in (
         (("-o", "x.txt"), "x.txt: a sweep is not written to files with the ending '.txt'"),
         (("-o", "x.json", "--slots", "9"), "--slots and --redundant are two ways"),
@@ -278,8 +271,8 @@ def test_the_command_refuses_before_it_works(tmp_path) -> None:
         (("-o", "x.json", "--cost", "latency"), "--cost latency: no number"),
         (("-o", "x.json", "--policy", "x"), "policy='x' is unknown; use one of: never,"),
     ):
-        done = run(tmp_path, *more)
-        assert done.returncode == 2
+        done = sweeping(*more)
+        assert done.exit_code == 2
         assert done.stderr.startswith(f"error: {message}")
         assert done.stderr.count("\n") == 1
 

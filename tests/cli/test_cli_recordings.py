@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
+from command import fails, run
 from recordings import dump_stat
-from test_cli import fails, run
 
 from evenload.io import FORMATS, read_placement_file
 
