@@ -1,11 +1,11 @@
-"""Fixtures that several test files use, and no deadlines: a busy machine fails no test."""
+"""Fixtures that several test files use, and no clock: a busy machine fails no test."""
 
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("evenload", deadline=None)
+settings.register_profile("evenload", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("evenload")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
