@@ -1,6 +1,7 @@
 """One rank of a group that rebalances as vLLM does: ``vllm_rank.py RANK RANKS STORE HOW``.
 
-HOW is ``well``, ``failed`` (its self-test fails) or ``absent`` (nobody asked for evenload there).
+HOW is ``well``, ``failed`` (its self-test fails), ``other`` (its self-test makes other plans) or
+``absent`` (nobody asked for evenload there).
 Prints the digest of the map, or ``raised`` and the reason.
 """
 
@@ -21,11 +22,13 @@ ABSENT = 40.0  # seconds that a rank lives on that does not compare
 
 def plan(how: str) -> str:
     """Register, and rebalance once in the group."""
-    from evenload.engines.common import selftest
+    from evenload.plugins import selftest
 
     os.environ["EVENLOAD_VLLM"] = "0" if how == "absent" else "1"
     if how == "failed":
-        selftest.EXPECTED = "another"
+        selftest._not_a_plan = lambda *_: "is none"
+    if how == "other":
+        selftest.self_test = lambda settings: b"other"
     from vllm.distributed import parallel_state
     from vllm.distributed.eplb.eplb_state import EPLB_POLICIES
     from vllm.plugins import load_general_plugins
