@@ -6,10 +6,10 @@ import logging
 import numpy as np
 import pytest
 import torch
-from evenload.plugins.sglang import planner
 from sglang_world import EXPERTS, LAYERS, MODEL, RANKS, SLOTS, configured, join, loads
 
 from evenload import Cluster, Placement
+from evenload.plugins.sglang import planner
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -44,7 +44,7 @@ def test_every_expert_lives_and_what_stays_keeps_its_slot(request):
     windows, current = request.windows.copy(), request.current
     before = None if current is None else current.copy()
     planned = plan_map(request, PLAIN)
-    W, L, E = windows.shape
+    _, L, E = windows.shape
     living = request.cluster.living_slot
     assert planned.map.shape == (L, request.num_slots)
     assert planned.map.dtype == np.int64

@@ -76,7 +76,7 @@ class World:
 
 
 def call(tokens, own=None, slots=24, groups=None, name="evenload"):
-    algorithm = sglang.Algorithm(name, sglang.HIERARCHICAL[name], "SGLang's")
+    algorithm = sglang.Algorithm(name, "SGLang's")
     return sglang.rebalance_experts(own, tokens, slots, 6, groups, 2, algorithm)
 
 
@@ -128,7 +128,7 @@ def test_a_rank_that_cannot_plan_takes_sglangs_own(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "failing"), [(sglang, "windows_of"), (agreement, "plan_map")], ids=lambda x: str(x)
+    ("module", "failing"), [(sglang, "windows_of"), (agreement, "plan_map")], ids=str
 )
 def test_a_rank_that_fails_comes_to_the_comparison(monkeypatch, module, failing):
     world = World(monkeypatch, LINEAR, others=[b"y" * 48])
@@ -143,7 +143,7 @@ def test_a_rank_that_fails_comes_to_the_comparison(monkeypatch, module, failing)
 
 
 @pytest.mark.parametrize(
-    ("module", "failing"), [(sglang, "windows_of"), (agreement, "plan_map")], ids=lambda x: str(x)
+    ("module", "failing"), [(sglang, "windows_of"), (agreement, "plan_map")], ids=str
 )
 def test_a_rank_that_fails_where_none_compares_stops(monkeypatch, module, failing):
     World(monkeypatch, LINEAR, compares=False)
@@ -215,6 +215,8 @@ def test_other_names_pass_untouched(monkeypatch):
     assert sglang.compute_algorithm(original, "elasticity_aware", 8, 2) == "SGLang's"
     monkeypatch.setenv("EVENLOAD_SGLANG_ELASTIC", "1")
     taken = sglang.compute_algorithm(original, "elasticity_aware_hierarchical", 8, 2)
-    assert taken == sglang.Algorithm("elasticity_aware_hierarchical", True, "SGLang's")
+    assert taken == sglang.Algorithm("elasticity_aware_hierarchical", "SGLang's")
+    assert taken.hierarchical
     ours = sglang.compute_algorithm(original, raw_algorithm="evenload", num_groups=8, num_nodes=2)
-    assert ours == sglang.Algorithm("evenload", False, "SGLang's")
+    assert ours == sglang.Algorithm("evenload", "SGLang's")
+    assert not ours.hierarchical

@@ -78,7 +78,7 @@ def test_ranks_whose_self_tests_plan_otherwise_keep_their_own_policies(factory, 
     said = []
     in_two_ranks(monkeypatch, lambda mine: said.append(mine) or mine)
     factory.generate_policy(1)
-    own = factory.generate_policy.own
+    own, _ = factory.generate_policy.args
     factory.generate_policy = staticmethod(own)
     monkeypatch.setattr(selftest, "self_test", lambda settings: b"other")
     register()

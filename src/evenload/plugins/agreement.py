@@ -52,27 +52,19 @@ def fingerprint(settings: Settings) -> bytes:
     """Return the digest of the release and of all settings that shape a plan, 16 bytes."""
     from evenload import __version__
 
-    shaping = settings.for_solver(True)
-    shaping |= {"solver": settings.solver, "topology": settings.topology}
     if settings.placement:
         ahead = placement_ahead(settings.placement)
-        shape = (ahead.num_experts, ahead.cluster.num_gpus)
-        shaping = {"placement": (shape, _of(ahead.physical_to_logical))}
-    return digest(repr((__version__, sorted(shaping.items()))).encode())
+        placed = _of(ahead.physical_to_logical)
+        return digest(repr((__version__, ahead.num_experts, ahead.cluster)).encode(), placed)
+    shaping = (settings.solver, settings.topology, settings.for_solver(True))
+    return digest(repr((__version__, shaping)).encode())
 
 
 def gather(mine: bytes, group: Any, device: Any = "cpu", timeout: float = 0.0) -> list[bytes]:
-    """Collect what every rank hands in: a `Gather` once a group is bound.
+    """Collect what every rank of a ``ProcessGroup`` hands in: a `Gather` once it is bound to one.
 
-    Parameters
-    ----------
-    mine : bytes
-        Equally many on each rank.
-    group : torch.distributed.ProcessGroup
-    device : torch.device or str, default "cpu"
-        One that the group works on.
-    timeout : float, default 0
-        Seconds that a rank waits for the others; 0 for as long as the group does.
+    `device` is one that the group works on; `timeout` is the seconds that a rank waits for the
+    others, 0 for as long as the group does.
 
     Raises
     ------
@@ -173,7 +165,6 @@ class Planner:
             Where nobody compares: whatever a plan fails with, unless it is a `ValueError`.
         """
         start = time.perf_counter()
-        level = logging.INFO if first else logging.DEBUG
         outcome = self._plan(request, own, compare is not None, logger)
         if compare is not None:
             mine = digest(_of(outcome.map)) + _asked(request) + digest(self.policy)
@@ -183,18 +174,7 @@ class Planner:
                 outcome = Outcome(request.kept, kept=why)
             elif why and first:
                 logger.warning("evenload: %s; this time their plans are the same", why)
-        took = 1e3 * (time.perf_counter() - start)
-        if not outcome.kept:
-            logger.log(
-                level, "evenload (%s): balancedness %.4f -> %.4f, %d moves, %.1f ms",
-                self.name, outcome.before, outcome.after, outcome.moves, took,
-            )  # fmt: skip
-            return outcome.map
-        if first and outcome.kept != NO_LOAD:
-            level = logging.ERROR
-        logger.log(
-            level, "evenload (%s): the old map stays: %s (%.1f ms)", self.name, outcome.kept, took
-        )
+        self._tell(outcome, time.perf_counter() - start, logger, first)
         return outcome.map
 
     def _plan(
@@ -214,6 +194,20 @@ class Planner:
                 logger.exception("evenload: no plan on this rank, which is for keeping the old map")
             return Outcome(request.kept, kept=f"{type(error).__name__}: {error}")
 
+    def _tell(self, outcome: Outcome, seconds: float, logger: logging.Logger, first: bool) -> None:
+        level, took = logging.INFO if first else logging.DEBUG, 1e3 * seconds
+        if not outcome.kept:
+            logger.log(
+                level, "evenload (%s): balancedness %.4f -> %.4f, %d moves, %.1f ms",
+                self.name, outcome.before, outcome.after, outcome.moves, took,
+            )  # fmt: skip
+            return
+        if first and outcome.kept != NO_LOAD:
+            level = logging.ERROR
+        logger.log(
+            level, "evenload (%s): the old map stays: %s (%.1f ms)", self.name, outcome.kept, took
+        )
+
 
 def _asked(request: Request) -> bytes:
     old = np.zeros((0, 0), np.int64) if request.current is None else request.current
@@ -224,17 +218,9 @@ def _asked(request: Request) -> bytes:
 
 
 def differences(ranks: Sequence[bytes]) -> str:
-    """Tell who differs, and in what first: the request, the policy, or only the result.
+    """Tell which ranks differ, and in what first: the request, the policy, or only the result.
 
-    Parameters
-    ----------
-    ranks : sequence of bytes
-        What every rank hands in.
-
-    Returns
-    -------
-    str
-        Empty where all are the same.
+    Empty where all hand in the same.
     """
     for part, word in WHAT_DIFFERS:
         camps: dict[bytes, list[int]] = {}

@@ -44,8 +44,8 @@ from evenload.plugins.settings import Settings, is_asked_for
 if TYPE_CHECKING:
     from evenload.plugins.agreement import Gather, Planner
 
-HIERARCHICAL = {"evenload": False, "evenload_hierarchical": True}
-ELASTIC = {"elasticity_aware": False, "elasticity_aware_hierarchical": True}
+OURS = ("evenload", "evenload_hierarchical")
+ELASTIC = ("elasticity_aware", "elasticity_aware_hierarchical")
 FILLER = 0  # in slots of ranks that are gone, as SGLang's own algorithm has it
 MOST_WINDOWS = 16  # a plan holds hardly better under more of them, and each costs time
 log = logging.getLogger("sglang.evenload")
@@ -55,47 +55,46 @@ def register() -> None:
     """Register the hooks; SGLang's plug-in loader calls this."""
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+    first = "expert_location.compute_initial_expert_location_metadata"
     for target, hook, kind in (
         ("eplb_algorithms.compute_algorithm", compute_algorithm, HookType.AROUND),
         ("eplb_algorithms.rebalance_experts", rebalance_experts, HookType.AROUND),
-        (
-            "expert_location.compute_initial_expert_location_metadata",
-            before_first_location,
-            HookType.BEFORE,
-        ),
+        (first, before_first_location, HookType.BEFORE),
     ):
         HookRegistry.register(f"sglang.srt.eplb.{target}", hook, kind)
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Stands for one of evenload's names where SGLang has a member of its enum.
+    """Stands for a name that evenload plans by where SGLang has a member of its enum.
 
     Parameters
     ----------
     name : str
-    hierarchical : bool
-        Whether groups are to stay on one node.
     instead : object
         SGLang's own member for a rank that cannot plan.
     """
 
     name: str
-    hierarchical: bool
     instead: Any
+
+    @property
+    def hierarchical(self) -> bool:
+        """Whether groups are to stay on one node."""
+        return self.name.endswith("hierarchical")
+
+
+def is_ours(name: str) -> bool:
+    """Whether evenload plans by this name."""
+    return name in OURS or (name in ELASTIC and is_asked_for("sglang_elastic"))
 
 
 def compute_algorithm(
     original: Callable[..., Any], raw_algorithm: str, *args: Any, **kwargs: Any
 ) -> Any:
     """Look up a name of an algorithm: evenload's, or SGLang's own."""
-    if raw_algorithm in HIERARCHICAL:
-        instead = original("auto", *args, **kwargs)
-        return Algorithm(raw_algorithm, HIERARCHICAL[raw_algorithm], instead)
-    own = original(raw_algorithm, *args, **kwargs)
-    if raw_algorithm in ELASTIC and is_asked_for("sglang_elastic"):
-        return Algorithm(raw_algorithm, ELASTIC[raw_algorithm], own)
-    return own
+    own = original("auto" if raw_algorithm in OURS else raw_algorithm, *args, **kwargs)
+    return Algorithm(raw_algorithm, own) if is_ours(raw_algorithm) else own
 
 
 def before_first_location(*_args: Any, **_kwargs: Any) -> None:
@@ -103,9 +102,8 @@ def before_first_location(*_args: Any, **_kwargs: Any) -> None:
     from sglang.srt.runtime_context import get_exec
 
     moe = get_exec().moe
-    name = moe.eplb_algorithm
-    ours = name in HIERARCHICAL or (name in ELASTIC and is_asked_for("sglang_elastic"))
-    if ours and (moe.enable_eplb or moe.init_expert_location != "trivial"):
+    plans = moe.enable_eplb or moe.init_expert_location != "trivial"
+    if plans and is_ours(moe.eplb_algorithm):
         planner()
 
 
@@ -146,18 +144,7 @@ def rebalance_experts(
     num_nodes: int,
     algorithm: Any,
 ) -> tuple[Any, Any, Any]:
-    """Plan by the algorithm that `compute_algorithm` returned.
-
-    Parameters
-    ----------
-    original : callable
-        SGLang's own.
-    tokens_per_expert : torch.Tensor, [steps, L, E]
-    num_physical_experts, num_local_physical_experts : int
-        Slots of a layer, and of a rank.
-    num_groups : int or None
-    num_nodes : int
-    algorithm : object
+    """Plan the tokens [steps, L, E] by the algorithm that `compute_algorithm` returned.
 
     Returns
     -------
@@ -186,15 +173,15 @@ def rebalance_experts(
     from evenload.checks import multiple
     from evenload.plugins.plan import Request
 
-    multiple("num_physical_experts", num_physical_experts,
-             "num_local_physical_experts", num_local_physical_experts)  # fmt: skip
-    ranks = num_physical_experts // num_local_physical_experts
+    slots, slots_per_rank = num_physical_experts, num_local_physical_experts
+    multiple("num_physical_experts", slots, "num_local_physical_experts", slots_per_rank)
+    ranks = slots // slots_per_rank
     compare, first = reach()
     _, L, E = tokens_per_expert.shape
     request = Request(
         _windows(tokens_per_expert, compare is not None),
-        running_map(L, E, num_local_physical_experts),
-        num_physical_experts,
+        running_map(L, E, slots_per_rank),
+        slots,
         ranks,
         num_nodes if ranks % num_nodes == 0 else 1,
         num_groups if algorithm.hierarchical and num_groups else 1,
@@ -219,9 +206,8 @@ def as_tensors(placed: Any, num_experts: int) -> tuple[Any, Any, Any]:
     slots = np.full((*count.shape, count.max()), -1)
     for layer, row in enumerate(placed):
         held = np.argsort(row, kind="stable")[(row < 0).sum() :]  # by expert, then by slot
-        replica = np.arange(len(held)) - np.repeat(np.cumsum(count[layer]) - count[layer],
-                                                   count[layer])  # fmt: skip
-        slots[layer, row[held], replica] = held
+        first = np.cumsum(count[layer]) - count[layer]
+        slots[layer, row[held], np.arange(len(held)) - first[row[held]]] = held
     filled = np.where(placed < 0, FILLER, placed)
     return torch.tensor(filled), torch.tensor(slots), torch.tensor(count)
 

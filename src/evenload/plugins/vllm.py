@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evenload.plugins.agreement import Planner
 
 NAME = "default"  # the only policy that vLLM's configuration lets through
-# vLLM makes that group on every rank or on none, and runs the policy on every member of it, in the
+# vLLM makes this group on every rank or on none, and runs the policy on every member of it, in the
 # same order as all else that uses it.
 EPLB_GROUP = ("vllm.distributed.parallel_state", "get_eplb_group")
 logger = logging.getLogger("vllm.evenload")
@@ -28,6 +28,8 @@ class BrokenContractError(AssertionError, ValueError):
 def register() -> None:
     """Install evenload as vLLM's policy ``"default"`` if `EVENLOAD_VLLM` or a file asks for it.
 
+    Called again it does nothing.
+
     Raises
     ------
     RuntimeError
@@ -35,23 +37,14 @@ def register() -> None:
         stays then, inside a class that compares plans with the other ranks all the same.
     """
     if is_asked_for("vllm"):
-        install()
+        _install()
     if is_asked_for("vllm_ascend"):
         from evenload.plugins import vllm_ascend
 
         vllm_ascend.install()
 
 
-def install() -> None:
-    """Put evenload, or on failure vLLM's own policy that compares, in ``EPLB_POLICIES``.
-
-    Called again it does nothing.
-
-    Raises
-    ------
-    RuntimeError
-        If the self-test fails and the user wants the engine not to start then.
-    """
+def _install() -> None:
     try:
         from vllm.distributed.eplb.policy import EPLB_POLICIES, AbstractEplbPolicy
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,7 @@ logger = logging.getLogger("vllm.evenload")
 def install() -> None:
     """Make vllm-ascend's ``PolicyFactory.generate_policy`` hand out evenload, for every type.
 
-    Nothing happens where vllm-ascend is not installed, and on a second call. Where the self-test
-    fails on any rank, all keep the engine's own policies, see `Factory`.
+    Nothing happens where vllm-ascend is not installed, and on a second call.
 
     Raises
     ------
@@ -39,58 +38,39 @@ def install() -> None:
         logger.warning("evenload: vllm-ascend cannot be imported, so it is left alone: %s", error)
         return
     own = PolicyFactory.generate_policy
-    if not isinstance(own, Factory):
-        PolicyFactory.generate_policy = Factory(own, planner_for("vllm-ascend", logger))
+    if getattr(own, "func", None) is not generate_policy:
+        ours = partial(generate_policy, own, planner_for("vllm-ascend", logger))
+        PolicyFactory.generate_policy = staticmethod(ours)
 
 
-@dataclass(frozen=True, eq=False)
-class Factory:
-    """Stands in for ``PolicyFactory.generate_policy``.
+def generate_policy(own: Callable[..., Any], planner: Planner, *args: Any, **kwargs: Any) -> Any:
+    """Return evenload if it plans alike on every rank, else the engine's own policy on all.
 
     The policy itself runs in a process beside each rank that no group reaches, so plans cannot be
     compared there. What can be is the ranks' settings and self-tests, in the ranks' own processes
     when each makes its policy.
 
-    Parameters
-    ----------
-    own : callable
-        What it stands in for.
-    planner : Planner
-        What this rank found out about itself.
+    Raises
+    ------
+    RuntimeError
+        If a rank does not compare in time.
     """
-
-    own: Callable[..., Any]
-    planner: Planner
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Return evenload if it plans alike on every rank, else the engine's own policy on all.
-
-        Raises
-        ------
-        RuntimeError
-            If a rank does not compare in time.
-        """
-        mine = digest(self.planner.policy)
-        compare, _ = eplb_gather(self.planner.settings, *EPLB_GROUP)
-        ranks = [mine] if compare is None else compare(mine)
-        if self.planner.failure:
-            return self.own(*args, **kwargs)
-        if any(theirs != mine for theirs in ranks):
-            logger.error("evenload: ranks differ in options or self-test; the engine's own policy "
-                         "stays on all of them")  # fmt: skip
-            return self.own(*args, **kwargs)
-        return EvenloadPolicy(self.planner)
+    mine = digest(planner.policy)
+    compare, _ = eplb_gather(planner.settings, *EPLB_GROUP)
+    ranks = [mine] if compare is None else compare(mine)
+    if planner.failure:
+        return own(*args, **kwargs)
+    if any(theirs != mine for theirs in ranks):
+        logger.error("evenload: ranks differ in options or self-test; the engine's own policy "
+                     "stays on all of them")  # fmt: skip
+        return own(*args, **kwargs)
+    return EvenloadPolicy(planner)
 
 
 class EvenloadPolicy:
     """What vllm-ascend asks for a placement, in a process of its own beside each rank.
 
-    It can be pickled, since that process may be spawned. The ranks' processes have no group there,
-    so plans are not compared.
-
-    Parameters
-    ----------
-    planner : Planner
+    It can be pickled, since that process may be spawned.
     """
 
     def __init__(self, planner: Planner) -> None:
