@@ -1,7 +1,7 @@
-"""What one rank does, for tests that start several: plan a few requests, print the digest.
+"""What one rank does, for tests that start several: plan a few requests, print digests.
 
-``python rank_plans.py small`` keeps to what the interpreter can do without compiled kernels, and
-prints the digest of the self-test's plans as well.
+The first digest is of what the self-test plans. ``python rank_plans.py small`` keeps to what the
+interpreter can do without compiled kernels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from evenload.plugins.agreement import digest
 from evenload.plugins.plan import EMPTY, Request, plan_map
-from evenload.plugins.selftest import plans, problems
+from evenload.plugins.selftest import problems
 from evenload.plugins.settings import read_settings
 
 LARGE = ((58, 256, 288, 32, 4, 8), (5, 64, 96, 32, 1, 1), (16, 128, 160, 16, 2, 8))
@@ -34,12 +34,13 @@ def requests(shapes) -> list[Request]:
 
 def main() -> None:
     """Print the digest of all plans."""
-    settings, small = read_settings(), "small" in sys.argv
-    asked = requests(SMALL) if small else [*problems(), *requests(LARGE)]
-    said = [digest(*(plan_map(request, settings).map.tobytes() for request in asked)).hex()]
-    if small:
-        said.append(digest(*(plan.map.tobytes() for plan in plans(settings))).hex())
-    sys.stdout.write(" ".join(said) + "\n")
+    settings = read_settings()
+    parts = [problems(), requests(LARGE)]
+    if "small" in sys.argv:
+        parts[1] = requests(SMALL)
+    for part in parts:
+        plans = digest(*(plan_map(request, settings).map.tobytes() for request in part))
+        sys.stdout.write(f"{plans.hex()}\n")
 
 
 if __name__ == "__main__":

@@ -54,8 +54,8 @@ def fingerprint(settings: Settings) -> bytes:
 
     if settings.placement:
         ahead = placement_ahead(settings.placement)
-        placed = _of(ahead.physical_to_logical)
-        return digest(repr((__version__, ahead.num_experts, ahead.cluster)).encode(), placed)
+        shape = (__version__, ahead.num_experts, ahead.cluster.num_gpus)
+        return digest(repr(shape).encode(), _of(ahead.physical_to_logical))
     shaping = (settings.solver, settings.topology, settings.for_solver(True))
     return digest(repr((__version__, shaping)).encode())
 
@@ -79,6 +79,8 @@ def gather(mine: bytes, group: Any, device: Any = "cpu", timeout: float = 0.0) -
     try:
         work.wait(*[timedelta(seconds=timeout)] if timeout else [])
     except RuntimeError as error:
+        if not timeout:
+            raise
         raise RuntimeError(
             f"not every rank compared its plan within {timeout:g} s; install evenload on every "
             "node, with the same EVENLOAD_* settings"
@@ -112,8 +114,7 @@ class Planner:
     settings : Settings
         The user's; the defaults where those could not be read.
     policy : bytes
-        Digest of the release, the settings and the self-test's plans; empty where evenload does
-        not plan.
+        Digest of the fingerprint and the self-test's plans; empty where evenload does not plan.
     failure : str
         Why the engine's own policy stays; empty where evenload plans.
     """
@@ -140,17 +141,9 @@ class Planner:
     ) -> Int:
         """Plan, compare with the other ranks, and tell the log.
 
-        Parameters
-        ----------
-        request : Request
-        own : callable
-            Returns the map of the engine's own policy: what a rank falls back on.
-        compare : callable or None
-            Reaches the other ranks; None where nobody compares.
-        logger : logging.Logger
-            One that the engine shows.
-        first : bool, default True
-            Whether this rank speaks for all; the others are heard only where debugging is on.
+        `own` returns the map of the engine's own policy, which a rank falls back on. `compare` is
+        None where nobody compares. The `first` rank speaks for all; the others are heard only where
+        debugging is on.
 
         Returns
         -------

@@ -75,9 +75,7 @@ class Request:
     @cached_property
     def cluster(self) -> Cluster:
         """The ranks."""
-        return Cluster(
-            self.num_ranks, self.num_nodes, num_slots=self.num_slots, alive=self.alive
-        )  # fmt: skip
+        return Cluster(self.num_ranks, self.num_nodes, num_slots=self.num_slots, alive=self.alive)
 
     @cached_property
     def sound(self) -> Bool:
@@ -87,12 +85,17 @@ class Request:
 
     @cached_property
     def old(self) -> Int:
-        """What the slots that there are now hold, -1 for nothing: int64 [L, S]."""
+        """What the slots that there are now hold, -1 for nothing: int64 [L, S].
+
+        If nothing runs yet it is what engines start with: living slot s holds expert ``s % E``.
+        """
         _, L, E = self.windows.shape
-        old = np.full((L, self.num_slots), EMPTY)
-        if self.current is not None:
-            width = min(self.num_slots, self.current.shape[1])
-            old[:, :width] = self.current[:, :width]
+        old, living = np.full((L, self.num_slots), EMPTY), self.cluster.living_slot
+        if self.current is None:
+            old[:, living] = np.arange(living.sum()) % E
+            return old
+        width = min(self.num_slots, self.current.shape[1])
+        old[:, :width] = self.current[:, :width]
         old[(old < 0) | (old >= E)] = EMPTY
         return old
 
@@ -100,20 +103,14 @@ class Request:
     def kept(self) -> Int:
         """The old map with every expert in a slot, -1 on ranks that are gone: int64 [L, S].
 
-        If nothing runs yet it is what engines start with: living slot s holds expert ``s % E``. An
-        old slot changes only where it has to: experts without a slot take the empty ones, else the
-        last slot of the expert with most. What is empty still goes to experts with fewest slots
+        An old slot changes only where it has to: experts without a slot take the empty ones, else
+        the last slot of the expert with most. What is empty still goes to experts with fewest slots
         that their rank does not hold. Ties go to the lowest number. Plain NumPy and no kernel: a
         rank whose kernels fail comes to the same bytes.
         """
-        E, kept, living = self.windows.shape[2], self.old.copy(), self.cluster.living_slot
-        kept[:, ~living] = EMPTY
-        if self.current is None:
-            kept[:, living] = np.arange(living.sum()) % E
-            return kept
-        for layer, row in enumerate(kept[:, living]):
-            _fill(row, E, self.num_slots // self.num_ranks)
-            kept[layer, living] = row
+        kept, living = np.full_like(self.old, EMPTY), self.cluster.living_slot
+        for new, old in zip(kept, self.old, strict=True):
+            new[living] = _filled(old[living], self.windows.shape[2], self.cluster.slots_per_gpu)
         return kept
 
     def running(self, layers: Int) -> Placement | None:
@@ -124,7 +121,7 @@ class Request:
         """
         if self.current is None:
             return None
-        E, slots = self.windows.shape[2], self.num_slots // self.num_ranks
+        E, slots = self.windows.shape[2], self.cluster.slots_per_gpu
         old = self.current[layers]
         ranks, rest = divmod(old.shape[1], slots)
         if not rest:
@@ -136,7 +133,7 @@ class Request:
         return Placement(self.kept[layers], self.cluster, E)
 
 
-def _fill(row: Int, num_experts: int, slots_per_rank: int) -> None:
+def _filled(row: Int, num_experts: int, slots_per_rank: int) -> Int:
     """Give every expert a slot and every slot an expert, in place; see `Request.kept`."""
     count = np.bincount(row[row != EMPTY], minlength=num_experts)
     for expert in np.flatnonzero(count == 0):
@@ -155,6 +152,7 @@ def _fill(row: Int, num_experts: int, slots_per_rank: int) -> None:
         choice = others if others.size else np.arange(num_experts)
         row[slot] = choice[count[choice].argmin()]
         count[row[slot]] += 1
+    return row
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,20 +180,10 @@ class Outcome:
 
 
 def plan_map(request: Request, settings: Settings) -> Outcome:
-    """Plan the layers whose load tells anything, and keep the old map in the others.
+    """Plan the layers with a sound load, and keep the old map in the others.
 
-    A window counts as a load that may come again, as often as its tokens say.
-
-    Parameters
-    ----------
-    request : Request
-    settings : Settings
-
-    Returns
-    -------
-    Outcome
-        A layer with a load that is negative, not finite or all zero keeps the old map. An expert
-        that stays on its rank stays in its slot.
+    A window counts as a load that may come again, as often as its tokens say. An expert that stays
+    on its rank stays in its slot.
 
     Raises
     ------
@@ -210,18 +198,18 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
         return Outcome(request.kept, kept=NO_LOAD)
     windows = np.ascontiguousarray(request.windows[:, layers], np.float64)
     E, groups = windows.shape[2], request.num_groups
-    problem = Problem.build(
-        windows.sum(axis=0),
-        request.cluster,
-        1 if groups % request.num_nodes or E % groups else groups,
-        None if settings.topology == "auto" else settings.topology,
-    )
+    if groups % request.num_nodes or E % groups:
+        groups = 1
+    topology = None if settings.topology == "auto" else settings.topology
     running = request.running(layers)
-    problem = replace(problem, current=running)
+    problem = replace(
+        Problem.build(windows.sum(axis=0), request.cluster, groups, topology), current=running
+    )
     if len(windows) > 1:
         tokens = windows.sum(axis=(1, 2))
-        weight = tokens / tokens.sum()
-        problem = replace(problem, samples=shares(windows), sample_weight=weight)
+        problem = replace(
+            problem, samples=shares(windows), sample_weight=tokens / tokens.sum()
+        )  # fmt: skip
     plan = solve_problem(problem, settings.solver, **settings.for_solver(running is not None))
     moves = 0 if running is None else int(plan.moves.sum())
     return _outcome(request, plan.placement.physical_to_logical, layers, running, moves)

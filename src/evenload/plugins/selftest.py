@@ -12,7 +12,7 @@ import numpy as np
 
 from evenload.placement import Placement
 from evenload.plugins.agreement import Planner, digest, fingerprint
-from evenload.plugins.plan import EMPTY, Outcome, Request, placement_ahead, plan_map
+from evenload.plugins.plan import EMPTY, Outcome, Request, plan_map
 from evenload.plugins.settings import Settings, read_settings
 
 ROUNDING = 1e-9
@@ -45,18 +45,10 @@ def problems() -> tuple[Request, ...]:
     )
 
 
-def plans(settings: Settings) -> list[Outcome]:
-    """Return the plans of `problems`."""
-    return [plan_map(problem, settings) for problem in problems()]
-
-
 def self_test(settings: Settings) -> bytes:
     """Compile every kernel, plan small problems, and look at what comes of them.
 
-    Parameters
-    ----------
-    settings : Settings
-        Tried too, on the same problems. A placement planned ahead is read.
+    The user's settings are tried too, except for a placement that was planned ahead.
 
     Returns
     -------
@@ -66,34 +58,32 @@ def self_test(settings: Settings) -> bytes:
     Raises
     ------
     ValueError
-        If a plan is none, is worse than it has to be, or the settings are ones that a plan cannot
-        be made with.
+        If a plan is none, one by the default settings is worse than it has to be, or the settings
+        are ones that a plan cannot be made with.
     ImportError
         If a dependency is missing.
     """
     from evenload import warmup
 
     warmup()
-    found = plans(Settings())
-    for number, (problem, outcome) in enumerate(zip(problems(), found, strict=True)):
-        wrong = _not_a_plan(problem, outcome) or _worse_than_need_be(problem, outcome)
-        if wrong:
-            raise ValueError(
-                f"the self-test's plan {number} {wrong}; install evenload and its dependencies anew"
-            )
-    if settings.placement:
-        placement_ahead(settings.placement)
-    else:
-        found += plans(settings)
-        for problem, outcome in zip(problems(), found[len(problems()) :], strict=True):
-            wrong = _not_a_plan(problem, outcome)
+    plain, found = Settings(), []
+    for tried in (plain,) if settings.placement else (plain, settings):
+        for number, request in enumerate(problems()):
+            outcome = plan_map(request, tried)
+            wrong = _not_a_plan(request, outcome)
+            if tried is plain:
+                wrong = wrong or _worse_than_need_be(request, outcome)
             if wrong:
-                raise ValueError(f"solver={settings.solver!r} made a plan that {wrong}")
-    return digest(*(outcome.map.tobytes() for outcome in found))
+                raise ValueError(
+                    f"the self-test's plan {number} by solver={tried.solver!r} {wrong}; use "
+                    "another solver, or install evenload and its dependencies anew"
+                )
+            found.append(outcome.map.tobytes())
+    return digest(*found)
 
 
 def _not_a_plan(request: Request, outcome: Outcome) -> str:
-    """Say why a map cannot run: an expert is missing, or a kept one changed its slot."""
+    """Say why a map cannot be taken: an expert is missing, say, or a kept one changed its slot."""
     try:
         Placement(outcome.map, request.cluster, request.windows.shape[2])
     except ValueError as error:
@@ -113,14 +103,14 @@ def _not_a_plan(request: Request, outcome: Outcome) -> str:
 
 def _worse_than_need_be(request: Request, outcome: Outcome) -> str:
     """Say what is worse than in what runs, or than the greedy plan where nothing does."""
+    measure = "what runs", outcome.before
     if request.current is None:
-        greedy = plan_map(request, Settings(solver="greedy"))
-        if outcome.after < greedy.after - ROUNDING and len(request.windows) == 1:
-            return f"has balancedness {outcome.after:.6f}, and the greedy one {greedy.after:.6f}"
-    elif request.old.shape == request.current.shape and outcome.after < outcome.before - ROUNDING:
-        return f"has balancedness {outcome.after:.6f}, and what runs {outcome.before:.6f}"
-    slots = request.num_slots // request.num_ranks
-    ranks = np.sort(outcome.map[request.sound].reshape(-1, slots))
+        measure = "the greedy one", plan_map(request, Settings(solver="greedy")).after
+    elif request.alive or request.old.shape != request.current.shape or EMPTY in request.old:
+        measure = "nothing", 0.0  # what runs is on other ranks
+    if len(request.windows) == 1 and outcome.after < measure[1] - ROUNDING:
+        return f"has balancedness {outcome.after:.6f}, and {measure[0]} {measure[1]:.6f}"
+    ranks = np.sort(outcome.map[request.sound].reshape(-1, request.cluster.slots_per_gpu))
     if ((ranks[:, 1:] == ranks[:, :-1]) & (ranks[:, 1:] != EMPTY)).any():
         return "has an expert twice on a rank, which can be avoided"
     return ""
