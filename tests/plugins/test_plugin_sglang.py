@@ -183,6 +183,8 @@ def test_slots_that_do_not_divide_over_the_ranks_are_refused(monkeypatch):
     says = "num_physical_experts=23 is not a multiple of num_local_physical_experts=6; use 18 or 24"
     with pytest.raises(ValueError, match=says):
         call(TOKENS, slots=23)
+    with pytest.raises(ValueError, match=r"shape \(3, 16\); use \[steps, layers, experts\]"):
+        call(TOKENS[0])
 
 
 def test_a_placement_planned_ahead_is_for_vllm(monkeypatch, caplog):

@@ -17,9 +17,10 @@ those that will rebalance by evenload compile and test themselves there.
 nothing. (Only after an elastic scale-up it plans on rank 0 alone, and broadcasts.) A plan follows
 from the loads and the map that runs, which all ranks share, and from evenload's release and
 options, which they should. So that a rank with other options, or one whose self-test failed, does
-no harm, the ranks compare digests of their maps before they use them, and where two differ all
-keep the map that runs. Elastic ranks come and go at different times, so there is no moment at which
-all compare: there a rank whose self-test fails does not start.
+no harm, the ranks compare digests of their maps before they use them, and where two differ all keep
+the map that runs; the log tells of self-tests that planned otherwise. Elastic ranks come and go at
+different times, so there is no moment at which all compare: there a rank whose self-test fails does
+not start.
 
 **Steps.** SGLang hands over the counts of up to 1000 passes. They become up to 16 windows, and a
 plan has to hold under each, whatever their order: the buffer is circular, and its tensor does not
@@ -177,9 +178,10 @@ def rebalance_experts(
     multiple("num_physical_experts", slots, "num_local_physical_experts", slots_per_rank)
     ranks = slots // slots_per_rank
     compare, first = reach()
-    _, L, E = tokens_per_expert.shape
+    windows = _windows(tokens_per_expert, compare is not None)
+    _, L, E = windows.shape
     request = Request(
-        _windows(tokens_per_expert, compare is not None),
+        windows,
         running_map(L, E, slots_per_rank),
         slots,
         ranks,
@@ -218,8 +220,8 @@ def _windows(tokens: Any, compared: bool) -> Any:
 
     try:
         return windows_of(tokens)
-    except Exception:
-        if not compared:
+    except Exception as error:
+        if not compared or isinstance(error, ValueError):  # of a shape that all ranks have
             raise
         log.exception("evenload: no loads on this rank, which is for keeping the map that runs")
         return np.zeros((1, *tokens.shape[1:]))
