@@ -75,8 +75,8 @@ def gather(mine: bytes, group: Any, device: Any = "cpu", timeout: float = 0.0) -
 
     sent = torch.tensor(list(mine), dtype=torch.uint8, device=device)
     received = [torch.empty_like(sent) for _ in range(group.size())]
-    work = torch.distributed.all_gather(received, sent, group=group, async_op=True)
     try:
+        work = torch.distributed.all_gather(received, sent, group=group, async_op=True)
         work.wait(*[timedelta(seconds=timeout)] if timeout else [])
     except RuntimeError as error:
         if not timeout:
