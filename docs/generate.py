@@ -55,7 +55,7 @@ def command_reference() -> str:
 
 def settings_table() -> str:
     """Return all that can be set on the plug-ins, as Markdown."""
-    from evenload.engines.common.knobs import KNOBS
+    from evenload.plugins.settings import KNOBS
 
     rows = ["| variable | default | meaning |", "| :-- | :-- | :-- |"]
     for knob in KNOBS:

@@ -5,24 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import fields
 
 import pytest
 
-from evenload.engines.common.knobs import KNOBS
-from evenload.engines.common.options import Options, default_options, is_asked_for, read_options
+from evenload.plugins.settings import KNOBS, Settings, is_asked_for, read_settings
 
 
-def test_every_knob_is_an_option_and_means_something():
-    assert [field.name for field in fields(Options)] == [knob.name for knob in KNOBS]
+def test_every_knob_means_something():
     assert all(len(knob.meaning) > 20 for knob in KNOBS)
 
 
 def test_defaults():
-    options = default_options()
-    assert not options.vllm
-    assert options.solver == "auto"
-    assert options.for_solver(True) == {}
+    settings = read_settings({})
+    assert settings == Settings()
+    assert not settings.vllm
+    assert settings.solver == "auto"
+    assert settings.for_solver(True) == {}
 
 
 @pytest.mark.parametrize("suffix", [".toml", ".json"])
@@ -32,11 +30,11 @@ def test_the_environment_beats_the_file(tmp_path, suffix):
     toml = "\n".join(f"{name} = {json.dumps(value)}" for name, value in said.items())
     path.write_text(toml if suffix == ".toml" else json.dumps(said))
     environment = {"EVENLOAD_OPTIONS": str(path), "EVENLOAD_EFFORT": "4000", "EVENLOAD_AGREE": "no"}
-    options = read_options(environment)
-    assert options.vllm
-    assert not options.agree
-    assert options.for_solver(True) == {"effort": 4000, "move_cost": 0.01, "max_moves": 3}
-    assert options.for_solver(False) == {"effort": 4000}
+    settings = read_settings(environment)
+    assert settings.vllm
+    assert not settings.agree
+    assert settings.for_solver(True) == {"effort": 4000, "move_cost": 0.01, "max_moves": 3}
+    assert settings.for_solver(False) == {"effort": 4000}
 
 
 @pytest.mark.parametrize(
@@ -55,7 +53,7 @@ def test_the_environment_beats_the_file(tmp_path, suffix):
 )
 def test_what_cannot_be_read_is_said_in_a_sentence(environment, says):
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        read_options(environment)
+        read_settings(environment)
     assert says in str(error.value)
 
 
@@ -75,15 +73,9 @@ def test_a_wrong_file_is_told_of(tmp_path, text, says):
     path = tmp_path / "options.json"
     path.write_text(text)
     with pytest.raises(ValueError) as error:  # noqa: PT011
-        read_options({"EVENLOAD_OPTIONS": str(path)})
+        read_settings({"EVENLOAD_OPTIONS": str(path)})
     assert says in str(error.value)
     assert str(path) in str(error.value)
-
-
-def test_what_shapes_a_plan_shapes_the_fingerprint():
-    plain = default_options()
-    assert read_options({"EVENLOAD_NUM_THREADS": "3"}).fingerprint == plain.fingerprint
-    assert read_options({"EVENLOAD_MAX_MOVES": "3"}).fingerprint != plain.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -104,12 +96,21 @@ def test_a_setting_that_cannot_be_read_is_not_passed_over(monkeypatch, environme
     assert is_asked_for("vllm") is asked
 
 
-def test_nothing_heavy_is_imported_where_nobody_asks():
+@pytest.mark.parametrize(
+    "asks_nothing",
+    [
+        "from evenload.plugins.vllm import register; register()",
+        "from evenload.plugins.sglang import compute_algorithm;"
+        "compute_algorithm(lambda *_: None, 'deepseek', None, 1)",
+    ],
+    ids=["vllm", "sglang"],
+)
+def test_nothing_heavy_is_imported_where_nobody_asks(asks_nothing):
     script = (
-        "import sys; from evenload.engines.vllm.plugin import register; register();"
+        f"import sys; {asks_nothing};"
         "print([m for m in ('numpy', 'numba', 'torch', 'json', 'tomllib') if m in sys.modules])"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-c", script], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"

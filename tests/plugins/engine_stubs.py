@@ -7,6 +7,10 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
+from evenload.plugins import agreement, plan
+
+MOST_FUNCTIONS = 8  # from what an engine calls to the solver
+
 
 def put_module(monkeypatch, name, **content):
     """Make `import name` give a module with this content, and its parents packages."""
@@ -51,3 +55,29 @@ class FakeGroup(SimpleNamespace):
 
     def rank(self):
         return 0
+
+
+def two_ranks(monkeypatch, module, name, other):
+    """Make the policy meet one other rank, which says `other` of what this one says."""
+    put_module(monkeypatch, module, **{name: lambda: SimpleNamespace(cpu_group=FakeGroup())})
+    monkeypatch.setattr(agreement, "gather", lambda mine, **_: [mine, other(mine)])
+
+
+def functions_to_the_solver(monkeypatch, call):
+    """Count the functions of evenload that run one inside the other when the solver is called."""
+    depth = []
+    solved = plan.solve_problem
+
+    def solve(*args, **kwargs):
+        frame, names = sys._getframe(1), []
+        while frame is not None:
+            if frame.f_globals.get("__name__", "").startswith("evenload."):
+                names.append(frame.f_code.co_name)
+            frame = frame.f_back
+        depth.append(names)
+        return solved(*args, **kwargs)
+
+    monkeypatch.setattr(plan, "solve_problem", solve)
+    call()
+    (names,) = depth
+    return names

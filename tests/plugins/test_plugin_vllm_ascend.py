@@ -7,14 +7,15 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from engine_stubs import FakeGroup, put_module
+from engine_stubs import MOST_FUNCTIONS, functions_to_the_solver, put_module, two_ranks
 
-from evenload.engines.common import selftest
-from evenload.engines.common.options import default_options
-from evenload.engines.common.ranks import Ranks
-from evenload.engines.vllm.plugin import register
-from evenload.engines.vllm_ascend.plugin.policy import EvenloadPolicy
+from evenload.plugins import selftest
+from evenload.plugins.agreement import Planner
+from evenload.plugins.settings import Settings
+from evenload.plugins.vllm import register
+from evenload.plugins.vllm_ascend import EPLB_GROUP, EvenloadPolicy
 
+PLANNER = Planner("vllm-ascend", Settings())
 RNG = np.random.default_rng(9)
 L, R, K, E = 4, 8, 5, 32
 TABLE = torch.arange(R * K).remainder(E).reshape(1, R, K).repeat(L, 1, 1)
@@ -35,13 +36,7 @@ def factory(monkeypatch):
 
 
 def in_two_ranks(monkeypatch, other):
-    class Coordinator:
-        cpu_group = FakeGroup()
-
-    put_module(
-        monkeypatch, "vllm_ascend.distributed.parallel_state", get_dynamic_eplb_group=Coordinator
-    )
-    monkeypatch.setattr(Ranks, "gather", lambda self, mine: [mine, other(mine)])
+    two_ranks(monkeypatch, *EPLB_GROUP, other)
 
 
 def refused(old, new):
@@ -78,8 +73,21 @@ def test_all_ranks_keep_their_own_policies_where_one_failed(factory, monkeypatch
     assert factory.generate_policy(1) == "own 1"
 
 
+def test_ranks_whose_self_tests_plan_otherwise_keep_their_own_policies(factory, monkeypatch):
+    register()
+    said = []
+    in_two_ranks(monkeypatch, lambda mine: said.append(mine) or mine)
+    factory.generate_policy(1)
+    own, _ = factory.generate_policy.args
+    factory.generate_policy = staticmethod(own)
+    monkeypatch.setattr(selftest, "self_test", lambda settings: b"other")
+    register()
+    in_two_ranks(monkeypatch, lambda mine: said[0])
+    assert factory.generate_policy(1) == "own 1"
+
+
 def test_a_rank_that_failed_says_so_to_the_others(factory, monkeypatch):
-    monkeypatch.setattr(selftest, "EXPECTED", "another")
+    monkeypatch.setattr(selftest, "_not_a_plan", lambda *_: "is none")
     register()
     handed = []
     in_two_ranks(monkeypatch, lambda mine: handed.append(mine) or mine)
@@ -89,7 +97,7 @@ def test_a_rank_that_failed_says_so_to_the_others(factory, monkeypatch):
 
 @pytest.mark.parametrize("windows", [0, 3])
 def test_nothing_of_it_is_refused(windows):
-    policy = pickle.loads(pickle.dumps(EvenloadPolicy(default_options())))
+    policy = pickle.loads(pickle.dumps(EvenloadPolicy(PLANNER)))
     load = torch.stack([LOAD] * windows) if windows else LOAD
     table = TABLE.clone()
     changed, priority, placed = policy.rebalance_experts(table, load)
@@ -103,7 +111,7 @@ def test_nothing_of_it_is_refused(windows):
 
 
 def test_the_load_of_all_slots_of_an_expert_counts():
-    policy = EvenloadPolicy(default_options())
+    policy = EvenloadPolicy(PLANNER)
     _, _, placed = policy.rebalance_experts(TABLE.numpy(), LOAD.numpy())
     weight = np.zeros((L, E), np.int64)
     for layer in range(L):
@@ -118,7 +126,7 @@ def test_the_load_of_all_slots_of_an_expert_counts():
 
 
 def test_what_is_odd_keeps_its_layer():
-    policy = EvenloadPolicy(default_options())
+    policy = EvenloadPolicy(PLANNER)
     load, table = LOAD.clone(), TABLE.clone()
     load[0] = 0
     load[1, 0, 0] = -1
@@ -131,10 +139,32 @@ def test_what_is_odd_keeps_its_layer():
 
 
 def test_it_plans_for_another_number_of_ranks_once():
-    policy = EvenloadPolicy(default_options())
+    policy = EvenloadPolicy(PLANNER)
     for ranks in (7, 10):
         policy.set_new_ep_size(ranks)
         _, _, placed = policy.rebalance_experts(TABLE, LOAD)
         assert placed.shape == (L, ranks, K)
         assert all(row.unique().numel() == E for row in placed)
         assert policy.rebalance_experts(TABLE, LOAD)[2].shape == (L, R, K)
+
+
+def test_what_cannot_be_planned_keeps_the_table():
+    policy = EvenloadPolicy(Planner("vllm-ascend", Settings(solver="best")))
+    changed, _, placed = policy.rebalance_experts(TABLE, LOAD)
+    assert changed == 0
+    assert (placed == TABLE).all()
+    table = TABLE.clone()
+    table[0, 0, 0] = 99  # more experts than slots
+    changed, _, placed = policy.rebalance_experts(table, LOAD)
+    assert changed == 0
+    assert (placed == table).all()
+    policy.set_new_ep_size(5)
+    with pytest.raises(ValueError, match="num_slots=25 is fewer than num_experts=32"):
+        policy.rebalance_experts(TABLE, LOAD)
+
+
+def test_the_solver_is_near(monkeypatch):
+    policy = EvenloadPolicy(PLANNER)
+    names = functions_to_the_solver(monkeypatch, lambda: policy.rebalance_experts(TABLE, LOAD))
+    assert names[-1] == "rebalance_experts"
+    assert len(names) <= MOST_FUNCTIONS, names

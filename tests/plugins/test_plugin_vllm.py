@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
+import gc
 import logging
-import pkgutil
 
 import numpy as np
 import pytest
 import torch
-from engine_stubs import FakeGroup, OwnPolicy, put_module, stub_vllm
+from engine_stubs import (
+    MOST_FUNCTIONS,
+    OwnPolicy,
+    functions_to_the_solver,
+    stub_vllm,
+    two_ranks,
+)
+from numba.core.dispatcher import Dispatcher
 
-import evenload.kernels
-from evenload.engines.common import selftest
-from evenload.engines.vllm.plugin import policy as policy_module
-from evenload.engines.vllm.plugin import register
-from evenload.engines.vllm.plugin.policy import BrokenContractError
+from evenload import Cluster, Placement, solve
+from evenload.io import write_placement
+from evenload.plugins import agreement, selftest
+from evenload.plugins.vllm import EPLB_GROUP, BrokenContractError, register
 
 LOAD = torch.tensor(np.random.default_rng(3).integers(1, 90, (3, 16)) ** 2)
 LINEAR = (torch.arange(24) % 16).expand(3, -1)
@@ -99,12 +104,12 @@ def test_what_no_policy_could_plan_is_refused_as_vllm_does(installed):
 
 def test_a_failed_self_test_leaves_vllms_own_policy(policies, monkeypatch, caplog):
     monkeypatch.setenv("EVENLOAD_VLLM", "1")
-    monkeypatch.setattr(selftest, "EXPECTED", "another")
+    monkeypatch.setattr(selftest, "_not_a_plan", lambda *_: "is none")
     with caplog.at_level(logging.INFO, "vllm.evenload"):
         register()
         register()
     (line,) = [r.getMessage() for r in caplog.records]
-    assert "the policy of vLLM itself stays, since ValueError: the self-test planned" in line
+    assert "the policy of vLLM itself stays, since ValueError: the self-test's plan 0" in line
     assert (policies["default"].rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR) == LINEAR).all()
 
 
@@ -132,17 +137,13 @@ def test_wrong_options_are_found_at_registration(policies, monkeypatch, name, va
         threads.num_threads.cache_clear()
 
 
-def two_ranks(monkeypatch, other):
-    """Make the policy meet one other rank, whose ballot is `other` of ours."""
-    put_module(monkeypatch, "vllm.distributed.parallel_state", get_eplb_group=lambda: None)
-    group = policy_module.Ranks(FakeGroup(), 1.0)
-    monkeypatch.setattr(policy_module.Ranks, "gather", lambda self, mine: [mine, other(mine)])
-    monkeypatch.setattr(policy_module, "ranks", lambda options: group)
+def beside(monkeypatch, other):
+    two_ranks(monkeypatch, *EPLB_GROUP, other)
 
 
 def test_ranks_that_agree_get_their_plan(installed, monkeypatch):
     alone = installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
-    two_ranks(monkeypatch, lambda mine: mine)
+    beside(monkeypatch, lambda mine: mine)
     assert (installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR) == alone).all()
 
 
@@ -155,7 +156,7 @@ def test_ranks_that_agree_get_their_plan(installed, monkeypatch):
     ],
 )
 def test_ranks_that_differ_all_keep_the_map(installed, monkeypatch, caplog, other, says):
-    two_ranks(monkeypatch, other)
+    beside(monkeypatch, other)
     with caplog.at_level(logging.ERROR, "vllm.evenload"):
         placed = installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
     assert (placed == LINEAR).all()
@@ -164,13 +165,13 @@ def test_ranks_that_differ_all_keep_the_map(installed, monkeypatch, caplog, othe
 
 def test_a_rank_that_fails_alone_hands_in_another_plan(installed, monkeypatch):
     handed = []
-    two_ranks(monkeypatch, lambda mine: handed.append(mine) or mine)
+    beside(monkeypatch, lambda mine: handed.append(mine) or mine)
     installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
 
     def fail(request, options):
         raise MemoryError
 
-    monkeypatch.setattr(policy_module, "plan_map", fail)
+    monkeypatch.setattr(agreement, "plan_map", fail)
     assert (installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR) == LINEAR).all()
     assert handed[0][:16] != handed[1][:16]
     assert handed[0][16:] == handed[1][16:]
@@ -180,25 +181,21 @@ def test_where_nobody_compares_a_failure_of_one_rank_is_loud(installed, monkeypa
     def fail(request, options):
         raise MemoryError
 
-    monkeypatch.setattr(policy_module, "plan_map", fail)
+    monkeypatch.setattr(agreement, "plan_map", fail)
     with pytest.raises(MemoryError):
         installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
 
 
 def compiled():
-    """Count the compiled versions of every kernel."""
-    count = {}
-    for info in pkgutil.iter_modules(evenload.kernels.__path__):
-        module = importlib.import_module(f"evenload.kernels.{info.name}")
-        for name, value in vars(module).items():
-            if hasattr(value, "signatures"):
-                count[f"{info.name}.{name}"] = len(value.signatures)
-    return count
+    """Count the compiled versions of all kernels."""
+    kernels = [o for o in gc.get_objects() if issubclass(type(o), Dispatcher)]
+    return {kernel.__qualname__: len(kernel.overloads) for kernel in kernels
+            if kernel.__module__.startswith("evenload.")}  # fmt: skip
 
 
 def test_nothing_is_compiled_after_registration(installed):
     before = compiled()
-    assert sum(before.values()) > 20
+    assert sum(before.values()) > 5
     rng = np.random.default_rng(1)
     for E, ranks, slots, nodes, groups, L in (
         (16, 4, 24, 1, 1, 3), (16, 4, 16, 1, 1, 1), (64, 16, 96, 2, 4, 5), (64, 32, 64, 4, 8, 2),
@@ -213,3 +210,46 @@ def test_nothing_is_compiled_after_registration(installed):
         for map_ in (gone, torch.cat([old, old], dim=1), None, old.to(torch.int32)):
             installed.rebalance_experts(load, slots, groups, nodes, ranks, map_)
     assert compiled() == before
+
+
+def test_the_solver_is_near(installed, monkeypatch):
+    two_ranks(monkeypatch, *EPLB_GROUP, lambda mine: mine)
+    names = functions_to_the_solver(
+        monkeypatch, lambda: installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
+    )
+    assert names[-1] == "rebalance_experts"
+    assert len(names) <= MOST_FUNCTIONS, names
+
+
+# ---- a placement that was planned ahead ----------------------------------------------------------
+
+
+def test_a_file_is_read_once_and_serves_every_rebalance(policies, monkeypatch, caplog, tmp_path):
+    path, cluster = tmp_path / "placement.json", Cluster(4, slots_per_gpu=6)
+    wanted = solve(LOAD.double().numpy(), cluster).placement
+    write_placement(path, wanted)
+    monkeypatch.setenv("EVENLOAD_VLLM", "1")
+    monkeypatch.setenv("EVENLOAD_PLACEMENT", str(path))
+    with caplog.at_level(logging.INFO, "vllm.evenload"):
+        register()
+    assert caplog.records[-1].getMessage().startswith(f"evenload: placement {path} plans for vLLM")
+    path.write_text("gone")
+    placed = policies["default"].rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
+    assert Placement(placed, cluster, 16).moves_from(wanted).sum() == 0
+
+
+@pytest.mark.parametrize("text", ["", "{}", None])
+def test_a_file_that_is_none_is_told_at_registration(policies, monkeypatch, caplog, tmp_path, text):
+    path = tmp_path / "bad.json"
+    if text is not None:
+        path.write_text(text)
+    monkeypatch.setenv("EVENLOAD_VLLM", "1")
+    monkeypatch.setenv("EVENLOAD_PLACEMENT", str(path))
+    with caplog.at_level(logging.INFO, "vllm.evenload"):
+        register()
+    assert "the policy of vLLM itself stays, since" in caplog.records[-1].getMessage()
+    assert str(path) in caplog.records[-1].getMessage()
+    assert policies["default"].policy.name.startswith("vLLM's")
+    two_ranks(monkeypatch, *EPLB_GROUP, lambda mine: mine)
+    placed = policies["default"].rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR[:, 5:])
+    assert (placed == LINEAR).all()
