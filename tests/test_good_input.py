@@ -7,8 +7,6 @@ import numpy as np
 import pytest
 
 from evenload import Cluster, Placement, eplb, solve
-from evenload.kernels.iterated_packing import iterated_packing
-from evenload.kernels.local_search import local_search
 from evenload.solvers import solver_names
 
 CLUSTER = Cluster(4, num_nodes=2, slots_per_gpu=3)
@@ -96,16 +94,13 @@ def test_numpy_layouts():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_read_only_arrays_need_no_kernels_of_their_own(dtype):
+def test_read_only_arrays(dtype):
+    """Entries are compiled for one kind of array each, and refuse others."""
     load = LOAD.astype(dtype)
     assert_taken(load)
-    kernels = (local_search, iterated_packing)
-    compiled = [list(kernel.signatures) for kernel in kernels]
-    assert all(compiled)
     load.setflags(write=False)
     assert_taken(load)
     assert not load.flags.writeable
-    assert [list(kernel.signatures) for kernel in kernels] == compiled
 
 
 def test_expanded_arrays():

@@ -1,10 +1,15 @@
-"""Arrays in, arrays of the same kind out: NumPy stays NumPy, tensors return to their device.
+"""Loads and other arrays: checked on the way in, of the caller's kind on the way out.
 
-torch is never imported here: a tensor can only arrive where its caller has imported it already.
+NumPy stays NumPy, tensors return to their device. torch is never imported here: a tensor can only
+arrive where its caller has imported it already.
+
+Loads near the ends of a float's range are brought to where their sums are finite and exact: scaling
+by a power of two rounds nothing, so it changes no decision of any planner.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +18,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+Float = NDArray[np.float64]
 Rewrap: TypeAlias = Callable[[NDArray[Any]], Any]
+
+SAFE_EXPONENT = 960  # of float64, which ends at 1024: room for sums and shares of many slots
+SAFE_EXPONENT_32 = 64  # of float32, which ends at 128
 
 
 def is_tensor(value: Any) -> bool:
@@ -90,11 +99,11 @@ def first_bad(array: NDArray[Any], bad: NDArray[np.bool_]) -> str:
     return f"{list(index)}={array[index]}"
 
 
-def check_weights(name: str, array: NDArray[Any]) -> NDArray[np.float64]:
+def check_weights(name: str, array: NDArray[Any]) -> Float:
     """Return weights as float64, or say which one is not a finite number >= 0.
 
-    The result is C-contiguous, aligned and writable, whatever the input: kernels are compiled for
-    that layout only, and a read-only array would make them compile anew. It may be the input.
+    The result is C-contiguous, aligned and writable, whatever the input: the compiled core takes
+    that layout only. It may be the input.
 
     Parameters
     ----------
@@ -127,3 +136,99 @@ def check_weights(name: str, array: NDArray[Any]) -> NDArray[np.float64]:
         bad = first_bad(array, ~(np.isfinite(weights) & (weights >= 0.0)))
         raise ValueError(f"{name}{bad} is not a finite number >= 0; use 0 or more")
     return weights
+
+
+def check_load(load: Any, name: str = "load") -> tuple[Float, Rewrap]:
+    """Validate a load, tokens of each expert in each layer, and bring it to float64 ``[L, E]``.
+
+    Parameters
+    ----------
+    load : array_like or torch.Tensor, [L, E] or [E]
+        Tokens routed to each expert. One layer may come without the layer axis.
+    name : str, default "load"
+        The caller's word for it, for the message.
+
+    Returns
+    -------
+    load : float64 ndarray, [L, E], C-contiguous
+        May share memory with the input: read it only.
+    rewrap : callable
+        Brings results to the kind and device of the input.
+
+    Raises
+    ------
+    ValueError
+        For a wrong number of dimensions, no layer, no expert, or an illegal dtype or value.
+    """
+    array, rewrap = to_numpy(name, load)
+    if array.ndim not in (1, 2):
+        raise ValueError(
+            f"{name} has {array.ndim} dimensions {array.shape}; use [layers, experts] or [experts] "
+            "(sum a trace over its windows first)"
+        )
+    for size, word in zip(array.shape[::-1], ("experts", "layers"), strict=False):
+        if size == 0:
+            raise ValueError(f"{name} has 0 {word} {array.shape}; use at least 1")
+    return np.atleast_2d(check_weights(name, array)), rewrap
+
+
+def within_range(load: Float) -> Float:
+    """Scale a load as a whole if its largest number is near an end of float64's range.
+
+    Parameters
+    ----------
+    load : float64 ndarray, any shape but empty
+        Finite and at least 0.
+
+    Returns
+    -------
+    float64 ndarray
+        The very input where it lies well within the range.
+    """
+    exponent = math.frexp(load.max())[1]
+    if abs(exponent) <= SAFE_EXPONENT:
+        return load
+    with np.errstate(under="ignore"):
+        scaled: Float = np.ldexp(load, (SAFE_EXPONENT if exponent > 0 else 0) - exponent)
+    return scaled
+
+
+def rows_within_range(weight: NDArray[Any]) -> NDArray[Any]:
+    """Scale each row whose sums could overflow, in the weights' own float type.
+
+    Parameters
+    ----------
+    weight : float32 or float64 ndarray, [X, n]
+        Finite and at least 0.
+
+    Returns
+    -------
+    ndarray, [X, n], of the same dtype
+        The very input where no row needs it.
+    """
+    limit = np.finfo(weight.dtype).maxexp // 2
+    exponent = np.frexp(weight.max(axis=1, keepdims=True))[1]
+    if (exponent <= limit).all():
+        return weight
+    scaled: NDArray[Any] = np.ldexp(weight, np.minimum(limit - exponent, 0))
+    return scaled
+
+
+def to_float32(load: Float) -> NDArray[np.float32]:
+    """Round to float32, rows that lie near an end of its range scaled first.
+
+    Parameters
+    ----------
+    load : float64 ndarray, [X, E]
+        Finite and at least 0.
+
+    Returns
+    -------
+    float32 ndarray, [X, E]
+        Each row times a power of two, which is 1 for rows well within the range.
+    """
+    exponent = np.frexp(load.max(axis=1, keepdims=True))[1]
+    far = np.abs(exponent) > SAFE_EXPONENT_32
+    with np.errstate(under="ignore"):
+        scaled = np.ldexp(load, np.where(far, -exponent, 0)) if far.any() else load
+        return scaled.astype(np.float32)

@@ -1,16 +1,16 @@
 """Proven upper limits on the balancedness that a placement could reach.
 
-Each argument is a function that shows some time, load / speed of the GPU that needs longest, to be
-out of reach; the proofs stand with them:
+Each argument shows some time, load / speed of the GPU that needs longest, to be out of reach; the
+proofs stand in `core.bound`:
 
 - *mean*: all GPUs together carry the total, so none is needed for longer than the total over the
   sum of the speeds, and the balancedness is at most 1;
-- *largest share*: `kernels.bound_share`;
-- *hot set*: `kernels.bound_hot_set`;
-- *partners*: `kernels.bound_partner`;
+- *largest share*: an expert is cut by its replicas, and they are limited;
+- *hot set*: the GPUs that hold the hottest experts have other slots to fill;
+- *partners*: beside a big replica there must be a small one;
 - *groups*, where each has to stay on one node: every content that a node could have is bounded by
   the arguments above, on the GPUs of that node, and the best way to deal the groups out is searched
-  over all there are. Where these are too many (`kernels.deals`), `_relaxed_times`.
+  over all there are. Where these are too many (`core.deals`), `_relaxed_times`.
 
 They hold for every placement that fills all living slots and shares an expert's tokens evenly among
 its replicas, duplicates included.
@@ -18,11 +18,12 @@ its replicas, duplicates included.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from evenload.cluster import Cluster
-from evenload.kernels.bound_gpus import Gpus, gpus_of
 from evenload.problem import Problem
 from evenload.threads import STEPS_A_THREAD, spread
 
@@ -30,6 +31,25 @@ Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 ROUNDING = 1e-9  # how far sums in another order may be off, with room to spare
+
+
+class Gpus(NamedTuple):
+    """Some GPUs as `core.bound` takes them: slots in all, ``reach``, ``fewest`` and ``most``."""
+
+    num_slots: int
+    reach: Float
+    fewest: Int
+    most: Int
+
+    @classmethod
+    def of(cls, cluster: Cluster, gpus: tuple[int, ...]) -> Gpus:
+        """Sum up the GPUs of these numbers."""
+        speed, slots = np.array(cluster.speed)[list(gpus)], np.array(cluster.slots)[list(gpus)]
+        speed.sort()
+        slots.sort()
+        rows = speed[::-1], slots, slots[::-1]
+        reach, fewest, most = (np.concatenate(([0], np.cumsum(row))) for row in rows)
+        return cls(int(fewest[-1]), reach, fewest, most)
 
 
 def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
@@ -52,14 +72,20 @@ def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
         In (0, 1]; 1 for a layer without load.
     """
     load = _relative_load(problem.load)
-    living = _gpus(problem.cluster, problem.cluster.living_gpus)
-    time = _times(np.sort(load, axis=1)[:, ::-1], living)
-    if problem.hierarchical and len(problem.cluster.living_by_node) > 1:
+    living = Gpus.of(problem.cluster, problem.cluster.living_gpus)
+    descending = _descending(load)
+    time = _times(descending, living)
+    if problem.keeps_groups:
         time = np.maximum(time, _group_times(problem, load, thorough))
     elif thorough:
-        time = _tightened(np.sort(load, axis=1)[:, ::-1], living, time)
+        time = _tightened(descending, living, time)
     mean = (load.sum(axis=1) > 0.0) / living.reach[-1]
     return np.where(time > mean, mean / np.where(time > 0.0, time, 1.0), 1.0)
+
+
+def _descending(load: Float) -> Float:
+    """Sort the last axis."""
+    return np.ascontiguousarray(np.sort(load, axis=-1)[..., ::-1])
 
 
 def _relative_load(load: Float) -> Float:
@@ -70,66 +96,53 @@ def _relative_load(load: Float) -> Float:
     return relative / np.where(total > 0.0, total, 1.0)
 
 
-def _gpus(cluster: Cluster, numbers: tuple[int, ...]) -> Gpus:
-    chosen = list(numbers)
-    return gpus_of(np.array(cluster.speed)[chosen], np.array(cluster.slots)[chosen])
-
-
 def _times(load: Float, gpus: Gpus) -> Float:
     """Bound the time of each row of a load [X, E], each descending, by the quick arguments."""
-    from evenload.kernels.bound import quick_times
+    from evenload.core.bound import quick_times
 
-    rows = np.ascontiguousarray(load)
-    time = np.empty(len(rows))
+    time = np.empty(len(load))
 
     def run(first: int, end: int) -> None:
-        quick_times(rows[first:end], gpus, time[first:end])
+        quick_times(load[first:end], *gpus, time[first:end])
 
-    spread(len(rows), rows.size, run)
+    spread(len(load), load.size, run)
     return time
 
 
 def _tightened(load: Float, gpus: Gpus, time: Float) -> Float:
     """Bound the time of each row by partners too, from the times of the other arguments on."""
-    from evenload.kernels.bound import tighten_times
+    from evenload.core.bound import tighten_times
 
-    rows = np.ascontiguousarray(load)
     tighter = time.copy()
 
     def run(first: int, end: int) -> None:
-        tighten_times(rows[first:end], gpus, tighter[first:end])
+        tighten_times(load[first:end], *gpus[:3], tighter[first:end])
 
-    spread(len(rows), len(rows) * STEPS_A_THREAD, run)
+    spread(len(load), len(load) * STEPS_A_THREAD, run)
     return tighter
 
 
 def _group_times(problem: Problem, load: Float, thorough: bool) -> Float:
     """Bound the time of placements that keep each group on one node, [L]."""
-    from evenload.kernels.deals import all_deals
+    from evenload.core.deals import all_deals
 
     cluster = problem.cluster
-    nodes = [_gpus(cluster, gpus) for gpus in cluster.living_by_node]
-    kinds, kind = _kinds(nodes)
+    nodes = [Gpus.of(cluster, gpus) for gpus in cluster.living_by_node]
+    keys = [(node.reach.tobytes(), node.fewest.tobytes()) for node in nodes]
+    different = list(dict.fromkeys(keys))
+    kind = np.array([different.index(key) for key in keys])
+    kinds = [nodes[keys.index(key)] for key in different]
     deals = all_deals(problem.num_groups, len(nodes), len(kinds) == 1)
     if deals is None:
         return _relaxed_times(load, problem.num_groups, kinds, len(nodes))
     by_group = load.reshape(len(load), problem.num_groups, -1)
-    content = by_group[:, deals.sets].reshape(len(load), len(deals.sets), -1)
-    content = np.sort(content, axis=2)[:, :, ::-1]
+    content = _descending(by_group[:, deals.sets].reshape(len(load), len(deals.sets), -1))
     rows = content.reshape(-1, content.shape[2])
     time = np.stack([_times(rows, gpus).reshape(content.shape[:2]) for gpus in kinds], axis=1)
-    return _lightest_deals(content, time, kinds, kind, deals.steps, problem.num_groups, thorough)
+    return _longest_times(content, time, kinds, kind, deals.steps, problem.num_groups, thorough)
 
 
-def _kinds(nodes: list[Gpus]) -> tuple[list[Gpus], Int]:
-    """Tell equal nodes: one of each kind, and the kind of each node."""
-    keys = [(node.reach.tobytes(), node.fewest.tobytes()) for node in nodes]
-    different = list(dict.fromkeys(keys))
-    kind = np.array([different.index(key) for key in keys])
-    return [nodes[keys.index(key)] for key in different], kind
-
-
-def _lightest_deals(
+def _longest_times(
     content: Float,
     time: Float,
     kinds: list[Gpus],
@@ -151,23 +164,23 @@ def _lightest_deals(
     time : float64, [L, J, X], changed in place
         What a node of each kind needs for it at least.
     """
-    from evenload.kernels.deals import lightest_deal
+    from evenload.core.deals import deal_out
 
     tightened = np.full(time.shape, not thorough)
     longest = np.empty(len(time))
-    pending = list(range(len(time)))
-    while pending:
-        loose: dict[int, list[tuple[int, int]]] = {}
-        for layer in pending:
-            longest[layer], j, x = lightest_deal(time[layer], kind, steps, num_groups)
-            if not tightened[layer, j, x]:
-                loose.setdefault(j, []).append((layer, x))
-        for j, found in loose.items():
-            layers, sets = map(list, zip(*found, strict=True))
-            rows = content[layers, sets]
-            time[layers, j, sets] = _tightened(rows, kinds[j], time[layers, j, sets])
-            tightened[layers, j, sets] = True
-        pending = sorted(layer for found in loose.values() for layer, _ in found)
+    pending = np.arange(len(time))
+    while pending.size:
+        dealt, needed = np.empty((pending.size, kind.size), np.int64), np.empty(pending.size)
+        deal_out(time[pending], kind, steps, num_groups, dealt, needed)
+        longest[pending] = needed
+        node = (time[pending[:, None], kind, dealt] == needed[:, None]).argmax(axis=1)
+        j, x = kind[node], dealt[np.arange(pending.size), node]
+        loose = ~tightened[pending, j, x]
+        pending, j, x = pending[loose], j[loose], x[loose]
+        for this, gpus in enumerate(kinds):
+            at = pending[j == this], this, x[j == this]
+            time[at] = _tightened(content[at[0], at[2]], gpus, time[at])
+            tightened[at] = True
     return longest
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from evenload.arrays import check_weights, keep_numpy, to_numpy
+from evenload.arrays import check_weights, keep_numpy, to_float32, to_numpy
 from evenload.checks import multiple, positive_int
 from evenload.cluster import Cluster
 from evenload.packing import balanced_packing
 from evenload.planner import solve_problem
 from evenload.problem import Problem
-from evenload.scale import to_float32
 
 __all__ = ["balanced_packing", "rebalance_experts", "replicate_experts"]
 

@@ -1,18 +1,21 @@
-"""The maps between experts and slots: their checks, and the way from one to the other."""
+"""The arrays that describe a placement: their checks, and the ways from one to another."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap, first_bad, to_numpy
+from evenload.arrays import Rewrap, check_weights, first_bad, to_numpy
 from evenload.cluster import Cluster
 
 Int = NDArray[np.int64]
+Float = NDArray[np.float64]
 
 EMPTY = -1  # in a map: a slot that holds nothing, since its GPU is gone
+NO_RANK = np.empty((0, 0), np.int64)
+SUM_TOLERANCE = 1e-6  # the weights of a split may come as float32
 
 
 def frozen(array: Int) -> Int:
@@ -21,14 +24,22 @@ def frozen(array: Int) -> Int:
     return array
 
 
-def check_map(value: Any, cluster: Cluster, num_experts: int) -> tuple[Int, Rewrap]:
-    """Copy an expert for every slot to int64 ``[L, S]``, and tell how results go back.
+def check_map(value: Any, cluster: Cluster, num_experts: int) -> tuple[Int, Int, Rewrap]:
+    """Copy an expert for every slot, count the slots of each, and tell how results go back.
+
+    Returns
+    -------
+    physical_to_logical : int64 ndarray, [L, S], read-only
+    count : int64 ndarray, [L, E], read-only
+    rewrap : callable
 
     Raises
     ------
     ValueError
-        For a wrong shape or dtype, or a number that is no expert.
+        For a wrong shape or dtype, a number that is no expert, or an expert without a slot.
     """
+    from evenload.core.evaluate import count_replicas
+
     array, rewrap = to_numpy("physical_to_logical", value)
     if array.ndim not in (1, 2) or array.size == 0:
         raise ValueError(
@@ -41,16 +52,30 @@ def check_map(value: Any, cluster: Cluster, num_experts: int) -> tuple[Int, Rewr
             f"physical_to_logical has {array.shape[-1]} slots a layer, and the cluster has "
             f"num_slots={cluster.num_slots}; use {cluster.num_slots}"
         )
-    _check_experts(array, cluster, num_experts)
-    return np.atleast_2d(array).astype(np.int64, order="C"), rewrap
+    experts = frozen(np.array(array, np.int64, order="C", ndmin=2))
+    if num_experts > cluster.num_living_slots:  # whatever their number: nothing that size is made
+        _check_experts(array, cluster, num_experts)
+        _fail_for_expert(0, min({*range(experts.shape[1] + 1)}.difference(experts[0].tolist())))
+    count = np.empty((len(experts), num_experts), np.int64)
+    bad = count_replicas(experts, cluster.living_slot.view(np.uint8), count)
+    if bad >= 0 or array.dtype == np.uint64:
+        _check_experts(array, cluster, num_experts)
+    if count.min() == 0:
+        _fail_for_expert(*np.argwhere(count == 0)[0])
+    return experts, frozen(count), rewrap
+
+
+def _fail_for_expert(layer: int, expert: int) -> NoReturn:
+    raise ValueError(
+        f"physical_to_logical: expert {expert} has no slot in layer {layer}; "
+        "give every expert at least one"
+    )
 
 
 def _check_experts(array: NDArray[Any], cluster: Cluster, num_experts: int) -> None:
-    outside = (array < 0) | (array >= num_experts)
-    if not outside.any() and cluster.all_alive:
-        return
+    """Say which slot holds what it must not; an int64 would not hold every uint64."""
     empty = array == EMPTY
-    no_expert = outside & ~(empty & ~cluster.living_slot)
+    no_expert = ((array < 0) | (array >= num_experts)) & ~(empty & ~cluster.living_slot)
     if no_expert.any():
         raise ValueError(
             f"physical_to_logical{first_bad(array, no_expert)} is no expert; "
@@ -64,26 +89,16 @@ def _check_experts(array: NDArray[Any], cluster: Cluster, num_experts: int) -> N
         )
 
 
-def check_count(count: Int) -> None:
-    """Raise `ValueError` if an expert has no slot in some layer; replica counts [L, E]."""
-    if count.min() == 0:
-        layer, expert = np.argwhere(count == 0)[0]
-        raise ValueError(
-            f"physical_to_logical: expert {expert} has no slot in layer {layer}; "
-            "give every expert at least one"
-        )
+def slots_of_experts(physical_to_logical: Int, count: Int, rank: Int = NO_RANK) -> Int:
+    """List each expert's slots, ascending or by `rank`, padded with -1: [L, S] -> [L, E, X]."""
+    from evenload.core.evaluate import invert
+
+    slots = np.empty((*count.shape, int(count.max())), np.int64)
+    invert(physical_to_logical, rank, slots)
+    return frozen(slots)
 
 
-def inverse_by_slot(physical_to_logical: Int, count: Int) -> Int:
-    """List each expert's slots in ascending order, padded with -1: [L, S] -> [L, E, X]."""
-    from evenload.kernels.invert import invert, rank_by_slot
-
-    num_experts, most = count.shape[1], int(count.max())
-    rank = rank_by_slot(physical_to_logical, num_experts)
-    return frozen(invert(physical_to_logical, rank, num_experts, most))
-
-
-def inverse_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> Int:
+def slots_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> Int:
     """List each expert's slots by the rank of its replicas, padded with -1: [L, S] -> [L, E, X].
 
     Raises
@@ -92,8 +107,6 @@ def inverse_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> 
         Unless `replica_rank` is an integer array [L, S] that numbers every expert's replicas from 0
         without gaps.
     """
-    from evenload.kernels.invert import invert
-
     rank = to_numpy("replica_rank", replica_rank)[0]
     if rank.shape != physical_to_logical.shape or rank.dtype.kind not in "iu":
         raise ValueError(
@@ -107,16 +120,15 @@ def inverse_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> 
         raise ValueError(
             f"replica_rank{first_bad(rank, bad)} is no replica; use 0 to {replicas[bad][0] - 1}"
         )
-    rank = rank.astype(np.int64, order="C")
-    inverse = invert(physical_to_logical, rank, count.shape[1], int(count.max()))
-    twice = (inverse >= 0).sum(axis=2) < count
+    slots = slots_of_experts(physical_to_logical, count, rank.astype(np.int64, order="C"))
+    twice = (slots >= 0).sum(axis=2) < count
     if twice.any():
         layer, expert = np.argwhere(twice)[0]
         raise ValueError(
             f"replica_rank gives two replicas of expert {expert} in layer {layer} one number; "
             f"use each of 0 to {count[layer, expert] - 1} once"
         )
-    return frozen(inverse)
+    return slots
 
 
 def rank_of_slot(logical_to_physical: Int, num_slots: int) -> Int:
@@ -126,3 +138,40 @@ def rank_of_slot(logical_to_physical: Int, num_slots: int) -> Int:
     rank = np.full((len(logical_to_physical), num_slots), EMPTY)
     rank[layer, logical_to_physical[held]] = replica
     return rank
+
+
+def check_split(split: Any, logical_to_physical: Int) -> Float:
+    """Return a split as float64 [L, E, X], each expert's weights adding up to 1.
+
+    Raises
+    ------
+    ValueError
+        For another shape than that of `logical_to_physical`, a dtype that holds no real numbers, a
+        weight that is not finite, negative, or not 0 where there is no replica, and weights of an
+        expert that do not add up to 1 within 1e-6.
+    """
+    array = to_numpy("split", split)[0]
+    expected = logical_to_physical.shape
+    if array.shape != expected:
+        raise ValueError(
+            f"split has shape {array.shape}, and the placement's logical_to_physical {expected}; "
+            "use a weight for each of its entries"
+        )
+    if array.dtype.kind not in "iuf":
+        raise ValueError(f"split has dtype {array.dtype}; use a floating dtype")
+    weights = check_weights("split", array)
+    nobody = (logical_to_physical < 0) & (weights > 0.0)
+    if nobody.any():
+        raise ValueError(
+            f"split{first_bad(weights, nobody)} is for no replica, logical_to_physical is -1 "
+            "there; use 0"
+        )
+    total = weights.sum(axis=2)
+    wrong = np.abs(total - 1.0) > SUM_TOLERANCE
+    if wrong.any():
+        layer, expert = np.argwhere(wrong)[0]
+        raise ValueError(
+            f"split[{layer}, {expert}] adds up to {total[layer, expert]}; use weights that add up "
+            f"to 1 within {SUM_TOLERANCE}, e.g. divided by their sum"
+        )
+    return np.ascontiguousarray(weights / total[:, :, None])

@@ -55,12 +55,11 @@ def in_old_slots(new: NDArray[Any], old: NDArray[Any], cluster: Cluster) -> NDAr
     -------
     int64 ndarray, [L, S]
     """
-    from evenload.kernels.keep_slots import keep_slots as compiled
+    from evenload.core.transfers import keep_slots as compiled
 
-    result, living = np.array(new), cluster.living_slot
-    rows = np.ascontiguousarray(result[:, living])
-    compiled(rows, np.ascontiguousarray(old[:, living]), np.array(cluster.living.slots))
-    result[:, living] = rows
+    result = np.array(new, np.int64, order="C")
+    num_experts = int(result.max()) + 1
+    compiled(result, np.ascontiguousarray(old, np.int64), cluster.first_slot, num_experts)
     return result
 
 
@@ -118,15 +117,15 @@ class Moves:
         ValueError
             If the two differ in layers, experts or number of GPUs.
         """
-        from evenload.kernels.transfer_sources import transfer_sources
+        from evenload.core.transfers import transfer_sources
 
         plain_before, plain_after = before.rewrapped(keep_numpy), after.rewrapped(keep_numpy)
         count = int(plain_after.moves_from(plain_before).sum())
         move = np.empty((count, 5), np.int64)
         cluster = after.cluster
         transfer_sources(
-            np.array(plain_before.physical_to_logical), before.cluster.first_slot,
-            np.array(plain_after.physical_to_logical), cluster.first_slot,
+            plain_before.physical_to_logical, before.cluster.first_slot,
+            plain_after.physical_to_logical, cluster.first_slot, after.num_experts,
             np.array(cluster.alive, np.uint8), node_of(after), move,
         )  # fmt: skip
         return cls(before, after, *(np.ascontiguousarray(column) for column in move.T))

@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import check_weights, is_tensor, to_numpy
+from evenload.arrays import check_weights, is_tensor, rows_within_range, to_numpy
 from evenload.checks import divisor, packing_options, positive_int
-from evenload.scale import rows_within_range
 from evenload.threads import spread
 
+Int = NDArray[np.int64]
+
 BACKENDS = ("compiled", "torch")
+# For tensors on other devices than the CPU. Not measured yet against "compiled", which copies the
+# weights to the host and the packing back: some 60 KB.
+ON_DEVICE = "torch"
 
 
 def _check_shape(shape: tuple[int, ...], num_packs: int) -> int:
@@ -34,23 +38,41 @@ def _in_float(weight: NDArray[Any]) -> NDArray[Any]:
     return checked
 
 
-def _pack_compiled(
-    weight: NDArray[Any], packs: int, attempts: int, boost: float, swaps: int, target: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def pack_rows(
+    weight: NDArray[Any],
+    order: Int,
+    packs: int,
+    attempts: int,
+    boost: float,
+    swaps: int,
+    target: float,
+) -> tuple[Int, Int]:
+    """Pack rows of checked weights on their own, in the weights' own float type.
+
+    Parameters
+    ----------
+    weight : float32 or float64 ndarray, [X, n]
+    order : int64 ndarray, [X, n]
+        Items of each row by descending weight; changed in place.
+    target : float
+        Infinite for none. The others are those of `balanced_packing`.
+
+    Returns
+    -------
+    pack_index, rank_in_pack : int64 ndarray, [X, n]
+    """
+    from evenload.core.packing import pack_double, pack_single
+
     X, n = weight.shape
     if n == packs:
         return np.tile(np.arange(n), (X, 1)), np.zeros((X, n), np.int64)
-    from evenload.kernels.iterated_packing import iterated_packing
-
-    weight = rows_within_range(weight)
-    order = np.argsort(-weight, axis=1, kind="stable")
-    index = np.empty((X, n), np.int64)
-    rank = np.empty((X, n), np.int64)
+    pack = pack_single if weight.dtype == np.float32 else pack_double
+    options = packs, attempts, boost, swaps, target, float(1 + 8 * np.finfo(weight.dtype).eps)
+    index, rank = np.empty((2, X, n), np.int64)
 
     def run(first: int, end: int) -> None:
         rows = slice(first, end)
-        results = index[rows], rank[rows]
-        iterated_packing(weight[rows], order[rows], packs, attempts, boost, swaps, target, *results)
+        pack(weight[rows], order[rows], *options, index[rows], rank[rows])
 
     spread(X, index.size, run)
     return index, rank
@@ -61,7 +83,7 @@ def _pack_tensor(
 ) -> tuple[Any, Any]:
     import torch
 
-    from evenload.kernels.torch_packing import pack
+    from evenload.core.torch_packing import pack
 
     tensor = weight if is_tensor(weight) else torch.from_numpy(weight)
     if not tensor.is_floating_point():
@@ -73,7 +95,7 @@ def _pack_tensor(
 def _backend_for(weight: Any, backend: str | None) -> str:
     if backend is None:
         on_device = is_tensor(weight) and weight.device.type != "cpu"
-        return "torch" if on_device else "compiled"
+        return ON_DEVICE if on_device else "compiled"
     if backend not in BACKENDS:
         raise ValueError(f"backend={backend!r} is unknown; use one of: {', '.join(BACKENDS)}")
     return backend
@@ -138,7 +160,9 @@ def balanced_packing(
     goal = max(goal, 0.5 / packs)  # every packing reaches 1 / packs; what is asked stays finite
     options = (packs, attempts, float(boost), swaps, goal)
     if chosen == "compiled":
-        index, rank = _pack_compiled(checked, *options)
+        checked = rows_within_range(checked)
+        order = np.argsort(-checked, axis=1, kind="stable")
+        index, rank = pack_rows(checked, order, *options)
         return rewrap(index), rewrap(rank)
     index, rank = _pack_tensor(weight if is_tensor(weight) else checked, *options)
     return (index, rank) if is_tensor(weight) else (index.numpy(), rank.numpy())

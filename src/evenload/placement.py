@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap
+from evenload.arrays import Rewrap, check_load, within_range
 from evenload.checks import positive_int
 from evenload.cluster import Cluster, check_cluster
-from evenload.load import check_load
-from evenload.maps import EMPTY, check_count, check_map, frozen, inverse_by_rank, inverse_by_slot
-from evenload.scale import within_range
-from evenload.split import best_split, check_split
+from evenload.maps import EMPTY, check_map, check_split, frozen, slots_by_rank, slots_of_experts
+from evenload.threads import spread
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
+
+EVEN = np.empty((0, 0, 0))  # weights of a split that is none
+NO_SLOTS = np.empty((0, 0, 0), np.int64)
+NOTHING = np.empty((0, 0), np.int64)  # a map of nothing
 
 
 class Placement:
@@ -56,11 +58,11 @@ class Placement:
     ) -> None:
         self._num_experts = positive_int("num_experts", num_experts)
         self._cluster = check_cluster(cluster)
-        self._map, self._rewrap = check_map(physical_to_logical, cluster, self._num_experts)
-        frozen(self._map)
-        check_count(self._count)
+        self._map, self._count, self._rewrap = check_map(
+            physical_to_logical, cluster, self._num_experts
+        )
         if replica_rank is not None:
-            self._inverse = inverse_by_rank(self._map, self._count, replica_rank)
+            self._inverse = slots_by_rank(self._map, self._count, replica_rank)
 
     @classmethod
     def trivial(cls, num_layers: int, num_experts: int, cluster: Cluster) -> Placement:
@@ -82,12 +84,6 @@ class Placement:
         other = object.__new__(Placement)
         other.__dict__.update(self.__dict__, _rewrap=rewrap)
         return other
-
-    @cached_property
-    def _count(self) -> Int:
-        from evenload.kernels.evaluate import count_replicas
-
-        return frozen(count_replicas(self._map, self._num_experts))
 
     @property
     def cluster(self) -> Cluster:
@@ -126,10 +122,10 @@ class Placement:
 
     @cached_property
     def _inverse(self) -> Int:
-        return inverse_by_slot(self._map, self._count)
+        return slots_of_experts(self._map, self._count)
 
     def check_load(self, load: Any) -> tuple[Float, Rewrap]:
-        """Validate a load for this placement, see `load.check_load`."""
+        """Validate a load for this placement, see `arrays.check_load`."""
         checked, rewrap = check_load(load)
         expected = (self.num_layers, self.num_experts)
         if checked.shape != expected:
@@ -139,15 +135,20 @@ class Placement:
             )
         return checked, rewrap
 
-    def _gpu_load(self, load: Float, split: Any = None) -> Float:
-        first_slot = self._cluster.first_slot
-        if split is None:
-            from evenload.kernels.evaluate import gpu_load
+    def evaluate(self, load: Float, split: Any = None) -> tuple[Float, Float]:
+        """Return the load of each GPU [L, G] and the balancedness [L] for a load checked before."""
+        from evenload.core.evaluate import evaluate
 
-            return gpu_load(load, self._map, self._count, first_slot)
-        from evenload.kernels.split_load import split_gpu_load
-
-        return split_gpu_load(load, check_split(split, self._inverse), self._inverse, first_slot)
+        weights, slots = EVEN, NO_SLOTS
+        if split is not None:
+            weights, slots = check_split(split, self._inverse), self._inverse
+        cluster = self._cluster
+        gpu_load, balancedness = np.empty((len(load), cluster.num_gpus)), np.empty(len(load))
+        evaluate(
+            load, self._map, self._count, weights, slots, cluster.first_slot, cluster.capacity,
+            gpu_load, balancedness,
+        )  # fmt: skip
+        return gpu_load, balancedness
 
     def gpu_load(self, load: Any, split: Any = None) -> Any:
         """Return the load of each GPU.
@@ -174,7 +175,7 @@ class Placement:
             no replica, or weights that do not add up to 1.
         """
         checked, rewrap = self.check_load(load)
-        return rewrap(self._gpu_load(checked, split))
+        return rewrap(self.evaluate(checked, split)[0])
 
     def balancedness(self, load: Any, split: Any = None) -> Any:
         """Return mean / max GPU load of each layer, float64 [L] in (0, 1]; 1 where all is zero.
@@ -187,11 +188,8 @@ class Placement:
         ValueError
             As `gpu_load`.
         """
-        from evenload.kernels.evaluate import balancedness
-
         checked, rewrap = self.check_load(load)
-        gpu_load = self._gpu_load(within_range(checked), split)
-        return rewrap(balancedness(gpu_load, self._cluster.capacity))
+        return rewrap(self.evaluate(within_range(checked), split)[1])
 
     def split(self, load: Any) -> Any:
         """Divide each expert's tokens among its replicas so that the last GPU is done soonest.
@@ -223,7 +221,7 @@ class Placement:
         Notes
         -----
         What SGLang's LP dispatch and DeepSeek's LPLB solve by a linear program for every batch,
-        here exactly, by a few maximum flows (see `kernels.split`), for a load known beforehand.
+        here exactly, by a few maximum flows (see `core.split`), for a load known beforehand.
 
         Examples
         --------
@@ -236,15 +234,24 @@ class Placement:
         >>> place.balancedness([[4, 2, 6]], split)
         array([1.])
         """
+        from evenload.core.split import split
+
         checked, rewrap = self.check_load(load)
-        return rewrap(best_split(checked, self._inverse, self._cluster))
+        slots, cluster = self._inverse, self._cluster
+        weights = np.empty(slots.shape)
+
+        def run(first: int, end: int) -> None:
+            rows = slice(first, end)
+            split(checked[rows], slots[rows], cluster.gpu_of_slot, cluster.capacity, weights[rows])
+
+        spread(len(checked), self._map.size, run)
+        return rewrap(weights)
 
     @property
     def duplicates(self) -> Any:
         """Slots of each layer wasted on an expert that its GPU holds already, int64 [L]."""
-        from evenload.kernels.evaluate import duplicates
-
-        return self._rewrap(duplicates(self._map, self._num_experts, self._cluster.first_slot))
+        held = arrivals(NOTHING, np.zeros_like(self._cluster.first_slot), self)
+        return self._rewrap(self._cluster.num_living_slots - held)
 
     def moves_from(self, other: Placement) -> Any:
         """Count the experts that must cross a link to come here from `other`, int64 [L].
@@ -257,8 +264,6 @@ class Placement:
         ValueError
             If `other` is no placement, or the two differ in layers, experts or GPUs.
         """
-        from evenload.kernels.evaluate import moves
-
         if not isinstance(other, Placement):
             raise ValueError(f"other={other!r} is not a Placement; use the one to move from")
         ours = (self.num_layers, self.num_experts, self._cluster.num_gpus)
@@ -268,8 +273,7 @@ class Placement:
                 f"other has (layers, experts, GPUs) = {theirs}, and this placement {ours}; "
                 "use two placements that agree in all three"
             )
-        first, other_first = self._cluster.first_slot, other._cluster.first_slot
-        return self._rewrap(moves(other._map, other_first, self._map, first, self._num_experts))
+        return self._rewrap(arrivals(other._map, other._cluster.first_slot, self))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -295,3 +299,22 @@ class Placement:
             f"{self.num_slots} slots on {self._cluster.num_gpus} GPUs "
             f"({self._cluster.num_nodes} nodes), {int(np.sum(self._count > 1))} experts replicated>"
         )
+
+
+def arrivals(before: Int, first_slot: Int, after: Placement) -> Int:
+    """Count the experts of a placement that are new to their GPU, int64 [L].
+
+    Parameters
+    ----------
+    before : int64 ndarray, [L, S']
+        What each GPU held, -1 for nothing.
+    first_slot : int64 ndarray, [G + 1]
+        Where the slots of the GPUs of `after` began in that.
+    after : Placement
+    """
+    from evenload.core.evaluate import count_arrivals
+
+    count = np.empty(after.num_layers, np.int64)
+    now = after._map, after._cluster.first_slot, after._num_experts
+    count_arrivals(before, first_slot, *now, count)
+    return count

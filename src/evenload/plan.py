@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evenload.arrays import keep_numpy
 from evenload.bounds import balancedness_bound
-from evenload.placement import Placement
+from evenload.placement import Placement, arrivals
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
 from evenload.traffic import away_share
@@ -43,18 +43,12 @@ def straggler_time(gpu_load: Float, capacity: Float) -> float:
     return max(1.0, float((heaviest / scale).sum() / least.sum()))
 
 
-def _moves(after: Placement, before: Placement) -> NDArray[np.int64]:
+def _moves(before: Placement, after: Placement) -> NDArray[np.int64]:
     """Count the experts new to their GPU, on clusters that may differ: GPU g is GPU g in both."""
-    from evenload.kernels.evaluate import moves
-
     first = before.cluster.first_slot[: after.cluster.num_gpus + 1]
     missing = after.cluster.num_gpus + 1 - len(first)
     first = np.concatenate([first, np.full(missing, first[-1])])  # GPUs that came hold nothing
-    counted: NDArray[np.int64] = moves(
-        before.physical_to_logical, first, after.physical_to_logical, after.cluster.first_slot,
-        after.num_experts,
-    )  # fmt: skip
-    return counted
+    return arrivals(before.physical_to_logical, first, after)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +107,6 @@ class Plan:
         ValueError
             If the placement is not one of this problem's layers, experts and cluster.
         """
-        from evenload.kernels.evaluate import balancedness
-
         placement = answer.placement
         if placement.cluster != problem.cluster:
             raise ValueError(
@@ -122,12 +114,12 @@ class Plan:
                 "use the same cluster"
             )
         placement = placement.rewrapped(keep_numpy)
-        gpu_load = placement.gpu_load(problem.load)
-        wrap = problem.rewrap
+        gpu_load, balancedness = placement.evaluate(problem.load)
+        wrap, current = problem.rewrap, problem.current
         capacity = problem.cluster.capacity
         return cls(
             placement=placement.rewrapped(wrap),
-            balancedness=wrap(balancedness(gpu_load, capacity)),
+            balancedness=wrap(balancedness),
             duplicates=wrap(placement.duplicates),
             straggler_time=straggler_time(gpu_load, capacity),
             solver=solver,
@@ -135,7 +127,7 @@ class Plan:
             notes=(*notes, *answer.notes),
             problem=replace(problem, load=problem.load.copy()),
             proven=answer.bound,
-            moves=None if problem.current is None else wrap(_moves(placement, problem.current)),
+            moves=None if current is None else wrap(_moves(current, placement)),
         )
 
     @property

@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap, keep_numpy
+from evenload.arrays import Rewrap, check_load, keep_numpy, within_range
 from evenload.checks import not_negative
 from evenload.cluster import Cluster, check_cluster, check_groups
-from evenload.load import check_load
 from evenload.placement import Placement
-from evenload.scale import within_range
 from evenload.topology import check_topology
 
 CROSS_NODE_PRICE = 1.0

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evenload import solve
+from evenload.arrays import check_load
 from evenload.bounds import balancedness_bound
 from evenload.checks import positive_real
 from evenload.clock import Stopwatch
 from evenload.cluster import Cluster
-from evenload.load import check_load
 from evenload.plan import Plan
 from evenload.problem import CROSS_NODE_PRICE, Problem
 

@@ -117,7 +117,7 @@ def nodes_per_token(placement: Placement, topk: Any) -> Float:
     ValueError
         For a wrong shape or dtype, a number that is no expert, or more than 62 nodes.
     """
-    from evenload.kernels.visits import mean_visits
+    from evenload.core.transfers import mean_visits
 
     nodes = placement.cluster.num_nodes
     if nodes > MOST_NODES:

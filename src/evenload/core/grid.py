@@ -10,7 +10,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from evenload.core.compile import Float1, Int, Int1, kernel
+from evenload.core.compile import Float1, Int, Int1, step
 
 IntArray = NDArray[np.int64]
 
@@ -19,7 +19,7 @@ KEY_BITS = 62
 SEED = np.uint64(0x9E3779B97F4A7C15)
 
 
-@kernel(Int)
+@step(Int)
 def bit_length(number: int) -> int:
     """Count the bits that hold the numbers 0 to `number` - 1, at least 1."""
     bits = 1
@@ -28,7 +28,7 @@ def bit_length(number: int) -> int:
     return bits
 
 
-@kernel(Float1, Int, Int1)
+@step(Float1, Int, Int1)
 def relative_grid(load: NDArray[np.float64], bits: int, out: IntArray) -> None:
     """Write a layer's load as integers of `bits` bits, relative to its largest: [E] -> [E].
 
@@ -43,7 +43,7 @@ def relative_grid(load: NDArray[np.float64], bits: int, out: IntArray) -> None:
         out[e] = np.int64(np.rint(load[e] / largest * one)) if largest > 0.0 else 1
 
 
-@kernel(types.uint64[::1], Int)
+@step(types.uint64[::1], Int)
 def random_below(state: NDArray[np.uint64], bound: int) -> int:
     """Draw from 0 to `bound` - 1 by xorshift64 (Marsaglia 2003); `state` [1] moves on."""
     x = state[0]
@@ -54,7 +54,7 @@ def random_below(state: NDArray[np.uint64], bound: int) -> int:
     return np.int64((x >> np.uint64(33)) % np.uint64(bound))
 
 
-@kernel(Int1, Int, Int1)
+@step(Int1, Int, Int1)
 def sort_keys(keys: IntArray, n: int, scratch: IntArray) -> None:
     """Sort keys[:n] ascending in place, by merging; `scratch` has room for n.
 
@@ -79,7 +79,7 @@ def sort_keys(keys: IntArray, n: int, scratch: IntArray) -> None:
         width *= 2
 
 
-@kernel(Int1, Int, Int)
+@step(Int1, Int, Int)
 def push(heap: IntArray, size: int, key: int) -> None:
     """Add `key` to a min-heap of `size` keys; it holds one more afterwards."""
     i = size
@@ -89,7 +89,7 @@ def push(heap: IntArray, size: int, key: int) -> None:
     heap[i] = key
 
 
-@kernel(Int1, Int, Int)
+@step(Int1, Int, Int)
 def replace_top(heap: IntArray, size: int, key: int) -> None:
     """Put `key` in place of the smallest of the `size` >= 1 keys of a min-heap."""
     i = 0

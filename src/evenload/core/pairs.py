@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from evenload.core.compile import Float, Float1, Float2, Int, Int1, Int2, kernel
+from evenload.core.compile import Float, Float1, Float2, Int, Int1, Int2, step
 from evenload.core.grid import bit_length, random_below, sort_keys
 
 IntArray = NDArray[np.int64]
@@ -27,7 +27,7 @@ STANDSTILL = 1500  # trials without a gain, after which a round begins at the be
 UNGUIDED = 8  # one draw in so many is not aimed
 
 
-@kernel(Int1, Int1, Int2, Float1)
+@step(Int1, Int1, Int2, Float1)
 def list_shares(weight: IntArray, count: IntArray, keys: IntArray, share: FloatArray) -> None:
     """List the shares of all replicas in descending order: [S]; `keys` [2, S] is scratch."""
     n = 0
@@ -40,7 +40,7 @@ def list_shares(weight: IntArray, count: IntArray, keys: IntArray, share: FloatA
         share[i] = -keys[0, i]
 
 
-@kernel(Float1, Float, Float)
+@step(Float1, Float, Float)
 def judge_pairs(share: FloatArray, threshold: float, most_excess: float) -> tuple:
     """Pair descending shares from both ends.
 
@@ -68,7 +68,7 @@ def judge_pairs(share: FloatArray, threshold: float, most_excess: float) -> tupl
     return heaviest, excess, place
 
 
-@kernel(Float1, Int, Float)
+@step(Float1, Int, Float)
 def _end_of_larger(share: FloatArray, start: int, value: float) -> int:
     """Return the first place from `start` on of descending shares that is at most `value`."""
     low = start
@@ -82,7 +82,7 @@ def _end_of_larger(share: FloatArray, start: int, value: float) -> int:
     return low
 
 
-@kernel(Float1, Float1, Float, Int, Float, Int, Float, Int, Float, Int)
+@step(Float1, Float1, Float, Int, Float, Int, Float, Int, Float, Int)
 def exchange_shares(
     old: FloatArray,
     new: FloatArray,
@@ -131,7 +131,7 @@ def exchange_shares(
         new[j + place] = old[i + place]
 
 
-@kernel(Int1, Int1, Int1, Int, Float1, Int, Float, types.uint64[::1])
+@step(Int1, Int1, Int1, Int, Float1, Int, Float, types.uint64[::1])
 def _draw(
     weight: IntArray,
     count: IntArray,
@@ -165,7 +165,7 @@ def _draw(
     return at, taker
 
 
-@kernel(Int1, Int, Float, Int, types.uint64[::1], Int2, Float2, Int1, Int1, Int1)
+@step(Int1, Int, Float, Int, types.uint64[::1], Int2, Float2, Int1, Int1, Int1)
 def search_pair_counts(
     weight: IntArray,
     most: int,
@@ -263,7 +263,7 @@ def search_pair_counts(
     return best
 
 
-@kernel(Int1, Int, Float, Int, Int2, Float1, Int2, Int1)
+@step(Int1, Int, Float, Int, Int2, Float1, Int2, Int1)
 def try_all_counts(
     weight: IntArray,
     most: int,
@@ -330,7 +330,7 @@ def try_all_counts(
         extra[e + 1] += 1
 
 
-@kernel(Int1, Int1, Int2, Int1)
+@step(Int1, Int1, Int2, Int1)
 def pair_up(weight: IntArray, count: IntArray, keys: IntArray, placed: IntArray) -> None:
     """Place the i-th heaviest replica beside the i-th lightest: `placed` [S], `keys` [2, S]."""
     S = placed.size

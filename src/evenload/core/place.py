@@ -1,4 +1,7 @@
-"""Place every layer: a start, swaps, then replica counts and placement searched together."""
+"""Place every layer: a start, swaps, then replica counts and placement searched together.
+
+The entries of the search of one load; `replan` has that of many samples.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from evenload.core.compile import Bool, Float, Float1, Float2, Int, Int1, Int2, entry, kernel
+from evenload.core.bound import quick_time
+from evenload.core.compile import Bool, Float, Float1, Float2, Int, Int1, Int2, entry, step
 from evenload.core.grid import SEED, bit_length, relative_grid, sort_keys
 from evenload.core.pairs import pair_up, search_pair_counts, try_all_counts
 from evenload.core.search import search
-from evenload.core.start import SLOTS, UNIT_TIME, start
+from evenload.core.start import SLOTS, UNIT_TIME, longest_first, replicate, soonest_done
 from evenload.core.state import COUNT, HOME, PEAK, SHARE, WHOLE, State, StateType, copy_out, fill
 from evenload.core.swaps import descend, exchange_pairs, part_duplicates, worth
 
@@ -21,7 +25,6 @@ FloatArray = NDArray[np.float64]
 
 LOG_ROWS = 52  # steps of one trial, at most
 MANY = 2**62
-FEW_SLOTS = 64  # with two slots on each GPU it matters up to here that no expert sits beside itself
 PAIR_TRIALS = 36  # changes of two counts that cost about as much as one trial
 ALL_COUNTS = 4096  # counts of a layer that are looked at whatever the effort
 
@@ -36,6 +39,7 @@ class Scratch(NamedTuple):
     best, other : int64 ndarray, [S]
     slot_keys : int64 ndarray, [2, S]
     spare : int64 ndarray, [S - E]
+    load : float64 ndarray, [E]
     shares : float64 ndarray, [2, S]
     pairs : int64 ndarray, [2, K (K - 1) / 2]
     tree : int64 ndarray, [2 * 2**bits]
@@ -50,6 +54,7 @@ class Scratch(NamedTuple):
     other: IntArray
     slot_keys: IntArray
     spare: IntArray
+    load: FloatArray
     shares: FloatArray
     pairs: IntArray
     tree: IntArray
@@ -69,6 +74,7 @@ class Scratch(NamedTuple):
             np.empty(S, np.int64),
             np.empty((2, S), np.int64),
             np.empty(S - num_experts, np.int64),
+            np.empty(num_experts),
             np.empty((2, S)),
             np.empty((2, max(K * (K - 1) // 2, 1)), np.int64),
             np.empty(2 << max((G - 1).bit_length(), 1), np.int64),
@@ -80,7 +86,7 @@ class Scratch(NamedTuple):
 
 ScratchType = types.NamedTuple(
     (
-        *(Int2, Int2, Int2, Int1, Int1, Int2, Int1, Float2, Int2, Int1, Int2, Int2),
+        *(Int2, Int2, Int2, Int1, Int1, Int2, Int1, Float1, Float2, Int2, Int1, Int2, Int2),
         types.uint64[::1],
     ),
     Scratch,
@@ -88,7 +94,7 @@ ScratchType = types.NamedTuple(
 WEIGHT, ORDER = 5, 6  # rows of `Scratch.by_expert` that last as long as a layer
 
 
-@kernel(Float1, Int, ScratchType)
+@step(Float1, Int, ScratchType)
 def rank_experts(load: FloatArray, bits: int, w: Scratch) -> None:
     """Put a layer on the grid and rank its experts by descending load, equal ones by number.
 
@@ -114,109 +120,91 @@ def rank_experts(load: FloatArray, bits: int, w: Scratch) -> None:
         weight[r] = -(keys[r] >> expert_bits)
 
 
-@kernel(StateType, ScratchType)
-def _start(s: State, w: Scratch) -> None:
-    """Fill a state from scratch, with the better of two starts where speeds differ."""
-    weight, home = w.by_expert[WEIGHT], s.expert[HOME]
-    start(weight, s.gpu, home, w.best.size, False, w.by_expert, w.by_gpu, w.tree, w.best)
-    fill(s, w.best, w.keys)
-    part_duplicates(s)
-    differ = False
+@step(StateType, ScratchType, Int1)
+def _set_up(s: State, w: Scratch, home: IntArray) -> None:
+    """Tell a state of the experts by rank, and write the rank of each to row 0 of `by_expert`."""
+    for r in range(home.size):
+        e = w.by_expert[ORDER, r]
+        s.cost[WHOLE, r, 0] = w.by_expert[WEIGHT, r]
+        s.expert[HOME, r] = home[e]
+        w.by_expert[0, e] = r
+
+
+@step(ScratchType, Int1)
+def _by_rank(w: Scratch, placed: IntArray) -> None:
+    for slot in range(placed.size):
+        w.best[slot] = w.by_expert[0, placed[slot]]
+
+
+@step(ScratchType, Int1)
+def _by_number(w: Scratch, placed: IntArray) -> None:
+    for slot in range(placed.size):
+        placed[slot] = w.by_expert[ORDER, w.best[slot]]
+
+
+@step(StateType)
+def _mean(s: State) -> float:
+    """Return the time of all GPUs if the load could be divided at will."""
+    load = 0.0
+    speed = 0.0
     for g in range(s.gpu.shape[1]):
-        differ = differ or s.gpu[UNIT_TIME, g] != s.gpu[UNIT_TIME, 0]
-    if differ:
-        copy_out(s, w.best)
-        first = s.total[PEAK]
-        start(weight, s.gpu, home, w.best.size, True, w.by_expert, w.by_gpu, w.tree, w.other)
-        fill(s, w.other, w.keys)
-        if s.total[PEAK] >= first:
-            fill(s, w.best, w.keys)
+        load += s.time[g, 0] / s.gpu[UNIT_TIME, g]
+        speed += 1.0 / s.gpu[UNIT_TIME, g]
+    return load / speed
 
 
-@kernel(StateType, ScratchType, Float, Float, Int1)
-def _search_counts(s: State, w: Scratch, mean: float, goal: float, levels: IntArray) -> None:
-    """Search the counts of a layer with two slots on each of equal GPUs.
-
-    Every level starts anew and the best is kept, so that a higher one never ends worse.
-    """
-    E, S = s.expert.shape[1], w.best.size
-    weight, count, begun = w.by_expert[WEIGHT], w.by_expert[0], w.by_expert[1]
-    most = S // 2
-    copy_out(s, w.best)
-    lowest = s.total[PEAK]
-    for e in range(E):
-        begun[e] = s.expert[COUNT, e]
-    for level in range(levels.size):
-        trials = levels[level]
-        w.random[0] = SEED
-        for e in range(E):
-            count[e] = begun[e]
-        heaviest = search_pair_counts(
-            weight, most, goal, PAIR_TRIALS * trials, w.random, w.slot_keys, w.shares,
-            w.by_expert[2], w.spare, count,
-        )  # fmt: skip
-        if heaviest > goal:
-            effort = max(PAIR_TRIALS * trials, ALL_COUNTS)
-            try_all_counts(
-                weight, most, heaviest, effort, w.slot_keys, w.shares[0], w.by_expert, count
-            )
-        pair_up(weight, count, w.slot_keys, w.other)
-        fill(s, w.other, w.keys)
-        part_duplicates(s)
-        if S <= FEW_SLOTS:
-            _search(s, w, mean, goal, 0.0, trials, MANY, True, w.other)
-        if s.total[PEAK] < lowest:
-            lowest = s.total[PEAK]
-            copy_out(s, w.best)
-    fill(s, w.best, w.keys)
+@step(ScratchType, Int, Float1, Int1, Int1)
+def _bound(
+    w: Scratch, num_slots: int, reach: FloatArray, fewest: IntArray, most: IntArray
+) -> float:
+    """Bound the time of the slowest GPU from below, over the mean."""
+    total = 0.0
+    for r in range(w.load.size):
+        w.load[r] = w.by_expert[WEIGHT, r]
+        total += w.load[r]
+    return quick_time(w.load, num_slots, reach, fewest, most) * reach[reach.size - 1] / total
 
 
-@kernel(StateType, ScratchType, Float, Float, Float, Int, Int, Bool, Int1)
+@step(StateType, ScratchType, Float, Float, Float, Int, Int, Bool)
 def _search(
     s: State, w: Scratch, mean: float, goal: float, price: float, trials: int, most_pairs: int,
-    counts: bool, best: IntArray,
+    counts: bool,
 ) -> None:  # fmt: skip
     """Search from a state, which ends as the best that was found."""
     w.random[0] = SEED
     search(
         s, np.int64(mean), np.int64(goal), price, trials, most_pairs, counts, w.random, w.log,
-        w.pairs, w.keys, best,
+        w.pairs, w.keys, w.best,
     )  # fmt: skip
-    fill(s, best, w.keys)
+    fill(s, w.best, w.keys)
 
 
-@kernel(StateType, ScratchType, Float, Float, Float, Int, Int1, Float, Float, Bool)
-def _place(
-    s: State, w: Scratch, mean: float, goal: float, price: float, most_pairs: int,
-    levels: IntArray, target: float, close: float, only_pairs: bool,
+@step(StateType, ScratchType, Float, Float, Float, Int, Float, Float)
+def _swap(
+    s: State, w: Scratch, mean: float, goal: float, price: float, most_pairs: int, target: float,
+    fine_target: float,
 ) -> None:  # fmt: skip
-    """Improve the layer of a state."""
+    """Swap until nothing improves; then go on by two for two and by disturbances."""
     whole = np.int64(mean)
-    before = worth(s, 0.0, price)
+    before = worth(s, 0, price)
     copy_out(s, w.best)
     heaviest = np.int64(0)  # with the counts as they are nothing goes below the largest share
     for g in range(s.gpu.shape[1]):
         heaviest = max(heaviest, s.slot[SHARE, g, 0])
-    descend(s, whole, max(np.int64(max(mean, goal)), heaviest), MANY, w.no_log, 0)
-    if worth(s, 0.0, price) > before:
+    descend(s, whole, max(np.int64(max(mean / target, goal)), heaviest), MANY, w.no_log, 0)
+    if worth(s, 0, price) > before:
         fill(s, w.best, w.keys)  # what that moved away from home costs more than it gained
-    if not only_pairs:
-        good = max(np.int64(max(mean / target, goal)), heaviest)
+    good = max(np.int64(max(mean / fine_target, goal)), heaviest)
+    if s.total[PEAK] > good and most_pairs > 0:
         looked, _ = exchange_pairs(
             s, whole, good, most_pairs, w.no_log, 0, w.pairs, s.slot.shape[2]
         )
-        _search(s, w, mean, good, price, MANY, most_pairs - looked, False, w.best)
-    good_time = max(mean, goal) / close
-    if levels.size > 0 and s.total[PEAK] > good_time:
-        if only_pairs:
-            _search_counts(s, w, mean, good_time, levels)
-        else:
-            _search(s, w, mean, good_time, price, levels[levels.size - 1], MANY, True, w.best)
+        _search(s, w, mean, good, price, MANY, most_pairs - looked, False)
 
 
 @entry(
-    Float2, Int, Int2, Float, Bool, Int, Int1, Float, Float, Float1, Float1, Int1, Int1, StateType,
-    ScratchType, Int2, Float1,
+    Float2, Int, Int2, Float, Bool, Int, Int, Float, Float, Float, Float1, Float1, Int1, Int1,
+    StateType, ScratchType, Int2, Float2,
 )  # fmt: skip
 def place_layers(
     load: FloatArray,
@@ -225,8 +213,9 @@ def place_layers(
     away_price: float,
     is_begun: bool,
     most_pairs: int,
-    levels: IntArray,
+    trials: int,
     target: float,
+    fine_target: float,
     close: float,
     goal: FloatArray,
     reach: FloatArray,
@@ -240,8 +229,7 @@ def place_layers(
     """Place each layer so that its slowest GPU is done soonest.
 
     Largest share next, longest first; swaps until nothing improves, exchanges of two for two and
-    disturbances; then, where that is not good enough, trials that change replica counts too. With
-    two slots on each of equal GPUs the counts decide everything and are searched alone.
+    disturbances; then, where that is not good enough, trials that change replica counts too.
 
     Parameters
     ----------
@@ -254,14 +242,14 @@ def place_layers(
     away_price : float
         What one token costs that is computed away from home, in tokens spread over all GPUs.
     is_begun : bool
-        Whether `placed` is the start.
+        Whether `placed` is the start; without, all GPUs have one speed and at most E slots, and no
+        expert a home.
     most_pairs : int
         Pairs of GPUs that the exchanges of two for two and the disturbances of a layer look at.
-    levels : int64, [n]
-        Trials of a layer, rising: of each named effort up to the one that is asked for. None leave
-        it at swaps.
-    target : float
-        Balancedness at which a layer is left after swaps.
+    trials : int
+        Trials of a layer.
+    target, fine_target : float
+        Balancedness at which swaps stop, and at which a layer is left after them.
     close : float
         Share of the bound at which a layer is good enough.
     goal : float64, [L]
@@ -273,39 +261,128 @@ def place_layers(
     w : Scratch
     placed : int64, [L, S], output
         Expert in each slot, the slots of the GPUs one after the other.
-    time : float64, [L], output
-        Time of the slowest GPU, over that of a load divided at will.
+    time : float64, [L, 2], output
+        Time of the slowest GPU and a bound on it, over that of a load divided at will.
     """
     L, E = load.shape
-    G = s.gpu.shape[1]
-    order = w.by_expert[ORDER]
+    G, S = s.gpu.shape[1], placed.shape[1]
     speed = 0.0
-    only_pairs = away_price == 0.0
     for g in range(G):
         speed += 1.0 / s.gpu[UNIT_TIME, g]
-        only_pairs = only_pairs and s.gpu[SLOTS, g] == 2 and s.gpu[UNIT_TIME, g] == 1
+    price = away_price / speed
     for layer in range(L):
         rank_experts(load[layer], bits, w)
-        for r in range(E):
-            s.cost[WHOLE, r, 0] = w.by_expert[WEIGHT, r]
-            s.expert[HOME, r] = home[layer, order[r]]
-            w.by_expert[0, order[r]] = r
+        _set_up(s, w, home[layer])
         if is_begun:
-            for slot in range(w.best.size):
-                w.best[slot] = w.by_expert[0, placed[layer, slot]]
+            _by_rank(w, placed[layer])
             fill(s, w.best, w.keys)
         else:
-            _start(s, w)
-        mean = 0.0
-        for g in range(G):
-            mean += s.time[g, 0] / s.gpu[UNIT_TIME, g]
-        mean /= speed
+            weight, count, order = w.by_expert[WEIGHT], w.by_expert[2], w.by_expert[3]
+            replicate(weight, S, max(G, -(-S // E)), w.by_expert, count, order)
+            longest_first(weight, count, order, s.gpu, w.tree, w.by_gpu, w.best)
+            fill(s, w.best, w.keys)
+            part_duplicates(s)
+        mean = _mean(s)
+        time[layer, 1] = 1.0
         if G > 1:
-            price = away_price / speed
-            _place(
-                s, w, mean, mean * goal[layer], price, most_pairs, levels, target, close, only_pairs
-            )
+            wanted = mean * goal[layer]
+            _swap(s, w, mean, wanted, price, most_pairs, target, fine_target)
+            if s.total[PEAK] > mean / fine_target and s.total[PEAK] > wanted:
+                time[layer, 1] = max(_bound(w, S, reach, fewest, most), 1.0)
+                good = max(mean * time[layer, 1], wanted) / close
+                if trials > 0 and s.total[PEAK] > good:
+                    _search(s, w, mean, good, price, trials, MANY, True)
         copy_out(s, w.best)
-        for slot in range(w.best.size):
-            placed[layer, slot] = order[w.best[slot]]
-        time[layer] = s.total[PEAK] / mean
+        _by_number(w, placed[layer])
+        time[layer, 0] = s.total[PEAK] / mean
+
+
+@entry(Float2, Int, Int2, StateType, ScratchType, Int2)
+def start_layers(
+    load: FloatArray, bits: int, home: IntArray, s: State, w: Scratch, placed: IntArray
+) -> None:
+    """Place each layer where every replica is done first, on GPUs of any slots and speed.
+
+    Where speeds differ, dividing a hot expert evenly leaves too much of it to the slow GPUs: a
+    start with one replica of each, and those of the lightest in the slots left, is tried too, and
+    the better one taken. Parameters are those of `place_layers`.
+    """
+    E = load.shape[1]
+    S, G = placed.shape[1], s.gpu.shape[1]
+    differ = False
+    for g in range(G):
+        differ = differ or s.gpu[UNIT_TIME, g] != s.gpu[UNIT_TIME, 0]
+    weight, count, wanted, order = (
+        w.by_expert[WEIGHT], w.by_expert[1], w.by_expert[2], w.by_expert[3],
+    )  # fmt: skip
+    for layer in range(load.shape[0]):
+        rank_experts(load[layer], bits, w)
+        _set_up(s, w, home[layer])
+        node = s.expert[HOME]
+        replicate(weight, S, max(G, -(-S // E)), w.by_expert, wanted, order)
+        soonest_done(weight, wanted, order, count, s.gpu, node, False, w.by_gpu, w.best)
+        fill(s, w.best, w.keys)
+        part_duplicates(s)
+        copy_out(s, w.best)
+        if differ:
+            first = s.total[PEAK]
+            for e in range(E):
+                wanted[e] = 1
+                order[e] = e
+            soonest_done(weight, wanted, order, count, s.gpu, node, True, w.by_gpu, w.other)
+            fill(s, w.other, w.keys)
+            if s.total[PEAK] < first:
+                copy_out(s, w.best)
+        _by_number(w, placed[layer])
+
+
+@entry(Float2, Int, Int, Float, Float1, Float1, Int1, Int1, StateType, ScratchType, Int2)
+def place_pairs(
+    load: FloatArray,
+    bits: int,
+    trials: int,
+    close: float,
+    goal: FloatArray,
+    reach: FloatArray,
+    fewest: IntArray,
+    most: IntArray,
+    s: State,
+    w: Scratch,
+    placed: IntArray,
+) -> None:
+    """Search the counts of each layer with two slots on each of equal GPUs.
+
+    Parameters are those of `place_layers`; `placed` is the start, and is never worse in the end.
+    """
+    S = placed.shape[1]
+    weight, count = w.by_expert[WEIGHT], w.by_expert[1]
+    for layer in range(load.shape[0]):
+        rank_experts(load[layer], bits, w)
+        for r in range(load.shape[1]):
+            s.cost[WHOLE, r, 0] = weight[r]
+            w.by_expert[0, w.by_expert[ORDER, r]] = r
+        _by_rank(w, placed[layer])
+        fill(s, w.best, w.keys)
+        before = s.total[PEAK]
+        mean = _mean(s)
+        good = mean * max(_bound(w, S, reach, fewest, most), goal[layer]) / close
+        if before <= good:
+            continue
+        for r in range(load.shape[1]):
+            count[r] = s.expert[COUNT, r]
+        w.random[0] = SEED
+        heaviest = search_pair_counts(
+            weight, S // 2, good, PAIR_TRIALS * trials, w.random, w.slot_keys, w.shares,
+            w.by_expert[2], w.spare, count,
+        )  # fmt: skip
+        if heaviest > good:
+            effort = max(PAIR_TRIALS * trials, ALL_COUNTS)
+            try_all_counts(
+                weight, S // 2, heaviest, effort, w.slot_keys, w.shares[0], w.by_expert, count
+            )
+        pair_up(weight, count, w.slot_keys, w.other)
+        fill(s, w.other, w.keys)
+        part_duplicates(s)
+        if s.total[PEAK] < before:
+            copy_out(s, w.best)
+            _by_number(w, placed[layer])

@@ -11,7 +11,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from evenload.core.compile import Bool, Float, Int, Int1, Int2, kernel
+from evenload.core.compile import Bool, Float, Int, Int1, Int2, step
 from evenload.core.grid import random_below
 from evenload.core.start import NONE, SLOTS
 from evenload.core.state import (
@@ -46,7 +46,7 @@ LEAST_GAIN = 1e-5
 SHAKES = 4  # disturbances that stay, whatever they cost
 
 
-@kernel(StateType, Int, Int)
+@step(StateType, Int, Int)
 def nth_gpu_with(s: State, e: int, n: int) -> int:
     """Return the n-th of the GPUs that hold an expert, -1 if there are fewer."""
     for g in range(s.gpu.shape[1]):
@@ -57,7 +57,7 @@ def nth_gpu_with(s: State, e: int, n: int) -> int:
     return NONE
 
 
-@kernel(StateType, Bool, RandomType, Int2, Int2)
+@step(StateType, Bool, RandomType, Int2, Int2)
 def _disturb(s: State, counts: bool, random: Random, log: IntArray, keys: IntArray) -> int:
     """Hand one spare replica over, or swap one or two of the slowest GPU's at random.
 
@@ -97,7 +97,7 @@ def _disturb(s: State, counts: bool, random: Random, log: IntArray, keys: IntArr
     return logged
 
 
-@kernel(StateType, Int, Int, Float, Int, Int, Bool, RandomType, Int2, Int2, Int2, Int1)
+@step(StateType, Int, Int, Float, Int, Int, Bool, RandomType, Int2, Int2, Int2, Int1)
 def search(
     s: State,
     mean: int,
@@ -142,7 +142,7 @@ def search(
         What the layer costs.
     """
     S, K = best.size, s.slot.shape[2]
-    now = worth(s, 0.0, away_price)
+    now = worth(s, 0, away_price)
     copy_out(s, best)
     lowest = now  # cost of `best`
     standstill = s.spare.size * s.expert.shape[1] + S  # about as many trials as handovers
@@ -160,7 +160,7 @@ def search(
         if not counts:
             more, logged = exchange_pairs(s, mean, goal, most_pairs, log, logged, pairs, K)
             looked += more
-        after = worth(s, 0.0, away_price)
+        after = worth(s, 0, away_price)
         still = 0 if after < now else still + 1
         if after <= now:
             now = after
@@ -174,7 +174,7 @@ def search(
                 fill(s, best, keys)
             for _ in range(SHAKES):
                 _disturb(s, counts, random, log, keys)
-            now = worth(s, 0.0, away_price)
+            now = worth(s, 0, away_price)
             still = 0
         trial += 1
         if counts and trial % patience == 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.core.compile import Bool, Int, Int1, Int2, kernel
+from evenload.core.compile import Bool, Int, Int1, Int2, step
 from evenload.core.grid import bit_length, push, replace_top, sort_keys
 
 IntArray = NDArray[np.int64]
@@ -22,7 +22,7 @@ NEVER = np.int64(2**62)
 SLOTS, FIRST, UNIT_TIME, NODE, PLACE = range(5)
 
 
-@kernel(Int1, Int, Int, Int2, Int1, Int1)
+@step(Int1, Int, Int, Int2, Int1, Int1)
 def replicate(
     weight: IntArray, num_slots: int, most: int, scratch: IntArray, count: IntArray, order: IntArray
 ) -> None:
@@ -87,7 +87,7 @@ def replicate(
             first += 1
 
 
-@kernel(Int1, Int, Int)
+@step(Int1, Int, Int)
 def _update(tree: IntArray, leaf: int, key: int) -> None:
     tree[leaf] = key
     node = leaf >> 1
@@ -96,7 +96,7 @@ def _update(tree: IntArray, leaf: int, key: int) -> None:
         node >>= 1
 
 
-@kernel(Int1, Int1, Int1, Int2, Int1, Int2, Int1)
+@step(Int1, Int1, Int1, Int2, Int1, Int2, Int1)
 def longest_first(
     weight: IntArray,
     count: IntArray,
@@ -156,7 +156,7 @@ def longest_first(
                 _update(tree, width + (waiting[i] & mask), waiting[i])
 
 
-@kernel(Int1, Int1, Int1, Int1, Int2, Int1, Bool, Int2, Int1)
+@step(Int1, Int1, Int1, Int1, Int2, Int1, Bool, Int2, Int1)
 def soonest_done(
     weight: IntArray,
     wanted: IntArray,
@@ -240,56 +240,10 @@ def soonest_done(
             free[g] -= 1
 
 
-@kernel(Int1, Int, Int, Int)
+@step(Int1, Int, Int, Int)
 def _holds(placed: IntArray, first: int, used: int, e: int) -> bool:
     """Whether one of the slots from `first` on holds an expert."""
     for slot in range(first, first + used):  # noqa: SIM110 - `any` takes long to compile
         if placed[slot] == e:
             return True
     return False
-
-
-@kernel(Int1, Int2, Int1, Int, Bool, Int2, Int2, Int1, Int1)
-def start(
-    weight: IntArray,
-    gpu: IntArray,
-    home: IntArray,
-    num_slots: int,
-    one_of_each: bool,
-    by_expert: IntArray,
-    by_gpu: IntArray,
-    tree: IntArray,
-    placed: IntArray,
-) -> None:
-    """Place a layer: on equal GPUs longest first, else where each replica is done first.
-
-    Parameters
-    ----------
-    weight : [E], descending
-    gpu : [5, G]
-    home : [E]
-    num_slots : int
-        Slots S.
-    one_of_each : bool
-        Place one replica of each expert, and fill up with those of the lightest: where speeds
-        differ, dividing a hot expert evenly leaves too much of it to the slow GPUs.
-    by_expert : [4, E], by_gpu : [2, G], tree : [2 * 2**bits], scratch
-    placed : [S], output
-    """
-    E, G = weight.size, gpu.shape[1]
-    count, order = by_expert[2], by_expert[3]
-    if one_of_each:
-        for e in range(E):
-            count[e] = 1
-            order[e] = e
-    else:
-        replicate(weight, num_slots, max(G, -(-num_slots // E)), by_expert, count, order)
-    general = one_of_each
-    for g in range(G):
-        general = general or gpu[UNIT_TIME, g] != gpu[UNIT_TIME, 0] or gpu[SLOTS, g] > E
-    for e in range(E):
-        general = general or home[e] != NONE
-    if general:
-        soonest_done(weight, count, order, by_expert[0], gpu, home, one_of_each, by_gpu, placed)
-    else:
-        longest_first(weight, count, order, gpu, tree, by_gpu, placed)

@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from evenload.core.compile import Bool, Int, Int1, Int2, Int3, kernel
+from evenload.core.compile import Bool, Int, Int1, Int2, Int3, step
 from evenload.core.grid import bit_length, sort_keys
 from evenload.core.start import FIRST, NODE, NONE, PLACE, SLOTS, UNIT_TIME
 
@@ -91,7 +91,7 @@ StateType = types.NamedTuple(
 )
 
 
-@kernel(StateType, Int)
+@step(StateType, Int)
 def recost(s: State, e: int) -> None:
     """Bring what a replica of an expert costs up to date with its count.
 
@@ -110,13 +110,13 @@ def recost(s: State, e: int) -> None:
             s.cost[FEWER, e, m] = whole // (count - 1)
 
 
-@kernel(StateType, Int, Int)
+@step(StateType, Int, Int)
 def is_away(s: State, e: int, g: int) -> bool:
     """Whether a GPU is on another node than the expert's home."""
     return s.expert[HOME, e] != NONE and s.expert[HOME, e] != s.gpu[NODE, g]
 
 
-@kernel(StateType, Int, Int, Int)
+@step(StateType, Int, Int, Int)
 def _tally(s: State, e: int, g: int, by: int) -> None:
     """Count a replica that comes to a GPU, or leaves it."""
     before = s.held[HELD, e, g]
@@ -131,7 +131,7 @@ def _tally(s: State, e: int, g: int, by: int) -> None:
         s.time[g, m] += by * s.cost[NOW, e, m] * s.gpu[UNIT_TIME, g]
 
 
-@kernel(StateType, Int, Int)
+@step(StateType, Int, Int)
 def _sift(s: State, g: int, i: int) -> None:
     """Move a slot of a GPU to where its share belongs."""
     e, share = s.slot[EXPERT, g, i], s.slot[SHARE, g, i]
@@ -147,7 +147,7 @@ def _sift(s: State, g: int, i: int) -> None:
     s.slot[EXPERT, g, i] = e
 
 
-@kernel(StateType, Int)
+@step(StateType, Int)
 def _sort_slots(s: State, g: int) -> None:
     """Sort the slots of a GPU by descending share, under one sample."""
     for end in range(1, s.gpu[SLOTS, g] if s.time.shape[1] == 1 else 0):
@@ -161,7 +161,7 @@ def _sort_slots(s: State, g: int) -> None:
         s.slot[EXPERT, g, i] = e
 
 
-@kernel(StateType, Int)
+@step(StateType, Int)
 def _rerank(s: State, g: int) -> None:
     """Move a GPU whose time has changed to its place, under one sample."""
     place, time = s.gpu[PLACE, g], s.time[g, 0]
@@ -183,7 +183,7 @@ def _rerank(s: State, g: int) -> None:
     s.gpu[PLACE, g] = place
 
 
-@kernel(StateType, Int, Int, Int)
+@step(StateType, Int, Int, Int)
 def _put(s: State, g: int, i: int, e: int) -> None:
     """Put a replica in place of the one in a slot; no other GPU may be out of its place."""
     _tally(s, s.slot[EXPERT, g, i], g, -1)
@@ -195,7 +195,7 @@ def _put(s: State, g: int, i: int, e: int) -> None:
         _rerank(s, g)
 
 
-@kernel(StateType, Int)
+@step(StateType, Int)
 def _find_slowest(s: State, m: int) -> None:
     """Find the three GPUs that are done last in one of many samples."""
     a, b, c = NONE, NONE, NONE
@@ -217,7 +217,7 @@ def _find_slowest(s: State, m: int) -> None:
     s.slowest[m, 2] = c
 
 
-@kernel(StateType)
+@step(StateType)
 def _add_up(s: State) -> None:
     peak = np.int64(0)
     for m in range(s.time.shape[1]):
@@ -225,7 +225,7 @@ def _add_up(s: State) -> None:
     s.total[PEAK] = peak
 
 
-@kernel(StateType, Int1, Int2)
+@step(StateType, Int1, Int2)
 def fill(s: State, placed: IntArray, keys: IntArray) -> None:
     """Set the state from a placement.
 
@@ -266,7 +266,7 @@ def fill(s: State, placed: IntArray, keys: IntArray) -> None:
     rank_all(s, keys)
 
 
-@kernel(StateType, Int2)
+@step(StateType, Int2)
 def rank_all(s: State, keys: IntArray) -> None:
     """Rank the GPUs where any time may have changed; `keys` [2, G] is scratch."""
     G, M = s.time.shape
@@ -285,7 +285,7 @@ def rank_all(s: State, keys: IntArray) -> None:
     _add_up(s)
 
 
-@kernel(StateType, Int1)
+@step(StateType, Int1)
 def copy_out(s: State, placed: IntArray) -> None:
     """Write the expert in every slot, the slots of the GPUs one after the other: int64 [S]."""
     for g in range(s.gpu.shape[1]):
@@ -293,7 +293,7 @@ def copy_out(s: State, placed: IntArray) -> None:
             placed[s.gpu[FIRST, g] + i] = s.slot[EXPERT, g, i]
 
 
-@kernel(StateType, Int, Int)
+@step(StateType, Int, Int)
 def slot_with(s: State, g: int, e: int) -> int:
     """Return a slot of a GPU that holds an expert, -1 if there is none."""
     for i in range(s.gpu[SLOTS, g]):
@@ -302,7 +302,7 @@ def slot_with(s: State, g: int, e: int) -> int:
     return NONE
 
 
-@kernel(StateType, Int, Int, Int, Int)
+@step(StateType, Int, Int, Int, Int)
 def swap(s: State, m: int, i: int, k: int, j: int) -> None:
     """Exchange slot i of GPU m with slot j of GPU k."""
     a, b = s.slot[EXPERT, m, i], s.slot[EXPERT, k, j]
@@ -315,13 +315,13 @@ def swap(s: State, m: int, i: int, k: int, j: int) -> None:
         touched = s.time[m, sample] >= least or s.time[k, sample] >= least
         for place in range(TOP):
             g = s.slowest[sample, place]
-            touched = touched or g == m or g == k
+            touched = touched or g in (m, k)
         if touched:
             _find_slowest(s, sample)
     _add_up(s)
 
 
-@kernel(StateType, Int, Int)
+@step(StateType, Int, Int)
 def _recount(s: State, e: int, by: int) -> None:
     """Change the count of an expert, and what its replicas cost on the GPUs that hold it."""
     M = s.time.shape[1]
@@ -346,7 +346,7 @@ def _recount(s: State, e: int, by: int) -> None:
     recost(s, e)
 
 
-@kernel(StateType, Int, Int, Int, Int2)
+@step(StateType, Int, Int, Int, Int2)
 def hand_over(s: State, place: int, g: int, taker: int, keys: IntArray) -> None:
     """Make the slot of a spare replica on a GPU one of another expert.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.core.compile import Float, Int, Int1, Int2, kernel
+from evenload.core.compile import Float, Int, Int1, Int2, step
 from evenload.core.start import NEVER, NODE, NONE, SLOTS, UNIT_TIME
 from evenload.core.state import (
     AT_HOME,
@@ -36,23 +36,23 @@ SLOT_BITS = 4  # hold a slot's number then
 PAIR_BITS = 2 * SLOT_BITS
 
 
-@kernel(StateType, Float, Float)
-def worth(s: State, move_price: float, away_price: float) -> int:
+@step(StateType, Int, Float)
+def worth(s: State, move_price: int, away_price: float) -> int:
     """Return what a layer costs: the slowest GPU's time, and the price of moves and of load away.
 
     The one place that judges what a search has tried.
     """
-    return s.total[PEAK] + np.int64(move_price * s.total[MOVES] + away_price * s.total[AWAY])
+    return s.total[PEAK] + move_price * s.total[MOVES] + np.int64(away_price * s.total[AWAY])
 
 
-@kernel(StateType, Int, Int, Int, Int)
+@step(StateType, Int, Int, Int, Int)
 def _new_duplicates(s: State, a: int, m: int, b: int, k: int) -> int:
     """Count the duplicates that a swap makes, less those that it parts."""
     new = np.int64(s.held[HELD, a, k] > 0) + np.int64(s.held[HELD, b, m] > 0)
     return new - np.int64(s.held[HELD, a, m] > 1) - np.int64(s.held[HELD, b, k] > 1)
 
 
-@kernel(StateType, Int, Int, Int, Int)
+@step(StateType, Int, Int, Int, Int)
 def may_swap(s: State, a: int, m: int, b: int, k: int) -> bool:
     """Whether a replica of a on GPU m and one of b on k may change places.
 
@@ -65,14 +65,14 @@ def may_swap(s: State, a: int, m: int, b: int, k: int) -> bool:
     return _may_leave(s, a, m) and _may_leave(s, b, k)
 
 
-@kernel(StateType, Int, Int)
+@step(StateType, Int, Int)
 def _may_leave(s: State, e: int, g: int) -> bool:
     """Whether a replica of an expert may leave the node of a GPU."""
     home = s.expert[HOME, e]
     return home == NONE or (not s.strict and (home != s.gpu[NODE, g] or s.expert[AT_HOME, e] > 1))
 
 
-@kernel(StateType, Int, Int, Int)
+@step(StateType, Int, Int, Int)
 def may_hand_over(s: State, giver: int, g: int, taker: int) -> bool:
     """Whether the slot of `giver` on a GPU may become one of `taker`."""
     if giver == taker or s.expert[COUNT, giver] < 2:
@@ -84,7 +84,7 @@ def may_hand_over(s: State, giver: int, g: int, taker: int) -> bool:
     return is_away(s, giver, g) or s.expert[AT_HOME, giver] > 1
 
 
-@kernel(StateType, Int, Int, Int)
+@step(StateType, Int, Int, Int)
 def best_swap(s: State, m: int, k: int, limit: int) -> tuple:
     """Find the exchange after which the later of two GPUs is done soonest, under one sample.
 
@@ -123,7 +123,7 @@ def best_swap(s: State, m: int, k: int, limit: int) -> tuple:
     return limit, best_i, best_j
 
 
-@kernel(StateType, Int, Int)
+@step(StateType, Int, Int)
 def least_time(s: State, m: int, k: int) -> int:
     """Bound the time of the later of two GPUs after any exchange between them."""
     unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
@@ -133,7 +133,7 @@ def least_time(s: State, m: int, k: int) -> int:
     return np.int64(load * (unit_m * (unit_k / (unit_m + unit_k))))
 
 
-@kernel(StateType, Int, Int, Int, Int2, Int)
+@step(StateType, Int, Int, Int, Int2, Int)
 def descend(s: State, mean: int, goal: int, most_pairs: int, log: IntArray, logged: int) -> tuple:
     """Swap the slowest GPU's replicas with whichever GPU helps most until nothing does.
 
@@ -192,15 +192,16 @@ def descend(s: State, mean: int, goal: int, most_pairs: int, log: IntArray, logg
     return pairs, logged
 
 
-@kernel(Int2, Int, Int, Int, Int, Int)
+@step(Int2, Int, Int, Int, Int, Int)
 def write(log: IntArray, row: int, m: int, a: int, k: int, b: int) -> None:
+    """Write a row of a log, see `take_back`."""
     log[row, 0] = m
     log[row, 1] = a
     log[row, 2] = k
     log[row, 3] = b
 
 
-@kernel(StateType, Int2, Int, Int2)
+@step(StateType, Int2, Int, Int2)
 def take_back(s: State, log: IntArray, logged: int, keys: IntArray) -> None:
     """Undo the steps of a log, the last one first.
 
@@ -215,7 +216,7 @@ def take_back(s: State, log: IntArray, logged: int, keys: IntArray) -> None:
             swap(s, m, slot_with(s, m, b), k, slot_with(s, k, a))
 
 
-@kernel(StateType, Int, Int1)
+@step(StateType, Int, Int1)
 def _list_pairs(s: State, g: int, pairs: IntArray) -> int:
     """List the pairs of slots i < j of a GPU by descending share; return how many.
 
@@ -242,7 +243,7 @@ def _list_pairs(s: State, g: int, pairs: IntArray) -> int:
     return listed
 
 
-@kernel(StateType, Int, Int, Int, Int)
+@step(StateType, Int, Int, Int, Int)
 def _may_exchange(s: State, m: int, pair_m: int, k: int, pair_k: int) -> bool:
     """Whether two replicas of m may change places with two of k."""
     mask = (1 << SLOT_BITS) - 1
@@ -254,7 +255,7 @@ def _may_exchange(s: State, m: int, pair_m: int, k: int, pair_k: int) -> bool:
     return True
 
 
-@kernel(StateType, Int, Int, Int, Int2, Int, Int2, Int)
+@step(StateType, Int, Int, Int, Int2, Int, Int2, Int)
 def exchange_pairs(
     s: State,
     mean: int,
@@ -336,7 +337,7 @@ def exchange_pairs(
     return looked, logged
 
 
-@kernel(StateType)
+@step(StateType)
 def part_duplicates(s: State) -> None:
     """Swap replicas until no swap leaves fewer duplicates, each at the least cost in balance.
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.arrays import check_load
 from evenload.checks import not_negative, positive_int, positive_real
 from evenload.cluster import Cluster
 from evenload.cost.presets import HARDWARE, MODELS
-from evenload.load import check_load
 from evenload.moves import Moves, node_of
 from evenload.placement import Placement
 from evenload.threads import spread
@@ -57,14 +57,19 @@ class Schedule:
     @classmethod
     def of(cls, moves: Moves, expert_bytes: float, near: float, far: float) -> Schedule:
         """Put moves into rounds that last `near` seconds inside a node, and `far` across nodes."""
-        from evenload.kernels.transfer_rounds import transfer_rounds
+        from evenload.core.transfers import transfer_rounds
 
-        L = moves.after.num_layers
+        L, G = moves.after.num_layers, moves.after.cluster.num_gpus
         number, rounds = np.empty(len(moves), np.int64), np.empty((L, 2), np.int64)
         node, start = node_of(moves.after), moves.first_of_layer
+        links = np.bincount(moves.layer * G + moves.target, minlength=L * G)
+        sent = moves.source >= 0
+        links += np.bincount((moves.layer * G + moves.source)[sent], minlength=L * G)
+        most = 2 * int(links.max(initial=0))
 
         def run(first: int, end: int) -> None:
-            layers = start[first : end + 1], node, number, rounds[first:end]
+            scratch = np.empty((2, most, G), np.int64)
+            layers = start[first : end + 1], node, *scratch, number, rounds[first:end]
             transfer_rounds(moves.source, moves.target, *layers)
 
         spread(L, len(moves), run)

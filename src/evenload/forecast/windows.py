@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap, check_weights, to_numpy
-from evenload.scale import within_range
+from evenload.arrays import Rewrap, check_weights, to_numpy, within_range
 from evenload.trace import Trace
 
 Float = NDArray[np.float64]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import check_weights
+from evenload.arrays import check_load, check_weights
 from evenload.checks import positive_int
 from evenload.io.base import (
     ClusterMissingError,
@@ -27,7 +27,6 @@ from evenload.io.files import replace_file
 from evenload.io.formats import FORMATS, Format, candidates, find_input, find_output
 from evenload.io.placements import for_layers
 from evenload.layers import ModelLayers
-from evenload.load import check_load
 from evenload.placement import Placement
 from evenload.trace import Trace
 

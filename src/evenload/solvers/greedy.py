@@ -11,6 +11,7 @@ last replica number; arrays are sorted stably, the same on every machine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -18,12 +19,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import keep_numpy
+from evenload.arrays import keep_numpy, to_float32
+from evenload.packing import pack_rows
 from evenload.placement import Placement
 from evenload.problem import Problem
-from evenload.scale import to_float32
-from evenload.solvers.living import on_living_gpus
-from evenload.solvers.rows import Float, Int, Rows, plan, to_placement
+from evenload.solvers.by_node import Float, Int, Rows, plan_by_node
 
 Sorter: TypeAlias = Callable[[NDArray[np.float32]], Int]
 
@@ -39,36 +39,9 @@ def _as_torch(weight: NDArray[np.float32]) -> Int:
     return order
 
 
-def pack_greedily(
-    weight: NDArray[np.float32], num_packs: int, descending: Sorter = _stably
-) -> tuple[Int, Int]:
-    """Pack each row longest first into packs of equally many items.
-
-    Parameters
-    ----------
-    weight : float32 ndarray, [X, n]
-    num_packs : int
-        Divides n.
-    descending : callable
-        Orders the items of each row by descending weight.
-
-    Returns
-    -------
-    pack_index, rank_in_pack : int64 ndarray, [X, n]
-        With one item a pack, item i goes to pack i.
-    """
-    from evenload.kernels.greedy import pack_greedily as compiled
-
-    X, n = weight.shape
-    if n == num_packs:
-        return np.tile(np.arange(n), (X, 1)), np.zeros((X, n), np.int64)
-    index = np.empty((X, n), np.int64)
-    rank = np.empty((X, n), np.int64)
-    compiled(weight, descending(weight), num_packs, index, rank)
-    return index, rank
-
-
-def replicate(weight: NDArray[np.float32], num_slots: int) -> tuple[Int, Int, Int]:
+def replicate(
+    weight: NDArray[np.float32], num_slots: int, most: int | None = None
+) -> tuple[Int, Int, Int]:
     """Give every spare slot to the expert with the largest share.
 
     Parameters
@@ -76,6 +49,8 @@ def replicate(weight: NDArray[np.float32], num_slots: int) -> tuple[Int, Int, In
     weight : float32 ndarray, [X, E]
     num_slots : int
         Slots S, at least E.
+    most : int, optional
+        Replicas that an expert gets at most. Default: any number.
 
     Returns
     -------
@@ -84,30 +59,30 @@ def replicate(weight: NDArray[np.float32], num_slots: int) -> tuple[Int, Int, In
     count : int64 ndarray, [X, E]
         Replicas of each expert.
     """
-    from evenload.kernels.greedy import replicate_experts
+    from evenload.core.greedy import replicate as compiled
 
     X, E = weight.shape
-    expert = np.empty((X, num_slots), np.int64)
-    rank = np.empty((X, num_slots), np.int64)
+    expert, rank = np.empty((2, X, num_slots), np.int64)
     count = np.empty((X, E), np.int64)
-    replicate_experts(weight, expert, rank, count)
+    compiled(weight, most or num_slots, expert, rank, count)
     return expert, rank, count
 
 
 def greedy_rows(load: Float, num_slots: int, num_gpus: int, descending: Sorter = _stably) -> Rows:
-    """Plan rows on their own; a `rows.RowPlanner`."""
+    """Plan rows on their own; a `by_node.RowPlanner`."""
     weight = to_float32(load)
     expert, rank, count = replicate(weight, num_slots)
     share = np.take_along_axis(np.divide(weight, count, dtype=np.float32), expert, axis=1)
-    pack, place = pack_greedily(share, num_gpus, descending)
+    order = descending(share) if num_slots > num_gpus else expert
+    # One attempt without swaps is longest-first packing.
+    pack, place = pack_rows(share, order, num_gpus, 1, 1.0, 0, math.inf)
     slot = pack * (num_slots // num_gpus) + place
     placed, placed_rank = np.empty_like(expert), np.empty_like(rank)
     np.put_along_axis(placed, slot, expert, axis=1)
     np.put_along_axis(placed_rank, slot, rank, axis=1)
-    return Rows(placed, placed_rank)
+    return placed, placed_rank
 
 
-@on_living_gpus
 def greedy(problem: Problem) -> Placement:
     """Plan as DeepSeek's EPLB does, to the slot.
 
@@ -122,4 +97,4 @@ def greedy(problem: Problem) -> Placement:
         May hold an expert twice on one GPU. Replicas are numbered in the order they were given out.
     """
     descending = _stably if problem.rewrap is keep_numpy else _as_torch
-    return to_placement(problem, plan(problem, partial(greedy_rows, descending=descending)))
+    return plan_by_node(problem, partial(greedy_rows, descending=descending))

@@ -2,22 +2,73 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from functools import cached_property
+
 import numpy as np
+from numpy.typing import NDArray
 
 from evenload.checks import fraction, not_negative, whole_number
+from evenload.core.matching import relabel
+from evenload.core.replan import NO_LIMIT, replan_layers
+from evenload.core.start import FIRST, SLOTS, UNIT_TIME
+from evenload.core.state import State
 from evenload.maps import EMPTY
-from evenload.placement import Placement
+from evenload.moves import in_old_slots
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
-from evenload.solvers.current import see_current
-from evenload.solvers.effort import check_effort
-from evenload.solvers.replanning import Replanning, Scratch
-from evenload.solvers.rows import Int
+from evenload.solvers.by_node import to_placement
+from evenload.solvers.groups import kept_homes
+from evenload.solvers.joint import joint
+from evenload.solvers.search import check_effort, gpu_rows
+from evenload.threads import spread
+
+Int = NDArray[np.int64]
+Float = NDArray[np.float64]
+Flag = NDArray[np.uint8]
 
 STEPS = {"fast": 4000, "standard": 16000, "thorough": 160000}
 SMALL = 80  # slots of a layer up to which a level has all its steps
 MOVE_ALL = 0.1  # balancedness that moving all slots of a layer has to gain, where no price is given
 CLOSE = 0.9999  # balancedness at which a layer is left at that
+FRESH_EFFORT = 20  # trials of the joint search for a plan that is only a start
+FRESH_SHARE = 4  # the start from scratch gets this part of the steps, where moves are not free
+HEAT_FREE, HEAT_PRICED = 0.02, 0.0025  # of the mean: what a step may make worse at first
+
+WEIGHT = 4096  # of all samples together, on the integer grid
+MOST_BITS = 36  # of a sample's load
+KEY_BITS = 60  # of a peak, all samples and moves together
+
+LEAST_PRICE, STEEPER, MOST_PRICES = 0.0005, 2.0, 12  # of a move, where the moves of all are limited
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found for each layer.
+
+    Parameters
+    ----------
+    placed : int64 ndarray, [L, S]
+        Expert in each living slot.
+    peak : float64 ndarray, [L]
+        Mean over the samples of the last GPU's time, over that of a load divided at will; infinite
+        where there are too many moves, or groups are not kept on nodes.
+    moves : int64 ndarray, [L]
+        Experts that are new to their GPU.
+    """
+
+    placed: Int
+    peak: Float
+    moves: Int
+
+    def or_better(self, other: Found, price: float) -> Found:
+        """Take each layer from the other where peak and price of the moves are less."""
+        better = other.peak + price * other.moves < self.peak + price * self.moves
+        return Found(
+            np.where(better[:, None], other.placed, self.placed),
+            np.where(better, other.peak, self.peak),
+            np.where(better, other.moves, self.moves),
+        )
 
 
 def incremental(
@@ -34,8 +85,8 @@ def incremental(
     What is lowered is the mean over the samples of the last GPU's time, relative to that of a load
     divided at will, plus `move_cost` for each expert that is new to its GPU. Searched by threshold
     accepting from what runs now, and from a fresh plan whose GPUs are matched with the running ones
-    so that most experts stay (an assignment problem); each layer takes what costs less. Without a
-    current placement a fresh plan is improved under the samples.
+    so that most experts stay (an assignment problem); each layer takes what costs less, and never
+    more than what runs. Without a current placement a fresh plan is improved under the samples.
 
     Parameters
     ----------
@@ -72,44 +123,335 @@ def incremental(
     """
     steps = check_effort(effort, STEPS, "steps")
     goal = 1.0 / (fraction("target", target) or CLOSE)
-    usual = MOVE_ALL / problem.cluster.num_living_slots
-    price = usual if move_cost is None else not_negative("move_cost", move_cost)
+    slots = problem.cluster.num_living_slots
+    price = MOVE_ALL / slots if move_cost is None else not_negative("move_cost", move_cost)
     most = None if max_moves is None else whole_number("max_moves", max_moves)
     total = None if max_total_moves is None else whole_number("max_total_moves", max_total_moves)
-    _check_topology(problem)
-    if isinstance(effort, str):
-        free = problem.current is None or price == 0.0
-        steps = _fewer_for_large(steps, problem.cluster.num_living_slots, 2 if free else 4)
-    if problem.current is None:
-        _check_unlimited(max_moves=max_moves, max_total_moves=max_total_moves, move_cost=move_cost)
-        return Answer(_to_placement(problem, Scratch(problem, steps, goal).planned().placed))
-    running = see_current(problem.current, problem)
-    layers = Replanning(Scratch(problem, steps, goal), running)
-    found = layers.plan(price, most, total)
-    return Answer(_to_placement(problem, layers.in_old_slots(found)), notes=layers.notes)
-
-
-def _fewer_for_large(steps: int, slots: int, power: int) -> int:
-    return int(steps * SMALL**power // max(SMALL, slots) ** power)
-
-
-def _check_topology(problem: Problem) -> None:
     if problem.topology == "prefer":
         raise ValueError(
             "topology='prefer' is beyond solver 'incremental'; use topology 'strict' or 'ignore', "
             "or solver 'joint', which plans from scratch"
         )
+    if isinstance(effort, str):
+        power = 2 if problem.current is None or price == 0.0 else 4
+        steps = int(steps * SMALL**power // max(SMALL, slots) ** power)
+    layers = Layers(problem, steps, goal)
+    if problem.current is None:
+        limits = {"max_moves": most, "max_total_moves": total, "move_cost": move_cost}
+        for name, value in limits.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name}={value} needs to know what runs now; give current, or leave {name} out"
+                )
+        return Answer(to_placement(problem, layers.planned().placed))
+    found = layers.plan(price, most, total)
+    placed = in_old_slots(found.placed, layers.running, problem.cluster.living)
+    return Answer(to_placement(problem, placed), notes=layers.notes)
 
 
-def _check_unlimited(**limits: float | None) -> None:
-    for name, value in limits.items():
-        if value is not None:
-            raise ValueError(
-                f"{name}={value} needs to know what runs now; give current, or leave {name} out"
-            )
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The layers of a problem, searched from what runs and from scratch.
+
+    Parameters
+    ----------
+    problem : Problem
+    steps : int
+        Of the search of one layer.
+    goal : float
+        Time of the last GPU, over the mean, that is good enough.
+    """
+
+    problem: Problem
+    steps: int
+    goal: float
+
+    @cached_property
+    def gpu(self) -> Int:
+        """The living GPUs, see `core.start`."""
+        return gpu_rows(self.problem.cluster)
+
+    @cached_property
+    def running(self) -> Int:
+        """Expert in each living slot now, -1 where there is none yet: int64 [L, S].
+
+        Slots are empty on a GPU that is new, or that had fewer of them.
+        """
+        slot = np.full((self.problem.num_layers, self.problem.cluster.num_slots), EMPTY)
+        for g, held in self._held():
+            first = self.problem.cluster.first_slot[g]
+            kept = min(self.problem.cluster.slots[g], held.shape[1])
+            slot[:, first : first + kept] = held[:, :kept]
+        return np.ascontiguousarray(slot[:, self.problem.cluster.living_slot])
+
+    @cached_property
+    def old(self) -> Flag:
+        """Whether a living GPU holds an expert, in a slot that it still has or not: [L, E, G]."""
+        old = np.zeros((*self.problem.load.shape, self.gpu.shape[1]), np.uint8)
+        number = {g: n for n, g in enumerate(self.problem.cluster.living_gpus)}
+        layer = np.arange(len(old))[:, None]
+        for g, held in self._held():
+            old[layer, held, number[g]] = 1
+        return old
+
+    def _held(self) -> list[tuple[int, Int]]:
+        """List the living GPUs that ran before with what they hold; GPU g is GPU g in both."""
+        current = self.problem.current
+        if current is None:
+            return []
+        before, rows = current.cluster, current.physical_to_logical
+        return [
+            (g, rows[:, before.first_slot[g] : before.first_slot[g + 1]])
+            for g in self.problem.cluster.living_gpus
+            if g < before.num_gpus and before.alive[g]
+        ]
+
+    @cached_property
+    def start(self) -> Int:
+        """What runs, its gaps filled: int64 [L, S]."""
+        whole = self.running.copy()
+        for load, row in zip(self.problem.load, whole, strict=True):
+            if (row == EMPTY).any() or len(np.unique(row)) < len(load):
+                fill_gaps(load, self.gpu, row)
+        return whole
+
+    @cached_property
+    def forced(self) -> Int:
+        """Moves of each layer that filling the gaps takes."""
+        return self._moves(self.start)
+
+    def _moves(self, placed: Int) -> Int:
+        held = np.zeros_like(self.old)
+        gpu = np.repeat(np.arange(self.gpu.shape[1]), self.gpu[SLOTS])
+        held[np.arange(len(placed))[:, None], placed, gpu] = 1
+        moves: Int = (held > self.old).sum(axis=(1, 2), dtype=np.int64)
+        return moves
+
+    @cached_property
+    def _samples(self) -> tuple[Float, Int]:
+        """Loads [L, E, M] and what each sample counts [M]; the load alone where there are none."""
+        samples, weight = self.problem.samples, self.problem.sample_weight
+        if samples is None or weight is None:
+            samples, weight = self.problem.load[None], np.ones(1)
+        parts = np.maximum(np.rint(weight / weight.sum() * WEIGHT), 1.0).astype(np.int64)
+        return np.ascontiguousarray(samples.transpose(1, 2, 0)), parts
+
+    def search(
+        self, start: Int, price: float, most: Int, share: int = 1, steps: int | None = None
+    ) -> Found:
+        """Search from a start; where it does not keep groups that have to be, it counts for naught.
+
+        Experts are called by their rank, so that the search draws the same whatever they are
+        called. It gets one part in `share` of the steps, or `steps`.
+        """
+        home, kept = kept_homes(self.problem, start)
+        order, rank = _ranked(self.problem.load, start)
+        layer = np.arange(len(start))[:, None]
+        load, weight = self._samples
+        load, old = load[layer, order], self.old[layer, order]
+        home = np.take_along_axis(home, order, axis=1)
+        placed = np.take_along_axis(rank, start, axis=1)
+        free = price == 0.0 and bool((most == NO_LIMIT).all())
+        spent = int(self.gpu[UNIT_TIME].max()).bit_length() + WEIGHT.bit_length()
+        bits = min(MOST_BITS, KEY_BITS - spent - placed.shape[1].bit_length())
+        peak, moves = np.empty(len(start)), np.empty(len(start), np.int64)
+        steps = self.steps // share if steps is None else steps
+
+        def run(first: int, end: int) -> None:
+            part = slice(first, end)
+            state = State.empty(self.gpu, load.shape[1], load.shape[2], True)
+            replan_layers(
+                load[part], weight, bits, home[part], old[part], price, most[part], self.goal,
+                steps, HEAT_FREE if free else HEAT_PRICED, state, placed[part], peak[part],
+                moves[part],
+            )  # fmt: skip
+
+        spread(len(start), start.size * max(steps, 1), run)
+        placed = np.take_along_axis(order, placed, axis=1)
+        return Found(placed, np.where(kept, peak, np.inf), moves)
+
+    def fresh(self, effort: str | int) -> Int:
+        """Plan for the load alone: int64 [L, S], the living slots."""
+        placement = joint(self.problem.alone, effort=effort)
+        living = self.problem.cluster.living_slot
+        return np.ascontiguousarray(placement.physical_to_logical[:, living])
+
+    def planned(self) -> Found:
+        """Plan for the load, and improve that under the samples."""
+        unlimited = np.full(self.problem.num_layers, NO_LIMIT)
+        scratch = Layers(replace(self.problem, current=None), self.steps, self.goal)
+        return scratch.search(self.fresh("standard"), 0.0, unlimited)
+
+    def plan(self, price: float, most: int | None, total: int | None) -> Found:
+        """Plan every layer from what runs.
+
+        Parameters
+        ----------
+        price : float
+            What a move has to gain.
+        most, total : int or None
+            Moves of one layer and of all that there may be.
+
+        Raises
+        ------
+        ValueError
+            Where the moves do not suffice to keep groups on nodes.
+        """
+        forced = int(self.forced.sum())
+        limit = np.maximum(self.forced, NO_LIMIT if most is None else most)
+        if forced == 0 and 0 in (most, total):
+            found = self._stay()
+        elif total is None:
+            found = self._both(price, limit)
+        else:
+            found = self._within(max(total, forced), price, limit)
+        lacking = np.flatnonzero(np.isinf(found.peak))
+        if lacking.size == 0:
+            return found
+        told = f"max_moves={most}" if most is not None else f"max_total_moves={total}"
+        raise ValueError(
+            f"current does not keep every group on one node in layer {lacking[0]}, and {told} do "
+            "not suffice to come to a plan that does; use more, or topology 'ignore'"
+        )
+
+    def _both(self, price: float, limit: Int) -> Found:
+        """Search from what runs and from scratch, and take what costs less."""
+        kept = self.search(self.start, price, limit)
+        if limit.max() == 0:
+            return kept
+        if price > 0.0 or (limit < NO_LIMIT).any():
+            matched = self._matched(self._fresh_start)
+            return kept.or_better(self.search(matched, price, limit, FRESH_SHARE), price)
+        planned = self.planned()
+        matched = self._matched(planned.placed)
+        return kept.or_better(Found(matched, planned.peak, self._moves(matched)), price)
+
+    @cached_property
+    def _fresh_start(self) -> Int:
+        return self.fresh(FRESH_EFFORT)
+
+    def _matched(self, placed: Int) -> Int:
+        """Give the GPUs of a plan the numbers under which most experts stay.
+
+        Only GPUs of the same slots and speed change places; where groups are kept on nodes, all of
+        a node stay together.
+        """
+        alike = self.gpu[[SLOTS, UNIT_TIME]].T
+        kind = np.unique(alike, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        cluster = self.problem.cluster
+        blocks = cluster.living_by_node if self.problem.hierarchical else (cluster.living_gpus,)
+        first_gpu = np.concatenate([[0], np.cumsum([len(gpus) for gpus in blocks])])
+        matched = placed.copy()
+
+        def run(first: int, end: int) -> None:
+            relabel(matched[first:end], self.gpu[SLOTS], kind, first_gpu, self.old[first:end])
+
+        spread(len(placed), placed.size * len(kind), run)
+        return matched
+
+    def _stay(self) -> Found:
+        return self.search(self.start, 0.0, self.forced, steps=0)
+
+    def _within(self, total: int, price: float, limit: Int) -> Found:
+        """Plan at the price, and if that takes too many moves at higher ones, mixing layers."""
+        options = [self._stay(), self._both(price, limit)]
+        while options[-1].moves.sum() > total and len(options) < MOST_PRICES:
+            price = max(price * STEEPER, LEAST_PRICE)
+            options.append(self._both(price, limit))
+        peak = np.stack([found.peak for found in options])
+        moves = np.stack([found.moves for found in options])
+        chosen = choose_layers(peak, moves, total)
+        layer = np.arange(len(chosen))
+        placed = np.stack([found.placed for found in options])[chosen, layer]
+        return Found(placed, peak[chosen, layer], moves[chosen, layer])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was not to be avoided."""
+        gaps = int((self.running == EMPTY).sum())
+        if gaps == 0 and (self.start == self.running).all():
+            return ()
+        return (
+            f"{int(self.forced.sum())} moves could not be avoided: {gaps} slots of the living GPUs "
+            "hold nothing yet, and every expert needs one",
+        )
 
 
-def _to_placement(problem: Problem, placed: Int) -> Placement:
-    whole = np.full((problem.num_layers, problem.cluster.num_slots), EMPTY)
-    whole[:, problem.cluster.living_slot] = placed
-    return Placement(whole, problem.cluster, problem.num_experts)
+def choose_layers(peak: Float, moves: Int, total: int) -> Int:
+    """Choose an option [O, L] for each layer, from the first one on by gain per move: int64 [L].
+
+    Always the step, of any layer to any option, that gains most for each of its moves and still
+    fits; the lowest layer and option first among equals.
+    """
+    layer = np.arange(peak.shape[1])
+    chosen = np.zeros(len(layer), np.int64)
+    left = total - int(moves[0].sum())
+    while True:
+        more = moves - moves[chosen, layer]
+        legal = np.isfinite(peak)  # what runs may not keep groups on nodes: then any plan gains
+        gain = np.where(legal, peak[chosen, layer] - np.where(legal, peak, 0.0), -1.0)
+        fits = (gain > 0.0) & (more <= left)
+        worth = np.where(fits, gain / np.maximum(more, 0.5), -np.inf)
+        option, at = np.unravel_index(np.argmax(worth.T), worth.T.shape)[::-1]
+        if not fits[option, at]:
+            return chosen
+        left -= int(more[option, at])
+        chosen[at] = option
+
+
+def _ranked(load: Float, placed: Int) -> tuple[Int, Int]:
+    """Rank the experts of each layer by descending load, equal ones by their first slot.
+
+    Returns
+    -------
+    order, rank : int64 ndarray, [L, E]
+        The expert of each rank, and the rank of each expert.
+    """
+    layer = np.arange(len(placed))[:, None]
+    first = np.empty(load.shape, np.int64)
+    first[layer, placed[:, ::-1]] = np.arange(placed.shape[1])[::-1]  # the lowest is written last
+    order = np.lexsort((first, -load))
+    rank = np.empty_like(order)
+    rank[layer, order] = np.arange(load.shape[1])
+    return order, rank
+
+
+def fill_gaps(load: Float, gpu: Int, row: Int) -> None:
+    """Fill the empty slots of a layer in place, experts without a slot first.
+
+    Such an expert goes to the GPU that is done first, and where no slot is empty it takes the slot
+    of the redundant replica that is missed least. The slots that remain go to the expert with the
+    largest share that their GPU lacks.
+
+    Parameters
+    ----------
+    load : float64 ndarray, [E]
+    gpu : int64 ndarray, [5, G]
+    row : int64 ndarray, [S]
+        What runs, -1 in empty slots.
+    """
+    gpu_of_slot = np.repeat(np.arange(gpu.shape[1]), gpu[SLOTS])
+    count = np.bincount(row[row != EMPTY], minlength=len(load))
+    share = np.append(load / np.maximum(count, 1), 0.0)  # of an empty slot, which is -1: none
+    time = np.bincount(gpu_of_slot, share[row], gpu.shape[1]) * gpu[UNIT_TIME]
+    for e in np.argsort(-load, kind="stable"):
+        if count[e] > 0:
+            continue
+        empty = np.flatnonzero(row == EMPTY)
+        if empty.size:
+            slot = empty[np.argmin(time[gpu_of_slot[empty]])]
+        else:
+            spare = np.flatnonzero(count[row] > 1)
+            slot = spare[np.argmin(load[row[spare]] / (count[row[spare]] - 1))]
+            count[row[slot]] -= 1
+        row[slot] = e
+        count[e] = 1
+        time[gpu_of_slot[slot]] += load[e] * gpu[UNIT_TIME, gpu_of_slot[slot]]
+    for slot in np.flatnonzero(row == EMPTY):
+        g = gpu_of_slot[slot]
+        held = row[gpu[FIRST, g] : gpu[FIRST, g] + gpu[SLOTS, g]]
+        lacking = np.setdiff1d(np.arange(len(load)), held)
+        candidates = lacking if lacking.size else np.arange(len(load))
+        e = candidates[np.argmax(load[candidates] / count[candidates])]
+        row[slot] = e
+        count[e] += 1

@@ -7,46 +7,41 @@ from functools import partial
 import numpy as np
 
 from evenload.checks import packing_options
+from evenload.core.grid import KEY_BITS, LOAD_BITS
+from evenload.packing import pack_rows
 from evenload.placement import Placement
 from evenload.problem import Problem
-from evenload.solvers.living import on_living_gpus
-from evenload.solvers.never_worse import at_least_greedy
-from evenload.solvers.rows import Float, Rows, to_placement, unless_all_fit
-from evenload.threads import spread
+from evenload.solvers.by_node import Float, Rows, every_expert_everywhere, plan_at_least
+from evenload.solvers.greedy import greedy_rows, replicate
 
 
-def pack_rows(
-    load: Float,
-    num_slots: int,
-    num_gpus: int,
-    *,
-    num_attempts: int = 5,
-    boost: float = 1.05,
-    max_swaps: int = 20,
-    target: float | None = None,
+def iterated_rows(
+    load: Float, num_slots: int, num_gpus: int, attempts: int, boost: float, swaps: int, goal: float
 ) -> Rows:
-    """Replicate and pack rows on their own; a `rows.RowPlanner`, for K < E.
+    """Replicate and pack rows on their own, and part duplicates; a `by_node.RowPlanner`."""
+    from evenload.core.packing import part_duplicates
 
-    Parameters
-    ----------
-    load : float64 ndarray, [X, E]
-    num_slots, num_gpus : int
-    num_attempts, boost, max_swaps, target
-        As `evenload.eplb.balanced_packing`.
-    """
-    from evenload.kernels.iterated_greedy import iterated_greedy as compiled
-
-    attempts, swaps, goal = packing_options(num_attempts, boost, max_swaps, target)
-    expert = np.empty((load.shape[0], num_slots), np.int64)
-
-    def run(first: int, end: int) -> None:
-        compiled(load[first:end], num_gpus, attempts, float(boost), swaps, goal, expert[first:end])
-
-    spread(load.shape[0], expert.size, run)
-    return Rows(expert)
+    if num_slots // num_gpus >= load.shape[1]:
+        return every_expert_everywhere(load, num_slots, num_gpus)
+    grid = _on_grid(load, min(LOAD_BITS, KEY_BITS - num_slots.bit_length() - num_gpus.bit_length()))
+    expert, _, count = replicate(grid.astype(np.float32), num_slots, num_gpus)
+    share = np.take_along_axis(grid // count, expert, axis=1)
+    order = np.argsort(-share, axis=1, kind="stable")
+    expert, share = (np.take_along_axis(part, order, axis=1) for part in (expert, share))
+    order = np.broadcast_to(np.arange(num_slots), expert.shape).copy()
+    pack = pack_rows(share, order, num_gpus, attempts, boost, swaps, goal)[0]
+    item = np.argsort(pack, axis=1, kind="stable")
+    part_duplicates(share, expert, swaps * num_gpus, item.reshape(-1, num_slots // num_gpus))
+    return np.take_along_axis(expert, item, axis=1), None
 
 
-@on_living_gpus
+def _on_grid(load: Float, bits: int) -> Float:
+    """Round a load to whole numbers that are the same at every scale; all equal without any."""
+    largest = load.max(axis=1, keepdims=True)
+    grid = np.rint(load / np.where(largest > 0.0, largest, 1.0) * 2.0**bits)
+    return np.where(largest > 0.0, grid, 1.0)
+
+
 def iterated_greedy(
     problem: Problem,
     *,
@@ -59,7 +54,7 @@ def iterated_greedy(
 
     An expert gets at most one replica a GPU, and replicas that the packing put on one GPU are
     parted, so no duplicate is left that can be avoided. The result is at least as balanced as
-    ``"greedy"`` in every layer, see `never_worse.at_least_greedy`.
+    ``"greedy"`` in every layer, see `by_node.plan_at_least`.
 
     Parameters
     ----------
@@ -72,8 +67,6 @@ def iterated_greedy(
     ValueError
         For an option out of range.
     """
-    packing_options(num_attempts, boost, max_swaps, target)  # also where every expert fits
-    planner = partial(
-        pack_rows, num_attempts=num_attempts, boost=boost, max_swaps=max_swaps, target=target
-    )
-    return to_placement(problem, at_least_greedy(problem, unless_all_fit(planner)))
+    attempts, swaps, goal = packing_options(num_attempts, boost, max_swaps, target)
+    planner = partial(iterated_rows, attempts=attempts, boost=float(boost), swaps=swaps, goal=goal)
+    return plan_at_least(problem, planner, greedy_rows)

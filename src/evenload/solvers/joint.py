@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 
 from evenload.bounds import balancedness_bound
 from evenload.checks import fraction
-from evenload.maps import EMPTY
 from evenload.placement import Placement
 from evenload.problem import Problem
-from evenload.solvers.effort import check_effort
-from evenload.solvers.fleets import GpuArrays, improve, improve_alike, no_homes, start
-from evenload.solvers.homes import home_nodes
-from evenload.solvers.iterated_greedy import pack_rows
-from evenload.solvers.living import without_dead
-from evenload.solvers.local_search import search_rows
-from evenload.solvers.never_worse import (
-    at_least,
-    at_least_greedy_and_bound,
-    put_layers,
-    reached,
-    take_better,
-)
-from evenload.solvers.rows import Float, Int, Rows, unless_all_fit
-from evenload.solvers.strict import plan_nodes
+from evenload.solvers.by_node import better_of_layers, plan_by_node, to_placement
+from evenload.solvers.greedy import greedy_rows
+from evenload.solvers.groups import home_nodes, plan_groups
+from evenload.solvers.search import CLOSE, TRIALS, Placed, check_effort, place, search
 
-TRIALS = {"fast": 2, "standard": 150, "thorough": 4000}
-CLOSE = 0.9999  # share of the bound at which a layer is left at that
-SEARCH = partial(search_rows, effort=None)  # as "local-search" does by default
+NEAR = 0.999  # share of the bound from which a layer is not worth the greedy plan
 
 
 def joint(
@@ -37,13 +21,13 @@ def joint(
 ) -> Placement:
     """Choose replica counts and placement together, so that the last GPU is done soonest.
 
-    Starts from the better of ``"local-search"`` and ``"iterated-greedy"``, and is never worse than
-    either in a layer that is not within the target of the bound. Each trial hands a spare replica
-    from one expert to another or swaps replicas at random, descends by the best swaps of the last
-    GPU, and stays unless that made it worse. With two slots on each of equal GPUs, where the counts
-    decide everything, it searches those alone. Strict groups are packed onto nodes by what each set
-    of them can reach on a node, exactly where the sets are few. GPUs may differ in slots and speed
-    and may be gone.
+    Starts from the greedy's counts and packing, swaps, exchanges two for two, and goes on from
+    there: each trial hands a spare replica from one expert to another or swaps replicas at random,
+    descends by the best swaps of the last GPU, and stays unless that made it worse. With two slots
+    on each of equal GPUs, where the counts decide everything, it searches those alone. Strict
+    groups are packed onto nodes by what each set of them can reach on a node, exactly where the
+    sets are few. GPUs may differ in slots and speed and may be gone. A layer that is not within
+    0.1 % of the bound is never worse than by ``"greedy"``, where that has no more duplicates.
 
     Parameters
     ----------
@@ -66,104 +50,26 @@ def joint(
     """
     trials = check_effort(effort, TRIALS, "trials")
     close = fraction("target", target) or CLOSE
-    if problem.cluster.all_alive:
-        expert = _plan(problem, trials, close).expert
-        return Placement(expert, problem.cluster, problem.num_experts)
-    whole = np.full((problem.num_layers, problem.cluster.num_slots), EMPTY)
-    whole[:, problem.cluster.living_slot] = _plan(problem, trials, close).expert
-    return Placement(whole, problem.cluster, problem.num_experts)
-
-
-def _plan(problem: Problem, trials: int, close: float) -> Rows:
-    """Plan the living slots of a problem."""
-    strict = problem.keeps_groups
-    gpus = GpuArrays.of(problem.cluster)
+    cluster, load = problem.cluster, problem.load
     if problem.topology == "prefer":
-        return _plan_with_homes(problem, gpus, close, trials)
-    if gpus.alike and (problem.cluster.nodes_are_equal or not strict):
-        return _plan_alike(without_dead(problem), gpus, close, trials)
-    if strict:
-        return plan_nodes(problem, _goal(problem, close), trials)
-    home = no_homes(problem.load)
-    rows = start(problem.load, gpus, home)
-    return improve(problem.load, gpus, home, 0.0, rows, _goal(problem, close), trials)
+        home, price = home_nodes(problem), problem.cross_node_price
+        placed = place(load, cluster, trials=trials, close=close, home=home, away_price=price)
+        return to_placement(problem, placed.expert)
+    if problem.keeps_groups:
+        bound = 1.0 / balancedness_bound(problem, thorough=False)
+        placed = plan_groups(problem, trials, close, bound)
+    else:
+        placed = search(load, cluster, trials, close=close)
+    return _at_least_greedy(problem, placed)
 
 
-def _goal(problem: Problem, close: float) -> Float:
-    """Time of the last GPU that is good enough, over that of a load divided at will, [L]."""
-    return 1.0 / (balancedness_bound(problem, thorough=False) * close)
-
-
-def _plan_with_homes(problem: Problem, gpus: GpuArrays, close: float, trials: int) -> Rows:
-    home = home_nodes(problem)
-    rows = start(problem.load, gpus, home)
-    goal, price = _goal(problem, close), problem.cross_node_price
-    return improve(problem.load, gpus, home, price, rows, goal, trials)
-
-
-def _plan_alike(problem: Problem, gpus: GpuArrays, close: float, trials: int) -> Rows:
-    """Plan on equal GPUs: only the layers that are not good enough are searched on."""
-    rows, bound = at_least_greedy_and_bound(problem, unless_all_fit(SEARCH))
-    if _nothing_to_search(problem, gpus):
-        return rows
-    balance = reached(problem, rows.expert)
-    unknown = np.flatnonzero((balance < close) & np.isnan(bound))
-    if unknown.size:
-        bound[unknown] = balancedness_bound(problem.layers(unknown), thorough=False)
-    layers = np.flatnonzero(balance < close * bound)
-    if layers.size == 0:
-        return rows
-    goal = 1.0 / (bound[layers] * close)
-    part, begun = problem.layers(layers), Rows(rows.expert[layers])
-    search = _search_strict if part.keeps_groups else _search_alike
-    return put_layers(rows, layers, search(part, gpus, begun, goal, trials))
-
-
-def _nothing_to_search(problem: Problem, gpus: GpuArrays) -> bool:
-    """Whether one slot a GPU, or every expert on every GPU, leaves nothing to choose."""
-    one_way = gpus.slots[0] == 1 or gpus.slots[0] >= problem.num_experts or len(gpus.slots) == 1
-    return one_way and not problem.keeps_groups
-
-
-def _worse_than(problem: Problem, rows: Rows, goal: Float) -> Int:
-    """Find the numbers of the layers that are not at their goal."""
-    return np.flatnonzero(reached(problem, rows.expert) * goal < 1.0)
-
-
-def _levels(trials: int) -> list[int]:
-    """List an effort and the levels below it, for searches that do not go on where those end."""
-    return [level for level in TRIALS.values() if level < trials] + [trials]
-
-
-def _search_alike(problem: Problem, gpus: GpuArrays, rows: Rows, goal: Float, trials: int) -> Rows:
-    if gpus.slots[0] == 2:
-        rows, doubtful = _search_pairs(problem, gpus, rows, goal, trials)
-        return _at_least_published(problem, rows, doubtful)
-    rows = at_least(problem, rows, unless_all_fit(pack_rows))
-    after, _ = improve_alike(problem.load, gpus, rows, goal, trials)
-    return take_better(problem, after, rows)
-
-
-def _search_pairs(
-    problem: Problem, gpus: GpuArrays, begun: Rows, goal: Float, trials: int
-) -> tuple[Rows, Int]:
-    rows, doubtful = begun, np.arange(problem.num_layers)
-    for part in _levels(trials):
-        after, doubt = improve_alike(problem.load, gpus, begun, goal, part)
-        rows, doubtful = take_better(problem, after, rows), np.intersect1d(doubtful, doubt)
-    return rows, doubtful
-
-
-def _search_strict(problem: Problem, _: GpuArrays, begun: Rows, goal: Float, trials: int) -> Rows:
-    rows = begun
-    for part in _levels(trials):
-        rows = take_better(problem, plan_nodes(problem, goal, part, begun), rows)
-    return _at_least_published(problem, rows, _worse_than(problem, rows, goal))
-
-
-def _at_least_published(problem: Problem, rows: Rows, layers: Int) -> Rows:
-    """Take `"iterated-greedy"` in those of some layers where it is better."""
-    if layers.size == 0:
-        return rows
-    part, begun = problem.layers(layers), Rows(rows.expert[layers])
-    return put_layers(rows, layers, at_least(part, begun, unless_all_fit(pack_rows)))
+def _at_least_greedy(problem: Problem, placed: Placed) -> Placement:
+    """Take the greedy plan in those layers where it is better, on equal GPUs."""
+    found = to_placement(problem, placed.expert)
+    cluster = problem.cluster
+    layers = np.flatnonzero(placed.time * NEAR > placed.bound)
+    comparable = cluster.gpus_are_equal and (cluster.nodes_are_equal or not problem.hierarchical)
+    if layers.size == 0 or not comparable:
+        return found
+    greedy = plan_by_node(problem.layers(layers), greedy_rows)
+    return better_of_layers(problem, found, layers, greedy)

@@ -4,54 +4,29 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
-
 from evenload.checks import fraction, whole_number
+from evenload.cluster import Cluster
 from evenload.placement import Placement
 from evenload.problem import Problem
-from evenload.solvers.living import on_living_gpus
-from evenload.solvers.never_worse import at_least_greedy
-from evenload.solvers.rows import Float, Rows, to_placement, unless_all_fit
-from evenload.threads import spread
-
-FINE_TARGET = 0.9999
-LEAST_EFFORT = 512
-EFFORT_A_GPU = 16
+from evenload.solvers.by_node import Float, Rows, plan_at_least
+from evenload.solvers.greedy import greedy_rows
+from evenload.solvers.search import CLOSE, place
 
 
-def search_rows(
+def local_rows(
     load: Float,
     num_slots: int,
     num_gpus: int,
-    *,
     target: float = 1.0,
-    fine_target: float = FINE_TARGET,
-    effort: int | None = 0,
+    fine_target: float = CLOSE,
+    most_pairs: int | None = None,
 ) -> Rows:
-    """Search rows on their own; a `rows.RowPlanner`, for K < E.
-
-    Parameters
-    ----------
-    load : float64 ndarray, [X, E]
-    num_slots, num_gpus : int
-    target, fine_target : float
-        Balancedness at which swaps stop, and at which a row where they stand still is left.
-    effort : int or None
-        As `local_search`.
-    """
-    from evenload.kernels.local_search import local_search as compiled
-
-    expert = np.empty((load.shape[0], num_slots), np.int64)
-    pairs = max(LEAST_EFFORT, EFFORT_A_GPU * num_gpus) if effort is None else effort
-
-    def run(first: int, end: int) -> None:
-        compiled(load[first:end], num_gpus, target, fine_target, pairs, expert[first:end])
-
-    spread(load.shape[0], expert.size, run)
-    return Rows(expert)
+    """Place rows on their own; a `by_node.RowPlanner`."""
+    cluster = Cluster(num_gpus, slots_per_gpu=num_slots // num_gpus)
+    placed = place(load, cluster, target=target, fine_target=fine_target, most_pairs=most_pairs)
+    return placed.expert, None
 
 
-@on_living_gpus
 def local_search(
     problem: Problem, *, target: float | None = None, effort: int | None = None
 ) -> Placement:
@@ -61,7 +36,7 @@ def local_search(
     leaves a layer below 0.9999, two replicas are exchanged for two, and then the layer is disturbed
     and descended again, keeping the best. No expert is placed twice on a GPU where that can be
     avoided, and every layer is at least as balanced as by ``"greedy"``, see
-    `never_worse.at_least_greedy`.
+    `by_node.plan_at_least`.
 
     Parameters
     ----------
@@ -78,8 +53,11 @@ def local_search(
     ValueError
         For a target outside (0, 1] or a negative effort.
     """
-    goal = fraction("target", target) or 1.0
-    fine = goal if target is not None else FINE_TARGET
-    pairs = None if effort is None else whole_number("effort", effort)
-    planner = partial(search_rows, target=goal, fine_target=fine, effort=pairs)
-    return to_placement(problem, at_least_greedy(problem, unless_all_fit(planner)))
+    goal = fraction("target", target)
+    planner = partial(
+        local_rows,
+        target=goal or 1.0,
+        fine_target=goal or CLOSE,
+        most_pairs=None if effort is None else whole_number("effort", effort),
+    )
+    return plan_at_least(problem, planner, greedy_rows)

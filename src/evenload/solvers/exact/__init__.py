@@ -1,12 +1,162 @@
 """The best placement there is, proven: replica counts and places by constraint programming.
 
-``search`` takes a problem and returns a placement with its proof, ``layer`` is one layer of it on
-the living GPUs. With two slots on each of equal GPUs, ``pairs`` searches over replica counts alone:
-``counts`` models them, ``pairing`` says which replicas share a GPU. ``shares`` models everything
-else. ``cpsat`` runs OR-tools' CP-SAT so that the same input gives the same answer, and ``effort``
-is how much of that.
+``layer`` is one layer of a problem, and how CP-SAT runs on it. With two slots on each of equal GPUs
+``pairs`` searches over replica counts alone; ``shares`` models everything else.
 """
 
-from evenload.solvers.exact.search import Solution, exact, solve_exactly
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.checks import fraction
+from evenload.maps import EMPTY
+from evenload.placement import Placement
+from evenload.problem import Problem
+from evenload.solvers.answer import Answer
+from evenload.solvers.exact import pairs, shares
+from evenload.solvers.exact.layer import LIMIT, Budget, Layer, Outcome, layers, load_cp_model
+from evenload.solvers.search import check_effort
 
 __all__ = ["Solution", "exact", "solve_exactly"]
+
+EFFORTS = {"fast": 500, "standard": 5_000, "thorough": 50_000}
+ROUNDING = 1e-9  # how far sums in another order may be off, with room to spare
+MOST_NAMED = 8  # layers that a note names
+
+
+class Solution(NamedTuple):
+    """What is proven of each layer.
+
+    Parameters
+    ----------
+    physical_to_logical : int64 ndarray, [L, S]
+        Expert in each slot, -1 on GPUs that are not alive.
+    proven_least_time : float64 ndarray, [L]
+        No placement's last GPU is done earlier, in tokens at the fastest living GPU's speed; those
+        with duplicates included.
+    status : tuple of str, [L]
+        ``"optimal"`` (to 1e-7 of the time) among placements without avoidable duplicates,
+        ``"target reached"`` or ``"limit reached"``: the effort ended before a proof.
+    """
+
+    physical_to_logical: NDArray[np.int64]
+    proven_least_time: NDArray[np.float64]
+    status: tuple[str, ...]
+
+
+def _search(layer: Layer, steps: int) -> Outcome:
+    way = pairs if pairs.suits(layer) else shares
+    budget = Budget(steps)
+    done = layer.known.status != LIMIT or budget.spent
+    return layer.known if done else way.search(layer, budget)
+
+
+def solve_exactly(
+    problem: Problem, *, effort: int | str = "standard", target: float | None = None
+) -> Solution:
+    """Minimise the time until the last GPU of each layer is done, and prove it.
+
+    Parameters
+    ----------
+    problem, effort, target
+        As `exact`.
+
+    Raises
+    ------
+    ValueError
+        As `exact`.
+    """
+    goal, steps = fraction("target", target), check_effort(effort, EFFORTS, "steps")
+    load_cp_model()
+    if problem.topology == "prefer":
+        raise ValueError(
+            "topology='prefer' is beyond solver 'exact'; use solver 'joint', or topology 'strict' "
+            "or 'ignore'"
+        )
+    found = [_search(layer, steps) for layer in layers(problem, goal)]
+    whole = np.full((problem.num_layers, problem.cluster.num_slots), EMPTY)
+    whole[:, problem.cluster.living_slot] = np.stack([outcome.expert for outcome in found])
+    least = np.array([outcome.least_time for outcome in found])
+    return Solution(whole, least, tuple(outcome.status for outcome in found))
+
+
+def _named(layers: list[int]) -> str:
+    return ", ".join(map(str, layers[:MOST_NAMED])) + (", ..." if layers[MOST_NAMED:] else "")
+
+
+def _notes(
+    solution: Solution, reached: NDArray[np.float64], bound: NDArray[np.float64]
+) -> list[str]:
+    """Tell which layers the effort did not suffice for, and which a duplicate might do good."""
+    notes, L = [], len(bound)
+    open_to = [i for i, status in enumerate(solution.status) if status == LIMIT]
+    if open_to:
+        notes.append(
+            f"not proven optimal: the effort ended first in {len(open_to)} of {L} layers "
+            f"({_named(open_to)}), which reach a mean balancedness of {reached[open_to].mean():.6f} "
+            f"and at most {bound[open_to].mean():.6f} is possible; use more effort"
+        )
+    apart = [
+        i for i, status in enumerate(solution.status)
+        if status == "optimal" and reached[i] * (1.0 + 2e-7) < bound[i]
+    ]  # fmt: skip
+    if apart:
+        notes.append(
+            f"best without duplicates: in {len(apart)} of {L} layers ({_named(apart)}) the bound "
+            f"of {bound[apart].mean():.6f} on average, for {reached[apart].mean():.6f} reached, "
+            "takes an expert twice on one GPU"
+        )
+    return notes
+
+
+def exact(
+    problem: Problem, *, effort: int | str = "standard", target: float | None = None
+) -> Answer:
+    """Find the best placement there is, for small layers and for research.
+
+    Replica counts and places are searched together by CP-SAT (``pip install "evenload[exact]"``),
+    from what ``"joint"`` finds. GPUs may differ in slots and speed, and may be gone. No expert is
+    placed twice on a GPU where that can be avoided. (Rarely, where GPUs have slots for nearly all
+    experts, that would be better balanced: the bound holds for such placements too, and a note says
+    so.)
+
+    With two slots on each of equal GPUs only the counts are searched, and layers of hundreds of
+    experts are solved; else expect proofs up to some ten experts, and beyond that a good placement
+    with a bound.
+
+    Unlike the other solvers it gives the same bytes on two machines only where both have the same
+    version of OR-tools: another version may find another placement, and where the effort ends
+    before a proof a better or a worse one. Wall clock and the number of cores change nothing. Ranks
+    that plan on their own must agree on the version.
+
+    Parameters
+    ----------
+    problem : Problem
+        Where it is hierarchical, every node gets as many groups, and each stays on one.
+    effort : {"fast", "standard", "thorough"} or int, default "standard"
+        Steps that the search of one layer may take: 500, 5,000, 50,000 or any number. A step is a
+        hundredth of CP-SAT's unit of deterministic time, very roughly 10 to 30 ms.
+    target : float, optional
+        Balancedness in (0, 1] at which a layer is good enough. Default: the best.
+
+    Returns
+    -------
+    Answer
+        With the proven bound on the balancedness [L], and a note where the effort ended first.
+
+    Raises
+    ------
+    ValueError
+        If OR-tools is missing, an option is illegal, the topology is ``"prefer"``, or a layer is
+        too large for CP-SAT's memory.
+    """
+    solution = solve_exactly(problem, effort=effort, target=target)
+    placement = Placement(solution.physical_to_logical, problem.cluster, problem.num_experts)
+    mean = problem.load.sum(axis=1) / problem.cluster.capacity.sum()
+    least = solution.proven_least_time * (1.0 - ROUNDING)
+    bound = np.minimum(1.0, np.divide(mean, least, out=np.ones_like(mean), where=least > 0.0))
+    notes = _notes(solution, placement.evaluate(problem.load)[1], bound)
+    return Answer(placement, bound, tuple(notes))

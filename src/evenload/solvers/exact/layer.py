@@ -1,19 +1,26 @@
-"""One layer of a problem on the GPUs that are alive."""
+"""One layer of a problem on the GPUs that are alive, and CP-SAT within a budget of steps.
+
+Source: Perron and Didier, CP-SAT (OR-tools), run so that the same input gives the same answer: one
+worker, a fixed seed, and a limit counted in the solver's deterministic time. Wall clock and the
+number of cores change nothing. Another version of OR-tools may find another placement of the same
+worth.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster
-from evenload.kernels.evaluate import count_replicas, gpu_load, heaviest_time
+from evenload.placement import Placement
 from evenload.problem import Problem
+from evenload.solvers.by_node import BEYOND_ROUNDING
 from evenload.solvers.joint import joint
-from evenload.solvers.never_worse import BEYOND_ROUNDING
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
@@ -22,6 +29,58 @@ OPTIMAL = "optimal"
 TARGET = "target reached"
 LIMIT = "limit reached"
 CLOSE = 1e-7  # relative: the integers of a GPU with a hundred slots add up no finer
+STEPS_A_UNIT = 100  # CP-SAT's deterministic unit is a rough second: a step is a hundredth
+SEED = 1
+
+
+def load_cp_model() -> Any:
+    """Import ``ortools.sat.python.cp_model``.
+
+    Raises
+    ------
+    ValueError
+        If OR-tools is not installed.
+    """
+    try:
+        from ortools.sat.python import cp_model
+    except ImportError as error:
+        raise ValueError(
+            "solver 'exact' needs OR-tools, which is not installed; use "
+            "pip install \"evenload[exact]\", or solver 'joint'"
+        ) from error
+    return cp_model
+
+
+@dataclass
+class Budget:
+    """Steps that are left for one layer: hundredths of CP-SAT's deterministic time."""
+
+    steps: float
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left."""
+        return self.steps < 1.0
+
+    def run(self, model: Any, part: float = 1.0, **parameters: Any) -> tuple[Any, str]:
+        """Solve a model with some part of what is left, and pay for it.
+
+        Returns
+        -------
+        solver : cp_model.CpSolver
+        status : str
+            ``"OPTIMAL"``, ``"FEASIBLE"``, ``"INFEASIBLE"`` or ``"UNKNOWN"``.
+        """
+        solver = load_cp_model().CpSolver()
+        solver.parameters.num_workers = 1
+        solver.parameters.random_seed = SEED
+        solver.parameters.max_deterministic_time = self.steps * part / STEPS_A_UNIT
+        for name, value in parameters.items():
+            setattr(solver.parameters, name, value)
+        status = solver.solve(model)
+        # A model that is solved at once costs a step all the same, so that every search ends.
+        self.steps -= max(1.0, solver.response_proto.deterministic_time * STEPS_A_UNIT)
+        return solver, str(status.name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +90,12 @@ class Outcome:
     Parameters
     ----------
     expert : int64 ndarray, [S]
-        Expert in each living slot.
+        Expert in each living slot; no duplicate that can be avoided.
     least_time : float
-        Proven: no placement's last GPU is done earlier. In tokens at the fastest GPU's speed.
+        Proven: no placement's last GPU is done earlier, whether it holds an expert twice on a GPU
+        or not. In tokens at the fastest GPU's speed.
     status : str
-        `OPTIMAL`, `TARGET` or `LIMIT`.
+        `OPTIMAL` among the placements without avoidable duplicates, `TARGET` or `LIMIT`.
     """
 
     expert: Int
@@ -76,18 +136,23 @@ class Layer:
 
     def time(self, expert: Int) -> float:
         """When the last GPU is done under a placement [S]."""
-        row, E = expert[None, :], self.load.size
-        count = count_replicas(row, E)
-        per_gpu = gpu_load(self.load[None, :], row, count, self.cluster.first_slot)
-        return float(heaviest_time(per_gpu, self.cluster.capacity)[0])
+        placed = Placement(expert, self.cluster, self.load.size)
+        return float((placed.evaluate(self.load[None])[0] / self.cluster.capacity).max())
 
-    def outcome(self, expert: Int, least_time: float) -> Outcome:
-        """Judge a placement; the start is kept where that is as good."""
+    def outcome(self, expert: Int, least_time: float, least_apart: float = 0.0) -> Outcome:
+        """Judge a placement; the start is kept where that is as good.
+
+        Parameters
+        ----------
+        expert : int64 ndarray, [S]
+        least_time, least_apart : float
+            Proven of all placements, and of those without avoidable duplicates.
+        """
         start = self.known.expert
         best = expert if self.time(expert) * BEYOND_ROUNDING < self.time(start) else start
         reached = self.time(best)
         least = min(max(least_time, self.known.least_time), reached)
-        if reached <= least * (1.0 + CLOSE):
+        if reached <= max(least, least_apart) * (1.0 + CLOSE):
             return Outcome(best, least, OPTIMAL)
         return Outcome(best, least, TARGET if reached <= self.goal else LIMIT)
 

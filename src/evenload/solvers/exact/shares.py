@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.solvers.exact.cpsat import Budget, load_cp_model
-from evenload.solvers.exact.layer import Layer, Outcome
+from evenload.solvers.exact.layer import Budget, Layer, Outcome, load_cp_model
 
 Int = NDArray[np.int64]
 
@@ -29,8 +28,7 @@ class Sizes:
     Parameters
     ----------
     fewest, most : tuple of int, [G]
-        Replicas of one expert on each GPU: 1 where it has a slot for all, more than one only where
-        it has slots left then.
+        Replicas of one expert on each GPU.
     most_replicas : int
     """
 
@@ -39,30 +37,20 @@ class Sizes:
     most_replicas: int
 
     @classmethod
-    def of(cls, layer: Layer) -> Sizes:
+    def of(cls, layer: Layer, apart: bool) -> Sizes:
         """Work them out for a layer.
 
-        Raises
-        ------
-        ValueError
-            If CP-SAT would need too many variables.
+        With `apart`, for placements without avoidable duplicates: 1 where a GPU has a slot for all
+        experts, more than one only where it has slots left then. Else for all placements.
         """
         E, slots = layer.load.size, layer.cluster.slots
         may_hold = E if layer.num_groups == 1 else E // (max(layer.node) + 1)
-        most = tuple(max(1, n - may_hold + 1) for n in slots)
-        sizes = cls(
-            fewest=tuple(int(n >= may_hold) for n in slots),
+        most = tuple(max(1, n - may_hold + 1) if apart else n for n in slots)
+        return cls(
+            fewest=tuple(int(apart and n >= may_hold) for n in slots),
             most=most,
             most_replicas=min(sum(most), sum(slots) - E + 1),
         )
-        variables = E * sizes.most_replicas * len(slots)
-        if variables > MOST_VARIABLES:
-            raise ValueError(
-                f"num_experts={E} x {sizes.most_replicas} replica counts x {len(slots)} GPUs are "
-                f"{variables} variables, and solver 'exact' takes {MOST_VARIABLES} at most; use "
-                "fewer spare slots, or solver 'joint'"
-            )
-        return sizes
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +75,7 @@ class ShareModel:
 
 
 def _variables(layer: Layer, sizes: Sizes, least: int, most: int) -> ShareModel:
+    """Give every expert one count and that many replicas, every slot one expert."""
     model = load_cp_model().CpModel()
     E, G = layer.load.size, len(layer.node)
     counts = range(1, sizes.most_replicas + 1)
@@ -94,26 +83,15 @@ def _variables(layer: Layer, sizes: Sizes, least: int, most: int) -> ShareModel:
     held = {
         (e, c, g): model.new_int_var(0, min(c, sizes.most[g]), "") for e, c in has for g in range(G)
     }
-    return ShareModel(model, has, held, model.new_int_var(least, most, ""))
-
-
-def _place(this: ShareModel, layer: Layer, sizes: Sizes) -> None:
-    """Give every expert one count and that many replicas, every slot one expert."""
-    model, G, E = this.model, len(layer.node), layer.load.size
-    counts = range(1, sizes.most_replicas + 1)
     for e in range(E):
-        model.add_exactly_one(this.has[e, c] for c in counts)
-    for (e, c), has in this.has.items():
-        model.add(sum(this.held[e, c, g] for g in range(G)) == c * has)
+        model.add_exactly_one(has[e, c] for c in counts)
+    for (e, c), there in has.items():
+        model.add(sum(held[e, c, g] for g in range(G)) == c * there)
         for g in range(G):
-            model.add(this.held[e, c, g] <= min(c, sizes.most[g]) * has)
+            model.add(held[e, c, g] <= min(c, sizes.most[g]) * there)
     for g in range(G):
-        held = [this.held[e, c, g] for e, c in this.has]
-        model.add(sum(held) == layer.cluster.slots[g])
-
-
-def _on_gpu(this: ShareModel, e: int, g: int, sizes: Sizes) -> Any:
-    return sum(this.held[e, c, g] for c in range(1, sizes.most_replicas + 1))
+        model.add(sum(held[e, c, g] for e, c in has) == layer.cluster.slots[g])
+    return ShareModel(model, has, held, model.new_int_var(least, most, ""))
 
 
 def _stay_on_node(this: ShareModel, layer: Layer, sizes: Sizes) -> None:
@@ -134,10 +112,11 @@ def _stay_on_node(this: ShareModel, layer: Layer, sizes: Sizes) -> None:
     for e in range(layer.load.size):
         for g, node in enumerate(layer.node):
             here = at[e // size, node]
+            on_gpu = sum(this.held[e, c, g] for c in range(1, sizes.most_replicas + 1))
             if groups > 1:
-                model.add(_on_gpu(this, e, g, sizes) <= sizes.most[g] * here)
+                model.add(on_gpu <= sizes.most[g] * here)
             if sizes.fewest[g]:
-                model.add(_on_gpu(this, e, g, sizes) >= here)
+                model.add(on_gpu >= here)
 
 
 def _take_time(this: ShareModel, layer: Layer, scale: float) -> None:
@@ -154,12 +133,12 @@ def _take_time(this: ShareModel, layer: Layer, scale: float) -> None:
         this.model.add(sum(int(t) * var for t, var in zip(cost, held, strict=True)) <= this.time)
 
 
-def _hint(this: ShareModel, layer: Layer) -> None:
-    """Try the start first."""
-    E, start = layer.load.size, layer.known.expert
-    slots = np.split(start, layer.cluster.first_slot[1:-1])
+def _hint(this: ShareModel, layer: Layer, expert: Int) -> None:
+    """Try a placement [S] first."""
+    E = layer.load.size
+    slots = np.split(expert, layer.cluster.first_slot[1:-1])
     held = [np.bincount(experts, minlength=E) for experts in slots]
-    count = np.bincount(start, minlength=E)
+    count = np.bincount(expert, minlength=E)
     for (e, c), has in this.has.items():
         this.model.add_hint(has, int(count[e] == c))
         for g, on_gpu in enumerate(held):
@@ -174,26 +153,58 @@ def _experts(this: ShareModel, layer: Layer, solver: Any) -> Int:
     return np.concatenate([np.repeat(np.arange(layer.load.size), row) for row in held])
 
 
+def _minimise(
+    layer: Layer, budget: Budget, start: Int, sizes: Sizes, part: float
+) -> tuple[Int, float]:
+    """Find the counts and places whose last GPU is done first, and what is proven of that time.
+
+    Parameters
+    ----------
+    start : int64 ndarray, [S]
+        A placement to go on from.
+    sizes : Sizes
+        Of the placements to search.
+    part : float
+        Of the budget.
+    """
+    scale = (1 << BITS) / layer.mean_time
+    goal = int(max(layer.known.least_time * (1.0 - 1e-12), layer.goal) * scale) - max(sizes.most)
+    this = _variables(layer, sizes, max(goal, 0), int(layer.time(start) * scale) + 1)
+    _stay_on_node(this, layer, sizes)
+    _take_time(this, layer, scale)
+    _hint(this, layer, start)
+    this.model.minimize(this.time)
+    solver, status = budget.run(this.model, part, **PARAMETERS)
+    if status not in ("OPTIMAL", "FEASIBLE"):
+        return start, 0.0
+    proven = solver.best_objective_bound
+    return _experts(this, layer, solver), proven / scale if proven > goal else 0.0
+
+
 def search(layer: Layer, budget: Budget) -> Outcome:
-    """Find the counts and places whose last GPU is done first.
+    """Find the best placement without avoidable duplicates, then prove how good any one can be.
+
+    A placement may be better for a duplicate, where GPUs have slots for nearly all experts: one
+    half of the budget is for the placement, and what is left for the proof.
 
     Raises
     ------
     ValueError
         If the layer needs more variables than memory should be spent on.
     """
-    sizes = Sizes.of(layer)
-    scale = (1 << BITS) / layer.mean_time
-    goal = int(max(layer.known.least_time * (1.0 - 1e-12), layer.goal) * scale) - max(sizes.most)
-    this = _variables(layer, sizes, max(goal, 0), int(layer.time(layer.known.expert) * scale) + 1)
-    _place(this, layer, sizes)
-    _stay_on_node(this, layer, sizes)
-    _take_time(this, layer, scale)
-    _hint(this, layer)
-    this.model.minimize(this.time)
-    solver, status = budget.run(this.model, **PARAMETERS)
-    if status not in ("OPTIMAL", "FEASIBLE"):
-        return layer.known
-    proven = solver.best_objective_bound
-    least = proven / scale if proven > goal else layer.known.least_time
-    return layer.outcome(_experts(this, layer, solver), least)
+    E, G = layer.load.size, len(layer.node)
+    sizes, for_all = Sizes.of(layer, apart=True), Sizes.of(layer, apart=False)
+    if E * sizes.most_replicas * G > MOST_VARIABLES:
+        raise ValueError(
+            f"num_experts={E} x {sizes.most_replicas} replica counts x {G} GPUs are "
+            f"{E * sizes.most_replicas * G} variables, and solver 'exact' takes {MOST_VARIABLES} "
+            "at most; use fewer spare slots, or solver 'joint'"
+        )
+    alike = sizes == for_all
+    expert, apart = _minimise(layer, budget, layer.known.expert, sizes, 1.0 if alike else 0.5)
+    found = layer.outcome(expert, apart if alike else 0.0, apart)
+    too_many = E * for_all.most_replicas * G > MOST_VARIABLES
+    if alike or too_many or budget.spent or layer.time(found.expert) <= layer.goal:
+        return found
+    least = _minimise(layer, budget, found.expert, for_all, 1.0)[1]
+    return layer.outcome(found.expert, least, apart)

@@ -1,0 +1,143 @@
+"""GPUs of a fresh plan matched with those that run, so that few experts have to move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from evenload.core.compile import Flag3, Int, Int1, Int2, entry, kernel, read_only
+
+FAR = 2**62
+UNLIKE = 2**30  # costs more than any overlap is worth
+
+
+@kernel(Int2, Int, Int, Int, Int, Int2)
+def _reach(cost: Any, row: Any, before: Any, n: Any, at: Any, scratch: Any) -> Any:
+    """Extend the paths by the row of column `at`, and return the nearest open column."""
+    column_price, way, least, done = scratch[1], scratch[3], scratch[4], scratch[5]
+    price = scratch[0, scratch[2, at]]
+    nearest = 0
+    for j in range(1, n + 1):
+        if done[j]:
+            continue
+        away = cost[row, before + j] - price - column_price[j]
+        if away < least[j]:
+            least[j], way[j] = away, at
+        if nearest == 0 or least[j] < least[nearest]:
+            nearest = j
+    return nearest
+
+
+@kernel(Int2, Int, Int, Int, Int1, Int2)
+def _assign(cost: Any, row: Any, column: Any, n: Any, column_of: Any, scratch: Any) -> Any:
+    """Find the assignment of least cost by shortest augmenting paths, and return that cost.
+
+    The Hungarian method with potentials (Jonker and Volgenant 1987), on integers, so that the same
+    costs give the same assignment everywhere.
+
+    Parameters
+    ----------
+    cost : int64, [G, G]
+        At most 2**40 in size.
+    row, column, n : int
+        The square of it that counts: n rows and columns from these on.
+    column_of : int64, [n or more], output
+        Column of each row, both counted from those.
+    scratch : int64, [6, n + 1 or more]
+    """
+    # Rows and columns count from 1; 0 is none.
+    row_price, column_price, row_of = scratch[0], scratch[1], scratch[2]
+    way, least, done = scratch[3], scratch[4], scratch[5]
+    for j in range(n + 1):
+        row_price[j], column_price[j], row_of[j] = 0, 0, 0
+    for i in range(1, n + 1):
+        for j in range(n + 1):
+            least[j], done[j] = FAR, 0
+        row_of[0], at = i, 0
+        while row_of[at] != 0:
+            done[at] = 1
+            nearest = _reach(cost, row + row_of[at] - 1, column - 1, n, at, scratch)
+            step = least[nearest]
+            for j in range(n + 1):
+                if done[j]:
+                    row_price[row_of[j]] += step
+                    column_price[j] -= step
+                else:
+                    least[j] -= step
+            at = nearest
+        while at != 0:
+            row_of[at] = row_of[way[at]]
+            at = way[at]
+    total = 0
+    for j in range(1, n + 1):
+        column_of[row_of[j] - 1] = j - 1
+        total += cost[row + row_of[j] - 1, column + j - 1]
+    return total
+
+
+@kernel(Int2, read_only(Int1), Int2, Int1, Int1, Int2)
+def _match_by_node(
+    cost: Any, first_gpu: Any, total: Any, inner: Any, target: Any, scratch: Any
+) -> None:
+    """Match nodes with nodes, and inside each pair GPUs with GPUs: all of a node stay together."""
+    N = first_gpu.size - 1
+    for f in range(N):
+        start, size = first_gpu[f], first_gpu[f + 1] - first_gpu[f]
+        for n in range(N):
+            total[f, n] = UNLIKE * inner.size
+            if size == first_gpu[n + 1] - first_gpu[n]:
+                total[f, n] = _assign(cost, start, first_gpu[n], size, inner, scratch)
+    _assign(total, 0, 0, N, target, scratch)
+    for f in range(N - 1, -1, -1):  # from behind, for `target` holds the nodes in its first places
+        start, n = first_gpu[f], target[f]
+        size = first_gpu[f + 1] - start
+        _assign(cost, start, first_gpu[n], size, inner, scratch)
+        for i in range(size):
+            target[start + i] = first_gpu[n] + inner[i]
+
+
+@entry(Int2, read_only(Int1), read_only(Int1), read_only(Int1), read_only(Flag3))
+def relabel(physical_to_logical: Any, slots: Any, kind: Any, first_gpu: Any, old: Any) -> None:
+    """Exchange whole GPUs of each layer so that as many experts as can stay where they are.
+
+    Parameters
+    ----------
+    physical_to_logical : int64, [L, S]
+        The fresh plan, and the result: the slots of the GPUs one after the other.
+    slots, kind : int64, [G]
+        Slots of each GPU, and a number that is the same for GPUs that may change places.
+    first_gpu : int64, [B + 1]
+        Where the GPUs of each block begin that stay together: nodes, or one block of all.
+    old : uint8, [L, E, G]
+        Whether the GPU holds the expert already.
+    """
+    L, S = physical_to_logical.shape
+    G, N = slots.size, first_gpu.size - 1
+    first, target, inner = np.empty(G, np.int64), np.empty(G, np.int64), np.empty(G, np.int64)
+    fresh, seen = np.empty(S, np.int64), np.empty(old.shape[1], np.int64)
+    cost, total = np.empty((G, G), np.int64), np.empty((N, N), np.int64)
+    scratch = np.empty((6, G + 1), np.int64)
+    start = 0
+    for g in range(G):
+        first[g] = start
+        start += slots[g]
+    for layer in range(L):
+        for e in range(seen.size):
+            seen[e] = -1
+        for slot in range(S):
+            fresh[slot] = physical_to_logical[layer, slot]
+        for f in range(G):  # negated: how many of its experts each GPU holds already
+            for g in range(G):
+                cost[f, g] = 0 if kind[f] == kind[g] else UNLIKE
+            for slot in range(first[f], first[f] + slots[f]):
+                e = fresh[slot]
+                if seen[e] == f:
+                    continue
+                seen[e] = f
+                for g in range(G):
+                    cost[f, g] -= old[layer, e, g]
+        _match_by_node(cost, first_gpu, total, inner, target, scratch)
+        for f in range(G):
+            for i in range(slots[f]):
+                physical_to_logical[layer, first[target[f]] + i] = fresh[first[f] + i]

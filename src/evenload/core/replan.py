@@ -1,0 +1,465 @@
+"""The search from what runs: judged by samples of what the load may be, with a price for moves."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.core.compile import Flag3, Float, Float1, Float3, Int, Int1, Int2, entry, step
+from evenload.core.grid import SEED, random_below
+from evenload.core.search import Random, RandomType, nth_gpu_with
+from evenload.core.start import NEVER, NONE, SLOTS, UNIT_TIME
+from evenload.core.state import (
+    COUNT,
+    EXPERT,
+    FEWER,
+    HELD,
+    HOME,
+    MORE,
+    MOVES,
+    NOW,
+    OLD,
+    PEAK,
+    WHOLE,
+    State,
+    StateType,
+    copy_out,
+    fill,
+    hand_over,
+    slot_with,
+    swap,
+)
+from evenload.core.swaps import may_hand_over, may_swap, worth
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+HEAT = 0.5  # of what the start is above the mean, a step may make worse at most
+NO_LIMIT = 2**40  # moves
+
+
+@step(StateType, Float3, Int1, Int, Int)
+def _set_samples(s: State, load: FloatArray, weight: IntArray, bits: int, layer: int) -> None:
+    """Put the samples [L, E, M] of a layer on a grid where each adds up to 2**bits, and weigh them.
+
+    A sample without any load counts as even.
+    """
+    E, M = load.shape[1], load.shape[2]
+    one = float(1 << bits)
+    for m in range(M):
+        total = 0.0
+        for e in range(E):
+            total += load[layer, e, m]
+        for e in range(E):
+            part = load[layer, e, m] / total if total > 0.0 else 1.0 / E
+            s.cost[WHOLE, e, m] = np.int64(np.rint(part * one)) * weight[m]
+
+
+@step(StateType, Int, Int, Int, Int)
+def _swap_moves(s: State, a: int, m: int, b: int, k: int) -> int:
+    """Count the moves that exchanging a on GPU m for b on k adds; negative where it undoes some."""
+    new = np.int64(s.held[HELD, a, k] == 0) * (1 - s.held[OLD, a, k])
+    new += np.int64(s.held[HELD, b, m] == 0) * (1 - s.held[OLD, b, m])
+    new -= np.int64(s.held[HELD, a, m] == 1) * (1 - s.held[OLD, a, m])
+    new -= np.int64(s.held[HELD, b, k] == 1) * (1 - s.held[OLD, b, k])
+    return new
+
+
+@step(StateType, Int, Int, Int1)
+def _last_of_others(s: State, m: int, k: int, out: IntArray) -> None:
+    """Write when the last GPU but m and k is done in each sample, 0 if there is none: [M]."""
+    for sample in range(out.size):
+        out[sample] = 0
+        for place in range(s.slowest.shape[1]):
+            g = s.slowest[sample, place]
+            if g not in (m, k):
+                if g != NONE:
+                    out[sample] = s.time[g, sample]
+                break
+
+
+@step(StateType, Int1, Int, Int, Int, Int)
+def _swap_peak(s: State, others: IntArray, a: int, m: int, b: int, k: int) -> int:
+    """Return the peak after an exchange, from what `_last_of_others` wrote."""
+    unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
+    peak = np.int64(0)
+    if unit_m == 1 and unit_k == 1:  # without products the loop runs in vectors
+        for sample in range(others.size):
+            change = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
+            less = s.time[m, sample] - change
+            more = s.time[k, sample] + change
+            last = others[sample]
+            last = less if less > last else last
+            peak += more if more > last else last
+        return peak
+    for sample in range(others.size):
+        change = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
+        less = s.time[m, sample] - change * unit_m
+        more = s.time[k, sample] + change * unit_k
+        peak += max(others[sample], less, more)
+    return peak
+
+
+@step(StateType, Int, Int, Int, Int, Int, Int1)
+def _best_swap(
+    s: State, m: int, k: int, sample: int, price: int, most: int, others: IntArray
+) -> tuple:
+    """Find the exchange between two GPUs that costs least, peak and moves together.
+
+    Parameters
+    ----------
+    m, k : int
+        GPUs; m gets lighter in `sample`, and k is not done later there than m was.
+    price, most : int
+        What a move costs, and the number of moves there may be.
+    others : int64, [M], scratch
+
+    Returns
+    -------
+    cost, i, j : int
+        What is reached, and the two slots, -1 where there is no exchange.
+    """
+    _last_of_others(s, m, k, others)
+    room = (s.time[m, sample] - s.time[k, sample]) // s.gpu[UNIT_TIME, k]
+    moves = s.total[MOVES]
+    best = NEVER
+    best_i = NONE
+    best_j = NONE
+    for i in range(s.gpu[SLOTS, m]):
+        a = s.slot[EXPERT, m, i]
+        if s.held[HELD, a, k] > 0 and s.held[HELD, a, m] < 2:
+            continue
+        for j in range(s.gpu[SLOTS, k]):
+            b = s.slot[EXPERT, k, j]
+            by = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
+            if by <= 0 or by >= room or not may_swap(s, a, m, b, k):
+                continue
+            after = moves + _swap_moves(s, a, m, b, k)
+            if after > max(most, moves):
+                continue
+            cost = _swap_peak(s, others, a, m, b, k) + after * price
+            if cost < best:
+                best = cost
+                best_i = i
+                best_j = j
+    return best, best_i, best_j
+
+
+@step(StateType, Int, Int, Int)
+def _handover_moves(s: State, giver: int, g: int, taker: int) -> int:
+    """Count the moves that a handover adds; negative where it undoes one."""
+    new = np.int64(s.held[HELD, taker, g] == 0) * (1 - s.held[OLD, taker, g])
+    return new - np.int64(s.held[HELD, giver, g] == 1) * (1 - s.held[OLD, giver, g])
+
+
+@step(StateType, Int, Int, Int, Int1)
+def _handover_peak(s: State, giver: int, gpu: int, taker: int, last: IntArray) -> int:
+    """Return the peak after a handover; `last` [M] is scratch."""
+    G, M = s.gpu.shape[1], last.size
+    for sample in range(M):  # GPUs that hold neither: among the slowest, or all are looked at
+        last[sample] = 0
+        known = False
+        for place in range(s.slowest.shape[1]):
+            g = s.slowest[sample, place]
+            if g == NONE:
+                known = True
+                break
+            if s.held[HELD, giver, g] == 0 and s.held[HELD, taker, g] == 0:
+                last[sample] = s.time[g, sample]
+                known = True
+                break
+        if not known:
+            for g in range(G):
+                if s.held[HELD, giver, g] == 0 and s.held[HELD, taker, g] == 0:
+                    last[sample] = max(last[sample], s.time[g, sample])
+    for g in range(G):
+        give, take = s.held[HELD, giver, g], s.held[HELD, taker, g]
+        if give == 0 and take == 0:
+            continue
+        here = np.int64(g == gpu)
+        for sample in range(M):
+            more, fewer = s.cost[MORE, taker, sample], s.cost[FEWER, giver, sample]
+            change = take * (more - s.cost[NOW, taker, sample])
+            change += give * (fewer - s.cost[NOW, giver, sample]) + here * (more - fewer)
+            last[sample] = max(last[sample], s.time[g, sample] + change * s.gpu[UNIT_TIME, g])
+    peak = np.int64(0)
+    for sample in range(M):
+        peak += last[sample]
+    return peak
+
+
+@step(StateType, Int1, RandomType)
+def _draw_sample(s: State, weight: IntArray, random: Random) -> int:
+    """Draw a sample as often as its weight says."""
+    total = np.int64(0)
+    for sample in range(weight.size):
+        total += weight[sample]
+    left = random_below(random, total)
+    sample = 0
+    while left >= weight[sample]:
+        left -= weight[sample]
+        sample += 1
+    return sample
+
+
+@step(StateType, Int, Int, Int, Int, Int, Int, Int1, Int2)
+def _hand_over_if(
+    s: State, place: int, g: int, taker: int, price: int, most: int, limit: int, row: IntArray,
+    keys: IntArray,
+) -> bool:  # fmt: skip
+    """Hand a spare replica over unless that costs more than the limit."""
+    giver = s.spare[place]
+    if g < 0 or not may_hand_over(s, giver, g, taker):
+        return False
+    moves = s.total[MOVES] + _handover_moves(s, giver, g, taker)
+    if moves > max(most, s.total[MOVES]):
+        return False
+    if _handover_peak(s, giver, g, taker, row) + price * moves > limit:
+        return False
+    hand_over(s, place, g, taker, keys)
+    return True
+
+
+@step(StateType, Int)
+def _place_of(s: State, giver: int) -> int:
+    """Return where an expert is in the list of spares, -1 if it has one replica only."""
+    for place in range(s.spare.size):
+        if s.spare[place] == giver:
+            return place
+    return NONE
+
+
+@step(StateType, Int, Int, Int, Int1, Int2)
+def _part_duplicates(
+    s: State, price: int, most: int, limit: int, row: IntArray, keys: IntArray
+) -> None:
+    """Give the second slot of an expert on a GPU to another one, where that costs no more."""
+    for g in range(s.gpu.shape[1]):
+        for i in range(s.gpu[SLOTS, g]):
+            giver = s.slot[EXPERT, g, i]
+            if s.held[HELD, giver, g] < 2:
+                continue
+            best = NONE
+            lowest = NEVER
+            for taker in range(s.expert.shape[1]):
+                if s.held[HELD, taker, g] == 0 and may_hand_over(s, giver, g, taker):
+                    cost = _handover_peak(s, giver, g, taker, row)
+                    cost += price * _handover_moves(s, giver, g, taker)
+                    if cost < lowest:
+                        best, lowest = taker, cost
+            if best != NONE:
+                _hand_over_if(s, _place_of(s, giver), g, best, price, most, limit, row, keys)
+
+
+@step(StateType, RandomType, Int, Int, Int, Int1, Int2)
+def _undo_a_move(
+    s: State, random: Random, price: int, most: int, limit: int, row: IntArray, keys: IntArray
+) -> bool:
+    """Bring an expert back to a GPU that held it, in place of one that is new there."""
+    E, m = s.expert.shape[1], random_below(random, s.gpu.shape[1])
+    if s.total[MOVES] == 0:
+        return False
+    i = NONE
+    first = random_below(random, s.gpu[SLOTS, m])
+    for n in range(s.gpu[SLOTS, m]):
+        slot = (first + n) % s.gpu[SLOTS, m]
+        if s.held[OLD, s.slot[EXPERT, m, slot], m] == 0:
+            i = slot
+            break
+    if i == NONE:
+        return False
+    back = NONE
+    first = random_below(random, E)
+    for n in range(E):
+        e = (first + n) % E
+        if s.held[OLD, e, m] > 0 and s.held[HELD, e, m] == 0:
+            back = e
+            break
+    if back == NONE:
+        return False
+    e = s.slot[EXPERT, m, i]
+    if s.expert[COUNT, e] > 1 and random_below(random, 2) == 0:
+        return _hand_over_if(s, _place_of(s, e), m, back, price, most, limit, row, keys)
+    k = nth_gpu_with(s, back, random_below(random, s.expert[COUNT, back]))
+    if k < 0 or k == m or not may_swap(s, e, m, back, k):
+        return False
+    moves = s.total[MOVES] + _swap_moves(s, e, m, back, k)
+    _last_of_others(s, m, k, row)
+    cost = _swap_peak(s, row, e, m, back, k) + price * moves
+    if moves > max(most, s.total[MOVES]) or cost > limit:
+        return False
+    swap(s, m, i, k, slot_with(s, k, back))
+    return True
+
+
+@step(StateType, Int1, RandomType, Int, Int, Int, Int1, Int2)
+def _try(
+    s: State, weight: IntArray, random: Random, price: int, most: int, limit: int, row: IntArray,
+    keys: IntArray,
+) -> bool:  # fmt: skip
+    """Try one step: three exchanges to two handovers, and where moves cost, one to undo a move.
+
+    An exchange is the best one of the slowest GPU of a drawn sample with a drawn other; a handover
+    gives a drawn spare slot to an expert of such a GPU, or to any.
+    """
+    kind = random_below(random, 5 if price == 0 and most >= NO_LIMIT else 6)
+    G = s.gpu.shape[1]
+    if kind < 3:
+        sample = _draw_sample(s, weight, random)
+        m = s.slowest[sample, 0]
+        k = (m + 1 + random_below(random, G - 1)) % G
+        cost, i, j = _best_swap(s, m, k, sample, price, most, row)
+        if i < 0 or cost > limit:
+            return False
+        swap(s, m, i, k, j)
+        return True
+    if kind == 5:
+        return _undo_a_move(s, random, price, most, limit, row, keys)
+    if s.spare.size == 0:
+        return False
+    place = random_below(random, s.spare.size)
+    if random_below(random, 4) > 0:
+        last = s.slowest[_draw_sample(s, weight, random), 0]
+        taker = s.slot[EXPERT, last, random_below(random, s.gpu[SLOTS, last])]
+    else:
+        taker = random_below(random, s.expert.shape[1])
+    giver = s.spare[place]
+    g = nth_gpu_with(s, giver, random_below(random, s.expert[COUNT, giver]))
+    return _hand_over_if(s, place, g, taker, price, most, limit, row, keys)
+
+
+@step(StateType, Int1, Int, Int, Int, Int, Int, Int, Int1, Int1, Int2, RandomType)
+def _anneal(
+    s: State, weight: IntArray, price: int, most: int, goal: int, steps: int, mean: int, heat: int,
+    best: IntArray, row: IntArray, keys: IntArray, random: Random,
+) -> bool:  # fmt: skip
+    """Search from a state, which ends as the best one found: never worse than the start.
+
+    Threshold accepting (Dueck and Scheuer 1990): a step may raise the cost by a drawn part of a
+    limit that sinks to 0 over the steps.
+
+    Parameters
+    ----------
+    price, most : int
+        What a move costs, and the number of moves there may be in the end.
+    goal, mean : int
+        Peak that is good enough, and peak if the load could be divided at will.
+    steps : int
+        Steps to try at most.
+    heat : int
+        What a step may make worse at first, but no more than half of what the start is above mean.
+
+    Returns
+    -------
+    bool
+        Whether the moves are no more than there may be; else the state is as it was at the start.
+    """
+    found = s.total[MOVES] <= most
+    copy_out(s, best)
+    if s.gpu.shape[1] == 1 or most == 0 or steps == 0:
+        return found
+    lowest = worth(s, price, 0.0)
+    if price > 0 or most < NO_LIMIT:
+        _part_duplicates(s, price, most, lowest, row, keys)
+    else:
+        _part_duplicates(s, price, most, NEVER, row, keys)
+    now = worth(s, price, 0.0)
+    if s.total[MOVES] <= most and (now < lowest or not found):
+        lowest = now
+        found = True
+        copy_out(s, best)
+    heat = min(np.int64(HEAT * (s.total[PEAK] - mean)), heat)
+    for trial in range(steps):
+        if found and s.total[PEAK] <= goal and (price == 0 or s.total[MOVES] == 0):
+            break
+        limit = now + heat // steps * (steps - trial) // 1024 * random_below(random, 1024)
+        if _try(s, weight, random, price, most, limit, row, keys):
+            now = worth(s, price, 0.0)
+            if s.total[MOVES] <= most and (now < lowest or not found):
+                lowest = now
+                found = True
+                copy_out(s, best)
+    fill(s, best, keys)
+    return found
+
+
+@entry(
+    Float3, Int1, Int, Int2, Flag3, Float, Int1, Float, Int, Float, StateType, Int2, Float1, Int1
+)
+def replan_layers(
+    load: FloatArray,
+    weight: IntArray,
+    bits: int,
+    home: IntArray,
+    old: NDArray[np.uint8],
+    price: float,
+    most: IntArray,
+    goal: float,
+    steps: int,
+    heat: float,
+    s: State,
+    placed: IntArray,
+    peak: FloatArray,
+    moves: IntArray,
+) -> None:
+    """Improve a placement of each layer under samples of its load, at a price per move.
+
+    Parameters
+    ----------
+    load : float64, [L, E, M]
+        Tokens of each expert in every sample.
+    weight : int64, [M]
+        What each sample counts; at least 1.
+    bits : int
+        Bits of the integer grid that hold the load of a sample.
+    home : int64, [L, E]
+        The only node that may hold the expert, -1 for any.
+    old : uint8, [L, E, G]
+        Whether the GPU holds the expert already.
+    price : float
+        What a move has to gain, in the time of the last GPU over the mean.
+    most : int64, [L]
+        Moves that there may be.
+    goal : float
+        Time of the last GPU, over the mean, that is good enough.
+    steps : int
+        Steps of one layer.
+    heat : float
+        What a step may make worse at first, in the time of the last GPU over the mean.
+    s : State
+        Scratch; its GPUs say slots, speed and node of each, and homes are strict.
+    placed : int64, [L, S]
+        The start, and the result: the slots of the GPUs one after the other.
+    peak : float64, [L], output
+        Mean over the samples of the last GPU's time, over that of a load divided at will; infinite
+        where the start has too many moves, and nothing with fewer was found.
+    moves : int64, [L], output
+        Experts that are new to their GPU.
+    """
+    L, E, M = load.shape
+    G = s.gpu.shape[1]
+    row, best = np.empty(M, np.int64), np.empty(placed.shape[1], np.int64)
+    keys, random = np.empty((2, G), np.int64), np.empty(1, np.uint64)
+    speed = 0.0
+    weights = np.int64(0)
+    for g in range(G):
+        speed += 1.0 / s.gpu[UNIT_TIME, g]
+    for m in range(M):
+        weights += weight[m]
+    for layer in range(L):
+        _set_samples(s, load, weight, bits, layer)
+        for e in range(E):
+            s.expert[HOME, e] = home[layer, e]
+            for g in range(G):
+                s.held[OLD, e, g] = old[layer, e, g]
+        fill(s, placed[layer], keys)
+        mean = (1 << bits) / speed * weights
+        cost = np.int64(min(price * mean, float(s.total[PEAK])))  # no move gains more than all
+        random[0] = SEED
+        found = _anneal(
+            s, weight, cost, most[layer], np.int64(goal * mean), steps, np.int64(mean),
+            np.int64(heat * mean), best, row, keys, random,
+        )  # fmt: skip
+        copy_out(s, placed[layer])
+        peak[layer] = s.total[PEAK] / mean if found else np.inf
+        moves[layer] = s.total[MOVES]
