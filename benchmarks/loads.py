@@ -82,6 +82,9 @@ def real_cases() -> list[Case]:
     ]
 
 
+MEASURED_NAMES = ("gpt-oss-20b", "deepseek-v2-lite", "qwen3-30b-a3b", "olmoe-domains")
+
+
 def real_is_here(name: str) -> bool:
     """Whether a measured load lies beside this checkout."""
     return (DATA / f"{name}.npz").is_file()

@@ -29,11 +29,19 @@ def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> R
     dict of str to list of float
         Seconds of each function in each round.
     """
+    seconds = clocked(functions, rounds)
+    return {name: [wall for wall, _ in values] for name, values in seconds.items()}
+
+
+def clocked(
+    functions: Mapping[str, Callable[[], object]], rounds: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Return, as `interleaved` does, the seconds of the clock and of the CPU (all threads)."""
     calls = {name: _calls_a_round(function) for name, function in functions.items()}
-    result: Rounds = {name: [] for name in functions}
+    result: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
-            result[name].append(statistics.median(_time(function, calls[name])))
+            result[name].append(_time(function, calls[name]))
     return result
 
 
@@ -57,20 +65,22 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
 
 def _calls_a_round(function: Callable[[], object]) -> int:
     function()  # compiles, or loads what was compiled
-    (seconds,) = _time(function, 1)
+    seconds, _ = _time(function, 1)
     return max(1, min(MAX_CALLS, int(ROUND_SECONDS / seconds)))
 
 
-def _time(function: Callable[[], object], calls: int) -> list[float]:
+def _time(function: Callable[[], object], calls: int) -> tuple[float, float]:
+    """Return the median time of a call, and its mean CPU time, whose clock is a coarse one."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         seconds = []
+        busy = time.process_time()
         for _ in range(calls):
             start = time.perf_counter()
             function()
             seconds.append(time.perf_counter() - start)
-        return seconds
+        return statistics.median(seconds), (time.process_time() - busy) / calls
     finally:
         if enabled:
             gc.enable()
