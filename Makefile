@@ -9,7 +9,7 @@ ENGINES ?= .venv-engines
 ENGINES_STAMP := $(ENGINES)/$(shell cat constraints.txt tests/engines/requirements.txt tests/engines/wheels.txt | cksum | cut -d ' ' -f 1).stamp
 ENGINES_PIP := $(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: demo test test-engines lint bench docs clean
+.PHONY: demo test test-engines lint bench baseline docs clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/evenload demo --plot evenload-demo.png
@@ -28,6 +28,10 @@ lint: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.run
+
+# What got worse than the frozen figures: quality, time, drift, start.
+baseline: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.baseline
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/python docs/generate.py

@@ -1,13 +1,24 @@
-"""What got worse: two measurements of the same parts, the frozen one first."""
+"""Compare a tree with what was frozen: ``python -m benchmarks.baseline [--only PART] [--freeze]``.
 
+Prints what got worse, and exits with 1 if anything did; ``--src DIR`` measures the evenload in DIR.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.loads import MEASURED_NAMES
+from benchmarks.problems import MEASURED
 
+PATH = Path(__file__).with_name("baseline.json")
 MEAN, MEAN_FEW = 1e-4, 2e-4  # of a mean balancedness; where a GPU has three slots or fewer
 WORST = 30  # times as much for the worst layer, which is one draw
 BOUND = 1e-6
@@ -57,14 +68,17 @@ def _common(old: dict[str, Any], new: dict[str, Any], verdict: Verdict) -> Itera
 
 
 def _excepted(name: str) -> bool:
-    """Whether a row is of `auto` on a measured load: it is to be fast there, see `_targets`."""
-    return name.endswith("| auto") and any(load in name for load in MEASURED_NAMES)
+    """Whether a row is of `auto` on a measured load: it is to be fast there, see `_tell_target`."""
+    return name.endswith("| auto") and any(load in name for load in MEASURED)
 
 
 def _quality(old: dict[str, Any], new: dict[str, Any], verdict: Verdict, _: str) -> None:
     changed = 0
     for name in _common(old, new, verdict):
         was, now = old[name], new[name]
+        if "failed" in now:
+            verdict.worse.append(f"{name}: {now['failed']}")
+            continue
         changed += was["digest"] != now["digest"]
         few = MEAN_FEW if was["few"] else MEAN
         judged = "score" if "score" in was else "mean"
@@ -175,3 +189,57 @@ def _golden(old: dict[str, str], new: dict[str, str], verdict: Verdict, _: str) 
 
 
 JUDGES = {"golden": _golden, "quality": _quality, "time": _time, "drift": _drift, "start": _start}
+
+
+def main() -> int:
+    """Measure, then compare or freeze."""
+    options = _parse()
+    if options.src:
+        return _elsewhere(options.src)
+    from benchmarks import frozen as parts
+    from benchmarks.measure import machine
+    from benchmarks.run import say
+
+    now = {part: getattr(parts, part)(say) for part in options.only or JUDGES}
+    say("")
+    kept = json.loads(options.file.read_text()) if options.file.is_file() else {}
+    if options.freeze:
+        date = datetime.now(UTC).strftime("%Y-%m-%d")
+        told = {"date": date, "note": options.note, "machine": machine()}
+        kept = kept | now | {"origin": kept.get("origin", {}) | dict.fromkeys(now, told)}
+        options.file.write_text(json.dumps(kept, indent=1) + "\n")
+        return 0
+    verdict = compare(kept, now, options.clock)
+    print(*(f"  {line}" for line in verdict.told), sep="\n")
+    print(*(f"WORSE {line}" for line in verdict.worse), sep="\n")
+    print(f"{verdict.compared} rows compared, {len(verdict.worse)} worse")
+    return 1 if verdict.worse else 0
+
+
+def _elsewhere(source: Path) -> int:
+    """Do the same in a process that imports evenload from another folder."""
+    if not (source / "evenload" / "__init__.py").is_file():
+        raise SystemExit(f"--src {source}: there is no evenload/__init__.py; give a folder `src`")
+    words = sys.argv[1:]
+    at = next(i for i, word in enumerate(words) if word.split("=")[0] == "--src")
+    del words[at : at + (1 if "=" in words[at] else 2)]
+    paths = [str(source.resolve()), str(Path(__file__).resolve().parents[1])]
+    command = [sys.executable, "-m", "benchmarks.baseline", *words]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run(command, env=environment, check=False).returncode
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.baseline", description=__doc__)
+    parser.add_argument("--only", action="append", choices=JUDGES, help="this part; or several")
+    parser.add_argument("--freeze", action="store_true", help="write what is measured now")
+    parser.add_argument("--file", type=Path, default=PATH, help="instead of baseline.json")
+    parser.add_argument("--src", type=Path, metavar="DIR", help="measure the evenload in DIR")
+    parser.add_argument("--note", default="", help="kept with what is frozen")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall",
+                        help="what judges times; cpu where others use the machine")  # fmt: skip
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
