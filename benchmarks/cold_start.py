@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+import evenload
 from benchmarks.measure import fresh, number, table
 
 TITLE = "Cold start"
@@ -120,8 +121,8 @@ def warm(rounds: int, say: Callable[[str], None]) -> dict[str, list[tuple[float,
         Path(folder, "trivial.py").write_text(KERNEL, encoding="utf-8")
         loads = np.random.default_rng(0).integers(1, 1000, (58, 256))
         np.savetxt(Path(folder, "loads.csv"), loads, "%d", ",")
-        paths = [folder, *map(os.path.abspath, filter(None, sys.path))]
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        home = str(Path(evenload.__file__).resolve().parents[1])
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([folder, home])}
         for i in range(rounds + 1):
             say(f"fresh processes, round {i} of {rounds}")
             for name, words in programs.items():
