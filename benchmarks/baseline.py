@@ -207,13 +207,22 @@ def main() -> int:
         date = datetime.now(UTC).strftime("%Y-%m-%d")
         told = {"date": date, "note": options.note, "machine": machine()}
         kept = kept | now | {"origin": kept.get("origin", {}) | dict.fromkeys(now, told)}
-        options.file.write_text(json.dumps(kept, indent=1) + "\n")
+        options.file.write_text(to_text(kept))
         return 0
     verdict = compare(kept, now, options.clock)
     print(*(f"  {line}" for line in verdict.told), sep="\n")
     print(*(f"WORSE {line}" for line in verdict.worse), sep="\n")
     print(f"{verdict.compared} rows compared, {len(verdict.worse)} worse")
     return 1 if verdict.worse else 0
+
+
+def to_text(kept: dict[str, Any]) -> str:
+    """Return JSON with a line a row, so that a change of one row is a change of one line."""
+    parts = []
+    for part, rows in kept.items():
+        lines = [f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items()]
+        parts.append(f" {json.dumps(part)}: {{\n" + ",\n".join(lines) + "\n }")
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _elsewhere(source: Path) -> int:

@@ -233,6 +233,7 @@ def test_all_parts_are_frozen_and_the_same_tree_is_nowhere_worse(kept) -> None:
     verdict = baseline.compare(kept, kept)
     assert not verdict.worse
     assert verdict.compared > 200
+    assert baseline.PATH.read_text() == baseline.to_text(kept)
 
 
 WORSE = {
