@@ -3,10 +3,8 @@
 import json
 import os
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,18 +33,17 @@ load = np.random.default_rng(0).lognormal(size=(58, 256))
 evenload.solve(load, evenload.Cluster({gpus}, num_slots=288), solver={solver!r})
 """
 WARM = {
-    BARE: "pass",
-    "import numpy": "import numpy",
-    "import evenload": "import evenload",
-    TRIVIAL: "import numpy as np, trivial; trivial.total(np.ones(3))",
-    "first plan, greedy": SOLVE.format(gpus=32, solver="greedy"),
-    "first plan, auto": SOLVE.format(gpus=32, solver="auto"),
-    "first plan, auto, 96 GPUs": SOLVE.format(gpus=96, solver="auto"),
-}
-COMMANDS = {
-    "evenload --help": ["--help"],
-    "evenload plan loads.csv": ["plan", "loads.csv", "--gpus", "32", "--slots", "288"],
-}
+    BARE: ["-c", "pass"],
+    "import numpy": ["-c", "import numpy"],
+    "import evenload": ["-c", "import evenload"],
+    TRIVIAL: ["-c", "import numpy as np, trivial; trivial.total(np.ones(3))"],
+    "evenload --help": ["-m", "evenload", "--help"],
+    "evenload plan loads.csv": ["-m", "evenload", "plan", "loads.csv", "--gpus", "32",
+                                "--slots", "288"],
+    "first plan, greedy": ["-c", SOLVE.format(gpus=32, solver="greedy")],
+    "first plan, auto": ["-c", SOLVE.format(gpus=32, solver="auto")],
+    "first plan, auto, 96 GPUs": ["-c", SOLVE.format(gpus=96, solver="auto")],
+}  # fmt: skip
 
 # Counts what Numba compiles in the program that follows.
 COUNTED = """
@@ -107,31 +104,30 @@ def cold(
     for name, program in (programs or COLD).items():
         say(f"empty cache: {name}")
         with TemporaryDirectory() as folder:
-            told = fresh(COUNTED + program, {"NUMBA_CACHE_DIR": folder})
+            told = fresh(["-c", COUNTED + program], {"NUMBA_CACHE_DIR": folder})
         found[name] = json.loads(told.splitlines()[-1])
     return found
 
 
-def warm(rounds: int, say: Callable[[str], None]) -> dict[str, list[tuple[float, float]]]:
+def warm(
+    rounds: int, say: Callable[[str], None], names: Iterable[str] = WARM
+) -> dict[str, list[tuple[float, float]]]:
     """Return the wall and CPU seconds of whole processes, start to exit, in turn."""
-    programs = {name: ["-c", program] for name, program in WARM.items()}
-    programs |= {name: ["-m", "evenload", *words] for name, words in COMMANDS.items()}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     with TemporaryDirectory() as folder:
         Path(folder, "trivial.py").write_text(KERNEL, encoding="utf-8")
         loads = np.random.default_rng(0).integers(1, 1000, (58, 256))
         np.savetxt(Path(folder, "loads.csv"), loads, "%d", ",")
         home = str(Path(evenload.__file__).resolve().parents[1])
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join([folder, home])}
+        environment = {"PYTHONPATH": os.pathsep.join([folder, home])}
         for i in range(rounds + 1):
             say(f"fresh processes, round {i} of {rounds}")
-            for name, words in programs.items():
+            for name, took in seconds.items():
                 before, start = os.times(), time.perf_counter()
-                subprocess.run([sys.executable, *words], cwd=folder, env=environment, check=True,
-                               stdout=subprocess.DEVNULL)  # fmt: skip
+                fresh(WARM[name], environment, folder)
                 wall, after = time.perf_counter() - start, os.times()
                 if i:  # the first fills Numba's cache on disk and the system's file cache
-                    seconds[name].append((wall, sum(after[2:4]) - sum(before[2:4])))
+                    took.append((wall, sum(after[2:4]) - sum(before[2:4])))
     return seconds
 
 

@@ -274,12 +274,13 @@ def _renumbered(drift: Drift, draw: int) -> Drift:
 
 def start(say: Say) -> dict[str, Any]:
     """Return the seconds of fresh processes: compilations from an empty cache, and warm ones."""
+    names = (cold_start.TRIVIAL, "evenload --help", "evenload plan loads.csv")
+    warm = cold_start.warm(ROUNDS_START, say, names)
     return {
         "cold": cold_start.cold(say),
         "warm": {
             name: dict(zip(("wall", "cpu"), np.median(took, axis=0).tolist(), strict=True))
-            for name, took in cold_start.warm(ROUNDS_START, say).items()
-            if name == cold_start.TRIVIAL or name in cold_start.COMMANDS
+            for name, took in warm.items()
         },
     }
 

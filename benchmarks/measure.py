@@ -80,8 +80,10 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def fresh(program: str, environment: Mapping[str, str] | None = None) -> str:
-    """Run a program in a Python of its own, and return what it prints.
+def fresh(
+    words: Sequence[str], environment: Mapping[str, str] | None = None, folder: str | None = None
+) -> str:
+    """Run a Python of its own with these words, and return what it prints.
 
     Raises
     ------
@@ -89,7 +91,7 @@ def fresh(program: str, environment: Mapping[str, str] | None = None) -> str:
         If it fails, with the end of what it said.
     """
     result = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | (environment or {}),
+        [sys.executable, *words], env=os.environ | (environment or {}), cwd=folder,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     if result.returncode:

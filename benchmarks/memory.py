@@ -96,7 +96,9 @@ def run(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     for name, program in CALLS.items():
         title = name.format(rows=rows)
         say(title)
-        results.append({"name": title} | json.loads(fresh(PROLOGUE + program.format(rows=rows))))
+        results.append(
+            {"name": title} | json.loads(fresh(["-c", PROLOGUE + program.format(rows=rows)]))
+        )
     return {"calls": results, "dumps": _dumps(2e7 if quick else 2e9, say)}
 
 
@@ -108,7 +110,7 @@ def _dumps(num_bytes: float, say: Callable[[str], None]) -> list[dict[str, Any]]
             say(f"a dump of {tokens} tokens a pass")
             write_dump(small, 1, tokens)
             write_dump(large, num_bytes, tokens)
-            told = json.loads(fresh(READ.format(small=str(small), large=str(large))))
+            told = json.loads(fresh(["-c", READ.format(small=str(small), large=str(large))]))
             found.append({"tokens": tokens, "bytes": large.stat().st_size} | told)
     return found
 

@@ -74,7 +74,7 @@ def run(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _measure(path: Path, case: dict[str, Any]) -> dict[str, Any]:
     program = PROGRAM.format(gpus=NUM_GPUS, slots=NUM_SLOTS, path=str(path), **case)
-    found = [json.loads(fresh(program)) for _ in range(2)]
+    found = [json.loads(fresh(["-c", program])) for _ in range(2)]
     return min(found, key=lambda f: float(f["seconds"]))
 
 
