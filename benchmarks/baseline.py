@@ -210,8 +210,9 @@ def main() -> int:
         options.file.write_text(to_text(kept))
         return 0
     verdict = compare(kept, now, options.clock)
-    print(*(f"  {line}" for line in verdict.told), sep="\n")
-    print(*(f"WORSE {line}" for line in verdict.worse), sep="\n")
+    for line in [*(f"      {told}" for told in verdict.told),
+                 *(f"WORSE {worse}" for worse in verdict.worse)]:  # fmt: skip
+        print(line)
     print(f"{verdict.compared} rows compared, {len(verdict.worse)} worse")
     return 1 if verdict.worse else 0
 
