@@ -9,7 +9,7 @@ ENGINES ?= .venv-engines
 ENGINES_STAMP := $(ENGINES)/$(shell cat constraints.txt tests/engines/requirements.txt tests/engines/wheels.txt | cksum | cut -d ' ' -f 1).stamp
 ENGINES_PIP := $(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: demo test test-engines lint bench docs figures clean
+.PHONY: demo test test-engines lint bench baseline docs figures clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/evenload demo --plot evenload-demo.png
@@ -28,6 +28,10 @@ lint: $(VENV)/dev.stamp
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.run
+
+# What got worse than the frozen figures: quality, time, drift, start.
+baseline: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.baseline
 
 # The site, into build/site. A broken link, a page that no page leads to, or a docstring that cannot be read fails it.
 docs: $(VENV)/docs.stamp

@@ -24,7 +24,7 @@ print(peak() - before, file.num_windows)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak")
 @pytest.mark.parametrize(("tokens", "share"), [(512, 0.15), (16, 0.3)])
 def test_memory_does_not_grow_with_the_dump(tmp_path, tokens, share):
-    from benchmarks.dump_memory import write_dump
+    from benchmarks.memory import write_dump
 
     small, large = tmp_path / "small.pt", tmp_path / "large.pt"
     write_dump(small, 1, tokens)
