@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import twins
+from every_placement import best_balancedness, every_placement, small_cluster
 
-from evenload import Cluster
+from evenload import Cluster, solve
 from evenload.bounds import balancedness_bound
 from evenload.problem import Problem
 from evenload.synth import lognormal_load, zipf_load
@@ -222,3 +223,25 @@ def test_a_model_of_real_size():
     assert bound(load, 32, 8) == pytest.approx([510 / 32 / 262], rel=1e-8)  # no spare slot
     assert bound(load, 16, 17) == pytest.approx([1.0], rel=1e-8)  # a replica on each of 16 GPUs
     assert bound(load, 37, 7) == pytest.approx([510 / 37 / (255 / 4 + 6)], rel=1e-8)  # 3 spare
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_placement_beats_the_bound_of_any_plan(seed):
+    """Uneven slots, speeds, dead GPUs, strict groups; duplicates included. Nor does any plan."""
+    rng = np.random.default_rng(seed)
+    (slots, speed, alive, nodes), E, groups = small_cluster(rng)
+    cluster = Cluster(len(slots), nodes, slots=slots, speed=speed, alive=alive)
+    load = np.concatenate([rng.integers(0, 6, (3, E)), np.rint(rng.lognormal(2, 1.2, (3, E)))])
+    problem = Problem.build(load, cluster, groups)
+    placements = every_placement(cluster, E, groups if problem.hierarchical else 1)
+    best = best_balancedness(load, cluster, placements)
+    assert (best <= balancedness_bound(problem, thorough=False) * (1 + 1e-12)).all()
+    assert (best <= balancedness_bound(problem) * (1 + 1e-12)).all()
+    solvers = ["joint"]
+    if cluster.gpus_are_equal and (cluster.nodes_are_equal or not problem.hierarchical):
+        solvers += ["greedy", "iterated-greedy", "local-search"]
+    for solver in solvers:
+        plan = solve(load, cluster, num_groups=groups, solver=solver)
+        assert (best <= plan.bound * (1 + 1e-9)).all()
+        assert (plan.balancedness <= best * (1 + 1e-9)).all()
+        assert (plan.placement.duplicates == plan.duplicates).all()

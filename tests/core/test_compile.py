@@ -1,4 +1,4 @@
-"""What Numba keeps on disk, and what happens where it cannot."""
+"""What is compiled and when, what is kept on disk, and what happens where that is damaged."""
 
 import json
 import os
@@ -11,60 +11,86 @@ import pytest
 
 import evenload
 
-# Two kernels in two files, of which one calls a third file: quick to compile.
+# An entry that calls a kernel from another file: quick to compile.
+PROBE = """
+from evenload.core.compile import Int, entry
+from evenload.core.grid import bit_length
+
+@entry(Int)
+def probe(number):
+    return bit_length(number)
+
+@entry(Int)
+def other(number):
+    return number + 1
+"""
+
 SCRIPT = """
 import json, warnings
-import numpy as np
+from numba.core import event
 
+compiled = []
+
+class Listener(event.Listener):
+    def on_start(self, event):
+        compiled.append(event.data["dispatcher"].__name__)
+
+    def on_end(self, event):
+        pass
+
+event.register("numba:compile", Listener())
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    from evenload.kernels.evaluate import count_replicas
-    from evenload.kernels.packs import Packs
-    from evenload.kernels.swap import best_swap
     import evenload
-    count = count_replicas(np.array([[0, 1, 1]]), 2).tolist()
-    share, expert = np.array([[10, 4], [4, 1]]), np.array([[0, 1], [1, 2]])
-    load = np.array([14, 5])
-    packs = Packs(share, expert, load, np.array([5 << 1 | 1, 14 << 1 | 0]), 1)
-    swap = best_swap(packs, 0, 1, 9)
+    from evenload.core.probe import other, probe
+    at_import = list(compiled)
+    result = [probe(9), other(9)]
 print(json.dumps({
     "home": evenload.__file__,
-    "count": count,
-    "swap": swap,
+    "at_import": at_import,
+    "result": result,
+    "compiled": compiled,
     "warnings": [[w.category.__name__, str(w.message)] for w in caught],
-    "hits": [sum(k.stats.cache_hits.values()) for k in (count_replicas, best_swap)],
-    "misses": [sum(k.stats.cache_misses.values()) for k in (count_replicas, best_swap)],
 }))
 """
 
-COUNT = [[1, 2]]
-SWAP = [9, -1, -1]  # the best exchange would be no legal one
-UNCHECKED_SWAP = [3, 0, 0]  # what it would be if every exchange were legal
+RESULT = [4, 10]
+ALL = ["bit_length", "probe", "other"]
 
 
 @pytest.fixture
 def copy(tmp_path):
-    """A copy of the package without anything compiled."""
+    """A copy of the package with nothing compiled, and the probe."""
     source, target = Path(evenload.__file__).parent, tmp_path / "copy" / "evenload"
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    (target / "core" / "probe.py").write_text(PROBE)
     return target
 
 
-def run(copy, **env):
-    """Run the script on the copy, and return what it printed."""
+def start(copy, **env):
     kept = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
-    done = subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", SCRIPT],
         env={**kept, "PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1", **env},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+
+
+def end(process, copy):
+    """Return what the script printed."""
+    out, error = process.communicate(timeout=300)
+    assert process.returncode == 0, error
+    result = json.loads(out)
     assert Path(result["home"]).parent == copy
+    assert result["at_import"] == []
+    assert result["result"] == RESULT
     return result
+
+
+def run(copy, **env):
+    return end(start(copy, **env), copy)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the user's cache folder is found elsewhere")
@@ -72,102 +98,136 @@ def test_works_with_one_warning_where_no_folder_can_be_written(copy, tmp_path):
     """Folders below a regular file cannot be made, not even by root."""
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
-    (copy / "kernels" / "__pycache__").write_text("not a folder")
+    (copy / "core" / "__pycache__").write_text("not a folder")
     nowhere = str(blocked / "below")
     result = run(copy, NUMBA_CACHE_DIR=nowhere, HOME=nowhere, XDG_CACHE_HOME=nowhere)
-    assert (result["count"], result["swap"]) == (COUNT, SWAP)
     [(category, message)] = result["warnings"]
     assert category == "RuntimeWarning"
     assert "set NUMBA_CACHE_DIR to a writable folder" in message
-    assert result["hits"] == [0, 0]
+    assert result["compiled"] == ALL
 
 
 def test_a_second_process_compiles_nothing_until_a_kernel_changes(copy):
     first = run(copy)
-    assert (first["count"], first["swap"]) == (COUNT, SWAP)
     assert first["warnings"] == []
-    assert (first["hits"], first["misses"]) == ([0, 0], [1, 1])
+    assert first["compiled"] == ALL
 
     # Copying an image may cut the fractions of a second off all times.
-    for file in (copy / "kernels").glob("*.py"):
+    for file in (copy / "core").glob("*.py"):
         os.utime(file, (1e9, 1e9))
     second = run(copy)
-    assert (second["count"], second["swap"]) == (COUNT, SWAP)
-    assert (second["hits"], second["misses"]) == ([1, 1], [0, 0])
+    assert second["warnings"] == []
+    assert second["compiled"] == []
 
-    # `swap` calls `fits` from this file, and Numba itself looks at the caller's file only.
-    slots = copy / "kernels" / "slots.py"
-    old = slots.read_text()
-    new = old.replace("return slot_of(expert, k, expert[m, i]) < 0 and", "return True or")
+    # `probe` calls it from this file, and Numba itself looks at the caller's file only.
+    grid = copy / "core" / "grid.py"
+    old = grid.read_text()
+    new = old.replace("    bits = 1\n", "    bits = 1 + 0\n")
     assert new != old
-    slots.write_text(new)
-    assert run(copy)["swap"] == UNCHECKED_SWAP
+    grid.write_text(new)
+    third = run(copy)
+    assert third["warnings"] == []
+    assert third["compiled"] == ALL
+    assert run(copy)["compiled"] == []
 
 
-EVERYTHING = """
-import importlib, json, pkgutil
+DAMAGE = {
+    "emptied": lambda kept: b"",
+    "cut short": lambda kept: kept[:40],
+    "truncated": lambda kept: kept[:-100],
+    "one bit": lambda kept: kept[:100] + bytes([kept[100] ^ 1]) + kept[101:],
+    "zeros": lambda kept: bytes(len(kept)),
+    "garbage": lambda kept: b"not what was written" * 200,
+}
+
+
+def test_a_damaged_file_is_compiled_anew_with_one_warning(copy, tmp_path):
+    folder = tmp_path / "cache"
+    run(copy, NUMBA_CACHE_DIR=str(folder))
+    (kept,) = folder.rglob("probe.probe-*.nbc")
+    for name, damage in DAMAGE.items():
+        kept.write_bytes(damage(kept.read_bytes()))
+        result = run(copy, NUMBA_CACHE_DIR=str(folder))
+        assert result["warnings"] == [
+            ["RuntimeWarning", f"{kept} is damaged; it is compiled and written anew"]
+        ], name
+        assert result["compiled"] == ["bit_length", "probe"], name
+    assert run(copy, NUMBA_CACHE_DIR=str(folder))["compiled"] == []
+
+
+def test_four_processes_at_once_on_an_empty_cache(copy, tmp_path):
+    folder = str(tmp_path / "cache")
+    processes = [start(copy, NUMBA_CACHE_DIR=folder) for _ in range(4)]
+    for process in processes:
+        assert end(process, copy)["warnings"] == []
+    assert run(copy, NUMBA_CACHE_DIR=folder)["compiled"] == []
+
+
+# --- how much is compiled ---------------------------------------------------------------------
+
+COUNTS = """
+import json
 import numpy as np
-import evenload.kernels
-from evenload import Cluster, Placement, eplb, solve
-from evenload.ahead import warmup
-from evenload.traffic import nodes_per_token
+from numba.core import event
 
-def compiled():
-    found = set()
-    for file in pkgutil.iter_modules(evenload.kernels.__path__):
-        if not file.name.startswith("torch"):
-            for kernel in vars(importlib.import_module("evenload.kernels." + file.name)).values():
-                for types in getattr(kernel, "signatures", ()):
-                    found.add(kernel.py_func.__name__ + str(types))
-    return found
+compiled = []
 
-warmup()
-before = compiled()
-load = np.random.default_rng(0).lognormal(0.0, 1.2, (3, 24))
-fixed = load.astype(np.float32)[:, ::-1]
-fixed.setflags(write=False)
-topk = np.arange(30).reshape(5, 3, 2) % 24
-alive = [True] * 5 + [False]
-for cluster, topology in (
-    (Cluster(1, slots_per_gpu=24), "ignore"),
-    (Cluster(2, slots_per_gpu=30), "ignore"),
-    (Cluster(24, 4, slots_per_gpu=1), "ignore"),
-    (Cluster(16, 4, slots_per_gpu=2), "ignore"),
-    (Cluster(16, 4, slots_per_gpu=2), "strict"),
-    (Cluster(16, 4, slots_per_gpu=2), "prefer"),
-    (Cluster(12, 2, slots_per_gpu=3), "strict"),
-    (Cluster(32, 4, slots_per_gpu=9), "ignore"),
-    (Cluster(6, 2, slots_per_gpu=8, alive=alive), "ignore"),
-    (Cluster(6, 2, slots_per_gpu=8, alive=alive), "strict"),
-    (Cluster(4, 2, slots=[8, 7, 9, 8], speed=[1, 2, 1, 1]), "ignore"),
-    (Cluster(4, 2, slots=[8, 7, 9, 8], speed=[1, 2, 1, 1]), "strict"),
-    (Cluster(4, 2, num_slots=30), "prefer"),
-):
-    for solver in ("auto", "greedy", "iterated-greedy", "local-search", "joint"):
-        for given in (load, fixed):
-            try:
-                plan = solve(given, cluster, num_groups=4, topology=topology, solver=solver)
-            except ValueError:
-                continue  # beyond this solver
-            plan.summary(), plan.split, plan.away_share
-            place = plan.placement
-            place.logical_to_physical, place.balancedness(given, place.split(given))
-            place.moves_from(Placement.trivial(3, 24, cluster))
-            nodes_per_token(place, topk)
-            Placement(place.physical_to_logical, cluster, 24).gpu_load(given)
-for dtype in ("f2", "f4", "f8", "i4"):
-    given = fixed.astype(dtype)
-    eplb.balanced_packing(given, 4), eplb.replicate_experts(given, 30)
-    eplb.rebalance_experts(given, 32, 4, 4, 8)
-print(json.dumps([len(before), sorted(compiled() - before)]))
+class Listener(event.Listener):
+    def on_start(self, event):
+        function = event.data["dispatcher"].py_func
+        if function.__module__.startswith("evenload"):
+            compiled.append(f"{function.__module__}.{function.__qualname__}")
+
+    def on_end(self, event):
+        pass
+
+event.register("numba:compile", Listener())
+from evenload import Cluster, Placement, eplb
+from evenload.bounds import balancedness_bound
+from evenload.problem import Problem
+
+load, cluster, counts = np.random.default_rng(0).lognormal(0, 1, (3, 24)), Cluster(6, 2, 6), {}
+
+def count(name, run):
+    compiled.clear()
+    run()
+    counts[name] = list(compiled)
+
+place = Placement.trivial(3, 24, cluster)
+count("balancedness", lambda: place.balancedness(load))
+count("bound", lambda: balancedness_bound(Problem.build(load, cluster)))
+count("bound of groups", lambda: balancedness_bound(Problem.build(load, cluster, 4)))
+count("split", lambda: place.split(load))
+count("packing", lambda: eplb.balanced_packing(load, 4))
+count("packing in float32", lambda: eplb.balanced_packing(load.astype("f4"), 4))
+count("again", lambda: (
+    eplb.balanced_packing(load[:, ::-1], 4), eplb.balanced_packing(load.astype("f2"), 8),
+    eplb.balanced_packing(load.astype(int), 8), Placement.trivial(3, 24, cluster).split(load),
+))
+print(json.dumps(counts))
 """
 
 
-def test_nothing_is_compiled_or_loaded_after_the_warmup():
-    """Each kernel for each number type and layout of its arrays: what is new would be compiled."""
-    command = [sys.executable, "-c", EVERYTHING]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+def test_each_kernel_is_compiled_once(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", COUNTS],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
-    num_compiled, new = json.loads(done.stdout)
-    assert num_compiled > 20
-    assert new == []
+    counts = json.loads(done.stdout)
+    for name, compiled in counts.items():
+        assert len(compiled) == len(set(compiled)), name
+    most = {
+        "balancedness": 1,
+        "bound": 15,
+        "bound of groups": 1,
+        "split": 12,
+        "packing": 13,
+        "packing in float32": 11,
+        "again": 0,
+    }
+    assert {name: len(compiled) for name, compiled in counts.items()} == most

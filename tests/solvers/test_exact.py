@@ -1,11 +1,11 @@
 """The exact solver against every placement there is, and what it says when its effort ends."""
 
 import builtins
-import itertools
 import re
 
 import numpy as np
 import pytest
+from every_placement import best_balancedness, every_placement, small_cluster
 
 from evenload import Cluster
 from evenload.placement import Placement
@@ -15,49 +15,9 @@ from evenload.solvers.local_search import local_search
 
 pytest.importorskip("ortools")
 
-from evenload.solvers.exact.pairing import best_pairs_apart, lightest_limit
+from evenload.solvers.exact.pairs import best_pairs_apart, lightest_limit
 
 from evenload.solvers.exact import exact, solve_exactly
-
-
-def all_held(num_experts, slots):
-    """Every way to fill one GPU, duplicates only where it has slots for all: [n, E]."""
-    spare = slots - num_experts
-    if spare <= 0:
-        rows = itertools.combinations(range(num_experts), slots)
-    else:
-        rows = itertools.combinations_with_replacement(range(num_experts), spare)
-    return np.array([np.bincount(row, minlength=num_experts) for row in rows]) + (spare > 0)
-
-
-def least_times(load, slots, speed, node=None, num_groups=1):
-    """Least finishing time of the last GPU over all placements, by looking at each."""
-    E = load.shape[1]
-    best = np.full(len(load), np.inf)
-    for allowed in deals(E, len(slots), node, num_groups):
-        held = [all_held(len(a), n) for a, n in zip(allowed, slots, strict=True)]
-        for chosen in itertools.product(*(range(len(h)) for h in held)):
-            placed = np.zeros((len(slots), E), np.int64)
-            for g, i in enumerate(chosen):
-                placed[g, allowed[g]] = held[g][i]
-            count = placed.sum(axis=0)
-            if (count > 0).all():
-                time = (placed @ (load / count).T / np.array(speed)[:, None]).max(axis=0)
-                best = np.minimum(best, time)
-    return best
-
-
-def deals(E, G, node, num_groups):
-    """Experts that each GPU may hold, for every way to deal groups to nodes evenly."""
-    if node is None:
-        return [[list(range(E))] * G]
-    each, size = num_groups // (max(node) + 1), E // num_groups
-    homes = [
-        home
-        for home in itertools.product(range(max(node) + 1), repeat=num_groups)
-        if set(np.bincount(home)) == {each}
-    ]
-    return [[[e for e in range(E) if home[e // size] == n] for n in node] for home in homes]
 
 
 def finishing_time(problem, expert):
@@ -67,14 +27,22 @@ def finishing_time(problem, expert):
     return (placement.gpu_load(problem.load)[:, living] / cluster.capacity[living]).max(axis=1)
 
 
-def assert_optimal(problem, slots, speed, node=None):
+def assert_optimal(problem):
+    """Best among the placements without avoidable duplicates, and bounded by the best of all."""
     rows, proven, status = solve_exactly(problem)
-    groups = problem.num_groups if node is not None else 1
-    best = least_times(problem.load, slots, np.array(speed) / max(speed), node, groups)
+    groups = problem.num_groups if problem.hierarchical else 1
+    mean = problem.load.sum(axis=1) / problem.cluster.capacity.sum()
+    best, of_all = (
+        mean / best_balancedness(problem.load, problem.cluster, placements)
+        for placements in (
+            every_placement(problem.cluster, problem.num_experts, groups, avoid)
+            for avoid in (True, False)
+        )
+    )
     assert set(status) == {"optimal"}
     np.testing.assert_allclose(finishing_time(problem, rows), best, rtol=1e-7)
-    np.testing.assert_allclose(proven, best, rtol=1e-7)
-    assert (proven <= best * (1 + 1e-12)).all()
+    np.testing.assert_allclose(proven, of_all, rtol=1e-7)
+    assert (proven <= of_all * (1 + 1e-12)).all()
 
 
 @pytest.fixture
@@ -99,12 +67,12 @@ def test_two_slots_against_every_placement(poor_start, num_experts, num_gpus, sl
     rng = np.random.default_rng(num_experts * 10 + num_gpus)
     load = random_load(rng, 6, num_experts)
     problem = Problem.build(load, Cluster(num_gpus, slots_per_gpu=slots_per_gpu))
-    assert_optimal(problem, [slots_per_gpu] * num_gpus, [1.0] * num_gpus)
+    assert_optimal(problem)
 
 
 def test_two_slots_with_equal_and_idle_experts(poor_start):
     load = np.array([[5.0, 5, 5, 5, 5], [9, 1, 5, 5, 0], [0, 0, 0, 0, 1], [10, 9, 1, 0, 0]])
-    assert_optimal(Problem.build(load, Cluster(4, slots_per_gpu=2)), [2] * 4, [1.0] * 4)
+    assert_optimal(Problem.build(load, Cluster(4, slots_per_gpu=2)))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +91,7 @@ def test_two_slots_with_equal_and_idle_experts(poor_start):
 def test_other_clusters_against_every_placement(poor_start, slots, speed):
     rng = np.random.default_rng(sum(slots))
     problem = Problem.build(random_load(rng, 2, 5), Cluster(len(slots), slots=slots, speed=speed))
-    assert_optimal(problem, slots, speed)
+    assert_optimal(problem)
 
 
 @pytest.mark.parametrize("alive", [(True, False, True, True), (False, True, True, False)])
@@ -131,8 +99,7 @@ def test_dead_gpus_are_left_empty(poor_start, alive):
     load = random_load(np.random.default_rng(1), 2, 4)
     for slots in [(2, 2, 2, 2), (2, 3, 1, 4)]:
         problem = Problem.build(load, Cluster(4, slots=slots, alive=alive))
-        living = [n for n, there in zip(slots, alive, strict=True) if there]
-        assert_optimal(problem, living, [1.0] * len(living))
+        assert_optimal(problem)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +110,40 @@ def test_groups_against_every_placement(slots, num_groups):
     cluster = Cluster(4, 2, slots=slots)
     problem = Problem.build(load, cluster, num_groups)
     assert problem.hierarchical
-    assert_optimal(problem, slots, [1.0] * 4, node=[0, 0, 1, 1])
+    assert_optimal(problem)
+
+
+@pytest.mark.parametrize(
+    ("load", "slots", "reached", "bound"),
+    [
+        ([1, 1, 1], [3, 1, 3, 3], 9 / 11, 0.9),
+        ([9, 3, 3], [2, 2, 2], 10 / 11, 20 / 21),  # four replicas of the first, two on one GPU
+    ],
+)
+def test_the_bound_holds_for_placements_with_duplicates(load, slots, reached, bound):
+    problem = Problem.build([load], Cluster(len(slots), slots=slots))
+    assert_optimal(problem)
+    answer = exact(problem)
+    assert answer.placement.balancedness([load]) == pytest.approx([reached], rel=1e-8)
+    assert answer.bound == pytest.approx([bound], rel=1e-8)
+    (note,) = answer.notes
+    assert note == (
+        f"best without duplicates: in 1 of 1 layers (0) the bound of {bound:.6f} on average, for "
+        f"{reached:.6f} reached, takes an expert twice on one GPU"
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_placement_beats_the_bound_on_any_cluster(seed):
+    """Uneven slots, speeds, dead GPUs, strict groups."""
+    rng = np.random.default_rng(seed)
+    while True:
+        (slots, speed, alive, nodes), E, groups = small_cluster(rng, most_ways=3000)
+        cluster = Cluster(len(slots), nodes, slots=slots, speed=speed, alive=alive)
+        if max(slots) > 1 and len(cluster.living_gpus) > 1 and E > 1:
+            break
+    load = rng.integers(0, 6, (2, E)).astype(float)
+    assert_optimal(Problem.build(load, cluster, groups))
 
 
 @pytest.mark.parametrize("slots_per_gpu", [2, 3])

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from evenload.core.compile import Float, Float1, Float2, Int, Int1, entry, kernel
+from evenload.core.compile import Float, Float1, Float2, Int, Int1, entry, kernel, step
 from evenload.core.grid import bit_length, sort_keys
 
 ROUNDING = 1e-9  # how far sums and the order of shares may be off, with room to spare
@@ -120,7 +120,7 @@ def quick_times(load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any, t
         time[row] = quick_time(load[row], num_slots, reach, fewest, most)
 
 
-@kernel(Float1, Int, Float, Int1, Float1, Float1)
+@step(Float1, Int, Float, Int1, Float1, Float1)
 def _list_shares(load: Any, spare: Any, limit: Any, first: Any, count: Any, size: Any) -> None:
     """List for each expert every number of replicas whose share is within a limit.
 
@@ -142,7 +142,7 @@ def _list_shares(load: Any, spare: Any, limit: Any, first: Any, count: Any, size
         first[e + 1] = n
 
 
-@kernel(Float1, Int, Float, Int, Int1, Float1, Int1, Int1)
+@step(Float1, Int, Float, Int, Int1, Float1, Int1, Int1)
 def _rank_shares(
     size: Any, n: Any, limit: Any, slots: Any, rank: Any, big: Any, keys: Any, scratch: Any
 ) -> Any:
@@ -193,7 +193,7 @@ def _rank_shares(
     return B
 
 
-@kernel(Int1, Float1, Int1, Float1, Int, Float, Float1, Float1)
+@step(Int1, Float1, Int1, Float1, Int, Float, Float1, Float1)
 def _cut(
     first: Any, count: Any, rank: Any, weight: Any, B: Any, price: Any, value: Any, tally: Any
 ) -> Any:
@@ -222,7 +222,7 @@ def _cut(
     return cost, replicas
 
 
-@kernel(Float1, Int, Float, Float, Float1, Float1)
+@step(Float1, Int, Float, Float, Float1, Float1)
 def _climb(tally: Any, B: Any, shortfall: Any, surplus: Any, weight: Any, excess: Any) -> Any:
     """Take one step, somewhat longer than Polyak's; return the change of the price."""
     big, small, largest = 0.0, 0.0, 0.0
@@ -250,8 +250,8 @@ def _refutes(
     """Climb until the limit is refuted; return whether it was, and the last price."""
     value, tally, excess = np.empty(2 * B + 1), np.empty(2 * B + 1), np.empty(B)
     lowest, goal = np.inf, np.inf  # shortfalls
-    for step in range(STEPS * MOST_ROUNDS):
-        if step % STEPS == 0 and step > 0:
+    for taken in range(STEPS * MOST_ROUNDS):
+        if taken % STEPS == 0 and taken > 0:
             if lowest > goal:
                 break
             goal = PROGRESS * lowest
@@ -271,7 +271,7 @@ def _refutes(
     return False, price
 
 
-@kernel(Float1, Int, Float1, Float1, Int, Float1)
+@step(Float1, Int, Float1, Float1, Int, Float1)
 def _carry_over(big: Any, B: Any, weight: Any, new: Any, num_new: Any, carried: Any) -> None:
     """Take the weights of the nearest big shares, so that the next climb starts where one ended."""
     k, total = 0, 0.0
@@ -284,7 +284,7 @@ def _carry_over(big: Any, B: Any, weight: Any, new: Any, num_new: Any, carried: 
         carried[i] += FLOOR * total / num_new + (1.0 if total == 0.0 else 0.0)
 
 
-@kernel(Int1, Int1)
+@step(Int1, Int1)
 def _is_too_heavy(first: Any, rank: Any) -> Any:
     """Whether some expert cannot be cut within the limit."""
     for e in range(first.size - 1):

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numba import types
 
-from evenload.core.compile import Int, Int2, entry, kernel, read_only
+from evenload.core.compile import Int, Int2, entry, kernel, read_only, step
 
 Single2 = types.float32[:, ::1]
 
 
-@kernel()
+@step()
 def _replay(tree: Any, key: Any, leaf: Any) -> None:
     """Settle a tournament after the key of one leaf changed.
 
@@ -30,7 +30,7 @@ def _replay(tree: Any, key: Any, leaf: Any) -> None:
         node >>= 1
 
 
-@kernel()
+@step()
 def _start(tree: Any, key: Any) -> None:
     """Start a tournament over `key`, a power of two in size, at least 2; `tree` has twice that."""
     width = key.size
@@ -41,7 +41,7 @@ def _start(tree: Any, key: Any) -> None:
         tree[node] = left if key[left] <= key[right] else right
 
 
-@kernel(Int)
+@step(Int)
 def _width_for(size: Any) -> Any:
     width = 2
     while width < size:
@@ -88,20 +88,28 @@ def replicate(weight: Any, most: Any, expert: Any, rank: Any, count: Any) -> Non
 def longest_first(weight: Any, order: Any, load: Any, share: Any, item: Any) -> None:
     """Place the items in order, each in the lightest pack with a free slot, ties to the lowest.
 
-    `load` is added up in the order placed, which is that of `share` and `item`.
+    Packs have two slots or more. `load` is added up in the order placed, which is that of `share`
+    and `item`.
     """
     G, K = item.shape
     width = _width_for(G)
     tree, key = np.empty(2 * width, np.int64), np.empty(width, weight.dtype)
     fill = np.empty(G, np.int64)
     infinite = weight.dtype.type(np.inf)  # for packs that are full
+    placed = 0
     for p in range(width):
         key[p] = infinite
         if p < G:
             key[p] = 0
             fill[p] = 0
+            i = order[p]
+            if p == placed and weight[i] > 0:  # an empty pack is the lightest, the lowest first
+                share[p, 0], item[p, 0] = weight[i], i
+                key[p] = weight[i]
+                fill[p] = 1
+                placed += 1
     _start(tree, key)
-    for position in range(order.size):
+    for position in range(placed, order.size):
         i, p = order[position], tree[1]
         share[p, fill[p]] = weight[i]
         item[p, fill[p]] = i

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from evenload.core.compile import Flag3, Int, Int1, Int2, entry, kernel, read_only
+from evenload.core.compile import Flag3, Int, Int1, Int2, entry, read_only, step
 
 FAR = 2**62
 UNLIKE = 2**30  # costs more than any overlap is worth
 
 
-@kernel(Int2, Int, Int, Int, Int, Int2)
+@step(Int2, Int, Int, Int, Int, Int2)
 def _reach(cost: Any, row: Any, before: Any, n: Any, at: Any, scratch: Any) -> Any:
     """Extend the paths by the row of column `at`, and return the nearest open column."""
     column_price, way, least, done = scratch[1], scratch[3], scratch[4], scratch[5]
@@ -29,7 +29,7 @@ def _reach(cost: Any, row: Any, before: Any, n: Any, at: Any, scratch: Any) -> A
     return nearest
 
 
-@kernel(Int2, Int, Int, Int, Int1, Int2)
+@step(Int2, Int, Int, Int, Int1, Int2)
 def _assign(cost: Any, row: Any, column: Any, n: Any, column_of: Any, scratch: Any) -> Any:
     """Find the assignment of least cost by shortest augmenting paths, and return that cost.
 
@@ -76,7 +76,7 @@ def _assign(cost: Any, row: Any, column: Any, n: Any, column_of: Any, scratch: A
     return total
 
 
-@kernel(Int2, read_only(Int1), Int2, Int1, Int1, Int2)
+@step(Int2, read_only(Int1), Int2, Int1, Int1, Int2)
 def _match_by_node(
     cost: Any, first_gpu: Any, total: Any, inner: Any, target: Any, scratch: Any
 ) -> None:

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from evenload.core.compile import Float, Float1, Float2, Int, Int1, Int2, entry, kernel, read_only
+from evenload.core.compile import Float, Float1, Float2, Int, Int1, Int2, entry, read_only, step
 from evenload.core.greedy import Single2, longest_first
 
 
-@kernel()
+@step()
 def _put(share: Any, item: Any, pack: Any, slot: Any, weight: Any, i: Any) -> None:
     """Put an item in place of the one in a slot, and keep the pack sorted."""
     K = share.shape[1]
@@ -33,7 +33,7 @@ def _put(share: Any, item: Any, pack: Any, slot: Any, weight: Any, i: Any) -> No
     share[pack, at], item[pack, at] = weight, i
 
 
-@kernel()
+@step()
 def _change_load(load: Any, ranking: Any, pack: Any, change: Any) -> None:
     """Change the load of a pack, and move it in the ranking (lightest first) to where it belongs.
 
@@ -52,7 +52,7 @@ def _change_load(load: Any, ranking: Any, pack: Any, change: Any) -> None:
     ranking[i] = pack
 
 
-@kernel()
+@step()
 def _sort(load: Any, ranking: Any, share: Any, item: Any) -> None:
     """Rank the packs by ascending load, equal ones by number, and sort their slots (stable)."""
     G, K = share.shape
@@ -71,7 +71,7 @@ def _sort(load: Any, ranking: Any, share: Any, item: Any) -> None:
             share[g, at], item[g, at] = weight, i
 
 
-@kernel()
+@step()
 def _heaviest(load: Any, ranking: Any) -> Any:
     """Return the heaviest pack, the lowest-numbered of several."""
     place = ranking.size - 1
@@ -82,7 +82,7 @@ def _heaviest(load: Any, ranking: Any) -> Any:
     return heaviest
 
 
-@kernel(Int2, read_only(Int1), Int, Int)
+@step(Int2, read_only(Int1), Int, Int)
 def _copies(item: Any, expert: Any, pack: Any, e: Any) -> Any:
     """Count the items of a pack that are replicas of an expert."""
     found = 0
@@ -91,7 +91,7 @@ def _copies(item: Any, expert: Any, pack: Any, e: Any) -> Any:
     return found
 
 
-@kernel()
+@step()
 def _best_swap(
     share: Any, item: Any, rank: Any, expert: Any, load: Any, m: Any, k: Any, best: Any,
     best_place: Any, best_i: Any, best_j: Any,
@@ -122,7 +122,7 @@ def _best_swap(
     return best, best_place, best_i, best_j
 
 
-@kernel()
+@step()
 def _refine(
     share: Any, item: Any, rank: Any, expert: Any, load: Any, ranking: Any, max_swaps: Any,
     goal: Any, slack: Any,
@@ -159,7 +159,7 @@ def _refine(
         _change_load(load, ranking, k, weight_u - weight_v)
 
 
-@kernel()
+@step()
 def _sort_virtually(virtual: Any, order: Any) -> None:
     """Sort items by descending virtual weight, ties to the lowest index; nearly sorted before."""
     for position in range(1, order.size):
@@ -216,9 +216,11 @@ def _pack_rows(
             for g in range(num_packs):
                 for slot in range(K):
                     rank[item[g, slot]] = slot
-            _sort(load, ranking, share, item)
-            _refine(share, item, rank, nobody, load, ranking, max_swaps, goal, number(slack))
-            m = _heaviest(load, ranking)
+            m = np.int64(0)
+            if max_swaps > 0 or num_attempts > 1:
+                _sort(load, ranking, share, item)
+                _refine(share, item, rank, nobody, load, ranking, max_swaps, goal, number(slack))
+                m = _heaviest(load, ranking)
             if load[m] < best:
                 best = load[m]
                 for g in range(num_packs):
@@ -237,7 +239,7 @@ pack_single = entry(read_only(Single2), Int2, *OPTIONS, Int2, Int2)(_pack_rows)
 pack_double = entry(read_only(Float2), Int2, *OPTIONS, Int2, Int2)(_pack_rows)
 
 
-@kernel(Float2, Int2, read_only(Int1), Float1, Int, Int)
+@step(Float2, Int2, read_only(Int1), Float1, Int, Int)
 def _part_one(share: Any, item: Any, expert: Any, load: Any, g: Any, i: Any) -> Any:
     """Exchange slot i of pack g, a duplicate, at the least cost in balance; False if none helps.
 
@@ -267,7 +269,7 @@ def _part_one(share: Any, item: Any, expert: Any, load: Any, g: Any, i: Any) -> 
     return True
 
 
-@kernel(Float2, Int2, read_only(Int1), Float1)
+@step(Float2, Int2, read_only(Int1), Float1)
 def _part(share: Any, item: Any, expert: Any, load: Any) -> Any:
     """Part duplicates, the first one first, until none is left; return how many were."""
     G, K = item.shape

@@ -25,8 +25,8 @@ from evenload.core.compile import (
     Int2,
     Int3,
     entry,
-    kernel,
     read_only,
+    step,
 )
 
 GRID = 2.0**60  # what a layer's loads add up to; a flow is a whole number
@@ -98,7 +98,7 @@ FLOW = types.BaseTuple.from_types((Int1,) * 8, Flow)
 Slots = read_only(Int3)
 
 
-@kernel(Float2, Int, Int1)
+@step(Float2, Int, Int1)
 def _put_on_grid(load: Any, layer: Any, weight: Any) -> None:
     """Write loads as integers that add up to `GRID` but for rounding; the same at every scale."""
     largest, total = 0.0, 0.0
@@ -113,7 +113,7 @@ def _put_on_grid(load: Any, layer: Any, weight: Any) -> None:
         weight[e] = np.int64(np.rint(load[layer, e] / largest / total * GRID))
 
 
-@kernel(EDGES, FLOW, Slots, Int, read_only(Int1))
+@step(EDGES, FLOW, Slots, Int, read_only(Int1))
 def _connect(edges: Any, flow: Any, slots: Any, layer: Any, gpu_of_slot: Any) -> None:
     """Fill the edges by expert, what they carry if shared evenly, and what is fixed."""
     for gpu in range(edges.fixed.size):
@@ -146,7 +146,7 @@ def _connect(edges: Any, flow: Any, slots: Any, layer: Any, gpu_of_slot: Any) ->
     edges.first[edges.weight.size] = end
 
 
-@kernel(EDGES)
+@step(EDGES)
 def _group_by_gpu(edges: Any) -> None:
     first, G = edges.first_by_gpu, edges.fixed.size
     end = edges.first[edges.weight.size]
@@ -165,7 +165,7 @@ def _group_by_gpu(edges: Any) -> None:
     first[G] = end
 
 
-@kernel(EDGES, FLOW, Float, read_only(Float1))
+@step(EDGES, FLOW, Float, read_only(Float1))
 def _start(edges: Any, flow: Any, time: Any, capacity: Any) -> None:
     """Send what the even split sends, cut down alike on each GPU that cannot take it in `time`."""
     for e in range(flow.excess.size):
@@ -187,7 +187,7 @@ def _start(edges: Any, flow: Any, time: Any, capacity: Any) -> None:
         flow.room[gpu] = room
 
 
-@kernel(EDGES, FLOW)
+@step(EDGES, FLOW)
 def _find_levels(edges: Any, flow: Any) -> None:
     """Search from the GPUs with room, breadth first, for those whose load could move there."""
     queue, end = flow.next_giver, 0  # not needed until the levels are known
@@ -215,7 +215,7 @@ def _find_levels(edges: Any, flow: Any) -> None:
                     end += 1
 
 
-@kernel(EDGES, FLOW, Int)
+@step(EDGES, FLOW, Int)
 def _step_back(edges: Any, flow: Any, gpu: Any) -> Any:
     """Return the next edge into a GPU whose expert is nearer to room, -1 if there is none."""
     i, end = flow.next_giver[gpu], edges.first_by_gpu[gpu + 1]
@@ -229,7 +229,7 @@ def _step_back(edges: Any, flow: Any, gpu: Any) -> Any:
     return edges.by_gpu[i] if i < end else -1
 
 
-@kernel(EDGES, FLOW, Int2, Int)
+@step(EDGES, FLOW, Int2, Int)
 def _send_excess(edges: Any, flow: Any, path: Any, expert: Any) -> None:
     """Send an expert's excess along shortest ways until it is gone or all of them are full.
 
@@ -272,7 +272,7 @@ def _send_excess(edges: Any, flow: Any, path: Any, expert: Any) -> None:
         depth = 0
 
 
-@kernel(EDGES, FLOW, Int2)
+@step(EDGES, FLOW, Int2)
 def _send_all(edges: Any, flow: Any, path: Any) -> Any:
     """Make the flow the largest there is; tell whether that is all load."""
     while True:
@@ -292,7 +292,7 @@ def _send_all(edges: Any, flow: Any, path: Any) -> Any:
                 _send_excess(edges, flow, path, e)
 
 
-@kernel(EDGES, FLOW, read_only(Float1), Float)
+@step(EDGES, FLOW, read_only(Float1), Float)
 def _next_time(edges: Any, flow: Any, capacity: Any, time: Any) -> Any:
     """Raise a time to what some GPUs need for load that nobody else can take.
 
@@ -313,7 +313,7 @@ def _next_time(edges: Any, flow: Any, capacity: Any, time: Any) -> Any:
     return least
 
 
-@kernel(EDGES, FLOW, Slots, Int, read_only(Int1), Float3)
+@step(EDGES, FLOW, Slots, Int, read_only(Int1), Float3)
 def _write(edges: Any, flow: Any, slots: Any, layer: Any, gpu_of_slot: Any, out: Any) -> None:
     """Divide what each edge carries among the replicas that it stands for."""
     E, X = slots.shape[1], slots.shape[2]

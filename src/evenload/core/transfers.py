@@ -19,8 +19,8 @@ from evenload.core.compile import (
     Int2,
     Int3,
     entry,
-    kernel,
     read_only,
+    step,
 )
 
 FREE = -1
@@ -70,7 +70,7 @@ def keep_slots(physical_to_logical: Any, before: Any, first_slot: Any, num_exper
                 left[new[n]] -= 1
 
 
-@kernel(Flag2, Int, Int, read_only(Flag1), read_only(Int1), Int1)
+@step(Flag2, Int, Int, read_only(Flag1), read_only(Int1), Int1)
 def _nearest(holds: Any, e: Any, target: Any, alive: Any, node: Any, sent: Any) -> Any:
     """Return a living holder: of the target's node before others, then who sends least so far."""
     best, best_far, best_sent = -1, 2, np.int64(0)
@@ -192,7 +192,7 @@ def transfer_rounds(
         rounds[layer, 0] = used - rounds[layer, 1]
 
 
-@kernel(Int1, Int)
+@step(Int1, Int)
 def _first_unmet(need: Any, chosen: Any) -> Any:
     for q in range(need.size):
         if not need[q] & chosen:
@@ -200,7 +200,7 @@ def _first_unmet(need: Any, chosen: Any) -> Any:
     return -1
 
 
-@kernel(Int)
+@step(Int)
 def _bits(number: Any) -> Any:
     n = 0
     while number:
@@ -209,7 +209,7 @@ def _bits(number: Any) -> Any:
     return n
 
 
-@kernel(Int1, Int1, Int1)
+@step(Int1, Int1, Int1)
 def _fewest_nodes(need: Any, chosen: Any, left: Any) -> Any:
     """Count the nodes of a smallest set that meets every need, a set of nodes as bits each.
 

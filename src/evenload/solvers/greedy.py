@@ -76,11 +76,17 @@ def greedy_rows(load: Float, num_slots: int, num_gpus: int, descending: Sorter =
     order = descending(share) if num_slots > num_gpus else expert
     # One attempt without swaps is longest-first packing.
     pack, place = pack_rows(share, order, num_gpus, 1, 1.0, 0, math.inf)
-    slot = pack * (num_slots // num_gpus) + place
-    placed, placed_rank = np.empty_like(expert), np.empty_like(rank)
-    np.put_along_axis(placed, slot, expert, axis=1)
-    np.put_along_axis(placed_rank, slot, rank, axis=1)
-    return placed, placed_rank
+    return in_slots(expert, pack, place), in_slots(rank, pack, place)
+
+
+def in_slots(value: Int, pack: Int, place: Int) -> Int:
+    """Put what packed items have, [X, n], in the order of slots: pack by pack, place by place."""
+    X, n = value.shape
+    size = int(place.max()) + 1
+    slot = pack * size + place + n * np.arange(X)[:, None]
+    result = np.empty((X, n), np.int64)
+    result.reshape(-1)[slot] = value
+    return result
 
 
 def greedy(problem: Problem) -> Placement:

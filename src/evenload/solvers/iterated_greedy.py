@@ -12,7 +12,7 @@ from evenload.packing import pack_rows
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.solvers.by_node import Float, Rows, every_expert_everywhere, plan_at_least
-from evenload.solvers.greedy import greedy_rows, replicate
+from evenload.solvers.greedy import greedy_rows, in_slots, replicate
 
 
 def iterated_rows(
@@ -26,11 +26,11 @@ def iterated_rows(
     grid = _on_grid(load, min(LOAD_BITS, KEY_BITS - num_slots.bit_length() - num_gpus.bit_length()))
     expert, _, count = replicate(grid.astype(np.float32), num_slots, num_gpus)
     share = np.take_along_axis(grid // count, expert, axis=1)
-    order = np.argsort(-share, axis=1, kind="stable")
-    expert, share = (np.take_along_axis(part, order, axis=1) for part in (expert, share))
-    order = np.broadcast_to(np.arange(num_slots), expert.shape).copy()
-    pack = pack_rows(share, order, num_gpus, attempts, boost, swaps, goal)[0]
-    item = np.argsort(pack, axis=1, kind="stable")
+    index_bits = num_slots.bit_length()  # whole numbers that are all different sort fastest
+    key = (-share.astype(np.int64) << index_bits) | np.arange(num_slots)
+    order = np.sort(key, axis=1) & ((1 << index_bits) - 1)
+    pack, place = pack_rows(share, order, num_gpus, attempts, boost, swaps, goal)
+    item = in_slots(np.broadcast_to(np.arange(num_slots), pack.shape), pack, place)
     part_duplicates(share, expert, swaps * num_gpus, item.reshape(-1, num_slots // num_gpus))
     return np.take_along_axis(expert, item, axis=1), None
 
@@ -38,8 +38,9 @@ def iterated_rows(
 def _on_grid(load: Float, bits: int) -> Float:
     """Round a load to whole numbers that are the same at every scale; all equal without any."""
     largest = load.max(axis=1, keepdims=True)
-    grid = np.rint(load / np.where(largest > 0.0, largest, 1.0) * 2.0**bits)
-    return np.where(largest > 0.0, grid, 1.0)
+    grid: Float = np.rint(load / np.where(largest > 0.0, largest, 1.0) * 2.0**bits)
+    grid[largest[:, 0] == 0.0] = 1.0
+    return grid
 
 
 def iterated_greedy(

@@ -20,6 +20,8 @@ from evenload.solvers.exact import pairs, shares
 from evenload.solvers.exact.layer import LIMIT, Budget, Layer, Outcome, layers, load_cp_model
 from evenload.solvers.search import check_effort
 
+Float = NDArray[np.float64]
+
 __all__ = ["Solution", "exact", "solve_exactly"]
 
 EFFORTS = {"fast": 500, "standard": 5_000, "thorough": 50_000}
@@ -43,7 +45,7 @@ class Solution(NamedTuple):
     """
 
     physical_to_logical: NDArray[np.int64]
-    proven_least_time: NDArray[np.float64]
+    proven_least_time: Float
     status: tuple[str, ...]
 
 
@@ -96,8 +98,8 @@ def _notes(
     if open_to:
         notes.append(
             f"not proven optimal: the effort ended first in {len(open_to)} of {L} layers "
-            f"({_named(open_to)}), which reach a mean balancedness of {reached[open_to].mean():.6f} "
-            f"and at most {bound[open_to].mean():.6f} is possible; use more effort"
+            f"({_named(open_to)}), which reach a mean balancedness of "
+            f"{reached[open_to].mean():.6f} and at most {bound[open_to].mean():.6f} is possible; use more effort"
         )
     apart = [
         i for i, status in enumerate(solution.status)

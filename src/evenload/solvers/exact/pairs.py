@@ -16,7 +16,7 @@ they are replicas of one expert; two heavy ones never.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,7 +123,8 @@ def best_pairs_apart(share: Int, count: Int, most: int) -> tuple[int, Int] | Non
 # --- which counts allow a limit ---------------------------------------------------------------
 
 
-class Choices(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Choices:
     """Every count that an expert may have under a limit, and what one replica weighs then, [n]."""
 
     expert: Int
