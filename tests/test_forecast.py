@@ -8,7 +8,7 @@ import pytest
 from evenload import Cluster, Placement, solve
 from evenload.forecast import ESTIMATORS, forecast, samples
 from evenload.forecast.windows import MEMORY
-from evenload.formats import read_trace
+from evenload.io import read_trace
 
 RNG = np.random.default_rng(3)
 TRACE = RNG.integers(1, 1000, (9, 2, 6)).astype(float)

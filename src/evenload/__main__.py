@@ -1,6 +1,8 @@
 """``python -m evenload``: the same as the command ``evenload``."""
 
+import sys
+
 from evenload.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

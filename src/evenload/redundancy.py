@@ -7,15 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from evenload import solve
 from evenload.arrays import check_load
 from evenload.bounds import balancedness_bound
 from evenload.checks import positive_real
+from evenload.clock import Stopwatch
 from evenload.cluster import Cluster
-from evenload.gallop import smallest_passing
 from evenload.plan import Plan
-from evenload.planner import solve
 from evenload.problem import CROSS_NODE_PRICE, Problem
 
+ALL_OF_THE_FIRST = 16  # numbers that are tested one by one
 ROUNDING = 1e-12  # of a balancedness: GPUs that all hold every expert may differ by that
 
 
@@ -51,12 +52,15 @@ class Redundancy:
         The numbers of slots tried up to the plan's, ascending; the last one is the plan's.
     num_tried : int
         How many were tried, larger ones included.
+    plan_seconds : float
+        Time that this plan took, by the clock; nothing else depends on it.
     """
 
     wanted: float
     plan: Plan
     curve: tuple[Point, ...]
     num_tried: int
+    plan_seconds: float = math.nan
 
 
 def _check_wanted(wanted: Any) -> float:
@@ -107,10 +111,11 @@ def smallest_redundancy(
     from the fewest that hold every expert up to those that hold every expert on every GPU, or under
     the topology ``"strict"`` on every GPU of its node; more would be duplicates.
 
-    The 16 smallest are tried one by one. Beyond those only some are, see `gallop`: numbers of slots
-    between two that were tried and miss `wanted` are taken to miss it as well. Balance rises with
-    the slots but for small ups and downs of the search, so a smaller number that happens to reach
-    `wanted` may be passed over there. Nothing is refused as out of reach before all were tried.
+    The 16 smallest are tried one by one. Beyond those only some are, see `smallest_passing`:
+    numbers of slots between two that were tried and miss `wanted` are taken to miss it as well.
+    Balance rises with the slots but for small ups and downs of the search, so a smaller number that
+    happens to reach `wanted` may be passed over there. Nothing is refused as out of reach before
+    all were tried.
 
     Parameters
     ----------
@@ -149,24 +154,13 @@ def smallest_redundancy(
     found = smallest_passing(tries.reach, fewest, max(fewest, most))
     if found is None:
         raise _never_reached(target, tries)
-    return Redundancy(target, tries.reached, tries.curve(found * num_gpus), len(tries.points))
+    curve = tuple(tries.points[n] for n in sorted(tries.points) if n <= found * num_gpus)
+    return Redundancy(target, tries.reached, curve, len(tries.points), tries.reached_seconds)
 
 
 @dataclass
 class _Tries:
-    """Plans with one number of slots a GPU after the other.
-
-    Attributes
-    ----------
-    load, num_gpus, num_nodes, how
-        What to plan, and further arguments of `solve`.
-    target : float
-    say : callable
-    points : dict of int to Point
-        What each number of slots tried reaches, in the order tried.
-    last, reached : Plan
-        The last one, and the last one that reached the target.
-    """
+    """Plans with one number of slots per GPU after the other; `points` has what each reached."""
 
     load: Any
     num_gpus: int
@@ -177,21 +171,19 @@ class _Tries:
     points: dict[int, Point] = field(default_factory=dict)
     last: Plan = field(init=False)
     reached: Plan = field(init=False)
+    reached_seconds: float = field(init=False)
 
     def reach(self, slots_per_gpu: int) -> bool:
-        """Plan with a number of slots, and tell whether that reaches the target."""
+        """Plan with a number of slots; return whether that reaches the target."""
         cluster = Cluster(self.num_gpus, self.num_nodes, slots_per_gpu)
         self.say(self._progress(cluster))
-        self.last = solve(self.load, cluster, **self.how)
+        with Stopwatch() as watch:
+            self.last = solve(self.load, cluster, **self.how)
         point = self.points[cluster.num_slots] = _point(self.last)
         if point.balancedness < self.target * (1.0 - ROUNDING):
             return False
-        self.reached = self.last
+        self.reached, self.reached_seconds = self.last, watch.seconds
         return True
-
-    def curve(self, most_slots: int) -> tuple[Point, ...]:
-        """Return the points up to a number of slots, ascending."""
-        return tuple(self.points[n] for n in sorted(self.points) if n <= most_slots)
 
     def _progress(self, cluster: Cluster) -> str:
         if not self.points:
@@ -214,3 +206,47 @@ def _never_reached(wanted: float, tries: _Tries) -> ValueError:
 def _point(plan: Plan) -> Point:
     num_slots = plan.placement.num_slots
     return Point(num_slots, float(plan.balancedness.mean()), float(plan.bound.mean()))
+
+
+def smallest_passing(passes: Callable[[int], bool], first: int, last: int) -> int | None:
+    """Return the smallest number from `first` to `last` that passes, None if none does.
+
+    The first 16 are tested one by one. Beyond, steps double until a number passes, and the interval
+    since the last one that failed is halved (Bentley and Yao 1976): numbers between two that fail
+    are taken to fail too. Where the largest fails, nothing is taken for granted and all the rest
+    are tested.
+
+    Parameters
+    ----------
+    passes : callable
+        Called at most once for each number.
+    first, last : int
+        At least one number.
+    """
+    tested: set[int] = set()
+
+    def test(number: int) -> bool:
+        tested.add(number)
+        return passes(number)
+
+    for number in range(first, min(first + ALL_OF_THE_FIRST, last + 1)):
+        if test(number):
+            return number
+    failed, step = number, 1
+    while failed < last:
+        number = min(failed + step, last)
+        if test(number):
+            return _halve(test, failed, number)
+        failed, step = number, 2 * step
+    rest = (number for number in range(first, last) if number not in tested)
+    return next((number for number in rest if test(number)), None)
+
+
+def _halve(test: Callable[[int], bool], failed: int, passed: int) -> int:
+    while passed - failed > 1:
+        middle = (failed + passed) // 2
+        if test(middle):
+            passed = middle
+        else:
+            failed = middle
+    return passed

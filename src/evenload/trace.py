@@ -69,7 +69,7 @@ class Trace:
 
     Immutable. Windows are read and checked one at a time, when they are asked for, so that a trace
     on disk takes the memory of a single window however long it is; see
-    `evenload.formats.read_trace`.
+    `evenload.io.read_trace`.
 
     Parameters
     ----------

@@ -1,46 +1,312 @@
-"""Placements compared on one load: the columns of a report and the lines below it."""
+"""Placements compared on one load: the figures of each, the lines below them, and their JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+import evenload
 from evenload.bounds import balancedness_bound
-from evenload.cluster import Cluster
-from evenload.formats import PlacementFile, load_digest
+from evenload.cluster import Cluster, check_groups
+from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.placement import Placement
+from evenload.plan import straggler_time
 from evenload.problem import Problem
-from evenload.report.digits import percent_down, percent_up
-from evenload.report.summary import Summary, summarise
+from evenload.report.text import percent_down, percent_up
+from evenload.traffic import away_share, nodes_per_token
 
 if TYPE_CHECKING:
     from evenload.plan import Plan
 
-
-def _trivial(load: Any, cluster: Cluster, **traffic: Any) -> tuple[Placement, Summary]:
-    """Summarise the trivial placement, bounded as any is: it keeps no groups together."""
-    L, E = load.shape
-    placement = Placement.trivial(L, E, cluster)
-    bound = balancedness_bound(Problem.build(load, cluster))
-    return placement, summarise("trivial", placement, load, bound=bound, **traffic)
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
 
 
-def _first(load: Any, plan: Plan, **traffic: Any) -> tuple[Placement, Summary]:
+@dataclass(frozen=True)
+class Context:
+    """The load and the cluster that all placements of one report share.
+
+    Parameters
+    ----------
+    source : str
+        Where the load is from: a path, or a few words.
+    num_layers, num_experts : int
+    cluster : Cluster
+    num_groups : int
+        Groups of experts that share a node; 1 where there are none.
+    num_windows : int
+        Windows of the trace.
+    window : int or None
+        The window that was picked; None where they were summed.
+    forecast : bool
+        Whether it is the load that is expected after the windows.
+    """
+
+    source: str
+    num_layers: int
+    num_experts: int
+    cluster: Cluster
+    num_groups: int = 1
+    num_windows: int = 1
+    window: int | None = None
+    forecast: bool = False
+
+    @classmethod
+    def of(
+        cls, file: LoadFile, cluster: Cluster, num_groups: int = 1, *, forecast: bool = False
+    ) -> Context:
+        """Return the context of loads that were read from a file."""
+        L, E = file.load.shape
+        windows = file.num_windows, file.window
+        return cls(file.source, L, E, cluster, num_groups, *windows, forecast)
+
+    def title(self) -> str:
+        """Say it in one line."""
+        c = self.cluster
+        windows = ""
+        if self.forecast:
+            windows = f" (forecast after {self.num_windows} windows)"
+        elif self.window is not None:
+            windows = f" (window {self.window} of {self.num_windows})"
+        elif self.num_windows > 1:
+            windows = f" (sum of {self.num_windows} windows)"
+        gone = c.num_gpus - len(c.living_gpus)
+        return (
+            f"{Path(self.source).name}{windows}: {self.num_layers} layers x "
+            f"{self.num_experts} experts, {c.num_slots} slots on {c.num_gpus} "
+            f"GPU{'s' if c.num_gpus > 1 else ''}{f' ({gone} gone)' if gone else ''}"
+            f"{f', {c.num_nodes} nodes' if c.num_nodes > 1 else ''}"
+            f"{f', {self.num_groups} groups' if self.num_groups > 1 else ''}"
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return it as nested dicts of plain numbers and strings, for JSON."""
+        names = ("source", "num_layers", "num_experts", "num_windows", "window", "forecast")
+        return {
+            "load": {name: getattr(self, name) for name in names},
+            "cluster": self.cluster.arguments | {"num_slots": self.cluster.num_slots},
+            "num_groups": self.num_groups,
+        }
+
+
+class Spot(NamedTuple):
+    """One GPU in one layer: its load in the unit of the load, and over the layer's mean."""
+
+    layer: int
+    gpu: int
+    tokens: float
+    relative: float
+
+
+def relative_load(gpu_load: Float, capacity: Float) -> Float:
+    """Divide GPU loads by their layer's fair shares: [L, G] -> [L, G].
+
+    1 in a layer without load, NaN for a GPU of capacity 0, which is gone.
+    """
+    fair = gpu_load.sum(axis=1, keepdims=True) * (capacity / capacity.sum())
+    relative: Float = np.divide(gpu_load, fair, out=np.ones_like(gpu_load), where=fair > 0.0)
+    relative[:, capacity == 0.0] = np.nan
+    return relative
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a placement does with a load: its figures, computed when they are first asked for.
+
+    Parameters
+    ----------
+    name : str
+        Head of its column, e.g. ``trivial``.
+    placement : Placement
+    load : array_like, [L, E]
+        Tokens routed to each expert.
+    start : Placement, optional
+        What moves are counted from; default: the trivial placement.
+    solver : str, optional
+        The solver that made it, where one did.
+    bound : array_like, [L], optional
+        Balancedness that no placement can exceed where an expert's tokens are shared evenly among
+        its replicas; an uneven split may exceed it.
+    milliseconds : float, optional
+        Time that planning took.
+    num_groups : int, default 1
+        Groups of experts that routing sends tokens to.
+    topk : integer array_like, [tokens, L, k], optional
+        Experts that each token was routed to.
+    split : bool, default False
+        Whether tables and JSON are to have what the best uneven split reaches, which takes a
+        maximum flow for each layer.
+
+    Raises
+    ------
+    ValueError
+        If the load does not fit the placement, or is none, the groups do not divide the experts,
+        or, where that is asked for, the routed experts are none of the placement.
+    """
+
+    name: str
+    placement: Placement
+    load: Any
+    start: Placement | None = None
+    solver: str | None = None
+    bound: Float | None = None
+    milliseconds: float | None = None
+    num_groups: int = 1
+    topk: Any = None
+    split: bool = False
+
+    def __post_init__(self) -> None:
+        check_groups(self.num_groups, self.placement.num_experts)
+        _ = self.gpu_load
+
+    @cached_property
+    def gpu_load(self) -> Float:
+        """Load of each GPU, float64 [L, G]."""
+        return np.asarray(self.placement.gpu_load(self.load))
+
+    @cached_property
+    def relative_load(self) -> Float:
+        """GPU load over its layer's fair share, as the function of that name, float64 [L, G]."""
+        return relative_load(self.gpu_load, self.placement.cluster.capacity)
+
+    @cached_property
+    def balancedness(self) -> Float:
+        """Mean over max GPU load, float64 [L]."""
+        return np.asarray(self.placement.balancedness(self.load))
+
+    @property
+    def straggler_time(self) -> float:
+        """Sum over layers of the heaviest GPU, over the sum of the means: 1 at best."""
+        return straggler_time(self.gpu_load, self.placement.cluster.capacity)
+
+    def _spot(self, index: Any) -> Spot:
+        layer, gpu = divmod(int(index), self.gpu_load.shape[1])
+        return Spot(
+            layer, gpu, *(float(x[layer, gpu]) for x in (self.gpu_load, self.relative_load))
+        )
+
+    @property
+    def heaviest(self) -> Spot:
+        """The GPU with the largest load relative to its layer's mean."""
+        return self._spot(np.nanargmax(self.relative_load))
+
+    @property
+    def lightest(self) -> Spot:
+        """The GPU with the smallest load relative to its layer's mean."""
+        return self._spot(np.nanargmin(self.relative_load))
+
+    @property
+    def duplicates(self) -> Int:
+        """Slots wasted on an expert that its GPU has already, int64 [L]."""
+        return np.asarray(self.placement.duplicates)
+
+    @cached_property
+    def moves(self) -> Int:
+        """Experts to move from the start, int64 [L]."""
+        p = self.placement
+        start = self.start or Placement.trivial(p.num_layers, p.num_experts, p.cluster)
+        return np.asarray(p.moves_from(start))
+
+    @cached_property
+    def split_balancedness(self) -> Float | None:
+        """Balancedness if tokens are shared among replicas at best, [L]; None without `split`."""
+        split = self.placement.split(self.load) if self.split else None
+        return None if split is None else np.asarray(self.placement.balancedness(self.load, split))
+
+    @cached_property
+    def away_share(self) -> Float | None:
+        """Part of the load computed away from its group's home node, [L]; None without both."""
+        if self.placement.cluster.num_nodes == 1 or self.num_groups == 1:
+            return None
+        return np.asarray(away_share(self.placement, self.load, self.num_groups))
+
+    @cached_property
+    def nodes_per_token(self) -> Float | None:
+        """Fewest nodes that hold all experts of a token, mean over tokens, [L], where known."""
+        if self.placement.cluster.num_nodes == 1 or self.topk is None:
+            return None
+        return nodes_per_token(self.placement, self.topk)
+
+    @property
+    def worst_layer(self) -> int:
+        """The layer with the least balancedness, the first one on ties."""
+        return int(self.balancedness.argmin())
+
+    @property
+    def gap(self) -> Float | None:
+        """How far the balancedness is below its bound, [L], where a bound is known."""
+        return None if self.bound is None else self.bound - self.balancedness
+
+    def to_plain(self, first: str = "trivial") -> dict[str, Any]:
+        """Return it as nested dicts of plain numbers, strings and lists, for JSON.
+
+        Moves are counted from the placement named `first`; times are in milliseconds. ``bound`` and
+        ``gap`` are on even sharing of an expert's tokens; ``split_balancedness`` may be above them.
+        """
+        gap = self.gap
+        return {
+            "name": self.name,
+            "solver": self.solver,
+            "balancedness": _per_layer(self.balancedness, worst=True),
+            "bound": _per_layer(self.bound, worst=True),
+            "gap": None
+            if gap is None
+            else {"mean": gap.mean().item(), "largest": gap.max().item()},
+            "split_balancedness": _per_layer(self.split_balancedness, worst=True),
+            "straggler_time": self.straggler_time,
+            "heaviest_gpu": self.heaviest._asdict(),
+            "lightest_gpu": self.lightest._asdict(),
+            "away_share": _per_layer(self.away_share),
+            "nodes_per_token": _per_layer(self.nodes_per_token),
+            "duplicates": _total(self.duplicates),
+            f"moves_from_{first}": _total(self.moves),
+            "planning_ms": self.milliseconds,
+        }
+
+
+def _per_layer(values: Float | None, *, worst: bool = False) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    least = {"worst": values.min().item(), "worst_layer": int(values.argmin())} if worst else {}
+    return {"mean": values.mean().item(), **least, "per_layer": values.tolist()}
+
+
+def _total(values: Int) -> dict[str, Any]:
+    return {"total": int(values.sum()), "per_layer": values.tolist()}
+
+
+def report_to_plain(context: Context, summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Return a whole report as nested dicts and lists; the best placement comes last."""
+    placements = [summary.to_plain(summaries[0].name) for summary in summaries]
+    return {"evenload": evenload.__version__, **context.to_plain(), "placements": placements}
+
+
+# ---- side by side ----------------------------------------------------------------------------
+
+
+def _start(
+    load: Any, cluster: Cluster, current: Placement | None = None, **how: Any
+) -> tuple[Placement, Summary]:
     """Summarise what runs now, or the trivial placement where that is not known.
 
-    Moves are not counted between different numbers of GPUs: a plan has its own.
+    Moves are not counted between different numbers of GPUs: a plan has its own. Either is bounded
+    as one that keeps no groups together.
     """
-    current = plan.current
-    if current is None or current.cluster.num_gpus != plan.placement.cluster.num_gpus:
-        return _trivial(load, plan.placement.cluster, **traffic)
+    name = "current"
+    if current is None or current.cluster.num_gpus != cluster.num_gpus:
+        L, E = load.shape
+        name, current = "trivial", Placement.trivial(L, E, cluster)
     bound = balancedness_bound(Problem.build(load, current.cluster))
-    return current, summarise("current", current, load, start=current, bound=bound, **traffic)
+    return current, Summary(name, current, load, start=current, bound=bound, **how)
 
 
-def compare_plans(
-    load: Any, plans: Mapping[str, tuple[Plan, float]], **traffic: Any
-) -> list[Summary]:
+def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any) -> list[Summary]:
     """Summarise what runs now, or the trivial placement, and then each plan.
 
     Parameters
@@ -48,35 +314,33 @@ def compare_plans(
     load : ndarray, [L, E]
     plans : mapping, name -> (Plan, milliseconds)
         At least one; all on one cluster.
-    **traffic
-        `num_groups` and `topk`, as `summary.summarise`.
+    **how
+        `num_groups`, `topk` and `split`, as `Summary`.
     """
     last, _ = list(plans.values())[-1]
-    start, column = _first(load, last, **traffic)
-    columns = [column]
-    for name, (plan, milliseconds) in plans.items():
-        columns.append(
-            summarise(
-                name,
-                plan.placement,
-                load,
-                start=start,
-                solver=plan.solver,
-                bound=plan.bound,
-                milliseconds=milliseconds,
-                **traffic,
-            )
+    start, column = _start(load, last.placement.cluster, last.current, **how)
+    how["start"] = start
+    return [column] + [
+        Summary(
+            name,
+            plan.placement,
+            load,
+            solver=plan.solver,
+            bound=np.asarray(plan.bound),
+            milliseconds=ms,
+            **how,
         )
-    return columns
+        for name, (plan, ms) in plans.items()
+    ]
 
 
-def compare_plan(load: Any, plan: Plan, milliseconds: float, **traffic: Any) -> list[Summary]:
+def compare_plan(load: Any, plan: Plan, milliseconds: float, **how: Any) -> list[Summary]:
     """Summarise what runs now, or the trivial placement, and one plan, named after its solver."""
-    return compare_plans(load, {plan.solver: (plan, milliseconds)}, **traffic)
+    return compare_plans(load, {plan.solver: (plan, milliseconds)}, **how)
 
 
-def compare_file(load: Any, file: PlacementFile, **traffic: Any) -> list[Summary]:
-    """Summarise the trivial placement and the one in a file; `traffic` as `compare_plans`.
+def compare_file(load: Any, file: PlacementFile, **how: Any) -> list[Summary]:
+    """Summarise the trivial placement and the one in a file; `how` as `compare_plans`.
 
     Raises
     ------
@@ -90,20 +354,9 @@ def compare_file(load: Any, file: PlacementFile, **traffic: Any) -> list[Summary
             f"{file.source} places {theirs[0]} layers x {theirs[1]} experts, and the loads have "
             f"{load.shape[0]} x {load.shape[1]}; use a placement and loads of one model"
         )
-    trivial, column = _trivial(load, placement.cluster, **traffic)
-    name = Path(file.source).name
-    return [
-        column,
-        summarise(
-            name,
-            placement,
-            load,
-            start=trivial,
-            solver=file.solver,
-            bound=column.bound,
-            **traffic,
-        ),
-    ]
+    start, column = _start(load, placement.cluster, **how)
+    how |= {"start": start, "bound": column.bound, "solver": file.solver}
+    return [column, Summary(Path(file.source).name, placement, load, **how)]
 
 
 def relief(before: Summary, after: Summary) -> str:

@@ -1,0 +1,124 @@
+"""vllm-ascend's placements: its ``expert_map_path``, and what ``expert_map_record_path`` writes.
+
+JSON with the experts of each device of each layer. The number of GPUs is in it, the number of nodes
+is not (1 where not said). ``layer_id`` counts the MoE layers from 0: the model's own numbers are
+left out with a note, as are speed, solver and digest.
+
+vllm-ascend refuses the same expert twice on a device, and needs as many slots on each; placements
+with either, or with GPUs that are gone, are not written. Read is all that a cluster can have:
+devices may differ in slots, alike in every layer.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.cluster import Cluster
+from evenload.io.base import FileFormatError, PlacementFile, PlacementShape
+from evenload.io.placements import (
+    build_placement,
+    check_experts,
+    left_out,
+    need_whole_gpus,
+    settle,
+)
+from evenload.io.text import check_text, json_has, keys_found, parse_json
+
+
+def recognises(path: Path) -> bool:
+    """Whether a .json file is an expert map."""
+    return json_has(path, "moe_layer_count", "layer_list")
+
+
+def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
+    """Read a placement."""
+    where = str(path)
+    check_text(path)
+    array, slots = _read_devices(parse_json(path), where)
+    check_experts(array, where)
+    settle("num_gpus", len(slots), shape, where)
+    try:
+        cluster = Cluster(len(slots), shape.num_nodes or 1, slots=slots)
+    except ValueError as error:
+        raise FileFormatError(f"{where}: {error}") from None
+    placement, notes = build_placement(array, cluster, shape.num_experts, where)
+    return PlacementFile(placement, where, notes=notes)
+
+
+def _read_devices(value: Any, where: str) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+    """Return the expert of each slot, int64 [L, S], and the slots of each device."""
+    layers = _in_order(_listed(value, "layer_list", where), "layer_id", where)
+    _check_count(value, "moe_layer_count", len(layers), where)
+    read = [_layer(layer, f"{where}, layer {number}") for number, layer in enumerate(layers)]
+    slots = read[0][1]
+    for number, (_, other) in enumerate(read):
+        if other != slots:
+            g = next((g for g, (a, b) in enumerate(zip(slots, other, strict=False)) if a != b), 0)
+            what = f"{len(other)} devices, and layer 0 {len(slots)}"
+            if len(other) == len(slots):
+                what = f"{other[g]} slots on device {g}, and layer 0 {slots[g]}"
+            raise FileFormatError(f"{where}: layer {number} has {what}; use as many in each layer")
+    return np.array([experts for experts, _ in read], np.int64), slots
+
+
+def _layer(value: Any, where: str) -> tuple[list[int], tuple[int, ...]]:
+    """Return the experts of a layer's slots, and how many slots each device has."""
+    devices = _in_order(_listed(value, "device_list", where), "device_id", where)
+    _check_count(value, "device_count", len(devices), where)
+    rows = [_listed(device, "device_expert", where) for device in devices]
+    experts = [expert for row in rows for expert in row]
+    for expert in experts:
+        if type(expert) is not int or not -1 <= expert < 2**31:
+            raise FileFormatError(f"{where}: device_expert has {str(expert)[:40]}; use experts")
+    return experts, tuple(map(len, rows))
+
+
+def _listed(value: Any, key: str, where: str) -> list[Any]:
+    """Return the list under a key of a JSON object."""
+    if not isinstance(value, dict) or not isinstance(value.get(key), list) or not value[key]:
+        raise FileFormatError(f"{where}: no list {key!r}; found: {keys_found(value)}")
+    return list(value[key])
+
+
+def _in_order(items: list[Any], key: str, where: str) -> list[Any]:
+    """Return JSON objects by their number, which has to be each of 0, 1, 2, ... once."""
+    numbers = [item.get(key) if isinstance(item, dict) else None for item in items]
+    if sorted(n for n in numbers if type(n) is int) != list(range(len(items))):
+        shown = str(numbers[:8])[:-1] + (", ...]" if len(numbers) > 8 else "]")
+        raise FileFormatError(
+            f"{where}: {key} is {shown[:200]}; use each of 0 to {len(items) - 1} once"
+        )
+    return sorted(items, key=lambda item: int(item[key]))
+
+
+def _check_count(value: Any, key: str, found: int, where: str) -> None:
+    said = value.get(key, found)
+    if said != found:
+        raise FileFormatError(f"{where}: {key} is {str(said)[:40]}, and there are {found}")
+
+
+def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
+    """Write a placement with one line a layer."""
+    need_whole_gpus(file, "vllm-ascend")
+    placement, cluster = file.placement, file.placement.cluster
+    twice = np.flatnonzero(placement.duplicates)
+    if twice.size:
+        raise ValueError(
+            "vllm-ascend refuses an expert twice on one device, and this placement has "
+            f"{int(placement.duplicates.sum())} such slots, the first in layer {int(twice[0])}; "
+            "plan with fewer slots, or with another solver"
+        )
+    rows = np.array(placement.physical_to_logical)
+    lines = []
+    for i, row in enumerate(rows.reshape(len(rows), cluster.num_gpus, -1).tolist()):
+        devices = [{"device_id": g, "device_expert": experts} for g, experts in enumerate(row)]
+        layer = {"layer_id": i, "device_count": cluster.num_gpus, "device_list": devices}
+        lines.append(json.dumps(layer))
+    text = ",\n".join(lines)
+    stream.write(f'{{"moe_layer_count": {len(rows)}, "layer_list": [\n{text}\n]}}\n'.encode())
+    return left_out(file, "vllm-ascend", "num_gpus")

@@ -1,0 +1,347 @@
+"""Tables on the console: placements side by side, policies side by side, slots that were tried."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import IO, TYPE_CHECKING, Any
+from unicodedata import combining, east_asian_width
+
+from evenload.report.text import down, percent_down, percent_up, up
+
+if TYPE_CHECKING:
+    from evenload.redundancy import Point, Redundancy
+    from evenload.report.compare import Float, Spot, Summary
+
+Row = dict[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+
+_NONE = "-"
+_GAP = "   "  # between columns
+_HEAD = 24  # characters of a placement's name side by side
+_LEAST = 8  # characters that folding leaves a column
+BOLD, DIM = "1", "2"
+
+
+def _wide(text: str) -> int:
+    """Return how many places of a terminal a line takes."""
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _widths(rows: Iterable[Sequence[str]]) -> list[int]:
+    columns = zip(*rows, strict=True)
+    return [max(_wide(line) for cell in of for line in cell.split("\n")) for of in columns]
+
+
+def _table_width(rows: Iterable[Sequence[str]]) -> int:
+    widths = _widths(rows)
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def print_table(
+    title: str,
+    heads: Sequence[str] | None,
+    rows: Sequence[Sequence[str]],
+    lines: Iterable[str | tuple[str, str]],
+    file: IO[str],
+    *,
+    left: int = 1,
+    bold: int | None = None,
+    fold: int | None = None,
+) -> None:
+    """Print title, table and closing lines; bold and dim on a terminal only.
+
+    Parameters
+    ----------
+    title : str
+    heads : sequence of str, or None
+        Heads of the columns. A head or cell may have several lines.
+    rows : sequence of sequences of str
+        The cells; where they are on the right, their lines after the first are details.
+    lines : iterable of str or (str, str)
+        Sentences below the table; a pair is one with its style.
+    file : text stream
+    left : int
+        How many columns are on the left; numbers are on the right.
+    bold : int, optional
+        The column that stands out.
+    fold : int, optional
+        The column whose cells are broken into lines where the table is wider than the terminal.
+    """
+    wanted = file.isatty() or os.environ.get("FORCE_COLOR")
+    plain = not wanted or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+
+    def styled(text: str, *codes: str) -> str:
+        codes = tuple(filter(None, codes))
+        return text if plain or not (codes and text) else f"\x1b[{';'.join(codes)}m{text}\x1b[0m"
+
+    everything = [heads, *rows] if heads else [*rows]
+    over = _table_width(everything) - shutil.get_terminal_size().columns
+    if fold is not None and over > 0:
+        room = max(_LEAST, _widths(everything)[fold] - over)
+        everything = [
+            ["\n".join(textwrap.wrap(c, room)) if i == fold else c for i, c in enumerate(cells)]
+            for cells in everything
+        ]
+    widths = _widths(everything)
+
+    def write(cells: Sequence[str], head: bool) -> None:
+        parts = [cell.split("\n") for cell in cells]
+        height = max(map(len, parts))
+        for n in range(height):
+            texts = []
+            for i, part in enumerate(parts):
+                at = n - (height - len(part) if head else 0)  # heads end on one line
+                text = part[at] if 0 <= at < len(part) else ""
+                strong = BOLD if head or i == bold else ""
+                shown = styled(text, strong, DIM if at > 0 and i >= left and not head else "")
+                space = " " * (widths[i] - _wide(text))
+                texts.append(shown + space if i < left else space + shown)
+            print(_GAP.join(texts).rstrip(), file=file)
+
+    print(styled(title, BOLD), end="\n\n", file=file)
+    if heads:
+        write(everything[0], head=True)
+        encoding = getattr(file, "encoding", None) or "utf-8"
+        rule = "─" if encoding.lower().startswith("utf") else "-"
+        print(rule * _table_width(everything), file=file)
+    for cells in everything[1:] if heads else everything:
+        write(cells, head=False)
+    print(file=file)
+    for line in lines:
+        print(line if isinstance(line, str) else styled(*line), file=file)
+
+
+# ---- placements ------------------------------------------------------------------------------
+
+
+def _spot(spot: Spot, relative: str) -> str:
+    few = spot.tokens < 100 and spot.tokens != int(spot.tokens)
+    tokens = f"{spot.tokens:.4g}" if few else f"{spot.tokens:,.0f}"
+    return f"{relative} x mean\n{tokens} tokens\nlayer {spot.layer}, GPU {spot.gpu}"
+
+
+def _worst(summary: Summary) -> str:
+    layer = summary.worst_layer
+    return f"{down(float(summary.balancedness[layer]))}\nlayer {layer}"
+
+
+def _moves(summary: Summary) -> str:
+    moves, slots = int(summary.moves.sum()), summary.placement.physical_to_logical.size
+    return f"{moves:,}\n{moves / slots:.1%} of slots" if moves else "0"
+
+
+def _mean(values: Float | None, show: Callable[[float], str]) -> str:
+    return _NONE if values is None else show(float(values.mean()))
+
+
+def _time(milliseconds: float | None) -> str:
+    return _NONE if milliseconds is None else f"{milliseconds:,.2f} ms"
+
+
+_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    ("balancedness, mean", lambda s: _mean(s.balancedness, down)),
+    ("balancedness, worst", _worst),
+    ("proven bound, mean", lambda s: _mean(s.bound, up)),
+    ("gap to it, mean", lambda s: _mean(s.gap, up)),
+    ("if split unevenly", lambda s: _mean(s.split_balancedness, down)),
+    ("straggler time", lambda s: f"{up(s.straggler_time)} x ideal"),
+    ("heaviest GPU", lambda s: _spot(s.heaviest, up(s.heaviest.relative, 4))),
+    ("lightest GPU", lambda s: _spot(s.lightest, down(s.lightest.relative, 4))),
+    ("away from home node", lambda s: _mean(s.away_share, percent_up)),
+    ("nodes for one token", lambda s: _mean(s.nodes_per_token, lambda x: up(x, 3))),
+    ("duplicates", lambda s: f"{int(s.duplicates.sum()):,}"),
+    ("moves from {first}", _moves),
+    ("planning time", lambda s: _time(s.milliseconds)),
+)
+
+
+def print_report(
+    title: str, summaries: Sequence[Summary], lines: Sequence[str], file: IO[str]
+) -> None:
+    """Print a table with a row a figure and a column a placement; coloured on a terminal only.
+
+    A figure that none of them has gets no row.
+
+    Parameters
+    ----------
+    title : str
+        What the figures are about.
+    summaries : sequence of Summary
+        At least one; the last column is the one that stands out.
+    lines : sequence of str
+        Sentences below the table.
+    file : text stream
+        Where to print.
+    """
+    heads = ["\n".join(textwrap.wrap(summary.name, _HEAD)) for summary in summaries]
+    rows = []
+    for label, cell in _ROWS:
+        cells = [cell(summary) for summary in summaries]
+        if any(text != _NONE for text in cells):
+            rows.append([label.format(first=summaries[0].name), *cells])
+    print_table(title, ["", *heads], rows, lines, file, bold=len(summaries))
+
+
+# ---- policies --------------------------------------------------------------------------------
+
+WITHIN = 0.01  # of the least time, to be enough
+
+
+def _optional(name: str, show: Callable[[float], str]) -> Callable[[Row], str]:
+    return lambda row: _NONE if row[name] is None else show(row[name])
+
+
+def _if(name: str, show: Callable[[Row], str]) -> Callable[[Row], str]:
+    return lambda row: show(row) if row[name] else _NONE
+
+
+_FIGURES: tuple[Column, ...] = (
+    ("balancedness", lambda r: down(r["balancedness"], 4)),
+    ("regret", _optional("regret", lambda x: up(x, 4))),
+    ("straggler\nx ideal", lambda r: up(r["straggler_time"], 4)),
+    ("rebalances", lambda r: f"{r['rebalances']}"),
+    ("paid", _if("rebalances", lambda r: f"{r['paid']}")),
+    ("moves", lambda r: f"{r['moves']:,}"),
+    ("of slots\neach", _if("rebalances", lambda r: f"{r['moved_share']:.1%}")),
+    ("moved\nGB", lambda r: f"{r['bytes'] / 1e9:,.4g}"),
+    ("standing\nstill s", lambda r: f"{r['move_seconds']:.4g}"),
+    ("total s", lambda r: f"{r['total_seconds']:.4g}"),
+    ("planning\nms", _if("asked", lambda r: f"{r['plan_ms']:,.2f}")),
+)
+_CELLS: tuple[Column, ...] = tuple(
+    (name, lambda r, name=name: f"{r[name]}")  # type: ignore[misc]
+    for name in ("gpus", "slots", "window", "interval")
+)
+# What a narrow terminal has no room for, the first to go first.
+_SPARED = ("planning\nms", "of slots\neach", "moved\nGB", "standing\nstill s", "paid", "rebalances",
+           "window", "interval", "regret", "straggler\nx ideal")  # fmt: skip
+
+
+def print_policies(
+    title: str, rows: Sequence[Row], lines: Sequence[str], file: IO[str], *, cells: bool = False
+) -> None:
+    """Print a table with a row a replay; coloured on a terminal only.
+
+    Columns that a terminal has no room for are left out and named; a file or pipe gets all.
+
+    Parameters
+    ----------
+    title : str
+    rows : sequence of dict
+        As `Replay.figures`; with `cells` as `evenload.replay.sweep` returns them.
+    lines : sequence of str
+        Sentences below the table.
+    file : text stream
+    cells : bool
+        Show what sets the cells of a sweep apart.
+    """
+    columns = [*_CELLS, *_FIGURES] if cells else list(_FIGURES)
+
+    def table() -> list[list[str]]:
+        heads = ["policy", *(head for head, _ in columns)]
+        return [heads, *([row["policy"], *(cell(row) for _, cell in columns)] for row in rows)]
+
+    gone = []
+    for head in _SPARED if file.isatty() else ():
+        if _table_width(table()) <= shutil.get_terminal_size().columns:
+            break
+        if any(column[0] == head for column in columns):
+            columns = [column for column in columns if column[0] != head]
+            gone.append(head.replace("\n", " "))
+    left_out = [(f"no room here for: {', '.join(gone)}; --json has all", DIM)] if gone else []
+    heads, *shown = table()
+    fold = 0 if file.isatty() else None
+    print_table(title, heads, shown, [*left_out, *lines], file, fold=fold)
+
+
+def policy_lines(rows: Sequence[Row]) -> list[str]:
+    """Return what the rows of one comparison come to: who takes least time, and what held it up."""
+    best = min(rows, key=lambda r: float(r["total_seconds"]))
+    line = (
+        f"{best['policy']} takes the least time in all, {best['total_seconds']:.4g} s "
+        "(straggler time, and serving standing still for moves)"
+    )
+    stay = next((r for r in rows if r["policy"] == "never"), None)
+    if stay is not None and stay is not best:
+        less = 1.0 - best["total_seconds"] / stay["total_seconds"]
+        line += f"; {percent_down(less)} less than never moving"
+    return [f"{line}."] + [
+        f"note: {row['policy']} was not asked {row['put_off']} of {row['put_off'] + row['asked']} "
+        "times, since experts were still on their way"
+        for row in rows
+        if row["put_off"]
+    ]
+
+
+def enough_slots(rows: Sequence[Row]) -> list[str]:
+    """Say for each number of GPUs how many slots are enough: the answer that a sweep is for."""
+
+    def seconds(row: Row) -> float:
+        return float(row["total_seconds"])
+
+    lines = []
+    for gpus in dict.fromkeys(row["gpus"] for row in rows):
+        best: dict[int, Row] = {}
+        for row in (r for r in rows if r["gpus"] == gpus):
+            best[row["slots"]] = min(best.get(row["slots"], row), row, key=seconds)
+        least = min(best.values(), key=seconds)
+        limit = (1.0 + WITHIN) * seconds(least)
+        enough = next(best[s] for s in sorted(best) if seconds(best[s]) <= limit)
+        line = (
+            f"{gpus} GPUs: {least['slots']} slots with {least['policy']} take the least time in "
+            f"all, {seconds(least):.4g} s"
+        )
+        if enough is not least:
+            line += f"; {enough['slots']} with {enough['policy']} come within {WITHIN:.0%} of it"
+        lines.append(f"{line}.")
+    return lines
+
+
+# ---- slots that were tried -------------------------------------------------------------------
+
+_MOST_LINES = 12
+
+
+def redundant(found: Redundancy, point: Point) -> int:
+    """Return how many slots a point has beyond one for each expert."""
+    return point.num_slots - found.plan.placement.num_experts
+
+
+def slots_lines(found: Redundancy | None) -> list[str]:
+    """Return a line for each number of slots tried, those between left out where they are many.
+
+    None if the number of slots was given.
+    """
+    if found is None:
+        return []
+    lines = [f"slots tried for a balancedness of {found.wanted:g}, mean over layers:"]
+    hidden = len(found.curve) - _MOST_LINES
+    for index, point in enumerate(found.curve):
+        if 0 < index <= hidden:
+            continue
+        if index == hidden + 1 > 1:
+            lines.append(f"  {'...':>6} and {hidden} more between; --json has them all")
+        lines.append(
+            f"  {point.num_slots:>6} slots ({redundant(found, point)} redundant): "
+            f"{down(point.balancedness)} (even sharing: at most {up(point.bound)})"
+        )
+    return lines
+
+
+def slots_entry(found: Redundancy | None) -> dict[str, Any]:
+    """Return the curve as an entry of a JSON object; none if the slots were given."""
+    if found is None:
+        return {}
+    curve = [
+        {
+            "num_slots": point.num_slots,
+            "redundant": redundant(found, point),
+            "balancedness": point.balancedness,
+            "bound": point.bound,
+        }
+        for point in found.curve
+    ]
+    return {"redundancy": {"wanted": found.wanted, "curve": curve}}

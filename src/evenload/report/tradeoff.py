@@ -1,0 +1,175 @@
+"""Balance against moves: a point for every policy, a curve for those of one kind, and their names.
+
+The names are placed so that none lies on another.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+Point = tuple[float, float]
+
+# Words of plotly; the first that is free is taken.
+PLACES = (
+    "middle right",
+    "top center",
+    "bottom center",
+    "middle left",
+    "top right",
+    "bottom right",
+    "top left",
+    "bottom left",
+)
+_CHARACTER, _LINE, _MARK, _STEP = 7.0, 16.0, 7.0, 4.0  # pixels
+_ROUNDS = 4
+_NUMBER = re.compile(r"\d+(\.\d+)?")
+_ROOM = 0.07
+WIDTH, HEIGHT = 640.0, 300.0  # the plot that names are placed for, in pixels; many are wider
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels, y downwards."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    def overlap(self, other: Box) -> float:
+        """Return the area that two boxes share."""
+        width = min(self.right, other.right) - max(self.left, other.left)
+        height = min(self.bottom, other.bottom) - max(self.top, other.top)
+        return max(width, 0.0) * max(height, 0.0)
+
+
+def _label(point: Point, text: str, place: str) -> Box:
+    vertical, horizontal = place.split()
+    width = _CHARACTER * len(text)
+    left = point[0] + {"left": -width - _MARK, "center": -width / 2, "right": _MARK}[horizontal]
+    above = -_LINE - _MARK
+    top = point[1] + {"top": above, "middle": -_LINE / 2, "bottom": _MARK}[vertical]
+    return Box(left, top, left + width, top + _LINE)
+
+
+def _along(start: Point, end: Point) -> list[Box]:
+    """Cover a line with small boxes."""
+    steps = max(1, int(math.dist(start, end) / _STEP))
+    at = [
+        (start[0] + (end[0] - start[0]) * i / steps, start[1] + (end[1] - start[1]) * i / steps)
+        for i in range(steps + 1)
+    ]
+    return [Box(x - _STEP / 2, y - _STEP / 2, x + _STEP / 2, y + _STEP / 2) for x, y in at]
+
+
+def place_labels(
+    points: Sequence[Point],
+    texts: Sequence[str],
+    frame: Box,
+    lines: Iterable[tuple[Point, Point]] = (),
+) -> tuple[str, ...]:
+    """Give every label the place where it covers least, in a few rounds, as others may change too.
+
+    Parameters
+    ----------
+    points : sequence of (x, y)
+        In pixels, y downwards.
+    texts : sequence of str
+    frame : Box
+        What labels should stay in.
+    lines : iterable of (point, point)
+        What else is drawn; to lie on it is better than on a point or another label.
+
+    Returns
+    -------
+    tuple of str
+        One of `PLACES` each; the first of them on ties.
+    """
+    marks = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
+    drawn = [box for line in lines for box in _along(*line)]
+    places = [PLACES[0]] * len(points)
+    for _ in range(_ROUNDS):
+        for i in range(len(points)):
+            others = [_label(points[j], texts[j], places[j]) for j in range(len(points)) if j != i]
+            solid = [*marks, *others]
+
+            def covered(place: str, i: int = i, solid: Sequence[Box] = solid) -> float:
+                box = _label(points[i], texts[i], place)
+                written = sum(box.overlap(other) for other in solid)
+                crossed = sum(box.overlap(other) for other in drawn)
+                outside = box.overlap(box) - box.overlap(frame)
+                return 2.0 * outside + 4.0 * written + crossed
+
+            places[i] = min(PLACES, key=covered)
+    return tuple(places)
+
+
+class Tradeoff(NamedTuple):
+    """The trade-off curve.
+
+    Parameters
+    ----------
+    x, y : tuple of float
+        Experts moved per served window, and mean balancedness, of each policy.
+    curves : tuple of tuples of int
+        Policies that differ in numbers or options only, fewest moves first.
+    labels : tuple of str
+        Where each point's label is: one of `PLACES`.
+    x_range, y_range : tuple of float
+        What the axes reach over.
+    """
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    curves: tuple[tuple[int, ...], ...]
+    labels: tuple[str, ...]
+    x_range: Point
+    y_range: Point
+
+
+def _curves(policies: Sequence[str], x: Sequence[float]) -> tuple[tuple[int, ...], ...]:
+    """Group policies whose names differ in numbers and options only."""
+    families: dict[str, list[int]] = {}
+    for index, name in enumerate(policies):
+        families.setdefault(_NUMBER.sub("N", name.partition(",")[0]), []).append(index)
+    curves = (sorted(members, key=lambda i: (x[i], i)) for members in families.values())
+    return tuple(tuple(curve) for curve in curves if len(curve) > 1)
+
+
+def _range(values: Sequence[float], room: float) -> Point:
+    low, high = min(values), max(values)
+    width = (high - low) or max(abs(high), 1.0) * 0.1
+    return low - room * width, high + room * width
+
+
+def tradeoff(rows: Sequence[Mapping[str, Any]], names: Sequence[str], start: float) -> Tradeoff:
+    """Lay the policies out.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        As `Replay.figures`.
+    names : sequence of str
+        What the points are called.
+    start : float
+        Balancedness of the placement at the start.
+    """
+    x = tuple(row["moves"] / row["windows"] for row in rows)
+    y = tuple(row["balancedness"] for row in rows)
+    oracle = sorted({row["oracle"] for row in rows if row["oracle"] is not None})
+    x_range, y_range = _range((0.0, *x), _ROOM), _range((*y, start, *oracle), 2 * _ROOM)
+
+    def pixels(across: float, up: float) -> Point:
+        right = (across - x_range[0]) / (x_range[1] - x_range[0])
+        high = (up - y_range[0]) / (y_range[1] - y_range[0])
+        return WIDTH * right, HEIGHT * (1.0 - high)
+
+    points = [pixels(*point) for point in zip(x, y, strict=True)]
+    curves = _curves([row["policy"] for row in rows], x)
+    lines = [(points[i], points[j]) for curve in curves for i, j in pairwise(curve)]
+    lines += [(pixels(x_range[0], level), pixels(x_range[1], level)) for level in (start, *oracle)]
+    labels = place_labels(points, names, Box(0.0, 0.0, WIDTH, HEIGHT), lines)
+    return Tradeoff(x, y, curves, labels, x_range, y_range)
