@@ -549,14 +549,14 @@ def test_target(call):
 @pytest.mark.parametrize("call", BOOSTS)
 def test_boost(call):
     for value in (0.999, 0.0, -2.0, float("-inf")):
-        fails(f"boost={value} is not a number from 1 to 1e9; use 1", call, value)
+        fails(f"boost={value} is not a number from 1 to 1e+09; use 1", call, value)
     for value in (1.1e9, 1e300, float("inf")):
-        fails(f"boost={value} is not a number from 1 to 1e9; use 1e9", call, value)
-    fails("boost=nan is not a number from 1 to 1e9; use e.g. 1.05", call, float("nan"))
+        fails(f"boost={value} is not a number from 1 to 1e+09; use 1e+09", call, value)
+    fails("boost=nan is not a number from 1 to 1e+09; use 1", call, float("nan"))
     for value in ("1.05", True, None, [1.05]):
-        fails(f"boost={value!r} is not a number; use one from 1 to 1e9, e.g. 1.05", call, value)
+        fails(f"boost={value!r} is not a number; use one from 1 to 1e+09", call, value)
     huge = 10**400
-    message = f"boost={huge} is past what a float holds; use one from 1 to 1e9, e.g. 1.05"
+    message = f"boost={huge} is past what a float holds; use one from 1 to 1e+09"
     fails(message, call, huge)
 
 
@@ -686,12 +686,21 @@ def test_ranks(replica_rank, message):
 
 
 def test_moves_between_placements_that_do_not_agree():
-    words = "use two placements that agree in all three"
-    ours = "(layers, experts, GPUs) = {}, and this placement (1, 4, 2); " + words
+    words = "use a placement of that model"
+    ours = "(layers, experts) = {}, and (1, 4) are wanted; " + words
     for other, found in (
-        (Placement.trivial(2, 4, CLUSTER), (2, 4, 2)),
-        (Placement.trivial(1, 5, CLUSTER), (1, 5, 2)),
-        (Placement.trivial(1, 4, Cluster(3, slots_per_gpu=2)), (1, 4, 3)),
+        (Placement.trivial(2, 4, CLUSTER), (2, 4)),
+        (Placement.trivial(1, 5, CLUSTER), (1, 5)),
     ):
         fails(f"other has {ours.format(found)}", PLACEMENT.moves_from, other)
-    fails("other=[0, 1] is not a Placement; use the one to move from", PLACEMENT.moves_from, [0, 1])
+    fails(
+        "other is on num_gpus=3, and 2 are wanted; use a placement on as many GPUs",
+        PLACEMENT.moves_from,
+        Placement.trivial(1, 4, Cluster(3, slots_per_gpu=2)),
+    )
+    fails(
+        "other=[0, 1] is not a Placement; use e.g. Placement(physical_to_logical, cluster, "
+        "num_experts)",
+        PLACEMENT.moves_from,
+        [0, 1],
+    )

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from evenload import Cluster, Placement, solve
-from evenload.forecast import ESTIMATORS, forecast, samples
-from evenload.forecast.windows import MEMORY
+from evenload.forecast import ESTIMATORS, MEMORY, forecast, samples
 from evenload.io import read_trace
 
 RNG = np.random.default_rng(3)

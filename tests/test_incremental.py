@@ -286,13 +286,13 @@ CURRENT = Placement([[0, 1, 2, 3, 0, 1]], CLUSTER, 4)
         ),
         (
             {"current": Placement([[0, 1, 2]], Cluster(1, slots_per_gpu=3), 3)},
-            "current has (layers, experts) = (1, 3), and the load (1, 4); use the placement that "
-            "runs this model",
+            "current has (layers, experts) = (1, 3), and (1, 4) are wanted; use a placement of "
+            "that model",
         ),
         (
             {"current": [[0, 1, 2, 3, 0, 1]]},
-            "current is a list, not a Placement; use e.g. Placement(physical_to_logical, cluster, "
-            "num_experts)",
+            "current=[[0, 1, 2, 3, 0, 1]] is not a Placement; use e.g. "
+            "Placement(physical_to_logical, cluster, num_experts)",
         ),
     ],
 )

@@ -147,11 +147,11 @@ def test_evaluate_refuses_a_placement_of_something_else():
     problem = Problem.build(LOAD, CLUSTER)
     other = Cluster(4, slots_per_gpu=3)
     with pytest.raises(
-        ValueError, match=r"^placement is on Cluster\(num_gpus=4, num_nodes=1, .*; use the"
+        ValueError, match=r"^placement is on Cluster\(num_gpus=4, num_nodes=1, .*; use a placement"
     ):
         Plan.evaluate(problem, Answer(Placement.trivial(5, 8, other)), "mine", "", ())
     with pytest.raises(
-        ValueError, match=r"^load has shape \(5, 8\), and the placement is for .* \(4, 8\)"
+        ValueError, match=r"^placement has .* \(4, 8\), and \(5, 8\) are wanted; use a placement"
     ):
         Plan.evaluate(problem, Answer(Placement.trivial(4, 8, CLUSTER)), "mine", "", ())
 

@@ -138,8 +138,9 @@ def test_options_of_a_third_party_solver(third_party):
 
 def test_a_third_party_solver_must_use_the_cluster(third_party):
     fails(
-        "placement is on Cluster(num_gpus=1, num_nodes=1, slots_per_gpu=6), and the problem on "
-        "Cluster(num_gpus=2, num_nodes=1, slots_per_gpu=3); use the same cluster",
+        "placement is on Cluster(num_gpus=1, num_nodes=1, slots_per_gpu=6), and "
+        "Cluster(num_gpus=2, num_nodes=1, slots_per_gpu=3) is wanted; use a placement on that "
+        "cluster",
         solver="elsewhere",
     )
 

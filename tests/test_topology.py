@@ -7,7 +7,6 @@ import pytest
 
 from evenload import Cluster, Placement, solve
 from evenload.problem import Problem
-from evenload.topology import check_topology, keeps_groups
 
 CLUSTER = Cluster(4, num_nodes=2, slots_per_gpu=3)
 FOR_EQUAL_GPUS = ("greedy", "iterated-greedy", "local-search")
@@ -36,7 +35,7 @@ def test_unknown_topology(word):
 
 @pytest.mark.parametrize("word", ["strict", "prefer", "ignore"])
 def test_known_topologies(word):
-    assert check_topology(word, 2, 8, CLUSTER) == word
+    assert Problem.build(LOAD, CLUSTER, 2, word).topology == word
 
 
 def test_strict_is_kept_where_it_can_be_unless_told():
@@ -110,7 +109,7 @@ def test_a_node_that_is_too_small(cluster, room):
         num_groups=2,
         topology="strict",
     )
-    assert not keeps_groups(2, 8, cluster)
+    assert Problem.build(LOAD, cluster, 2).topology == "ignore"
 
 
 def test_groups_that_are_ignored_are_noted():

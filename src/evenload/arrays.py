@@ -60,20 +60,9 @@ def _to_tensor(array: NDArray[Any], device: Any) -> Any:
 def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], Rewrap]:
     """Bring an array, tensor or nested list to NumPy, and tell how results go back.
 
-    Parameters
-    ----------
-    name : str
-        Argument's name, for the message.
-    value : array_like or torch.Tensor
-        Tensors may require grad, be views, or lie on another device; half, bfloat16 and float8 are
-        widened to float32 without loss.
-
-    Returns
-    -------
-    array : ndarray
-        May share memory with `value`: read it only.
-    rewrap : callable
-        Brings a result to the kind and device of `value`; a tensor is always a copy.
+    The array may share memory with `value`: read it only. Tensors may require grad, be views, or
+    lie on another device; half, bfloat16 and float8 are widened to float32 without loss. What
+    results are brought back to is the kind and device of `value`; a tensor is always a copy.
 
     Raises
     ------
@@ -99,24 +88,29 @@ def first_bad(array: NDArray[Any], bad: NDArray[np.bool_]) -> str:
     return f"{list(index)}={array[index]}"
 
 
+def refuse(name: str, array: NDArray[Any], bad: NDArray[np.bool_], why: str) -> None:
+    """Raise `ValueError` for the first element of `array` that `bad` marks, if it marks any."""
+    if bad.any():
+        raise ValueError(f"{name}{first_bad(array, bad)} {why}")
+
+
+def read_only(array: NDArray[Any]) -> NDArray[Any]:
+    """Make an array of our own read-only, and return it."""
+    array.setflags(write=False)
+    return array
+
+
 def check_weights(name: str, array: NDArray[Any]) -> Float:
     """Return weights as float64, or say which one is not a finite number >= 0.
 
     The result is C-contiguous, aligned and writable, whatever the input: the compiled core takes
     that layout only. It may be the input.
 
-    Parameters
-    ----------
-    name : str
-        Argument's name, for the message.
-    array : ndarray, any shape, integer or floating dtype
-        Tokens, or any load proportional to them. Integers must lie within +-2**53, where float64
-        holds them exactly.
-
     Raises
     ------
     ValueError
-        For bool, complex, object and string dtypes, integers past 2**53, NaN, inf and negatives.
+        For bool, complex, object and string dtypes, integers past 2**53 (which float64 would not
+        hold exactly), NaN, inf and negatives.
     """
     if array.dtype.kind not in "iuf":
         raise ValueError(
@@ -127,33 +121,19 @@ def check_weights(name: str, array: NDArray[Any]) -> Float:
     if array.size == 0:
         return weights
     if array.dtype.kind in "iu" and int(array.max()) > 2**53:
-        bad = first_bad(array, array > 2**53)
-        raise ValueError(
-            f"{name}{bad} is past 2**53={2**53}, up to which float64 holds every integer; use at "
-            "most that, or a floating dtype"
-        )
+        why = "up to which float64 holds every integer; use at most that, or a floating dtype"
+        refuse(name, array, array > 2**53, f"is past 2**53={2**53}, {why}")
     if not (weights.min() >= 0.0 and weights.max() < np.inf):
-        bad = first_bad(array, ~(np.isfinite(weights) & (weights >= 0.0)))
-        raise ValueError(f"{name}{bad} is not a finite number >= 0; use 0 or more")
+        bad = ~(np.isfinite(weights) & (weights >= 0.0))
+        refuse(name, array, bad, "is not a finite number >= 0; use 0 or more")
     return weights
 
 
 def check_load(load: Any, name: str = "load") -> tuple[Float, Rewrap]:
     """Validate a load, tokens of each expert in each layer, and bring it to float64 ``[L, E]``.
 
-    Parameters
-    ----------
-    load : array_like or torch.Tensor, [L, E] or [E]
-        Tokens routed to each expert. One layer may come without the layer axis.
-    name : str, default "load"
-        The caller's word for it, for the message.
-
-    Returns
-    -------
-    load : float64 ndarray, [L, E], C-contiguous
-        May share memory with the input: read it only.
-    rewrap : callable
-        Brings results to the kind and device of the input.
+    One layer may come without the layer axis. The result is C-contiguous and may share memory with
+    the input: read it only; the other brings results to the input's kind and device.
 
     Raises
     ------
@@ -175,15 +155,7 @@ def check_load(load: Any, name: str = "load") -> tuple[Float, Rewrap]:
 def within_range(load: Float) -> Float:
     """Scale a load as a whole if its largest number is near an end of float64's range.
 
-    Parameters
-    ----------
-    load : float64 ndarray, any shape but empty
-        Finite and at least 0.
-
-    Returns
-    -------
-    float64 ndarray
-        The very input where it lies well within the range.
+    Returns the very input where it lies well within the range.
     """
     exponent = math.frexp(load.max())[1]
     if abs(exponent) <= SAFE_EXPONENT:
@@ -194,17 +166,9 @@ def within_range(load: Float) -> Float:
 
 
 def rows_within_range(weight: NDArray[Any]) -> NDArray[Any]:
-    """Scale each row whose sums could overflow, in the weights' own float type.
+    """Scale each row [X, n] whose sums could overflow, in the weights' own float type.
 
-    Parameters
-    ----------
-    weight : float32 or float64 ndarray, [X, n]
-        Finite and at least 0.
-
-    Returns
-    -------
-    ndarray, [X, n], of the same dtype
-        The very input where no row needs it.
+    Returns the very input where no row needs it.
     """
     limit = np.finfo(weight.dtype).maxexp // 2
     exponent = np.frexp(weight.max(axis=1, keepdims=True))[1]
@@ -215,17 +179,9 @@ def rows_within_range(weight: NDArray[Any]) -> NDArray[Any]:
 
 
 def to_float32(load: Float) -> NDArray[np.float32]:
-    """Round to float32, rows that lie near an end of its range scaled first.
+    """Round to float32, each row [X, E] that lies near an end of its range scaled first.
 
-    Parameters
-    ----------
-    load : float64 ndarray, [X, E]
-        Finite and at least 0.
-
-    Returns
-    -------
-    float32 ndarray, [X, E]
-        Each row times a power of two, which is 1 for rows well within the range.
+    Scaling is by a power of two.
     """
     exponent = np.frexp(load.max(axis=1, keepdims=True))[1]
     far = np.abs(exponent) > SAFE_EXPONENT_32

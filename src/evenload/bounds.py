@@ -84,7 +84,6 @@ def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
 
 
 def _descending(load: Float) -> Float:
-    """Sort the last axis."""
     return np.ascontiguousarray(np.sort(load, axis=-1)[..., ::-1])
 
 
@@ -101,11 +100,7 @@ def _times(load: Float, gpus: Gpus) -> Float:
     from evenload.core.bound import quick_times
 
     time = np.empty(len(load))
-
-    def run(first: int, end: int) -> None:
-        quick_times(load[first:end], *gpus, time[first:end])
-
-    spread(len(load), load.size, run)
+    spread(len(load), load.size, lambda a, b: quick_times(load[a:b], *gpus, time[a:b]))
     return time
 
 
@@ -113,18 +108,15 @@ def _tightened(load: Float, gpus: Gpus, time: Float) -> Float:
     """Bound the time of each row by partners too, from the times of the other arguments on."""
     from evenload.core.bound import tighten_times
 
-    tighter = time.copy()
-
-    def run(first: int, end: int) -> None:
-        tighten_times(load[first:end], *gpus[:3], tighter[first:end])
-
-    spread(len(load), len(load) * STEPS_A_THREAD, run)
-    return tighter
+    time = time.copy()
+    steps = len(load) * STEPS_A_THREAD
+    spread(len(load), steps, lambda a, b: tighten_times(load[a:b], *gpus[:3], time[a:b]))
+    return time
 
 
 def _group_times(problem: Problem, load: Float, thorough: bool) -> Float:
     """Bound the time of placements that keep each group on one node, [L]."""
-    from evenload.core.deals import all_deals
+    from evenload.core.deals import all_deals, deal_out
 
     cluster = problem.cluster
     nodes = [Gpus.of(cluster, gpus) for gpus in cluster.living_by_node]
@@ -139,39 +131,16 @@ def _group_times(problem: Problem, load: Float, thorough: bool) -> Float:
     content = _descending(by_group[:, deals.sets].reshape(len(load), len(deals.sets), -1))
     rows = content.reshape(-1, content.shape[2])
     time = np.stack([_times(rows, gpus).reshape(content.shape[:2]) for gpus in kinds], axis=1)
-    return _longest_times(content, time, kinds, kind, deals.steps, problem.num_groups, thorough)
-
-
-def _longest_times(
-    content: Float,
-    time: Float,
-    kinds: list[Gpus],
-    kind: Int,
-    steps: Int,
-    num_groups: int,
-    thorough: bool,
-) -> Float:
-    """Search the best deal of each layer, and look for partners only where that may change it.
-
-    The node that needs longest in the best deal is bounded more tightly, and the deals compared
-    anew, until that node has been. No other content's time matters: raising it cannot lower the
-    longest.
-
-    Parameters
-    ----------
-    content : float64, [L, X, E / N], descending
-        Load of the experts of each content of a node.
-    time : float64, [L, J, X], changed in place
-        What a node of each kind needs for it at least.
-    """
-    from evenload.core.deals import deal_out
-
+    # The best deal of each layer is searched, and partners looked for only where that may change
+    # it: the node that needs longest in the best deal is bounded more tightly, and the deals
+    # compared anew, until that node has been. No other content's time matters: raising it cannot
+    # lower the longest. Content is [L, X, E / N], time [L, J, X] for a node of each kind.
     tightened = np.full(time.shape, not thorough)
     longest = np.empty(len(time))
     pending = np.arange(len(time))
     while pending.size:
         dealt, needed = np.empty((pending.size, kind.size), np.int64), np.empty(pending.size)
-        deal_out(time[pending], kind, steps, num_groups, dealt, needed)
+        deal_out(time[pending], kind, deals.steps, problem.num_groups, dealt, needed)
         longest[pending] = needed
         node = (time[pending[:, None], kind, dealt] == needed[:, None]).argmax(axis=1)
         j, x = kind[node], dealt[np.arange(pending.size), node]
@@ -185,7 +154,7 @@ def _longest_times(
 
 
 def _relaxed_times(load: Float, num_groups: int, kinds: list[Gpus], num_nodes: int) -> Float:
-    """Bound the time of placements that keep each group on one node, without searching.
+    """Bound the time of placements that keep each group on one node, [L], without searching.
 
     With g groups a node, some node carries at least each of
 
@@ -196,14 +165,6 @@ def _relaxed_times(load: Float, num_groups: int, kinds: list[Gpus], num_nodes: i
 
     and carries it no faster than all GPUs of one node. The heaviest expert is on a node whose slots
     less its other experts limit the replicas.
-
-    Parameters
-    ----------
-    load : float64, [L, E], relative
-
-    Returns
-    -------
-    float64, [L]
     """
     L, E = load.shape
     groups = np.sort(load.reshape(L, num_groups, -1).sum(axis=2), axis=1)

@@ -11,7 +11,8 @@ LARGEST = 2**63 - 1  # what an int64 holds
 LARGEST_BOOST = 1e9  # far beyond any use, and no float type overflows
 
 
-def _integer(name: str, value: Any, least: int) -> int:
+def whole_number(name: str, value: Any, least: int = 0, most: float = LARGEST) -> int:
+    """Return `value`, anything with ``__index__`` but a bool, as an int from `least` to `most`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -20,27 +21,15 @@ def _integer(name: str, value: Any, least: int) -> int:
         raise ValueError(f"{name}={value!r} is not an integer; use an integer of at least {least}")
     if number < least:
         raise ValueError(f"{name}={number} is less than {least}; use {least} or more")
-    if number > LARGEST:
-        raise ValueError(f"{name}={number} is more than an int64 holds; use {LARGEST} or less")
+    if number > most:
+        holds = "an int64 holds" if most == LARGEST else f"{most}"
+        raise ValueError(f"{name}={number} is more than {holds}; use {most} or less")
     return number
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Return `value` as an int of at least 1.
-
-    Parameters
-    ----------
-    name : str
-        Argument's name, for the message.
-    value : int-like
-        Anything with ``__index__``; bool is refused.
-
-    Raises
-    ------
-    ValueError
-        If the value is no integer, is less than 1, or more than an int64 holds.
-    """
-    return _integer(name, value, 1)
+    """Return `value` as an int of at least 1, or raise `ValueError`."""
+    return whole_number(name, value, 1)
 
 
 def multiple(name: str, value: int, of_name: str, of: int) -> None:
@@ -85,14 +74,16 @@ def not_negative(name: str, value: Any) -> float:
     return number
 
 
-def fraction(name: str, value: float | None) -> float | None:
-    """Return `value` as a float in (0, 1], or None.
+def part(name: str, value: Any, *, above_zero: bool = True) -> float:
+    """Return `value` as a float up to 1, above 0 or from it, or raise `ValueError`."""
+    number = (positive_real if above_zero else not_negative)(name, value)
+    if number > 1.0:
+        raise ValueError(f"{name}={number} is a part and more than 1; use 1 or less")
+    return number
 
-    Raises
-    ------
-    ValueError
-        If the value is no number, outside (0, 1] or NaN.
-    """
+
+def fraction(name: str, value: float | None) -> float | None:
+    """Return `value` as a float in (0, 1], or None for None; else raise `ValueError`."""
     if value is None:
         return None
     number = _real(name, value, "one above 0 and at most 1, or None")
@@ -102,9 +93,15 @@ def fraction(name: str, value: float | None) -> float | None:
     return number
 
 
-def whole_number(name: str, value: Any) -> int:
-    """Return `value` as an int of at least 0, or raise `ValueError` as `positive_int` does."""
-    return _integer(name, value, 0)
+def in_range(name: str, value: Any, low: float, high: float) -> float:
+    """Return `value` as a float from `low` to `high`, or raise `ValueError`."""
+    number = _real(name, value, f"one from {low:g} to {high:g}")
+    if not low <= number <= high:
+        nearest = high if number > high else low
+        raise ValueError(
+            f"{name}={number} is not a number from {low:g} to {high:g}; use {nearest:g}"
+        )
+    return number
 
 
 def packing_options(
@@ -124,10 +121,9 @@ def packing_options(
         For fewer than one attempt, negative swaps, a boost outside [1, 1e9], or a target outside
         (0, 1].
     """
-    attempts = positive_int("num_attempts", num_attempts)
-    swaps = whole_number("max_swaps", max_swaps)
-    factor = _real("boost", boost, "one from 1 to 1e9, e.g. 1.05")
-    if not 1.0 <= factor <= LARGEST_BOOST:
-        nearest = "1" if factor < 1.0 else "1e9" if factor > LARGEST_BOOST else "e.g. 1.05"
-        raise ValueError(f"boost={factor} is not a number from 1 to 1e9; use {nearest}")
+    attempts, swaps = (
+        positive_int("num_attempts", num_attempts),
+        whole_number("max_swaps", max_swaps),
+    )
+    in_range("boost", boost, 1.0, LARGEST_BOOST)
     return attempts, swaps, fraction("target", target) or math.inf

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.arrays import read_only
 from evenload.checks import divisor, multiple, positive_int, positive_real
 
 MOST_SPEED_RATIO = 1000.0  # a GPU slower than that is worth no expert, and sums stay exact
@@ -86,7 +87,8 @@ alive=(True, False, True))
                 f"{', '.join(choices)}: {' and '.join(given) or 'none'} given; give exactly one"
             )
         if slots is not None:
-            each = _check_slots(slots, gpus)
+            entries = _one_for_each("slots", slots, gpus)
+            each = tuple(positive_int(f"slots[{g}]", value) for g, value in enumerate(entries))
         elif num_slots is not None:
             each = _spread_evenly(num_slots, gpus)
         else:
@@ -144,8 +146,7 @@ alive=(True, False, True))
     @cached_property
     def gpus_are_equal(self) -> bool:
         """Whether the living GPUs have one speed and one number of slots."""
-        living = self.living_gpus
-        return len({(self.slots[g], self.speed[g]) for g in living}) == 1
+        return len({(self.slots[g], self.speed[g]) for g in self.living_gpus}) == 1
 
     @cached_property
     def living_by_node(self) -> tuple[tuple[int, ...], ...]:
@@ -183,31 +184,28 @@ alive=(True, False, True))
     @cached_property
     def first_slot(self) -> NDArray[np.int64]:
         """Where each GPU's slots begin, and where the last one's end: int64 [G + 1], read-only."""
-        first = np.concatenate(([0], np.cumsum(self.slots, dtype=np.int64)))
-        first.setflags(write=False)
-        return first
+        return read_only(np.concatenate(([0], np.cumsum(self.slots, dtype=np.int64))))
 
     @cached_property
     def gpu_of_slot(self) -> NDArray[np.int64]:
         """GPU of each slot: int64 [S], read-only."""
-        gpu = np.repeat(np.arange(self.num_gpus), self.slots)
-        gpu.setflags(write=False)
-        return gpu
+        return read_only(np.repeat(np.arange(self.num_gpus), self.slots))
+
+    @cached_property
+    def node_of_gpu(self) -> NDArray[np.int64]:
+        """Node of each GPU: int64 [G], read-only."""
+        return read_only(np.arange(self.num_gpus) // self.gpus_per_node)
 
     @cached_property
     def living_slot(self) -> NDArray[np.bool_]:
         """Whether each slot can hold an expert: bool [S], read-only."""
-        living = np.repeat(np.array(self.alive), np.array(self.slots))
-        living.setflags(write=False)
-        return living
+        return read_only(np.repeat(np.array(self.alive), np.array(self.slots)))
 
     @cached_property
     def capacity(self) -> NDArray[np.float64]:
         """Speed of each GPU relative to the fastest, 0 for dead ones: float64 [G], read-only."""
         speed = np.array(self.speed) * np.array(self.alive)
-        capacity: NDArray[np.float64] = speed / speed.max()
-        capacity.setflags(write=False)
-        return capacity
+        return read_only(speed / speed.max())
 
     def check_holds(self, num_experts: int, name: str = "num_slots", step: int = 1) -> None:
         """Raise `ValueError` unless every one of `num_experts` experts gets a slot.
@@ -276,20 +274,8 @@ def _one_for_each(name: str, value: Any, num_gpus: int) -> list[Any]:
     return entries
 
 
-def _check_slots(slots: Any, num_gpus: int) -> tuple[int, ...]:
-    """Return the slots of each GPU as positive ints, or raise `ValueError`."""
-    entries = _one_for_each("slots", slots, num_gpus)
-    return tuple(positive_int(f"slots[{g}]", value) for g, value in enumerate(entries))
-
-
 def _spread_evenly(num_slots: Any, num_gpus: int) -> tuple[int, ...]:
-    """Deal slots out evenly, one more to the first GPUs where they do not divide.
-
-    Raises
-    ------
-    ValueError
-        If `num_slots` is no positive integer, or fewer than there are GPUs.
-    """
+    """Deal slots out evenly, one more to the first GPUs where they do not divide."""
     total = positive_int("num_slots", num_slots)
     if total < num_gpus:
         raise ValueError(
@@ -302,25 +288,20 @@ def _spread_evenly(num_slots: Any, num_gpus: int) -> tuple[int, ...]:
 
 def _check_speed(speed: Any, alive: tuple[bool, ...]) -> tuple[float, ...]:
     """Return the speed of each GPU as floats, all 1 if they are alike, or raise `ValueError`."""
-    num_gpus = len(alive)
     if speed is None:
-        return (1.0,) * num_gpus
-    entries = _one_for_each("speed", speed, num_gpus)
+        return (1.0,) * len(alive)
+    entries = _one_for_each("speed", speed, len(alive))
     floats = tuple(positive_real(f"speed[{g}]", value) for g, value in enumerate(entries))
     if len(set(floats)) == 1:
-        return (1.0,) * num_gpus  # only ratios matter, and so equal clusters compare equal
-    _check_ratio(floats, [g for g in range(num_gpus) if alive[g]])
-    return floats
-
-
-def _check_ratio(speed: tuple[float, ...], living: list[int]) -> None:
-    fastest = max(speed[g] for g in living)
-    slowest = min(living, key=speed.__getitem__)
-    if speed[slowest] * MOST_SPEED_RATIO < fastest:
+        return (1.0,) * len(alive)  # only ratios matter, and so equal clusters compare equal
+    living = [g for g in range(len(alive)) if alive[g]]
+    slowest, fastest = min(living, key=floats.__getitem__), max(floats[g] for g in living)
+    if floats[slowest] * MOST_SPEED_RATIO < fastest:
         raise ValueError(
-            f"speed[{slowest}]={speed[slowest]} is less than 1/{MOST_SPEED_RATIO:.0f} of the "
+            f"speed[{slowest}]={floats[slowest]} is less than 1/{MOST_SPEED_RATIO:.0f} of the "
             f"fastest GPU's {fastest}; use {fastest / MOST_SPEED_RATIO} or more, or alive=False"
         )
+    return floats
 
 
 def _check_alive(alive: Any, num_gpus: int) -> tuple[bool, ...]:

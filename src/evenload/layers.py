@@ -28,12 +28,11 @@ class ModelLayers:
     (0, 1, 2)
     """
 
-    ids: tuple[int, ...]
+    ids: Sequence[int]
     num_model_layers: int | None = None
 
-    def __init__(self, ids: Sequence[int], num_model_layers: int | None = None) -> None:
-        object.__setattr__(self, "ids", tuple(int(i) for i in ids))
-        object.__setattr__(self, "num_model_layers", num_model_layers)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", tuple(int(i) for i in self.ids))
         for lower, higher in zip((-1, *self.ids), self.ids, strict=False):
             if higher <= lower:
                 raise ValueError(
@@ -41,9 +40,9 @@ class ModelLayers:
                 )
         if not self.ids:
             raise ValueError("layer ids are empty; use at least 1")
-        if num_model_layers is not None and num_model_layers <= self.ids[-1]:
+        if self.num_model_layers is not None and self.num_model_layers <= self.ids[-1]:
             raise ValueError(
-                f"num_model_layers={num_model_layers} is too few for layer {self.ids[-1]}; "
+                f"num_model_layers={self.num_model_layers} is too few for layer {self.ids[-1]}; "
                 f"use {self.ids[-1] + 1} or more"
             )
 

@@ -7,40 +7,21 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap, check_weights, first_bad, to_numpy
+from evenload.arrays import check_weights, read_only, refuse, to_numpy
 from evenload.cluster import Cluster
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
 EMPTY = -1  # in a map: a slot that holds nothing, since its GPU is gone
-NO_RANK = np.empty((0, 0), np.int64)
+NOTHING = np.empty((0, 0), np.int64)  # a map, or ranks, of nothing
 SUM_TOLERANCE = 1e-6  # the weights of a split may come as float32
 
 
-def frozen(array: Int) -> Int:
-    """Make an array of our own read-only, and return it."""
-    array.setflags(write=False)
-    return array
-
-
-def check_map(value: Any, cluster: Cluster, num_experts: int) -> tuple[Int, Int, Rewrap]:
-    """Copy an expert for every slot, count the slots of each, and tell how results go back.
-
-    Returns
-    -------
-    physical_to_logical : int64 ndarray, [L, S], read-only
-    count : int64 ndarray, [L, E], read-only
-    rewrap : callable
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, a number that is no expert, or an expert without a slot.
-    """
+def check_map(array: NDArray[Any], cluster: Cluster, num_experts: int) -> tuple[Int, Int]:
+    """Copy the expert in each slot [L, S], and count the slots of each expert [L, E]."""
     from evenload.core.evaluate import count_replicas
 
-    array, rewrap = to_numpy("physical_to_logical", value)
     if array.ndim not in (1, 2) or array.size == 0:
         raise ValueError(
             f"physical_to_logical has shape {array.shape}; use [layers, slots], at least 1 of each"
@@ -52,7 +33,7 @@ def check_map(value: Any, cluster: Cluster, num_experts: int) -> tuple[Int, Int,
             f"physical_to_logical has {array.shape[-1]} slots a layer, and the cluster has "
             f"num_slots={cluster.num_slots}; use {cluster.num_slots}"
         )
-    experts = frozen(np.array(array, np.int64, order="C", ndmin=2))
+    experts = read_only(np.array(array, np.int64, order="C", ndmin=2))
     if num_experts > cluster.num_living_slots:  # whatever their number: nothing that size is made
         _check_experts(array, cluster, num_experts)
         _fail_for_expert(0, min({*range(experts.shape[1] + 1)}.difference(experts[0].tolist())))
@@ -62,7 +43,7 @@ def check_map(value: Any, cluster: Cluster, num_experts: int) -> tuple[Int, Int,
         _check_experts(array, cluster, num_experts)
     if count.min() == 0:
         _fail_for_expert(*np.argwhere(count == 0)[0])
-    return experts, frozen(count), rewrap
+    return experts, read_only(count)
 
 
 def _fail_for_expert(layer: int, expert: int) -> NoReturn:
@@ -76,37 +57,22 @@ def _check_experts(array: NDArray[Any], cluster: Cluster, num_experts: int) -> N
     """Say which slot holds what it must not; an int64 would not hold every uint64."""
     empty = array == EMPTY
     no_expert = ((array < 0) | (array >= num_experts)) & ~(empty & ~cluster.living_slot)
-    if no_expert.any():
-        raise ValueError(
-            f"physical_to_logical{first_bad(array, no_expert)} is no expert; "
-            f"use 0 to {num_experts - 1}"
-        )
-    placed = ~empty & ~cluster.living_slot
-    if placed.any():
-        raise ValueError(
-            f"physical_to_logical{first_bad(array, placed)} is on a GPU that is not alive; "
-            f"use {EMPTY} there"
-        )
+    refuse("physical_to_logical", array, no_expert, f"is no expert; use 0 to {num_experts - 1}")
+    dead = ~empty & ~cluster.living_slot
+    refuse("physical_to_logical", array, dead, f"is on a GPU that is not alive; use {EMPTY} there")
 
 
-def slots_of_experts(physical_to_logical: Int, count: Int, rank: Int = NO_RANK) -> Int:
+def slots_of_experts(physical_to_logical: Int, count: Int, rank: Int = NOTHING) -> Int:
     """List each expert's slots, ascending or by `rank`, padded with -1: [L, S] -> [L, E, X]."""
     from evenload.core.evaluate import invert
 
     slots = np.empty((*count.shape, int(count.max())), np.int64)
     invert(physical_to_logical, rank, slots)
-    return frozen(slots)
+    return read_only(slots)
 
 
 def slots_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> Int:
-    """List each expert's slots by the rank of its replicas, padded with -1: [L, S] -> [L, E, X].
-
-    Raises
-    ------
-    ValueError
-        Unless `replica_rank` is an integer array [L, S] that numbers every expert's replicas from 0
-        without gaps.
-    """
+    """List each expert's slots by the rank of its replicas, 0 and up, padded with -1."""
     rank = to_numpy("replica_rank", replica_rank)[0]
     if rank.shape != physical_to_logical.shape or rank.dtype.kind not in "iu":
         raise ValueError(
@@ -117,9 +83,7 @@ def slots_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> In
     replicas = np.take_along_axis(count, np.where(held, physical_to_logical, 0), axis=1)
     bad = held & ((rank < 0) | (rank >= replicas))
     if bad.any():
-        raise ValueError(
-            f"replica_rank{first_bad(rank, bad)} is no replica; use 0 to {replicas[bad][0] - 1}"
-        )
+        refuse("replica_rank", rank, bad, f"is no replica; use 0 to {replicas[bad][0] - 1}")
     slots = slots_of_experts(physical_to_logical, count, rank.astype(np.int64, order="C"))
     twice = (slots >= 0).sum(axis=2) < count
     if twice.any():
@@ -131,25 +95,8 @@ def slots_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> In
     return slots
 
 
-def rank_of_slot(logical_to_physical: Int, num_slots: int) -> Int:
-    """Tell which replica of its expert each slot is, -1 if it is none: [L, E, X] -> [L, S]."""
-    held = np.nonzero(logical_to_physical >= 0)
-    layer, _, replica = held
-    rank = np.full((len(logical_to_physical), num_slots), EMPTY)
-    rank[layer, logical_to_physical[held]] = replica
-    return rank
-
-
 def check_split(split: Any, logical_to_physical: Int) -> Float:
-    """Return a split as float64 [L, E, X], each expert's weights adding up to 1.
-
-    Raises
-    ------
-    ValueError
-        For another shape than that of `logical_to_physical`, a dtype that holds no real numbers, a
-        weight that is not finite, negative, or not 0 where there is no replica, and weights of an
-        expert that do not add up to 1 within 1e-6.
-    """
+    """Return a split as float64 [L, E, X], each expert's weights adding up to 1."""
     array = to_numpy("split", split)[0]
     expected = logical_to_physical.shape
     if array.shape != expected:
@@ -161,11 +108,7 @@ def check_split(split: Any, logical_to_physical: Int) -> Float:
         raise ValueError(f"split has dtype {array.dtype}; use a floating dtype")
     weights = check_weights("split", array)
     nobody = (logical_to_physical < 0) & (weights > 0.0)
-    if nobody.any():
-        raise ValueError(
-            f"split{first_bad(weights, nobody)} is for no replica, logical_to_physical is -1 "
-            "there; use 0"
-        )
+    refuse("split", weights, nobody, "is for no replica, logical_to_physical is -1 there; use 0")
     total = weights.sum(axis=2)
     wrong = np.abs(total - 1.0) > SUM_TOLERANCE
     if wrong.any():

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evenload.arrays import keep_numpy
 from evenload.cluster import Cluster
-from evenload.placement import Placement
+from evenload.placement import Placement, check_same
 
 Int = NDArray[np.int64]
 
@@ -43,17 +43,9 @@ def keep_slots(placement: Placement, current: Placement) -> Placement:
 
 
 def in_old_slots(new: NDArray[Any], old: NDArray[Any], cluster: Cluster) -> NDArray[Any]:
-    """Do what `keep_slots` does for the experts of slots, where the old ones need be no placement.
+    """Do what `keep_slots` does for the experts of slots [L, S], the old ones any numbers.
 
-    Parameters
-    ----------
-    new, old : int64 ndarray, [L, S]
-        What is no expert in `old` stands for nothing.
-    cluster : Cluster
-
-    Returns
-    -------
-    int64 ndarray, [L, S]
+    What is no expert in `old` stands for nothing.
     """
     from evenload.core.transfers import keep_slots as compiled
 
@@ -61,24 +53,6 @@ def in_old_slots(new: NDArray[Any], old: NDArray[Any], cluster: Cluster) -> NDAr
     num_experts = int(result.max()) + 1
     compiled(result, np.ascontiguousarray(old, np.int64), cluster.first_slot, num_experts)
     return result
-
-
-def check_same(placement: Placement, other: Placement, name: str) -> None:
-    """Raise `ValueError` unless two placements are of the same layers, experts and cluster."""
-    if not isinstance(placement, Placement):
-        raise ValueError(f"{name}={placement!r} is not a Placement; use one")
-    ours = (placement.num_layers, placement.num_experts)
-    theirs = (other.num_layers, other.num_experts)
-    if ours != theirs:
-        raise ValueError(
-            f"{name} has (layers, experts) = {ours}, and {theirs} are wanted; use a placement of "
-            "that model"
-        )
-    if placement.cluster != other.cluster:
-        raise ValueError(
-            f"{name} is on {placement.cluster}, and {other.cluster} is wanted; use a placement on "
-            "that cluster"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +100,7 @@ class Moves:
         transfer_sources(
             plain_before.physical_to_logical, before.cluster.first_slot,
             plain_after.physical_to_logical, cluster.first_slot, after.num_experts,
-            np.array(cluster.alive, np.uint8), node_of(after), move,
+            np.array(cluster.alive, np.uint8), cluster.node_of_gpu, move,
         )  # fmt: skip
         return cls(before, after, *(np.ascontiguousarray(column) for column in move.T))
 
@@ -142,7 +116,7 @@ class Moves:
     @property
     def crosses_nodes(self) -> NDArray[np.bool_]:
         """Whether each move is between two nodes, or from storage: bool [M]."""
-        node = node_of(self.after)
+        node = self.after.cluster.node_of_gpu
         crosses: NDArray[np.bool_] = node[self.source] != node[self.target]
         return crosses | (self.source < 0)
 
@@ -158,9 +132,3 @@ class Moves:
         rows = np.array(self.before.rewrapped(keep_numpy).physical_to_logical)
         rows[:num_layers] = self.after.rewrapped(keep_numpy).physical_to_logical[:num_layers]
         return Placement(rows, self.after.cluster, self.after.num_experts)
-
-
-def node_of(placement: Placement) -> Int:
-    """Return the node of each GPU, int64 [G]."""
-    cluster = placement.cluster
-    return np.arange(cluster.num_gpus) // cluster.gpus_per_node

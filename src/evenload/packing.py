@@ -20,24 +20,6 @@ BACKENDS = ("compiled", "torch")
 ON_DEVICE = "torch"
 
 
-def _check_shape(shape: tuple[int, ...], num_packs: int) -> int:
-    if len(shape) != 2:
-        raise ValueError(f"weight has {len(shape)} dimensions {shape}; use [rows, items]")
-    if 0 in shape:
-        raise ValueError(f"weight has shape {shape}; use at least one row and one item")
-    packs = positive_int("num_packs", num_packs)
-    divisor("num_packs", packs, "the number of items", shape[1])
-    return packs
-
-
-def _in_float(weight: NDArray[Any]) -> NDArray[Any]:
-    """Check the weights; float32 and less become float32, everything else float64."""
-    checked = check_weights("weight", weight)
-    if weight.dtype.kind == "f" and weight.dtype.itemsize <= 4:
-        return np.require(weight, np.float32, ["C", "A", "W"])
-    return checked
-
-
 def pack_rows(
     weight: NDArray[Any],
     order: Int,
@@ -47,19 +29,10 @@ def pack_rows(
     swaps: int,
     target: float,
 ) -> tuple[Int, Int]:
-    """Pack rows of checked weights on their own, in the weights' own float type.
+    """Pack rows [X, n] of checked weights on their own, in the weights' own float type.
 
-    Parameters
-    ----------
-    weight : float32 or float64 ndarray, [X, n]
-    order : int64 ndarray, [X, n]
-        Items of each row by descending weight; changed in place.
-    target : float
-        Infinite for none. The others are those of `balanced_packing`.
-
-    Returns
-    -------
-    pack_index, rank_in_pack : int64 ndarray, [X, n]
+    `order` has the items of each row by descending weight, and is changed in place; a `target` of
+    infinity is none. Returns `pack_index` and `rank_in_pack`, as `balanced_packing`.
     """
     from evenload.core.packing import pack_double, pack_single
 
@@ -76,29 +49,6 @@ def pack_rows(
 
     spread(X, index.size, run)
     return index, rank
-
-
-def _pack_tensor(
-    weight: Any, packs: int, attempts: int, boost: float, swaps: int, target: float
-) -> tuple[Any, Any]:
-    import torch
-
-    from evenload.core.torch_packing import pack
-
-    tensor = weight if is_tensor(weight) else torch.from_numpy(weight)
-    if not tensor.is_floating_point():
-        tensor = tensor.to(torch.float64)
-    goal = None if math.isinf(target) else target
-    return pack(tensor, packs, attempts, boost, swaps, goal)
-
-
-def _backend_for(weight: Any, backend: str | None) -> str:
-    if backend is None:
-        on_device = is_tensor(weight) and weight.device.type != "cpu"
-        return ON_DEVICE if on_device else "compiled"
-    if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} is unknown; use one of: {', '.join(BACKENDS)}")
-    return backend
 
 
 def balanced_packing(
@@ -153,16 +103,33 @@ def balanced_packing(
     Ties go to the lowest index, so the backends agree to the item.
     """
     attempts, swaps, goal = packing_options(num_attempts, boost, max_swaps, target)
-    chosen = _backend_for(weight, backend)
+    if backend is None:
+        backend = ON_DEVICE if is_tensor(weight) and weight.device.type != "cpu" else "compiled"
+    elif backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r} is unknown; use one of: {', '.join(BACKENDS)}")
     array, rewrap = to_numpy("weight", weight)
-    packs = _check_shape(array.shape, num_packs)
-    checked = _in_float(array)
+    if array.ndim != 2:
+        raise ValueError(f"weight has {array.ndim} dimensions {array.shape}; use [rows, items]")
+    if array.size == 0:
+        raise ValueError(f"weight has shape {array.shape}; use at least one row and one item")
+    packs = positive_int("num_packs", num_packs)
+    divisor("num_packs", packs, "the number of items", array.shape[1])
+    checked: NDArray[Any] = check_weights("weight", array)
+    if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
+        checked = np.require(array, np.float32, ["C", "A", "W"])
     goal = max(goal, 0.5 / packs)  # every packing reaches 1 / packs; what is asked stays finite
-    options = (packs, attempts, float(boost), swaps, goal)
-    if chosen == "compiled":
+    options = packs, attempts, float(boost), swaps
+    if backend == "compiled":
         checked = rows_within_range(checked)
         order = np.argsort(-checked, axis=1, kind="stable")
-        index, rank = pack_rows(checked, order, *options)
+        index, rank = pack_rows(checked, order, *options, goal)
         return rewrap(index), rewrap(rank)
-    index, rank = _pack_tensor(weight if is_tensor(weight) else checked, *options)
+    import torch
+
+    from evenload.core.torch_packing import pack
+
+    tensor = weight if is_tensor(weight) else torch.from_numpy(checked)
+    if not tensor.is_floating_point():
+        tensor = tensor.to(torch.float64)
+    index, rank = pack(tensor, *options, None if math.isinf(goal) else goal)
     return (index, rank) if is_tensor(weight) else (index.numpy(), rank.numpy())

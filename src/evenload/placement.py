@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import reprlib
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap, check_load, within_range
+from evenload.arrays import Rewrap, check_load, read_only, to_numpy, within_range
 from evenload.checks import positive_int
 from evenload.cluster import Cluster, check_cluster
-from evenload.maps import EMPTY, check_map, check_split, frozen, slots_by_rank, slots_of_experts
+from evenload.maps import EMPTY, NOTHING, check_map, check_split, slots_by_rank, slots_of_experts
 from evenload.threads import spread
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
-EVEN = np.empty((0, 0, 0))  # weights of a split that is none
-NO_SLOTS = np.empty((0, 0, 0), np.int64)
-NOTHING = np.empty((0, 0), np.int64)  # a map of nothing
+NO_SPLIT = np.empty((0, 0, 0)), np.empty((0, 0, 0), np.int64)  # weights and slots where it is even
 
 
 class Placement:
@@ -58,9 +57,8 @@ class Placement:
     ) -> None:
         self._num_experts = positive_int("num_experts", num_experts)
         self._cluster = check_cluster(cluster)
-        self._map, self._count, self._rewrap = check_map(
-            physical_to_logical, cluster, self._num_experts
-        )
+        array, self._rewrap = to_numpy("physical_to_logical", physical_to_logical)
+        self._map, self._count = check_map(array, cluster, self._num_experts)
         if replica_rank is not None:
             self._inverse = slots_by_rank(self._map, self._count, replica_rank)
 
@@ -139,7 +137,7 @@ class Placement:
         """Return the load of each GPU [L, G] and the balancedness [L] for a load checked before."""
         from evenload.core.evaluate import evaluate
 
-        weights, slots = EVEN, NO_SLOTS
+        weights, slots = NO_SPLIT
         if split is not None:
             weights, slots = check_split(split, self._inverse), self._inverse
         cluster = self._cluster
@@ -264,14 +262,11 @@ class Placement:
         ValueError
             If `other` is no placement, or the two differ in layers, experts or GPUs.
         """
-        if not isinstance(other, Placement):
-            raise ValueError(f"other={other!r} is not a Placement; use the one to move from")
-        ours = (self.num_layers, self.num_experts, self._cluster.num_gpus)
-        theirs = (other.num_layers, other.num_experts, other.cluster.num_gpus)
-        if ours != theirs:
+        check_model(other, self, "other")
+        if other.cluster.num_gpus != self._cluster.num_gpus:
             raise ValueError(
-                f"other has (layers, experts, GPUs) = {theirs}, and this placement {ours}; "
-                "use two placements that agree in all three"
+                f"other is on num_gpus={other.cluster.num_gpus}, and {self._cluster.num_gpus} are "
+                "wanted; use a placement on as many GPUs"
             )
         return self._rewrap(arrivals(other._map, other._cluster.first_slot, self))
 
@@ -279,7 +274,7 @@ class Placement:
         self.__dict__.update(state)
         for value in state.values():
             if isinstance(value, np.ndarray):
-                frozen(value)  # arrays come back from a copy or a pickle writable
+                read_only(value)  # arrays come back from a copy or a pickle writable
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Placement):
@@ -304,13 +299,8 @@ class Placement:
 def arrivals(before: Int, first_slot: Int, after: Placement) -> Int:
     """Count the experts of a placement that are new to their GPU, int64 [L].
 
-    Parameters
-    ----------
-    before : int64 ndarray, [L, S']
-        What each GPU held, -1 for nothing.
-    first_slot : int64 ndarray, [G + 1]
-        Where the slots of the GPUs of `after` began in that.
-    after : Placement
+    `before`, [L, S'], is what was in each slot, -1 for nothing; `first_slot`, [G + 1], is where the
+    slots of the GPUs of `after` began in that.
     """
     from evenload.core.evaluate import count_arrivals
 
@@ -318,3 +308,29 @@ def arrivals(before: Int, first_slot: Int, after: Placement) -> Int:
     now = after._map, after._cluster.first_slot, after._num_experts
     count_arrivals(before, first_slot, *now, count)
     return count
+
+
+def check_model(value: Any, like: Any, name: str) -> None:
+    """Raise `ValueError` unless `value` is a placement of the layers and experts of `like`."""
+    if not isinstance(value, Placement):
+        raise ValueError(
+            f"{name}={reprlib.repr(value)} is not a Placement; use e.g. "
+            "Placement(physical_to_logical, cluster, num_experts)"
+        )
+    has = (value.num_layers, value.num_experts)
+    wanted = (like.num_layers, like.num_experts)
+    if has != wanted:
+        raise ValueError(
+            f"{name} has (layers, experts) = {has}, and {wanted} are wanted; use a placement of "
+            "that model"
+        )
+
+
+def check_same(placement: Any, like: Any, name: str) -> None:
+    """Raise `ValueError` unless `placement` has the layers, experts and cluster that `like` has."""
+    check_model(placement, like, name)
+    if placement.cluster != like.cluster:
+        raise ValueError(
+            f"{name} is on {placement.cluster}, and {like.cluster} is wanted; use a placement on "
+            "that cluster"
+        )

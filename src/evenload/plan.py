@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evenload.arrays import keep_numpy
 from evenload.bounds import balancedness_bound
-from evenload.placement import Placement, arrivals
+from evenload.placement import Placement, arrivals, check_same
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
 from evenload.traffic import away_share
@@ -22,17 +22,8 @@ Float = NDArray[np.float64]
 def straggler_time(gpu_load: Float, capacity: Float) -> float:
     """Sum over layers of the heaviest GPU's load, relative to the sum of the means.
 
-    Parameters
-    ----------
-    gpu_load : float64 ndarray, [L, G]
-        In any unit.
-    capacity : float64 ndarray, [G]
-        Speed of each GPU, 0 for one that is gone; load over capacity is the time that counts.
-
-    Returns
-    -------
-    float
-        At least 1; 1 where there is no load at all.
+    The load is [L, G] in any unit, the capacity the speed of each GPU, 0 for one that is gone; load
+    over capacity is the time that counts. At least 1; 1 where there is no load at all.
     """
     living = capacity > 0.0
     heaviest = (gpu_load[:, living] / capacity[living]).max(axis=1)
@@ -93,12 +84,7 @@ class Plan:
 
     @classmethod
     def evaluate(
-        cls,
-        problem: Problem,
-        answer: Answer,
-        solver: str,
-        reason: str,
-        notes: tuple[str, ...],
+        cls, problem: Problem, answer: Answer, solver: str, reason: str, notes: tuple[str, ...]
     ) -> Plan:
         """Measure a solver's answer to a problem.
 
@@ -108,13 +94,8 @@ class Plan:
             If the placement is not one of this problem's layers, experts and cluster.
         """
         placement = answer.placement
-        if placement.cluster != problem.cluster:
-            raise ValueError(
-                f"placement is on {placement.cluster}, and the problem on {problem.cluster}; "
-                "use the same cluster"
-            )
+        check_same(placement, problem, "placement")
         placement = placement.rewrapped(keep_numpy)
-        placement.check_load(problem.load)
         gpu_load, balancedness = placement.evaluate(problem.load)
         wrap, current = problem.rewrap, problem.current
         capacity = problem.cluster.capacity
@@ -136,14 +117,17 @@ class Plan:
         """What ran before, None if that was not told; with NumPy arrays."""
         return self.problem.current
 
+    @property
+    def _plain(self) -> Placement:
+        return self.placement.rewrapped(keep_numpy)
+
     @cached_property
     def expected_balancedness(self) -> Any:
         """Mean balancedness over the samples of the load, float64 [L]; None for a single load."""
         samples, weight = self.problem.samples, self.problem.sample_weight
         if samples is None or weight is None:
             return None
-        plain = self.placement.rewrapped(keep_numpy)
-        reached = np.stack([plain.balancedness(load) for load in samples])
+        reached = np.stack([self._plain.balancedness(load) for load in samples])
         return self.problem.rewrap(np.average(reached, axis=0, weights=weight))
 
     @cached_property
@@ -162,15 +146,13 @@ class Plan:
     @cached_property
     def split(self) -> Any:
         """Best uneven sharing of each expert's tokens, float64 [L, E, X]; see `Placement.split`."""
-        plain = self.placement.rewrapped(keep_numpy)
-        return self.problem.rewrap(plain.split(self.problem.load))
+        return self.problem.rewrap(self._plain.split(self.problem.load))
 
     @cached_property
     def split_balancedness(self) -> Any:
         """Balancedness with the best uneven sharing, float64 [L]; `bound` is on even sharing."""
-        plain = self.placement.rewrapped(keep_numpy)
         load = self.problem.load
-        return self.problem.rewrap(plain.balancedness(load, plain.split(load)))
+        return self.problem.rewrap(self._plain.balancedness(load, self._plain.split(load)))
 
     @cached_property
     def away_share(self) -> Any:
@@ -180,8 +162,8 @@ class Plan:
         """
         if self.problem.num_groups == 1 or self.problem.cluster.num_nodes == 1:
             return None
-        plain = self.placement.rewrapped(keep_numpy)
-        return self.problem.rewrap(away_share(plain, self.problem.load, self.problem.num_groups))
+        groups = self.problem.num_groups
+        return self.problem.rewrap(away_share(self._plain, self.problem.load, groups))
 
     @property
     def gap(self) -> Any:

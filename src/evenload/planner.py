@@ -8,87 +8,13 @@ from typing import Any
 
 from evenload.arrays import keep_numpy
 from evenload.cluster import Cluster
-from evenload.forecast.problem import trace_problem
-from evenload.forecast.windows import is_trace
-from evenload.placement import Placement
+from evenload.forecast import is_trace, outlook
+from evenload.placement import Placement, check_model
 from evenload.plan import Plan
 from evenload.problem import CROSS_NODE_PRICE, Problem
 from evenload.solvers import Solver, get_solver
 from evenload.solvers.answer import Answer
 from evenload.solvers.auto import choose
-
-
-def _check_options(name: str, solver: Solver, options: dict[str, Any]) -> None:
-    if not options:
-        return
-    parameters = list(inspect.signature(solver).parameters.values())[1:]
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    legal = [p.name for p in parameters]
-    for option in options:
-        if option not in legal:
-            known = f"use one of: {', '.join(legal)}" if legal else "it has none"
-            raise ValueError(f"solver {name!r} has no option {option!r}; {known}")
-
-
-def _what_was_impossible(problem: Problem) -> tuple[str, ...]:
-    notes = []
-    cluster = problem.cluster
-    if not cluster.all_alive:
-        dead = cluster.num_gpus - len(cluster.living_gpus)
-        notes.append(
-            f"{dead} of {cluster.num_gpus} GPUs are gone: their "
-            f"{cluster.num_slots - cluster.num_living_slots} slots a layer hold nothing (-1)"
-        )
-    notes += _forced_duplicates(problem)
-    return tuple(notes)
-
-
-def _forced_duplicates(problem: Problem) -> list[str]:
-    """Tell of GPUs with more slots than there are experts that they may hold."""
-    cluster = problem.cluster
-    nodes = len(cluster.living_by_node) if problem.hierarchical else 1
-    may_hold = problem.num_experts // nodes
-    useful = sum(min(cluster.slots[g], may_hold) for g in cluster.living_gpus)
-    if cluster.num_living_slots == useful:
-        return []
-    return [
-        f"{cluster.num_living_slots - useful} duplicates a layer cannot be avoided: {useful} slots "
-        f"hold every expert once on each GPU that may have it, and there are "
-        f"{cluster.num_living_slots}"
-    ]
-
-
-def _ignored_groups(problem: Problem) -> list[str]:
-    """Tell of groups that were to be kept where that can be done, and cannot."""
-    nodes = len(problem.cluster.living_by_node)
-    if problem.num_groups == 1 or problem.hierarchical:
-        return []
-    if problem.num_groups % nodes:
-        why = (
-            f"num_groups={problem.num_groups} is not a multiple of num_nodes={nodes}, so they "
-            "cannot be spread evenly over the nodes"
-        )
-    else:
-        why = "a node has too few living slots for its share of them"
-    return [f"groups ignored: {why}"]
-
-
-def _check_current(current: Any, problem: Problem) -> Placement:
-    """Return what runs now with NumPy arrays, or raise `ValueError`."""
-    if not isinstance(current, Placement):
-        raise ValueError(
-            f"current is a {type(current).__name__}, not a Placement; use e.g. "
-            "Placement(physical_to_logical, cluster, num_experts)"
-        )
-    has = (current.num_layers, current.num_experts)
-    wanted = (problem.num_layers, problem.num_experts)
-    if has != wanted:
-        raise ValueError(
-            f"current has (layers, experts) = {has}, and the load {wanted}; use the placement that "
-            "runs this model"
-        )
-    return current.rewrapped(keep_numpy)
 
 
 def solve(
@@ -161,20 +87,24 @@ def solve(
     >>> later.moves
     array([1])
     """
-    kept_apart = (num_groups, topology, cross_node_price)
     if is_trace(load):
-        problem = trace_problem(load, cluster, *kept_apart, estimator or "adaptive")
+        expected, samples, rewrap = outlook(load, "adaptive" if estimator is None else estimator)
+        problem = Problem.build(expected, cluster, num_groups, topology, cross_node_price)
+        problem = replace(
+            problem, rewrap=rewrap, samples=samples.load, sample_weight=samples.weight
+        )
     elif estimator is not None:
         raise ValueError(
             f"estimator={estimator!r} needs loads over time, and the load is of one window; give a "
             "trace [T, L, E], or leave estimator out"
         )
     else:
-        problem = Problem.build(load, cluster, *kept_apart)
+        problem = Problem.build(load, cluster, num_groups, topology, cross_node_price)
     if current is not None:
-        problem = replace(problem, current=_check_current(current, problem))
-    ignored = _ignored_groups(problem) if topology is None else []
-    return solve_problem(problem, solver, tuple(ignored), **options)
+        check_model(current, problem, "current")
+        problem = replace(problem, current=current.rewrapped(keep_numpy))
+    notes = _ignored_groups(problem) if topology is None else ()
+    return solve_problem(problem, solver, notes, **options)
 
 
 def solve_problem(
@@ -190,3 +120,49 @@ def solve_problem(
     result = run(problem, **options)
     answer = result if isinstance(result, Answer) else Answer(result)
     return Plan.evaluate(problem, answer, name, reason, notes + _what_was_impossible(problem))
+
+
+def _check_options(name: str, solver: Solver, options: dict[str, Any]) -> None:
+    parameters = list(inspect.signature(solver).parameters.values())[1:] if options else []
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    legal = [p.name for p in parameters]
+    for option in options:
+        if option not in legal:
+            known = f"use one of: {', '.join(legal)}" if legal else "it has none"
+            raise ValueError(f"solver {name!r} has no option {option!r}; {known}")
+
+
+def _ignored_groups(problem: Problem) -> tuple[str, ...]:
+    """Tell of groups that were to be kept where that can be done, and cannot."""
+    nodes = len(problem.cluster.living_by_node)
+    if problem.num_groups == 1 or problem.hierarchical:
+        return ()
+    why = "a node has too few living slots for its share of them"
+    if problem.num_groups % nodes:
+        why = (
+            f"num_groups={problem.num_groups} is not a multiple of num_nodes={nodes}, so they "
+            "cannot be spread evenly over the nodes"
+        )
+    return (f"groups ignored: {why}",)
+
+
+def _what_was_impossible(problem: Problem) -> tuple[str, ...]:
+    """Tell of dead GPUs, and of those with more slots than there are experts they may hold."""
+    notes, cluster = [], problem.cluster
+    if not cluster.all_alive:
+        dead = cluster.num_gpus - len(cluster.living_gpus)
+        notes.append(
+            f"{dead} of {cluster.num_gpus} GPUs are gone: their "
+            f"{cluster.num_slots - cluster.num_living_slots} slots a layer hold nothing (-1)"
+        )
+    nodes = len(cluster.living_by_node) if problem.hierarchical else 1
+    may_hold = problem.num_experts // nodes
+    useful = sum(min(cluster.slots[g], may_hold) for g in cluster.living_gpus)
+    if cluster.num_living_slots > useful:
+        notes.append(
+            f"{cluster.num_living_slots - useful} duplicates a layer cannot be avoided: {useful} "
+            "slots hold every expert once on each GPU that may have it, and there are "
+            f"{cluster.num_living_slots}"
+        )
+    return tuple(notes)

@@ -12,19 +12,9 @@ from evenload.arrays import Rewrap, check_load, keep_numpy, within_range
 from evenload.checks import not_negative
 from evenload.cluster import Cluster, check_cluster, check_groups
 from evenload.placement import Placement
-from evenload.topology import check_topology
 
+TOPOLOGIES = ("strict", "prefer", "ignore")
 CROSS_NODE_PRICE = 1.0
-
-
-def _check_price(cross_node_price: Any, topology: str) -> float:
-    price = not_negative("cross_node_price", cross_node_price)
-    if price != CROSS_NODE_PRICE and topology != "prefer":
-        raise ValueError(
-            f"cross_node_price={price} is for topology 'prefer', and the topology is "
-            f"{topology!r}; use topology 'prefer', or a price of {CROSS_NODE_PRICE}"
-        )
-    return price
 
 
 @dataclass(frozen=True)
@@ -81,23 +71,38 @@ class Problem:
     ) -> Problem:
         """Validate the parts together; `load_name`, `slots_name` are the caller's words for two.
 
-        `slots_step` is what the caller's number of slots has to be a multiple of.
+        `slots_step` is what the caller's number of slots has to be a multiple of. A topology of
+        None is strict where that can be met, and else ignores the groups: DeepSeek EPLB's rule.
 
         Raises
         ------
         ValueError
-            For an illegal load (see `load.check_load`), fewer slots than experts, a number of
-            groups that does not divide the number of experts, a topology that is unknown or cannot
-            be met (see `topology.check_topology`), a negative price, or one other than the default
-            where the topology is not ``"prefer"``, which alone looks at it.
+            For an illegal load (see `arrays.check_load`), fewer slots than experts, a number of
+            groups that does not divide the number of experts, a topology that is unknown,
+            ``"strict"`` where the groups do not divide over the nodes or a node has too few living
+            slots for its share of them, a negative price, or one other than the default where the
+            topology is not ``"prefer"``, which alone looks at it.
         """
         checked, rewrap = check_load(load, load_name)
         num_experts = checked.shape[1]
         check_cluster(cluster).check_holds(num_experts, slots_name, slots_step)
         groups = check_groups(num_groups, num_experts)
-        how = check_topology(topology, groups, num_experts, cluster)
-        price = _check_price(cross_node_price, how)
-        return cls(within_range(checked), cluster, groups, how, price, rewrap)
+        if topology is None:
+            strict = groups > 1 and not _why_not_strict(groups, num_experts, cluster)
+            topology = "strict" if strict else "ignore"
+        elif topology not in TOPOLOGIES:
+            raise ValueError(
+                f"topology={topology!r} is unknown; use one of: {', '.join(TOPOLOGIES)}"
+            )
+        elif topology == "strict" and (why := _why_not_strict(groups, num_experts, cluster)):
+            raise ValueError(f"topology='strict': {why}, or topology 'prefer' or 'ignore'")
+        price = not_negative("cross_node_price", cross_node_price)
+        if price != CROSS_NODE_PRICE and topology != "prefer":
+            raise ValueError(
+                f"cross_node_price={price} is for topology 'prefer', and the topology is "
+                f"{topology!r}; use topology 'prefer', or a price of {CROSS_NODE_PRICE}"
+            )
+        return cls(within_range(checked), cluster, groups, topology, price, rewrap)
 
     def layers(self, layers: NDArray[np.int64]) -> Problem:
         """Return the same problem for some of its layers only, without what runs now."""
@@ -128,3 +133,24 @@ class Problem:
     def keeps_groups(self) -> bool:
         """Whether there are several nodes to keep groups on."""
         return self.hierarchical and len(self.cluster.living_by_node) > 1
+
+
+def _why_not_strict(num_groups: int, num_experts: int, cluster: Cluster) -> str:
+    """Say what keeps the groups from being dealt out to nodes with room; empty where nothing."""
+    nodes = len(cluster.living_by_node)
+    if num_groups % nodes:
+        below, above = num_groups // nodes * nodes, (num_groups // nodes + 1) * nodes
+        gone = cluster.num_nodes - nodes
+        return (
+            f"num_groups={num_groups} does not divide over {nodes} nodes"
+            f"{f' ({gone} more have no living GPU)' if gone else ''}; "
+            f"use {f'{below} or ' if below else ''}{above} groups"
+        )
+    need = num_experts // nodes
+    room = min(sum(cluster.slots[g] for g in gpus) for gpus in cluster.living_by_node)
+    if room < need:
+        return (
+            f"a node has {room} living slots for the {need} experts of its groups; "
+            f"use {need - room} or more slots more there"
+        )
+    return ""

@@ -16,13 +16,7 @@ STEPS_A_THREAD = 4096  # slots below which handing work over costs more than it 
 
 @cache
 def num_threads() -> int:
-    """Return how many threads kernels use: `EVENLOAD_NUM_THREADS`, else one a core, at most 8.
-
-    Raises
-    ------
-    ValueError
-        If the environment variable is not a positive integer.
-    """
+    """Return how many threads kernels use: `EVENLOAD_NUM_THREADS`, else one a core, at most 8."""
     wanted = os.environ.get("EVENLOAD_NUM_THREADS")
     if wanted is None:
         return min(usable_cores(), MOST_THREADS)
@@ -58,14 +52,8 @@ if hasattr(os, "register_at_fork"):
 def spread(num_rows: int, steps: int, run: Callable[[int, int], None]) -> None:
     """Call ``run(first, end)`` for parts that cover all rows, side by side where it pays.
 
-    Parameters
-    ----------
-    num_rows : int
-        Rows to cover.
-    steps : int
-        Size of the whole work in slots.
-    run : callable
-        Computes the rows from `first` up to `end`, writing to places no other row writes to.
+    It computes the rows from `first` up to `end`, writing to places no other row writes to. `steps`
+    is the size of the whole work in slots.
     """
     parts = max(1, min(num_threads(), num_rows, steps // STEPS_A_THREAD))
     ends = [num_rows * part // parts for part in range(parts + 1)]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import first_bad, keep_numpy, to_numpy
+from evenload.arrays import keep_numpy, refuse, to_numpy
 from evenload.cluster import check_groups
 from evenload.placement import Placement
 from evenload.threads import spread
@@ -16,11 +16,6 @@ Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 MOST_NODES = 62  # that the nodes of an expert fit one integer
-
-
-def _node_of_slot(placement: Placement) -> Int:
-    cluster = placement.cluster
-    return cluster.gpu_of_slot // cluster.gpus_per_node
 
 
 def away_share(placement: Placement, load: Any, num_groups: int) -> Any:
@@ -59,45 +54,13 @@ def away_share(placement: Placement, load: Any, num_groups: int) -> Any:
     share = np.take_along_axis(relative / plain.replica_count, np.maximum(expert, 0), axis=1)
     share = np.where(expert >= 0, share, 0.0)
     group = np.maximum(expert, 0) // (placement.num_experts // groups)
-    served = _sum_by_node(share, group, _node_of_slot(placement), groups, placement)
+    L, N = len(share), placement.cluster.num_nodes
+    node = placement.cluster.node_of_gpu[placement.cluster.gpu_of_slot]
+    place = (np.arange(L)[:, None] * groups + group) * N + node
+    served = np.bincount(place.ravel(), share.ravel(), L * groups * N).reshape(L, groups, N)
     total = served.sum(axis=(1, 2))
     away = (served.sum(axis=2) - served.max(axis=2)).sum(axis=1)
     return rewrap(np.divide(away, total, out=np.zeros_like(away), where=total > 0))
-
-
-def _sum_by_node(
-    share: Float, group: Int, node: Int, num_groups: int, placement: Placement
-) -> Float:
-    """Load of each group on each node: float64 [L, groups, N]."""
-    L, N = len(share), placement.cluster.num_nodes
-    place = (np.arange(L)[:, None] * num_groups + group) * N + node
-    served = np.zeros((L, num_groups, N))
-    served += np.bincount(place.ravel(), share.ravel(), served.size).reshape(served.shape)
-    return served
-
-
-def check_topk(topk: Any, placement: Placement) -> Int:
-    """Return the experts that each token was routed to as int64 [tokens, L, k].
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, or a number that is no expert.
-    """
-    array = to_numpy("topk", topk)[0]
-    if array.ndim != 3 or array.size == 0 or array.shape[1] != placement.num_layers:
-        raise ValueError(
-            f"topk has shape {array.shape}; use [tokens, {placement.num_layers} layers, k], at "
-            "least 1 of each"
-        )
-    if array.dtype.kind not in "iu":
-        raise ValueError(f"topk has dtype {array.dtype}; use an integer dtype")
-    if array.min() < 0 or array.max() >= placement.num_experts:
-        outside = (array < 0) | (array >= placement.num_experts)
-        raise ValueError(
-            f"topk{first_bad(array, outside)} is no expert; use 0 to {placement.num_experts - 1}"
-        )
-    return array.astype(np.int64, order="C")
 
 
 def nodes_per_token(placement: Placement, topk: Any) -> Float:
@@ -122,11 +85,23 @@ def nodes_per_token(placement: Placement, topk: Any) -> Float:
     nodes = placement.cluster.num_nodes
     if nodes > MOST_NODES:
         raise ValueError(f"num_nodes={nodes} is more than this can count; use {MOST_NODES} or less")
-    routed = check_topk(topk, placement)
+    routed = to_numpy("topk", topk)[0]
+    if routed.ndim != 3 or routed.size == 0 or routed.shape[1] != placement.num_layers:
+        raise ValueError(
+            f"topk has shape {routed.shape}; use [tokens, {placement.num_layers} layers, k], at "
+            "least 1 of each"
+        )
+    if routed.dtype.kind not in "iu":
+        raise ValueError(f"topk has dtype {routed.dtype}; use an integer dtype")
+    if routed.min() < 0 or routed.max() >= placement.num_experts:
+        outside = (routed < 0) | (routed >= placement.num_experts)
+        refuse("topk", routed, outside, f"is no expert; use 0 to {placement.num_experts - 1}")
+    routed = routed.astype(np.int64, order="C")
     expert = placement.rewrapped(keep_numpy).physical_to_logical
     held = np.zeros((placement.num_layers, placement.num_experts), np.int64)
     layer = np.broadcast_to(np.arange(len(expert))[:, None], expert.shape)
-    bit = np.broadcast_to(1 << _node_of_slot(placement), expert.shape)
+    cluster = placement.cluster
+    bit = np.broadcast_to(1 << cluster.node_of_gpu[cluster.gpu_of_slot], expert.shape)
     there = expert >= 0
     np.bitwise_or.at(held, (layer[there], expert[there]), bit[there])
     visits = np.empty(placement.num_layers)

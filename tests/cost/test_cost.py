@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenload import Cluster, CostModel, Placement, solve
-from evenload.cost import hardware_names, model_names
-from evenload.cost.presets import MODELS
+from evenload.cost import MODELS, hardware_names, model_names
 from evenload.moves import Moves, keep_slots
 from evenload.synth import synthetic_load
 

@@ -275,39 +275,56 @@ def test_a_longer_trace_begins_with_the_shorter_one():
     assert (synthetic_trace(90, 2, 8)[:70] == synthetic_trace(70, 2, 8)).all()
 
 
+WHOLE = "is not an integer; use an integer of at least"
+
 BAD = [
-    (lambda: lognormal_load(0, 4, 1.0), "num_layers=0 is not a whole number >= 1; use 1"),
-    (lambda: zipf_load(2, -3), "num_experts=-3 is not a whole number >= 1; use 1"),
-    (lambda: synthetic_load(2.0, 4), "num_layers=2.0 is not a whole number >= 1"),
-    (lambda: synthetic_load(True, 4), "num_layers=True is not a whole number >= 1"),
+    (lambda: lognormal_load(0, 4, 1.0), "num_layers=0 is less than 1; use 1 or more"),
+    (lambda: zipf_load(2, -3), "num_experts=-3 is less than 1; use 1 or more"),
+    (
+        lambda: synthetic_load(2.0, 4),
+        f"num_layers=2.0 {WHOLE} 1",
+    ),
+    (
+        lambda: synthetic_load(True, 4),
+        f"num_layers=True {WHOLE} 1",
+    ),
     (
         lambda: synthetic_load(tokens=0),
-        f"tokens=0 is not a whole number from 1 to {2**48}; use 1",
+        "tokens=0 is less than 1; use 1 or more",
     ),
     (
         lambda: synthetic_load(tokens=2**48 + 1),
-        f"tokens={2**48 + 1} is not a whole number from 1 to {2**48}; use {2**48}",
+        f"tokens={2**48 + 1} is more than {2**48}; use {2**48} or less",
     ),
-    (lambda: synthetic_load(seed=-1), "seed=-1 is not a whole number >= 0; use 0"),
-    (lambda: synthetic_load(seed=None), "seed=None is not a whole number >= 0"),
+    (lambda: synthetic_load(seed=-1), "seed=-1 is less than 0; use 0 or more"),
+    (
+        lambda: synthetic_load(seed=None),
+        f"seed=None {WHOLE} 0",
+    ),
     (lambda: lognormal_load(2, 4, -0.5), "sigma=-0.5 is not a number from 0 to 1e+06; use 0"),
-    (lambda: lognormal_load(2, 4, float("nan")), "sigma=nan is not a number from 0 to 1e+06"),
-    (lambda: lognormal_load(2, 4, "1"), "sigma='1' is not a number from 0 to 1e+06"),
-    (lambda: lognormal_load(2, 4, 10**400), f"sigma={10**400} is not a number from 0 to 1e+06"),
+    (
+        lambda: lognormal_load(2, 4, float("nan")),
+        "sigma=nan is not a number from 0 to 1e+06; use 0",
+    ),
+    (lambda: lognormal_load(2, 4, "1"), "sigma='1' is not a number; use one from 0 to 1e+06"),
+    (
+        lambda: lognormal_load(2, 4, 10**400),
+        f"sigma={10**400} is past what a float holds; use one from 0 to 1e+06",
+    ),
     (
         lambda: zipf_load(2, 4, float("inf")),
         "exponent=inf is not a number from 0 to 1e+06; use 1e+06",
     ),
-    (lambda: synthetic_trace(0), "num_windows=0 is not a whole number >= 1; use 1"),
+    (lambda: synthetic_trace(0), "num_windows=0 is less than 1; use 1 or more"),
     (lambda: synthetic_trace(2, drift=-1), "drift=-1.0 is not a number from 0 to 1e+06; use 0"),
-    (lambda: synthetic_trace(2, drift=True), "drift=True is not a number from 0 to 1e+06"),
+    (lambda: synthetic_trace(2, drift=True), "drift=True is not a number; use one from 0 to 1e+06"),
     (
         lambda: synthetic_trace(2, topic_windows=0),
-        "topic_windows=0 is not a whole number >= 1; use 1",
+        "topic_windows=0 is less than 1; use 1 or more",
     ),
     (
         lambda: synthetic_trace(2, tokens=-5),
-        f"tokens=-5 is not a whole number from 1 to {2**48}; use 1",
+        "tokens=-5 is less than 1; use 1 or more",
     ),
 ]
 

@@ -1,8 +1,7 @@
 """Ranks compare their plans, and keep the old map together where two differ.
 
-An engine that plans on every rank never compares: ranks with different maps would send tokens to
-the wrong experts without a word. What decides here is the list of all ranks' digests, which all of
-them hold alike.
+Engines that plan on every rank do not compare: ranks with different maps would send tokens to the
+wrong experts without a word. What decides is the list of all digests, which all ranks hold alike.
 """
 
 from __future__ import annotations
@@ -63,13 +62,8 @@ def fingerprint(settings: Settings) -> bytes:
 def gather(mine: bytes, group: Any, device: Any = "cpu", timeout: float = 0.0) -> list[bytes]:
     """Collect what every rank of a ``ProcessGroup`` hands in: a `Gather` once it is bound to one.
 
-    `device` is one that the group works on; `timeout` is the seconds that a rank waits for the
-    others, 0 for as long as the group does.
-
-    Raises
-    ------
-    RuntimeError
-        If a rank hands in nothing in time. Nothing has moved by then.
+    `device` is one that the group works on. After `timeout` seconds without all others, 0 for as
+    long as the group waits, it raises `RuntimeError`; nothing has moved by then.
     """
     import torch
 
@@ -105,24 +99,12 @@ def eplb_gather(settings: Settings, module: str, name: str) -> tuple[Gather | No
 
 @dataclass(frozen=True)
 class Planner:
-    """What plans on this rank, as it was found out at registration.
+    """What plans on this rank, as it was found out at registration."""
 
-    Parameters
-    ----------
-    engine : str
-        For the log.
-    settings : Settings
-        The user's; the defaults where those could not be read.
-    policy : bytes
-        Digest of the fingerprint and the self-test's plans; empty where evenload does not plan.
-    failure : str
-        Why the engine's own policy stays; empty where evenload plans.
-    """
-
-    engine: str
-    settings: Settings
-    policy: bytes = b""
-    failure: str = ""
+    engine: str  # for the log
+    settings: Settings  # the user's; the defaults where those could not be read
+    policy: bytes = b""  # digest of fingerprint and self-test; empty where evenload does not plan
+    failure: str = ""  # why the engine's own policy stays; empty where evenload plans
 
     @property
     def name(self) -> str:
@@ -139,16 +121,12 @@ class Planner:
         logger: logging.Logger,
         first: bool = True,
     ) -> Int:
-        """Plan, compare with the other ranks, and tell the log.
+        """Plan, compare with the other ranks, and tell the log; return the map, int64 [L, S].
 
-        `own` returns the map of the engine's own policy, which a rank falls back on. `compare` is
-        None where nobody compares. The `first` rank speaks for all; the others are heard only where
-        debugging is on.
-
-        Returns
-        -------
-        int64 ndarray, [L, S]
-            The old map where nothing can be planned, and where ranks do not agree.
+        It is the old one where nothing can be planned, and where ranks do not agree. `own` returns
+        the map of the engine's own policy, which a rank falls back on. `compare` is None where
+        nobody compares. The `first` rank speaks for all; the others are heard only where debugging
+        is on.
 
         Raises
         ------
@@ -188,18 +166,12 @@ class Planner:
             return Outcome(request.kept, kept=f"{type(error).__name__}: {error}")
 
     def _tell(self, outcome: Outcome, seconds: float, logger: logging.Logger, first: bool) -> None:
-        level, took = logging.INFO if first else logging.DEBUG, 1e3 * seconds
-        if not outcome.kept:
-            logger.log(
-                level, "evenload (%s): balancedness %.4f -> %.4f, %d moves, %.1f ms",
-                self.name, outcome.before, outcome.after, outcome.moves, took,
-            )  # fmt: skip
-            return
-        if first and outcome.kept != NO_LOAD:
-            level = logging.ERROR
-        logger.log(
-            level, "evenload (%s): the old map stays: %s (%.1f ms)", self.name, outcome.kept, took
-        )
+        level = logging.INFO if first else logging.DEBUG
+        text = "balancedness {0.before:.4f} -> {0.after:.4f}, {0.moves} moves, {1:.1f} ms"
+        if outcome.kept:
+            text = "the old map stays: {0.kept} ({1:.1f} ms)"
+            level = logging.ERROR if first and outcome.kept != NO_LOAD else level
+        logger.log(level, "evenload (%s): %s", self.name, text.format(outcome, 1e3 * seconds))
 
 
 def _asked(request: Request) -> bytes:
@@ -211,10 +183,7 @@ def _asked(request: Request) -> bytes:
 
 
 def differences(ranks: Sequence[bytes]) -> str:
-    """Tell which ranks differ, and in what first: the request, the policy, or only the result.
-
-    Empty where all hand in the same.
-    """
+    """Tell which ranks differ, and in what first: request, policy or result; empty: in nothing."""
     for part, word in WHAT_DIFFERS:
         camps: dict[bytes, list[int]] = {}
         for rank, said in enumerate(ranks):

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from evenload.checks import multiple
 from evenload.cluster import Cluster
-from evenload.forecast.windows import shares
+from evenload.forecast import shares
+from evenload.maps import EMPTY
 from evenload.moves import in_old_slots
 from evenload.placement import Placement
 from evenload.planner import solve_problem
@@ -25,7 +26,6 @@ from evenload.problem import Problem
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
-EMPTY = -1  # in a map: a slot that holds nothing
 NO_LOAD = "no layer has a load that is finite, not negative and not zero"
 
 
@@ -33,21 +33,12 @@ NO_LOAD = "no layer has a load that is finite, not negative and not zero"
 class Request:
     """What an engine asks for.
 
-    Parameters
-    ----------
-    windows : ndarray, [W, L, E]
-        Tokens of each logical expert in each of some windows, in any order: the plan has to hold
-        under all of them.
-    current : integer ndarray, [L, S'] or None
-        Expert in each slot now; anything but an expert, such as -1, stands for nothing. Slots
-        beyond `num_slots` belong to ranks that go, those missing to ranks that come. None: nothing
-        runs yet.
-    num_slots, num_ranks : int
-        Slots S and ranks G, those that are gone included.
-    num_nodes, num_groups : int, default 1
-        Groups that do not divide the experts, or do not divide over the nodes, are ignored.
-    alive : tuple of bool, [G], optional
-        False for a rank that is gone. Default: all are there.
+    `windows`, [W, L, E], are the tokens of each logical expert in some windows, in any order: the
+    plan has to hold under all of them. `current`, [L, S'], is the expert in each slot now; anything
+    but an expert, such as -1, stands for nothing. Slots beyond `num_slots` belong to ranks that go,
+    those missing to ranks that come; None: nothing runs yet. Slots and ranks include those that are
+    gone, False in `alive`. Groups that do not divide the experts, or do not divide over the nodes,
+    are ignored.
 
     Raises
     ------
@@ -159,24 +150,15 @@ def _filled(row: Int, num_experts: int, slots_per_rank: int) -> Int:
 class Outcome:
     """A map, and what it is worth.
 
-    Parameters
-    ----------
-    map : int64 ndarray, [L, S]
-        Expert in each slot, -1 on ranks that are gone.
-    before, after : float
-        Balancedness on the load, mean over the layers with a sound one; not a number where nobody
-        measured it, or nothing ran.
-    moves : int
-        Experts that are new to their rank, over all layers; 0 where nothing ran.
-    kept : str
-        Why the old map is kept; empty where a plan was made.
+    The balancedness before and after is on the load, mean over the layers with a sound one; not a
+    number where nobody measured it, or nothing ran.
     """
 
-    map: Int
+    map: Int  # expert in each slot [L, S], -1 on ranks that are gone
     before: float = math.nan
     after: float = math.nan
-    moves: int = 0
-    kept: str = ""
+    moves: int = 0  # experts that are new to their rank, over all layers
+    kept: str = ""  # why the old map is kept; empty where a plan was made
 
 
 def plan_map(request: Request, settings: Settings) -> Outcome:
@@ -202,14 +184,12 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
         groups = 1
     topology = None if settings.topology == "auto" else settings.topology
     running = request.running(layers)
-    problem = replace(
-        Problem.build(windows.sum(axis=0), request.cluster, groups, topology), current=running
-    )
+    problem = Problem.build(windows.sum(axis=0), request.cluster, groups, topology)
+    problem = replace(problem, current=running)
     if len(windows) > 1:
         tokens = windows.sum(axis=(1, 2))
-        problem = replace(
-            problem, samples=shares(windows), sample_weight=tokens / tokens.sum()
-        )  # fmt: skip
+        weight = tokens / tokens.sum()
+        problem = replace(problem, samples=shares(windows), sample_weight=weight)
     plan = solve_problem(problem, settings.solver, **settings.for_solver(running is not None))
     moves = 0 if running is None else int(plan.moves.sum())
     return _outcome(request, plan.placement.physical_to_logical, layers, running, moves)
@@ -254,11 +234,8 @@ def _outcome(
 def placement_ahead(path: str) -> Placement:
     """Read a placement, once in a process: at registration, so that no later change counts.
 
-    Raises
-    ------
-    OSError, ValueError
-        If there is no such file, it holds no placement, or one with dead GPUs or GPUs of different
-        numbers of slots, which these engines do not have.
+    One with dead GPUs or GPUs of different numbers of slots, which these engines do not have, is a
+    `ValueError`.
     """
     from evenload.io import read_placement_file
 

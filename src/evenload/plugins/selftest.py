@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from evenload.maps import EMPTY
 from evenload.placement import Placement
 from evenload.plugins.agreement import Planner, digest, fingerprint
-from evenload.plugins.plan import EMPTY, Outcome, Request, plan_map
+from evenload.plugins.plan import Outcome, Request, plan_map
 from evenload.plugins.settings import Settings, read_settings
 
 ROUNDING = 1e-9
@@ -46,14 +47,10 @@ def problems() -> tuple[Request, ...]:
 
 
 def self_test(settings: Settings) -> bytes:
-    """Compile every kernel, plan small problems, and look at what comes of them.
+    """Compile every kernel, plan small problems, and return the digest of all plans, 16 bytes.
 
-    The user's settings are tried too, except for a placement that was planned ahead.
-
-    Returns
-    -------
-    bytes
-        Digest of all plans, 16 bytes: ranks that plan alike have the same.
+    Ranks that plan alike have the same. The user's settings are tried too, except for a placement
+    that was planned ahead.
 
     Raises
     ------
@@ -121,21 +118,9 @@ def planner_for(
 ) -> Planner:
     """Read the settings and run the self-test; say in the engine's log what will plan.
 
-    Any failure whatever ends here: an exception that left a plug-in would end the engine.
-
-    Parameters
-    ----------
-    engine : str
-        For the log.
-    logger : logging.Logger
-        One that the engine shows.
-    check : callable, optional
-        Raises `ValueError` for settings that this engine does not take.
-
-    Raises
-    ------
-    RuntimeError
-        If the test fails and the settings say ``on_failure = "raise"``.
+    Any failure whatever ends here: an exception that left a plug-in would end the engine. Only
+    where the settings say ``on_failure = "raise"`` it is a `RuntimeError`. `check` raises
+    `ValueError` for settings that this engine does not take.
     """
     start = time.perf_counter()
     settings = Settings()

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 PREFIX = "EVENLOAD_"
 FLAGS = {"1": True, "true": True, "yes": True, "on": True,
@@ -19,10 +19,8 @@ FLAGS = {"1": True, "true": True, "yes": True, "on": True,
 MOST_BYTES = 1 << 20  # of an options file
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError
-    return value
+Kind: TypeAlias = tuple[Callable[[Any], Any], str]
+"""What makes a value of a text or of what a file says, or fails; and what it takes, in words."""
 
 
 def _whole(value: Any) -> int:
@@ -39,29 +37,35 @@ def _number(value: Any) -> float:
     return number
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _one_of(*choices: str) -> Kind:
+    wanted = f"one of those known; use one of: {', '.join(choices)}"
+    return {choice: choice for choice in choices}.__getitem__, wanted
+
+
+FLAG = (lambda value: FLAGS[str(value).strip().lower()], "yes or no; use 1 or 0")
+TEXT = (_text, "a text; put it in quotes")
+WHOLE = (_whole, "an integer of at least 0; use 0 or more")
+NUMBER = (_number, "a number of at least 0; use 0 or more")
+EFFORTS = ("fast", "standard", "thorough")
+EFFORT = (lambda value: value if value in EFFORTS else _whole(value),
+          f"an effort; use one of: {', '.join(EFFORTS)}, or a number of steps")  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Knob:
     """One setting: a key of the options file, and ``EVENLOAD_`` with the key in capitals.
 
-    Parameters
-    ----------
-    name : str
-    read : callable
-        Makes the value of a text, or of what a file says; raises `LookupError`, `TypeError` or
-        `ValueError`.
-    wanted : str
-        What `read` takes, for the message.
-    default : object
-        Value where nothing is said; None leaves it to the solver.
-    meaning : str
-        For the table of the docs.
-    in_file : bool
-        Whether the options file may say it.
+    A default of None leaves it to the solver; `meaning` is for the table of the docs.
     """
 
     name: str
-    read: Callable[[Any], Any]
-    wanted: str
+    kind: Kind
     default: Any
     meaning: str
     in_file: bool
@@ -73,30 +77,15 @@ class Knob:
 
     def parse(self, value: Any, said_as: str) -> Any:
         """Return the value, or raise `ValueError`; `said_as` is the user's word for the knob."""
+        read, wanted = self.kind
         try:
-            return self.read(value)
+            return read(value)
         except (LookupError, TypeError, ValueError):
-            raise ValueError(f"{said_as}={value!r} is not {self.wanted}") from None
+            raise ValueError(f"{said_as}={value!r} is not {wanted}") from None
 
 
-FLAG = (lambda value: FLAGS[str(value).strip().lower()], "yes or no; use 1 or 0")
-TEXT = (_text, "a text; put it in quotes")
-WHOLE = (_whole, "an integer of at least 0; use 0 or more")
-NUMBER = (_number, "a number of at least 0; use 0 or more")
-EFFORTS = {level: level for level in ("fast", "standard", "thorough")}
-EFFORT = (lambda value: EFFORTS[value] if value in EFFORTS else _whole(value),
-          f"an effort; use one of: {', '.join(EFFORTS)}, or a number of steps")  # fmt: skip
-
-
-def _one_of(*choices: str) -> tuple[Callable[[Any], Any], str]:
-    wanted = f"one of those known; use one of: {', '.join(choices)}"
-    return {choice: choice for choice in choices}.__getitem__, wanted
-
-
-def _knob(
-    kind: tuple[Callable[[Any], Any], str], default: Any, meaning: str, in_file: bool = True
-) -> Any:
-    return field(default=default, metadata={"knob": (*kind, default, meaning, in_file)})
+def _knob(kind: Kind, default: Any, meaning: str, in_file: bool = True) -> Any:
+    return field(default=default, metadata={"knob": (kind, default, meaning, in_file)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,12 +136,7 @@ KNOBS = tuple(Knob(setting.name, *setting.metadata["knob"]) for setting in field
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the knobs; an environment variable beats the options file.
-
-    Parameters
-    ----------
-    environment : mapping, optional
-        Default: that of the process.
+    """Read the knobs; an environment variable, by default the process's, beats the options file.
 
     Raises
     ------
@@ -194,19 +178,6 @@ def _nearest(name: str, known: Mapping[str, Knob]) -> str:
 
 
 def _from_file(path: Path) -> dict[str, Any]:
-    said = _parsed(path)
-    if not isinstance(said, dict):
-        raise ValueError(f"{path} holds a {type(said).__name__}; use names and values")
-    knobs = {knob.name: knob for knob in KNOBS if knob.in_file}
-    for name in said:
-        if name not in knobs:
-            raise ValueError(
-                f"{path} says {name!r}, which is no setting of a file; {_nearest(name, knobs)}"
-            )
-    return {name: knobs[name].parse(value, f"{path}: {name}") for name, value in said.items()}
-
-
-def _parsed(path: Path) -> Any:
     import json
     import tomllib
 
@@ -218,6 +189,15 @@ def _parsed(path: Path) -> Any:
             raw = stream.read(MOST_BYTES + 1)
         if len(raw) > MOST_BYTES:
             raise ValueError("it has more than 1 MB")
-        return readers[path.suffix](raw.decode())
+        said = readers[path.suffix](raw.decode())
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{PREFIX}OPTIONS={path} cannot be read: {error}") from None
+    if not isinstance(said, dict):
+        raise ValueError(f"{path} holds a {type(said).__name__}; use names and values")
+    knobs = {knob.name: knob for knob in KNOBS if knob.in_file}
+    for name in said:
+        if name not in knobs:
+            raise ValueError(
+                f"{path} says {name!r}, which is no setting of a file; {_nearest(name, knobs)}"
+            )
+    return {name: knobs[name].parse(value, f"{path}: {name}") for name, value in said.items()}

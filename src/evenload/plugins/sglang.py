@@ -4,32 +4,21 @@ SGLang loads `register` in each of its processes through the entry point group
 ``sglang.srt.plugins``. It hooks three functions and imports nothing else, so a server that asks for
 another algorithm runs as without it.
 
-**Names.** ``evenload`` plans without groups; ``evenload_hierarchical`` keeps each group of experts
-on one node, where the groups divide over the nodes. SGLang looks a name up at the first rebalance
-only, and refuses none before that. Elastic expert parallelism does refuse all but
-``elasticity_aware`` and ``elasticity_aware_hierarchical``; with ``EVENLOAD_SGLANG_ELASTIC=1`` those
-two are planned by evenload, around the ranks that are gone.
+SGLang looks a name up at the first rebalance only, and refuses none before that; with elastic
+expert parallelism it refuses all but the two ``elasticity_aware`` names.
 
-**When it compiles.** Before a model is loaded, SGLang's ranks make their first expert location;
-those that will rebalance by evenload compile and test themselves there.
+Every rank plans, on loads that SGLang has added up over all of them, and SGLang compares nothing;
+so the ranks compare digests of their maps (docs, "Why ranks cannot disagree"). Elastic ranks come
+and go at different times, so there is no moment at which all compare: there a rank whose self-test
+fails does not start. (Only after an elastic scale-up rank 0 plans alone, and broadcasts.)
 
-**Who plans.** Every rank, on loads that SGLang has added up over all of them, and SGLang compares
-nothing. (Only after an elastic scale-up it plans on rank 0 alone, and broadcasts.) A plan follows
-from the loads and the map that runs, which all ranks share, and from evenload's release and
-options, which they should. So that a rank with other options, or one whose self-test failed, does
-no harm, the ranks compare digests of their maps before they use them, and where two differ all keep
-the map that runs; the log tells of self-tests that planned otherwise. Elastic ranks come and go at
-different times, so there is no moment at which all compare: there a rank whose self-test fails does
-not start.
+SGLang hands over the counts of up to 1000 passes. They become up to 16 windows, and a plan has to
+hold under each, whatever their order: the buffer is circular, and its tensor does not say where it
+begins. On recorded traffic this was better than planning for the sum, and as good as a forecast
+from windows in order, which loses where the buffer begins in its middle.
 
-**Steps.** SGLang hands over the counts of up to 1000 passes. They become up to 16 windows, and a
-plan has to hold under each, whatever their order: the buffer is circular, and its tensor does not
-say where it begins. On recorded traffic this was better than planning for the sum, and as good as a
-forecast from windows in order, which loses where the buffer begins in its middle.
-
-**Dense layers** have rows without load: they keep what they have, as all layers do before there is
-traffic. Slots of a **rank that is gone** hold expert 0, as SGLang has it; no replica is counted
-there.
+Dense layers have rows without load: they keep what they have, as all layers do before there is
+traffic. Slots of a rank that is gone hold expert 0, as SGLang has it; no replica is counted there.
 """
 
 from __future__ import annotations
@@ -67,17 +56,10 @@ def register() -> None:
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Stands for a name that evenload plans by where SGLang has a member of its enum.
-
-    Parameters
-    ----------
-    name : str
-    instead : object
-        SGLang's own member for a rank that cannot plan.
-    """
+    """Stands for a name that evenload plans by where SGLang has a member of its enum."""
 
     name: str
-    instead: Any
+    instead: Any  # SGLang's own member, for a rank that cannot plan
 
     @property
     def hierarchical(self) -> bool:
@@ -112,10 +94,7 @@ def before_first_location(*_args: Any, **_kwargs: Any) -> None:
 def planner() -> Planner:
     """Read the settings, compile and test; once a process, and told in the log.
 
-    Raises
-    ------
-    RuntimeError
-        If it failed, and the settings say to raise, or the ranks cannot compare their maps.
+    If it failed it is a `RuntimeError` where the settings say to raise, or ranks cannot compare.
     """
     from evenload.plugins.selftest import planner_for
 
@@ -147,19 +126,8 @@ def rebalance_experts(
 ) -> tuple[Any, Any, Any]:
     """Plan the tokens [steps, L, E] by the algorithm that `compute_algorithm` returned.
 
-    Returns
-    -------
-    physical_to_logical : int64 tensor, [L, S]
-    logical_to_physical : int64 tensor, [L, E, X]
-        X is the largest replica count; padded with -1.
-    count : int64 tensor, [L, E]
-        All on the CPU, where SGLang's own algorithm has them too. Slots of ranks that are gone hold
-        expert 0, and count as no replica.
-
-    Raises
-    ------
-    ValueError
-        If the slots do not divide over the ranks, or the living ones have fewer than experts.
+    Returns `as_tensors` of the map. Slots that do not divide over the ranks, or fewer living ones
+    than experts, are a `ValueError`.
     """
 
     def own(which: Any) -> Any:
@@ -186,7 +154,7 @@ def rebalance_experts(
         slots,
         ranks,
         num_nodes if ranks % num_nodes == 0 else 1,
-        num_groups if algorithm.hierarchical and num_groups else 1,
+        num_groups if num_groups and algorithm.hierarchical else 1,
         living_ranks(ranks),
     )
 
@@ -197,8 +165,11 @@ def rebalance_experts(
 
 
 def as_tensors(placed: Any, num_experts: int) -> tuple[Any, Any, Any]:
-    """Return a map int64 [L, S], -1 on ranks that are gone, as the three that SGLang wants.
+    """Return a map int64 [L, S], -1 on ranks that are gone, as the three tensors SGLang wants.
 
+    They are the expert of each slot [L, S], 0 on ranks that are gone; the slots of each expert
+    [L, E, X], X the largest replica count, padded with -1; and the replicas of each [L, E], those
+    on ranks that are gone not counted. On the CPU, where SGLang's own algorithm has them too.
     Without a kernel: a rank whose kernels fail has to come to the same.
     """
     import numpy as np
@@ -233,22 +204,9 @@ def windows_of(tokens: Any, most: int = MOST_WINDOWS) -> Any:
     Whole numbers are added up on the tensor's device, where no order can change their sum, and only
     the windows come to the CPU: a thousand passes of 61 layers of 256 experts are 62 MB.
 
-    Parameters
-    ----------
-    tokens : torch.Tensor, [steps, L, E]
-        Tokens of each expert in each pass. Unused rows of the buffer are zero.
-    most : int, default 16
-        Windows at most, with equally many passes that have tokens, or almost.
-
-    Returns
-    -------
-    int64 or float64 ndarray, [W, L, E]
-        One window of zeros where no pass has tokens.
-
-    Raises
-    ------
-    ValueError
-        If the tensor has not three dimensions, or none of one of them.
+    The tokens are [steps, L, E], zero in unused rows of the buffer; windows, int64 or float64
+    [W, L, E], have equally many passes with tokens, or almost. One of zeros where no pass has any.
+    A tensor without three dimensions, or none of one of them, is a `ValueError`.
     """
     import numpy as np
 

@@ -74,25 +74,11 @@ def rebalance(
     planner: Planner, own: Any, weight: Any, num_replicas: int, num_groups: int, num_nodes: int,
     num_ranks: int, old_global_expert_indices: Any = None,
 ) -> Any:  # fmt: skip
-    """Return the expert of each slot, as vLLM's ``AbstractEplbPolicy`` has it.
+    """Return the expert of each slot, int64 [L, S] on the CPU, as vLLM's policies have it.
 
-    Parameters
-    ----------
-    planner : Planner
-    own : type
-        vLLM's own policy.
-    weight : torch.Tensor, [L, E]
-        Tokens of each logical expert, summed over all ranks.
-    num_replicas : int
-        Slots S of a layer.
-    num_groups, num_nodes, num_ranks : int
-    old_global_expert_indices : torch.Tensor, [L, S'], optional
-        What runs; -1 in slots of ranks that came, wider where ranks go.
-
-    Returns
-    -------
-    torch.Tensor, int64 [L, S], on the CPU
-        The old map where nothing can be planned, and where ranks do not agree.
+    It is the old map where nothing can be planned, and where ranks do not agree. The weights [L, E]
+    are the tokens of each logical expert, summed over all ranks; the old indices [L, S'] are what
+    runs, -1 in slots of ranks that came, wider where ranks go.
 
     Raises
     ------

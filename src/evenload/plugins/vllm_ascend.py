@@ -26,11 +26,6 @@ def install() -> None:
     """Make vllm-ascend's ``PolicyFactory.generate_policy`` hand out evenload, for every type.
 
     Nothing happens where vllm-ascend is not installed, and on a second call.
-
-    Raises
-    ------
-    RuntimeError
-        If the self-test fails and `EVENLOAD_ON_FAILURE` says ``raise``.
     """
     try:
         from vllm_ascend.eplb.core.policy.policy_factory import PolicyFactory
@@ -48,23 +43,16 @@ def generate_policy(own: Callable[..., Any], planner: Planner, *args: Any, **kwa
 
     The policy itself runs in a process beside each rank that no group reaches, so plans cannot be
     compared there. What can be is the ranks' settings and self-tests, in the ranks' own processes
-    when each makes its policy.
-
-    Raises
-    ------
-    RuntimeError
-        If a rank does not compare in time.
+    when each makes its policy; a rank that does not compare in time is a `RuntimeError`.
     """
     mine = digest(planner.policy)
     compare, _ = eplb_gather(planner.settings, *EPLB_GROUP)
     ranks = [mine] if compare is None else compare(mine)
-    if planner.failure:
-        return own(*args, **kwargs)
-    if any(theirs != mine for theirs in ranks):
+    alike = all(theirs == mine for theirs in ranks)
+    if not (alike or planner.failure):
         logger.error("evenload: ranks differ in options or self-test; the engine's own policy "
                      "stays on all of them")  # fmt: skip
-        return own(*args, **kwargs)
-    return EvenloadPolicy(planner)
+    return EvenloadPolicy(planner) if alike and not planner.failure else own(*args, **kwargs)
 
 
 class EvenloadPolicy:
@@ -86,12 +74,8 @@ class EvenloadPolicy:
     ) -> tuple[int, Int, Any]:
         """Place the experts for the load of each slot.
 
-        Parameters
-        ----------
-        current_expert_table : torch.Tensor or ndarray, [L, R, K]
-            Expert in each slot of each rank; -1 in one that holds nothing.
-        expert_workload : torch.Tensor or ndarray, [L, R, K] or [T, L, R, K]
-            Tokens of each slot, the windows of a trace are summed.
+        The table [L, R, K] has the expert in each slot of each rank, -1 in one that holds nothing;
+        the workload its tokens, [L, R, K] or [T, L, R, K], whose windows are summed.
 
         Returns
         -------
@@ -99,7 +83,7 @@ class EvenloadPolicy:
             1 if any slot changes, else 0.
         priority : int64 ndarray, [L]
             Layers, those first in which most slots change.
-        placement : torch.Tensor or ndarray, int64 [L, R, K]
+        placement : int64, [L, R, K]
             Of the kind that the table is. A layer is the old one where anything is odd: slots that
             hold nothing, an expert twice on a rank, a load that says nothing. Else no expert is
             missing, none is twice on a rank, and one that stays on its rank stays in its slot.

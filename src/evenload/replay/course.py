@@ -14,8 +14,7 @@ from evenload.arrays import keep_numpy
 from evenload.clock import Stopwatch
 from evenload.cluster import Cluster
 from evenload.cost import CostModel
-from evenload.moves import check_same
-from evenload.placement import Placement
+from evenload.placement import Placement, check_same
 from evenload.replay.policies import Past, Policy
 from evenload.replay.results import Replay
 

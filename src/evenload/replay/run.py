@@ -13,10 +13,8 @@ from evenload import solve
 from evenload.arrays import keep_numpy
 from evenload.checks import positive_int
 from evenload.cluster import Cluster, check_cluster, check_groups
-from evenload.cost import CostModel
-from evenload.cost.model import check_sample
-from evenload.moves import check_same
-from evenload.placement import Placement
+from evenload.cost import CostModel, check_sample
+from evenload.placement import Placement, check_same
 from evenload.problem import Problem
 from evenload.replay.course import Course
 from evenload.replay.policies import Policy, check_policy, get_policy

@@ -19,7 +19,7 @@ import numpy as np
 import evenload
 from evenload.checks import multiple, positive_int
 from evenload.cluster import Cluster, check_groups
-from evenload.cost.model import check_sample
+from evenload.cost import check_sample
 from evenload.io import replace_file
 from evenload.replay.policies import get_policy
 from evenload.replay.run import check_cost, check_warm_start, replay
