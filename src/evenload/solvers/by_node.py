@@ -68,8 +68,8 @@ def plan_by_node(
 
 def to_placement(problem: Problem, expert: Int, rank: Int | None = None) -> Placement:
     """Make what living slots hold a placement of a problem: int64 [L, S living]."""
-    expert, rank = (_on_living(problem, part) for part in (expert, rank))
-    return Placement(expert, problem.cluster, problem.num_experts, replica_rank=rank)
+    placed, replica = _on_living(problem, expert), _on_living(problem, rank)
+    return Placement(placed, problem.cluster, problem.num_experts, replica_rank=replica)
 
 
 def _plan_nodes(
