@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evenload import Cluster, solve
 from evenload.problem import Problem
-from evenload.solvers.homes import home_nodes
+from evenload.solvers.groups import home_nodes
 from evenload.synth import lognormal_load
 
 EFFORTS = st.sampled_from([0, 6, 40])

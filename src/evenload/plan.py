@@ -114,6 +114,7 @@ class Plan:
                 "use the same cluster"
             )
         placement = placement.rewrapped(keep_numpy)
+        placement.check_load(problem.load)
         gpu_load, balancedness = placement.evaluate(problem.load)
         wrap, current = problem.rewrap, problem.current
         capacity = problem.cluster.capacity

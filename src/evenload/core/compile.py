@@ -92,14 +92,39 @@ class _KernelLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba has no type
         self._finalized = True
 
 
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _KernelLowering(NativeLowering):  # type: ignore[misc]
-    _name = "kernel_lowering"
+class _EntryLibrary(JITCodeLibrary):  # type: ignore[misc]
+    """The code of an entry, optimised once: Numba's first round only serves to count references."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self) -> None:
+        manager, builder = self._codegen._module_pass_manager()
+        manager.run(self._final_module, builder)
+
+
+class _Lowering(NativeLowering):  # type: ignore[misc]
+    library = JITCodeLibrary
 
     def run_pass(self, state: Any) -> bool:
-        name = state.func_id.func_qualname
-        state.library = _KernelLibrary(state.targetctx.codegen(), name)
+        state.library = self.library(state.targetctx.codegen(), state.func_id.func_qualname)
         state.library.enable_object_caching()
+        lowered: bool = super().run_pass(state)
+        return lowered
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _EntryLowering(_Lowering):
+    _name = "entry_lowering"
+    library = _EntryLibrary
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _KernelLowering(_Lowering):
+    _name = "kernel_lowering"
+    library = _KernelLibrary
+
+    def run_pass(self, state: Any) -> bool:
         state.flags.no_compile = True
         super().run_pass(state)
         key: Any = [].append  # Numba finds the code by a built-in function of its own
@@ -108,15 +133,33 @@ class _KernelLowering(NativeLowering):  # type: ignore[misc]
         return True
 
 
-class _KernelCompiler(CompilerBase):  # type: ignore[misc]
+UNUSED = {
+    "with_lifting",
+    "inline_closure_likes",
+    "make_function_op_code_to_jit_function",
+    "inline_inlinables",
+    "find_literally",
+    "literal_unroll",
+    "inline_overloads",
+}
+"""Passes for what no kernel has: closures, contexts, literals that pick the code."""
+
+
+class _Compiler(CompilerBase):  # type: ignore[misc]
+    lowering: Any = _EntryLowering
+
     def define_pipelines(self) -> list[PassManager]:
         usual = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        manager = PassManager("kernel")
+        manager = PassManager("evenload")
         for step, description in usual.passes:
-            ours = _KernelLowering if step is NativeLowering else step
-            manager.add_pass(ours, description)
+            if step.name() not in UNUSED:
+                manager.add_pass(self.lowering if step is NativeLowering else step, description)
         manager.finalize()
         return [manager]
+
+
+class _KernelCompiler(_Compiler):
+    lowering = _KernelLowering
 
 
 KERNEL_OPTIONS = {
@@ -124,6 +167,7 @@ KERNEL_OPTIONS = {
     "no_cfunc_wrapper": True,
     "pipeline_class": _KernelCompiler,
 }
+ENTRY_OPTIONS = {"no_cfunc_wrapper": True, "pipeline_class": _Compiler}
 
 
 def entry(*arguments: Any) -> Callable[[F], F]:
@@ -159,7 +203,7 @@ class Entry:
         with self._lock:
             if self._compiled is not None:
                 return
-            compiled = numba.njit(**OPTIONS)(self.__wrapped__)
+            compiled = numba.njit(**OPTIONS, **ENTRY_OPTIONS)(self.__wrapped__)
             try:
                 compiled._cache = _Cache(self.__wrapped__)
             except RuntimeError:  # how Numba says that it found no folder

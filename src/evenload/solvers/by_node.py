@@ -68,8 +68,12 @@ def plan_by_node(
 
 def to_placement(problem: Problem, expert: Int, rank: Int | None = None) -> Placement:
     """Make what living slots hold a placement of a problem: int64 [L, S living]."""
-    placed, replica = _on_living(problem, expert), _on_living(problem, rank)
-    return Placement(placed, problem.cluster, problem.num_experts, replica_rank=replica)
+    return Placement(
+        _on_living(problem, expert),
+        problem.cluster,
+        problem.num_experts,
+        replica_rank=None if rank is None else _on_living(problem, rank),
+    )
 
 
 def _plan_nodes(
@@ -86,9 +90,9 @@ def _plan_nodes(
     return placed.reshape(L, -1), None if rank is None else rank.reshape(L, -1)
 
 
-def _on_living(problem: Problem, rows: Int | None) -> Int | None:
+def _on_living(problem: Problem, rows: Int) -> Int:
     """Spread what living slots hold over all slots."""
-    if rows is None or problem.cluster.all_alive:
+    if problem.cluster.all_alive:
         return rows
     whole = np.full((problem.num_layers, problem.cluster.num_slots), EMPTY)
     whole[:, problem.cluster.living_slot] = rows

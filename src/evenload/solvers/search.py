@@ -21,7 +21,7 @@ TRIALS = {"fast": 2, "standard": 150, "thorough": 4000}
 CLOSE = 0.9999  # share of the bound, and balancedness after swaps, at which a layer is left at that
 LEAST_PAIRS, PAIRS_A_GPU = 512, 16  # pairs of GPUs that exchanges and disturbances look at
 UNIT_BITS = 14  # of the time that the fastest GPU takes for a unit of load, where speeds differ
-FEW_SLOTS = 64  # with two slots on each GPU it matters up to here that no expert sits beside itself
+FEW_SLOTS = 64  # a trial of so few costs next to nothing, and there are few states: try more
 
 
 class Placed(NamedTuple):
@@ -123,7 +123,8 @@ def place(
     load : float64 ndarray, [L, E]
     cluster : Cluster
     trials : int, default 0
-        Changes of replica counts and placement to try in a layer; 0 leaves it at swaps.
+        Changes of replica counts and placement to try in a layer, times 64 / S where it has fewer
+        slots S than that; 0 leaves it at swaps.
     most_pairs : int, optional
         Pairs of GPUs that exchanges and disturbances look at. Default: 16 a GPU, at least 512.
     target, fine_target : float
@@ -151,6 +152,7 @@ def place(
         pairs = 0  # longest first is the best pairing
     goals = np.ones(L) if goal is None else goal
     homes = np.full((L, E), -1) if home is None else home
+    trials *= max(1, FEW_SLOTS // int(gpu[0].sum()))
     starts = begun is None and (home is not None or not equal or int(gpu[0].max()) > E)
     expert = np.empty((L, int(gpu[0].sum())), np.int64) if begun is None else begun.copy()
     time = np.empty((L, 2))
