@@ -147,7 +147,7 @@ def place(
     L, E = load.shape
     gpu = gpu_rows(cluster)
     bits, bounding = _load_bits(gpu), _bounding(cluster)
-    G, equal = gpu.shape[1], len(set(gpu[2])) == 1
+    G, equal = gpu.shape[1], len(set(gpu[0])) == len(set(gpu[2])) == 1
     pairs = most_pairs
     if pairs is None:
         pairs = max(LEAST_PAIRS if close >= CLOSE else 0, PAIRS_A_GPU * G)
