@@ -181,12 +181,12 @@ def solve_problem(
     problem: Problem, solver: str = "auto", notes: tuple[str, ...] = (), **options: Any
 ) -> Plan:
     """Do what `solve` does, for a problem that is validated already."""
-    name, reason, defaults = solver, "asked for by name", {}
+    name, reason = solver, "asked for by name"
     if solver == "auto":
         name, reason, defaults = choose(problem)
+        options = options if "effort" in options else {**defaults, **options}
     run = get_solver(name)
     _check_options(name, run, options)
-    options = {**({} if "effort" in options else defaults), **options}
     result = run(problem, **options)
     answer = result if isinstance(result, Answer) else Answer(result)
     return Plan.evaluate(problem, answer, name, reason, notes + _what_was_impossible(problem))
