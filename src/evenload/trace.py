@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import check_weights, is_tensor, to_numpy
+from evenload.arrays import check_trace_shape, check_weights, is_tensor, to_numpy
 from evenload.checks import positive_int, whole_number
 from evenload.layers import ModelLayers
 
@@ -278,13 +278,7 @@ def _check_array(load: Any, source: str) -> NDArray[Any]:
         load = [to_numpy(f"{name}[{t}]", window)[0] for t, window in enumerate(load)]
     mapped = isinstance(load, np.memmap)
     array: NDArray[Any] = load if mapped else np.array(to_numpy(name, load)[0])
-    if array.ndim != 3:
-        raise ValueError(
-            f"{name} has {array.ndim} dimensions {array.shape}; use [windows, layers, experts]"
-        )
-    for size, word in zip(array.shape, ("windows", "layers", "experts"), strict=True):
-        if size == 0:
-            raise ValueError(f"{name} has 0 {word} {array.shape}; use at least 1")
+    check_trace_shape(name, array.shape)
     if array.dtype.kind not in "iuf":
         raise ValueError(
             f"{name} has dtype {array.dtype}; use an integer or floating dtype (tokens per expert)"

@@ -159,6 +159,7 @@ def _readable(target: Path, to_format: str | None) -> str | None:
 
 
 def _unknown(target: Path, to_format: str | None) -> str:
+    from evenload.checks import unknown_ending
     from evenload.io import FORMATS
 
     able = {a: [f for f in FORMATS if a in f.can] for a in _WRITE}
@@ -170,6 +171,5 @@ def _unknown(target: Path, to_format: str | None) -> str:
             sorted({ending for f in formats for ending in f.written_to})
             for formats in able.values()
         )
-        ending = f"the ending {target.suffix!r}" if target.suffix else "no ending"
-        what = f"{target}: a file with {ending} is of no format that is written"
+        what = f"{target}: a file with {unknown_ending(target)} is of no format that is written"
     return f"{what}; use {', '.join(loads)} for loads, {', '.join(placements)} for a placement"

@@ -132,6 +132,7 @@ def _plan(
 
     if args.redundant == "auto":
         from evenload.redundancy import smallest_redundancy
+        from evenload.report.text import counted
 
         wanted = _TARGET if args.target is None else args.target
         with (
@@ -142,8 +143,8 @@ def _plan(
             found = smallest_redundancy(
                 tokens, args.gpus, args.nodes, wanted=wanted, say=tell, **how
             )
-        tried = f"{found.num_tried} number{'s' if found.num_tried > 1 else ''} of slots"
-        shared.say(f"tried {tried} in {watch.seconds:.2f} s")
+        tried = counted(found.num_tried, "number")
+        shared.say(f"tried {tried} of slots in {watch.seconds:.2f} s")
         return found.plan, found.plan_seconds, found
     experts = tokens.shape[-1]
     slots = _slots(args, experts)

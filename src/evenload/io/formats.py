@@ -23,6 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from evenload.checks import unknown_ending
 from evenload.io.base import FileFormatError
 from evenload.io.files import files_of, is_glob
 
@@ -187,10 +188,10 @@ def _named(name: str, ability: str) -> Format:
 
 
 def _no_format(path: Path, ability: str, endings: set[str]) -> FileFormatError:
-    ending = f"the ending {path.suffix!r}" if path.suffix else "no ending"
     known = ", ".join(sorted(endings))
     return FileFormatError(
-        f"{path}: a file with {ending} is not known as {CAN[ability]}; use one of {known}"
+        f"{path}: a file with {unknown_ending(path)} is not known as {CAN[ability]}; use one of "
+        f"{known}"
     )
 
 

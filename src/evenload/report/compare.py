@@ -18,7 +18,7 @@ from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.placement import Placement
 from evenload.plan import straggler_time
 from evenload.problem import Problem
-from evenload.report.text import percent_down, percent_up
+from evenload.report.text import counted, percent_down, percent_up
 from evenload.traffic import away_share, nodes_per_token
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class Context:
         gone = c.num_gpus - len(c.living_gpus)
         return (
             f"{Path(self.source).name}{windows}: {self.num_layers} layers x "
-            f"{self.num_experts} experts, {c.num_slots} slots on {c.num_gpus} "
-            f"GPU{'s' if c.num_gpus > 1 else ''}{f' ({gone} gone)' if gone else ''}"
+            f"{self.num_experts} experts, {c.num_slots} slots on "
+            f"{counted(c.num_gpus, 'GPU')}{f' ({gone} gone)' if gone else ''}"
             f"{f', {c.num_nodes} nodes' if c.num_nodes > 1 else ''}"
             f"{f', {self.num_groups} groups' if self.num_groups > 1 else ''}"
         )

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.checks import unknown_ending
+from evenload.extras import needed
 from evenload.io import replace_file
-from evenload.report.text import down, unknown_ending, up
+from evenload.report.text import down, up
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,12 +41,7 @@ def check_plot_path(path: str | os.PathLike[str]) -> None:
         raise ValueError(
             f"{path}: pictures with {ending} are not known; use one of {', '.join(SUFFIXES)}"
         )
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ValueError(
-            "pictures need matplotlib, which is not installed; pip install 'evenload[plot]'"
-        ) from None
+    needed("matplotlib", "matplotlib", "plot", f"{path}: a picture")
 
 
 def save_figure(path: str | os.PathLike[str], figure: Figure) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from evenload.checks import unknown_ending
+from evenload.extras import needed
 from evenload.io import replace_file
 from evenload.report import palette
 from evenload.report.charts import moving_height, page_data
@@ -23,7 +25,6 @@ from evenload.report.text import (
     percent_up,
     show_bytes,
     show_seconds,
-    unknown_ending,
     up,
 )
 
@@ -47,12 +48,7 @@ def check_page_path(path: str | os.PathLike[str]) -> None:
         raise ValueError(
             f"{path}: pages with {ending} are not known; use one of {', '.join(SUFFIXES)}"
         )
-    try:
-        import plotly  # noqa: F401
-    except ImportError:
-        raise ValueError(
-            "pages need plotly, which is not installed; pip install 'evenload[report]'"
-        ) from None
+    needed("plotly", "plotly", "report", f"{path}: a page")
 
 
 def write_page(replays: Sequence[Replay], trace: Trace, path: str | os.PathLike[str]) -> None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from evenload.checks import unknown_ending
 from evenload.cluster import Cluster
 from evenload.io import FileFormatError, replace_file
-from evenload.report.text import unknown_ending
 
 if TYPE_CHECKING:
     from evenload.replay import Replay

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 _FEW = 5
 
@@ -63,11 +61,3 @@ def show_seconds(seconds: float) -> str:
     if seconds < 600.0:
         return f"{seconds:.3g} s"
     return f"{seconds / 60.0:,.1f} min"
-
-
-def unknown_ending(path: str | os.PathLike[str], known: Sequence[str]) -> str | None:
-    """Return words for a file's ending that is none of those known, e.g. ``the ending '.gif'``."""
-    suffix = Path(path).suffix
-    if suffix.lower() in known:
-        return None
-    return f"the ending {suffix!r}" if suffix else "no ending"
