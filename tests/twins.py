@@ -155,9 +155,10 @@ def least_time(time_m, unit_m, time_k, unit_k):
     """Time of the later of two packs if their load could be divided at will, in whole units."""
     if unit_m == unit_k:
         return (time_m + time_k + 1) // 2
-    return int((Fraction(time_m, unit_m) + Fraction(time_k, unit_k)) / (
-        Fraction(1, unit_m) + Fraction(1, unit_k)
-    ))
+    return int(
+        (Fraction(time_m, unit_m) + Fraction(time_k, unit_k))
+        / (Fraction(1, unit_m) + Fraction(1, unit_k))
+    )
 
 
 def descend(packs, mean, goal, most_pairs, size, unit):
@@ -228,7 +229,7 @@ def deduplicate(packs):
 
 
 def part_duplicates(packs, unit):
-    """Part the first duplicate that can be, by the exchange after which the later pack is done soonest.
+    """Part the first duplicate that can be, by the exchange that is done soonest, until none can.
 
     Packs are looked at in order of their shares; exchanges count that leave fewer duplicates.
     """

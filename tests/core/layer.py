@@ -57,7 +57,7 @@ NO_LOG = np.empty((0, 4), np.int64)
 
 
 @entry(Int, StateType, ScratchType, Int1, Int1, Int2, Float, Int1)
-def _run(step, s, w, x, placed, log, price, result):
+def _run(step, s, w, x, placed, log, price, result):  # noqa: PLR0912
     """Run a kernel: one entry for all, since each compiles what it reaches."""
     K = s.slot.shape[2]
     if step == 0:
@@ -235,5 +235,3 @@ def random_swap(rng, layer):
         return None
     m, k = (int(g) for g in rng.choice(G, 2, replace=False))
     return m, int(rng.integers(layer.gpu[SLOTS, m])), k, int(rng.integers(layer.gpu[SLOTS, k]))
-
-

@@ -139,14 +139,12 @@ def soonest_done(load, wanted, order, slots, unit_time, node, home, lightest):
     load, wanted, order, home = (np.array(x, np.int64) for x in (load, wanted, order, home))
     count, placed = np.full(len(load), -1), np.full(sum(slots), -1)
     scratch = np.full((2, len(slots)), -1)
-    as_entry(start.soonest_done)(
-        load, wanted, order, count, gpu, home, lightest, scratch, placed
-    )
+    as_entry(start.soonest_done)(load, wanted, order, count, gpu, home, lightest, scratch, placed)
     return split(placed, gpu), count.tolist()
 
 
 def random_fleet(rng, homes):
-    """GPUs of any slots and speed on some nodes, with room at home for the experts that have one."""
+    """GPUs of any slots and speed on some nodes, and homes that have room."""
     G = int(rng.integers(1, 7))
     slots = rng.integers(1, 6, G).tolist()
     E = int(rng.integers(1, sum(slots) + 1))
@@ -183,14 +181,18 @@ def test_the_start_is_whole_on_any_gpus(seed, homes):
         assert any(e in row for g, row in enumerate(gpu) if node[g] == home[e])
 
 
-@pytest.mark.parametrize(("unit_time", "wanted"), [([1, 3], [[0, 1], [2, 3]]), ([1, 1], [[0, 3], [1, 2]])])
+@pytest.mark.parametrize(
+    ("unit_time", "wanted"), [([1, 3], [[0, 1], [2, 3]]), ([1, 1], [[0, 3], [1, 2]])]
+)
 def test_the_largest_share_goes_to_the_gpu_that_is_done_first(unit_time, wanted):
     load, none = [6, 5, 4, 1], [-1] * 4
     placed, _ = soonest_done(load, [1] * 4, range(4), [2, 2], unit_time, [0, 0], none, False)
     assert placed == wanted
 
 
-@pytest.mark.parametrize(("lightest", "wanted"), [(True, [[0, 2, 1], [1, 2]]), (False, [[0, 1, 2], [1, 2]])])
+@pytest.mark.parametrize(
+    ("lightest", "wanted"), [(True, [[0, 2, 1], [1, 2]]), (False, [[0, 1, 2], [1, 2]])]
+)
 def test_the_slots_left_go_to_the_lightest_or_to_the_largest_share(lightest, wanted):
     placed, _ = soonest_done(
         [9, 8, 1], [1, 1, 1], range(3), [3, 2], [1, 1], [0, 0], [-1] * 3, lightest

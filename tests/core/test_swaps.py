@@ -202,7 +202,9 @@ def test_a_descent_ends_at_the_goal_at_a_standstill_or_without_effort(
     """At a standstill no exchange helps that could be listed."""
     values = data.draw(st.sampled_from([SMALL, LARGE]))
     fewest = LEAST_K if size == 2 else 1
-    layer = layer_of(start := data.draw(packs(values, fewest, 5, replicas=False)), unit[: len(start)])
+    layer = layer_of(
+        start := data.draw(packs(values, fewest, 5, replicas=False)), unit[: len(start)]
+    )
     goal = int(layer.mean / target)
     looked, _ = run(layer, size, goal, effort)
     assert looked < effort + len(start)
@@ -331,7 +333,7 @@ def test_steps_are_taken_back_without_a_trace(seed, samples):
 
 @st.composite
 def with_duplicates(draw, most=None, equal=False):
-    """Packs with replicas anywhere, of shares by chance; at most `most` (default: no limit) each."""
+    """Packs with replicas anywhere, of shares by chance; at most one a pack of each, or any."""
     G, K = draw(st.integers(1, 5)), draw(st.integers(1, 5))
     sizes = [K] * G if equal else draw(st.lists(st.integers(1, 5), min_size=G, max_size=G))
     S = sum(sizes)
