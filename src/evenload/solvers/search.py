@@ -156,7 +156,8 @@ def place(
     goals = np.ones(L) if goal is None else goal
     homes = np.full((L, E), -1) if home is None else home
     trials *= max(1, FEW_SLOTS // int(gpu[0].sum()))
-    starts = begun is None and (home is not None or not equal or int(gpu[0].max()) > E)
+    alike = equal and len(set(gpu[0])) == 1
+    starts = begun is None and (home is not None or not alike or int(gpu[0].max()) > E)
     expert = np.empty((L, int(gpu[0].sum())), np.int64) if begun is None else begun.copy()
     time = np.empty((L, 2))
 
