@@ -38,11 +38,11 @@ def longest_first_onto_nodes(load: Float, room: Int, speed: Float) -> Int:
         Groups that each node takes at most.
     speed : float64 ndarray, [N]
     """
-    time, left = np.zeros(len(speed)), room.copy()
+    time, left, mean = np.zeros(len(speed)), room.copy(), load.sum() / speed.sum()
     home = np.empty(len(load), np.int64)
     for q in np.argsort(-load, kind="stable"):
         after = np.where(left > 0, time * speed + load[q], np.inf) / np.maximum(speed, 1e-300)
-        node = int(np.argmin(after))
+        node = int(np.argmin(_relative(after, mean)))
         home[q] = node
         time[node] = after[node]
         left[node] -= 1
