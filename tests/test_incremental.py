@@ -93,7 +93,15 @@ def test_plans_are_legal_and_moves_are_counted(case, limit):
     np.testing.assert_array_equal(case.current.physical_to_logical, before)
     if "max_moves" not in limit:
         may = sum(min(case.cluster.slots[g], case.load.shape[-1]) for g in case.cluster.living_gpus)
-        assert (plan.duplicates == case.cluster.num_living_slots - may).all()
+        spared = plan.duplicates > case.cluster.num_living_slots - may
+        # Where parting a duplicate makes a layer worse than what runs, nothing is moved for it.
+        if (case.current.cluster.slots, case.current.cluster.alive) == (
+            case.cluster.slots,
+            case.cluster.alive,
+        ):
+            assert (plan.moves[spared] == 0).all()
+        else:
+            assert plan.notes or not spared.any()
 
 
 @settings(max_examples=100, deadline=None)

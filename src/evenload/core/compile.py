@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
+from llvmlite.binding import Linkage, parse_assembly
 from numba import types
 from numba.core.caching import FunctionCache
+from numba.core.cgutils import normalize_ir_text
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
@@ -75,21 +77,23 @@ def _mark(arguments: tuple[Any, ...], **more: bool) -> Callable[[F], F]:
 
 
 class _KernelLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba has no types
-    """The code of a kernel on its way into an entry.
+    """The code of a kernel on its way into an entry, as it was lowered.
 
-    Entries optimise all that they reach. Optimising each kernel too, and making machine code of it
-    that nobody runs, took half of the time.
+    Entries link and optimise all that they reach. Doing so for each kernel too, and making machine
+    code of it that nobody runs, took half of the time.
     """
 
-    def _optimize_functions(self, ll_module: Any) -> None:
-        ll_module.data_layout = self._codegen._data_layout
+    def add_ir_module(self, ir_module: Any) -> None:
+        self._final_module = parse_assembly(normalize_ir_text(str(ir_module)))
+        for function in self._final_module.functions:
+            if not function.is_declaration:
+                function.linkage = Linkage.linkonce_odr
 
-    def _optimize_final_module(self) -> None:
-        pass
-
-    def _finalize_final_module(self) -> None:
-        self._finalize_dynamic_globals()
+    def finalize(self) -> None:
         self._finalized = True
+
+    def _get_module_for_linking(self) -> Any:
+        return self._final_module
 
 
 class _EntryLibrary(JITCodeLibrary):  # type: ignore[misc]
@@ -98,7 +102,19 @@ class _EntryLibrary(JITCodeLibrary):  # type: ignore[misc]
     def _optimize_functions(self, ll_module: Any) -> None:
         ll_module.data_layout = self._codegen._data_layout
 
+    def finalize(self) -> None:
+        reached = self._linking_libraries
+        for library in reached:  # which grows
+            if isinstance(library, _KernelLibrary):
+                reached += [more for more in library._linking_libraries if more not in reached]
+        super().finalize()
+
     def _optimize_final_module(self) -> None:
+        # What nobody else can call loses the arguments that it does not use: most of a state's
+        # hundred numbers. The search runs up to one and a half times as fast for it.
+        for function in self._final_module.functions:
+            if function.linkage == Linkage.linkonce_odr:
+                function.linkage = Linkage.internal
         manager, builder = self._codegen._module_pass_manager()
         manager.run(self._final_module, builder)
 

@@ -147,7 +147,7 @@ def place(
     L, E = load.shape
     gpu = gpu_rows(cluster)
     bits, bounding = _load_bits(gpu), _bounding(cluster)
-    G, equal = gpu.shape[1], len(set(gpu[2])) == 1
+    G, equal = gpu.shape[1], len(set(gpu[0])) == len(set(gpu[2])) == 1
     pairs = most_pairs
     if pairs is None:
         pairs = max(LEAST_PAIRS if close >= CLOSE else 0, PAIRS_A_GPU * G)
@@ -156,7 +156,8 @@ def place(
     goals = np.ones(L) if goal is None else goal
     homes = np.full((L, E), -1) if home is None else home
     trials *= max(1, FEW_SLOTS // int(gpu[0].sum()))
-    starts = begun is None and (home is not None or not equal or int(gpu[0].max()) > E)
+    alike = equal and len(set(gpu[0])) == 1
+    starts = begun is None and (home is not None or not alike or int(gpu[0].max()) > E)
     expert = np.empty((L, int(gpu[0].sum())), np.int64) if begun is None else begun.copy()
     time = np.empty((L, 2))
 
