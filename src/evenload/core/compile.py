@@ -219,6 +219,9 @@ class Entry:
         with self._lock:
             if self._compiled is not None:
                 return
+            if numba.config.DISABLE_JIT:  # everything runs as plain Python then
+                self._compiled = self.__wrapped__
+                return
             compiled = numba.njit(**OPTIONS, **ENTRY_OPTIONS)(self.__wrapped__)
             try:
                 compiled._cache = _Cache(self.__wrapped__)

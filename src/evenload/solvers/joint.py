@@ -39,8 +39,8 @@ def joint(
     ----------
     problem : Problem
     effort : {"fast", "standard", "thorough"} or int, default "standard"
-        Trials of one layer: 4, 180, 4000, or a number; times 64 / S where S slots are fewer. A
-        higher level is never worse than a lower one (by time and price together, under the
+        Trials of one layer: 4, 180, 4000, or a number; times (64 / S)**2 where the slots S are
+        fewer. A higher level is never worse than a lower one (by time and price together, under the
         topology ``"prefer"``).
     target : float, optional
         Share of the bound in (0, 1] at which a layer is good enough. Default: 0.9999.
