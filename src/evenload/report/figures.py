@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.extras import needed
 from evenload.io import replace_file
-from evenload.report.text import down, unknown_ending, up
+from evenload.report.text import check_ending, down, up
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,16 +36,8 @@ def check_plot_path(path: str | os.PathLike[str]) -> None:
     ValueError
         If the file's ending is none of .png, .svg, .pdf, or matplotlib is not installed.
     """
-    if ending := unknown_ending(path, SUFFIXES):
-        raise ValueError(
-            f"{path}: pictures with {ending} are not known; use one of {', '.join(SUFFIXES)}"
-        )
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise ValueError(
-            "pictures need matplotlib, which is not installed; pip install 'evenload[plot]'"
-        ) from None
+    check_ending(path, SUFFIXES, "pictures with {} are not known")
+    needed("matplotlib", "matplotlib", "plot", "a picture")
 
 
 def save_figure(path: str | os.PathLike[str], figure: Figure) -> None:

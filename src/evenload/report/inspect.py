@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -12,7 +12,7 @@ import numpy as np
 from evenload.io import PlacementFile, RawTrace
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
-from evenload.report.scan import Float, Scan, odd_in_loads, scan_loads
+from evenload.report.scan import Float, Scan, odd_in_loads
 from evenload.report.tables import DIM, print_table
 from evenload.report.text import counted, some, up
 
@@ -23,6 +23,7 @@ _LINES = (
     "by chance: what the drift would be if both windows had the same odds, and only chance set "
     "their tokens apart.",
 )
+Rows = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,24 @@ class Facts:
     ----------
     title : str
         What it is, in one line.
-    rows : sequence of (str, str)
+    rows : list of (str, str)
         Names and figures, as people read them.
-    odd : sequence of str
-        What is odd in it, one sentence each.
-    lines : sequence of str
-        What the figures mean.
     plain : dict
         The same as plain numbers, strings and lists.
+    lines : sequence of str
+        What the figures mean.
     """
 
     title: str
-    rows: Sequence[tuple[str, str]]
-    odd: Sequence[str]
-    lines: Sequence[str]
+    rows: Rows
     plain: dict[str, Any]
+    lines: Sequence[str] = ()
+
+    @property
+    def odd(self) -> list[str]:
+        """What is odd in it, one sentence each."""
+        sentences: list[str] = self.plain["odd"]
+        return sentences
 
 
 def print_facts(facts: Facts, file: IO[str]) -> None:
@@ -60,28 +64,23 @@ def print_facts(facts: Facts, file: IO[str]) -> None:
 # ---- the model's layers ----------------------------------------------------------------------
 
 
-def _layer_name(layers: ModelLayers | None) -> Callable[[int], str]:
-    """Return what people call the layer of a row: by the model's number where it is known."""
+def _layer_names(layers: ModelLayers | None, count: int) -> list[str]:
+    """Return what people call each row's layer: by the model's number where it is known."""
     if layers is None:
-        return lambda row: f"layer {row}"
-    return lambda row: f"model layer {layers.ids[row]}"
+        return [f"layer {row}" for row in range(count)]
+    return [f"model layer {number}" for number in layers.ids]
 
 
-def _layers_row(layers: ModelLayers | None) -> list[tuple[str, str]]:
+def _layers(layers: ModelLayers | None) -> tuple[Rows, dict[str, Any] | None]:
+    """Say which of the model's layers the rows are, for people and for JSON."""
     if layers is None:
-        return []
+        return [], None
     ids, number = layers.ids, layers.num_model_layers
     span = f"{ids[0]} to {ids[-1]}" if ids == tuple(range(ids[0], ids[-1] + 1)) else some(ids)
     known = "" if number is None else f" of {number}"
     dense = f"; without experts: {some(layers.dense)}" if layers.dense else ""
-    return [("model layers", f"{span}{known}{dense}")]
-
-
-def _layers_to_plain(layers: ModelLayers | None) -> dict[str, Any] | None:
-    if layers is None:
-        return None
-    number, dense = layers.num_model_layers, list(layers.dense)
-    return {"ids": list(layers.ids), "num_model_layers": number, "dense": dense}
+    plain = {"ids": list(ids), "num_model_layers": number, "dense": list(layers.dense)}
+    return [("model layers", f"{span}{known}{dense}")], plain
 
 
 # ---- loads -----------------------------------------------------------------------------------
@@ -106,26 +105,13 @@ def _tokens(scan: Scan) -> dict[str, Any] | None:
     size = scan.tokens.sum(axis=1)[windows] / used.sum(axis=1)[windows]
     least, most = int(size.argmin()), int(size.argmax())
     exact = scan.whole and scan.tokens.max() < 2**53
-    divisor = int(np.gcd.reduce(scan.tokens.astype(np.int64).ravel())) if exact else None
     return {
         "mean": float(size.mean()),
         "least": float(size[least]),
         "least_window": int(windows[least]),
         "most": float(size[most]),
         "most_window": int(windows[most]),
-        "multiple_of": divisor,
-    }
-
-
-def _figures(scan: Scan) -> dict[str, Any]:
-    used = (scan.tokens > 0.0).sum(axis=0)
-    busiest = scan.total.max(axis=1) * scan.shape[2]
-    return {
-        "tokens_per_layer": _tokens(scan),
-        "skew": _per_layer(busiest, scan.total.sum(axis=1)),
-        "skew_in_one_window": _per_layer(scan.skew, used),
-        "drift": _per_layer(scan.drift, scan.pairs),
-        "drift_by_chance": _per_layer(scan.chance, scan.pairs) if scan.whole else None,
+        "multiple_of": int(np.gcd.reduce(scan.tokens.astype(np.int64).ravel())) if exact else None,
     }
 
 
@@ -136,38 +122,14 @@ def _token_rows(tokens: dict[str, Any] | None, windows: int) -> Iterator[tuple[s
     mean, least, most = (f"{tokens[name]:,.0f}" for name in ("mean", "least", "most"))
     if windows == 1:
         yield "routed tokens, of a layer", mean
-    elif tokens["least"] == tokens["most"]:
-        yield "routed tokens, of a layer in a window", f"{mean} in each"
     else:
-        span = (
+        span = f"{mean} in each" if tokens["least"] == tokens["most"] else (
             f"{mean} mean, {least} (window {tokens['least_window']}) to {most} (window "
             f"{tokens['most_window']})"
-        )
+        )  # fmt: skip
         yield "routed tokens, of a layer in a window", span
     if (tokens["multiple_of"] or 0) > 1:
         yield "they are multiples of", f"{tokens['multiple_of']:,}"
-
-
-def _load_rows(
-    scan: Scan, layers: ModelLayers | None, figures: dict[str, Any]
-) -> list[tuple[str, str]]:
-    T, layer = scan.shape[0], _layer_name(layers)
-
-    def spread(name: str) -> tuple[str, str]:
-        figure = figures[name]
-        if figure is None:
-            return name.replace("_", " "), "-"
-        mean, most = up(figure["mean"], 3), up(figure["most"], 3)
-        text = f"{mean} mean, at most {most} ({layer(figure['most_layer'])})"
-        return name.replace("_", " "), text
-
-    several = ("skew_in_one_window", "drift", "drift_by_chance") if T > 1 else ()
-    return [
-        ("numbers", scan.dtype),
-        *_layers_row(layers),
-        *_token_rows(figures["tokens_per_layer"], T),
-        *map(spread, ("skew", *several)),
-    ]
 
 
 def inspect_loads(trace: RawTrace, source: str, format: str) -> Facts:
@@ -184,11 +146,24 @@ def inspect_loads(trace: RawTrace, source: str, format: str) -> Facts:
     ValueError
         If a number is not finite and >= 0.
     """
-    scan = scan_loads(trace)
+    scan = Scan(trace)
     T, L, E = scan.shape
-    figures = _figures(scan)
-    odd = odd_in_loads(scan, _layer_name(trace.layers))
-    words = ", ".join(map(counted, scan.shape, ("window", "layer", "expert")))
+    names = _layer_names(trace.layers, L)
+    layer_rows, layers = _layers(trace.layers)
+    tokens = _tokens(scan)
+    spreads = {
+        "skew": _per_layer(scan.total.max(axis=1) * E, scan.total.sum(axis=1)),
+        "skew_in_one_window": _per_layer(scan.skew, (scan.tokens > 0.0).sum(axis=0)),
+        "drift": _per_layer(scan.drift, scan.pairs),
+        "drift_by_chance": _per_layer(scan.chance, scan.pairs) if scan.whole else None,
+    }
+    rows = [("numbers", scan.dtype), *layer_rows, *_token_rows(tokens, T)]
+    for name, spread in list(spreads.items())[: None if T > 1 else 1]:
+        text = "-" if spread is None else (
+            f"{up(spread['mean'], 3)} mean, at most {up(spread['most'], 3)} "
+            f"({names[spread['most_layer']]})"
+        )  # fmt: skip
+        rows.append((name.replace("_", " "), text))
     plain = {
         "kind": "loads",
         "source": source,
@@ -197,42 +172,42 @@ def inspect_loads(trace: RawTrace, source: str, format: str) -> Facts:
         "num_layers": L,
         "num_experts": E,
         "dtype": scan.dtype,
-        "layers": _layers_to_plain(trace.layers),
-        **figures,
-        "odd": odd,
+        "layers": layers,
+        "tokens_per_layer": tokens,
+        **spreads,
+        "odd": odd_in_loads(scan, names),
         "notes": list(trace.notes),
     }
+    words = ", ".join(map(counted, scan.shape, ("window", "layer", "expert")))
     title = f"{Path(source).name}: loads ({format}), {words}"
-    lines = _LINES if T > 1 else _LINES[:1]
-    return Facts(title, _load_rows(scan, trace.layers, figures), odd, lines, plain)
+    return Facts(title, rows, plain, _LINES if T > 1 else _LINES[:1])
 
 
 # ---- placements ------------------------------------------------------------------------------
 
 
 def _odd_in_placement(file: PlacementFile, cluster_known: bool) -> Iterator[str]:
-    placement = file.placement
-    cluster, name, rows = placement.cluster, _layer_name(file.layers), placement.physical_to_logical
-    duplicates = placement.duplicates
+    placement, cluster = file.placement, file.placement.cluster
+    rows, duplicates = placement.physical_to_logical, placement.duplicates
+    names = _layer_names(file.layers, len(rows))
     if cluster_known and duplicates.any():
         yield (
             f"{counted(int(duplicates.sum()), 'slot')} wasted on an expert that its GPU has "
-            f"already; the first in {name(int(np.flatnonzero(duplicates)[0]))}"
+            f"already; the first in {names[np.flatnonzero(duplicates)[0]]}"
         )
     if not cluster.all_alive:
         gone = [g for g in range(cluster.num_gpus) if not cluster.alive[g]]
         slots = cluster.num_slots - cluster.num_living_slots
         yield f"{counted(len(gone), 'GPU')} gone ({some(gone)}): {slots} slots hold nothing (-1)"
     trivial = Placement.trivial(1, placement.num_experts, cluster).physical_to_logical
-    order = np.flatnonzero((rows == trivial).all(axis=1)).tolist()
-    if order:
-        names = ", ".join(name(layer) for layer in order[:3])
-        more = ", ..." if len(order) > 3 else ""
+    order = np.flatnonzero((rows == trivial).all(axis=1))
+    if order.size:
         yield (
-            f"{len(order)} of {counted(placement.num_layers, 'layer')} hold the experts in order, "
-            f"as an engine starts and as dense layers are filled: {names}{more}"
+            f"{order.size} of {counted(len(rows), 'layer')} hold the experts in order, as an "
+            "engine starts and as dense layers are filled: "
+            f"{some([names[layer] for layer in order], 3)}"
         )
-    if len(rows) > 1 and len(order) < len(rows) and (rows == rows[0]).all():
+    if len(rows) > 1 and order.size < len(rows) and (rows == rows[0]).all():
         yield "all layers are alike: was this planned for one load?"
 
 
@@ -263,18 +238,16 @@ def inspect_placement(file: PlacementFile, format: str, *, cluster_known: bool =
     L, E, S = placement.num_layers, placement.num_experts, placement.num_slots
     replicated = (placement.replica_count > 1).sum(axis=1)
     most = int(placement.replica_count.max())
-    duplicates = placement.duplicates if cluster_known else None
+    layer_rows, layers = _layers(file.layers)
     copies = (
         f"{cluster.num_living_slots - E} slots more than experts; of a layer "
         f"{replicated.mean():.1f} experts have several slots, {most} at most"
     )
-    rows = [("cluster", _cluster(file, cluster_known)), *_layers_row(file.layers)]
-    rows.append(("replicas", copies))
-    if duplicates is not None:
-        rows.append(("duplicates", f"{int(duplicates.sum()):,}"))
+    rows = [("cluster", _cluster(file, cluster_known)), *layer_rows, ("replicas", copies)]
+    if cluster_known:
+        rows.append(("duplicates", f"{int(placement.duplicates.sum()):,}"))
     rows.append(("solver", file.solver or "not said"))
     rows.append(("loads it is for", file.load_digest or "not said"))
-    odd = list(_odd_in_placement(file, cluster_known))
     plain = {
         "kind": "placement",
         "source": file.source,
@@ -283,15 +256,14 @@ def inspect_placement(file: PlacementFile, format: str, *, cluster_known: bool =
         "num_layers": L,
         "num_experts": E,
         "num_slots": S,
-        "layers": _layers_to_plain(file.layers),
+        "layers": layers,
         "replicated_experts": replicated.tolist(),
         "most_replicas": most,
-        "duplicates": None if duplicates is None else duplicates.tolist(),
+        "duplicates": placement.duplicates.tolist() if cluster_known else None,
         "solver": file.solver,
         "load_digest": file.load_digest,
-        "odd": odd,
+        "odd": list(_odd_in_placement(file, cluster_known)),
         "notes": list(file.notes),
     }
     words = ", ".join(map(counted, (L, E, S), ("layer", "expert", "slot")))
-    title = f"{Path(file.source).name}: a placement ({format}), {words}"
-    return Facts(title, rows, odd, (), plain)
+    return Facts(f"{Path(file.source).name}: a placement ({format}), {words}", rows, plain)

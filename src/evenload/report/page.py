@@ -12,18 +12,19 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from evenload.extras import needed
 from evenload.io import replace_file
 from evenload.report import palette
 from evenload.report.charts import moving_height, page_data
 from evenload.report.figures import check_plot_path, colour_limit, colour_ticks, save_figure
 from evenload.report.story import Story
 from evenload.report.text import (
+    check_ending,
     down,
     percent_down,
     percent_up,
     show_bytes,
     show_seconds,
-    unknown_ending,
     up,
 )
 
@@ -43,16 +44,8 @@ def check_page_path(path: str | os.PathLike[str]) -> None:
     ValueError
         If the file's ending is neither .html nor .htm, or plotly is not installed.
     """
-    if ending := unknown_ending(path, SUFFIXES):
-        raise ValueError(
-            f"{path}: pages with {ending} are not known; use one of {', '.join(SUFFIXES)}"
-        )
-    try:
-        import plotly  # noqa: F401
-    except ImportError:
-        raise ValueError(
-            "pages need plotly, which is not installed; pip install 'evenload[report]'"
-        ) from None
+    check_ending(path, SUFFIXES, "pages with {} are not known")
+    needed("plotly", "plotly", "report", "a page")
 
 
 def write_page(replays: Sequence[Replay], trace: Trace, path: str | os.PathLike[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +22,16 @@ _RUNNING = 3  # windows that only grow, from which on it is told
 
 
 class Scan:
-    """Sums over the T windows of loads of L layers and E experts."""
+    """Sums over the T windows of loads of L layers and E experts; reads each window once, in order.
 
-    def __init__(self, T: int, L: int, E: int) -> None:
-        self.shape = T, L, E
+    Raises
+    ------
+    ValueError
+        If a number is not finite and >= 0, or beyond any count.
+    """
+
+    def __init__(self, trace: RawTrace) -> None:
+        self.shape = T, L, E = trace.windows.shape
         self.dtype = ""  # of the numbers in the file
         self.total = np.zeros((L, E))  # over windows
         self.tokens = np.zeros((T, L))  # of all experts
@@ -37,14 +43,25 @@ class Scan:
         self.repeats: list[int] = []  # windows equal to the one before
         self.whole = True  # whether all numbers are whole
         self.running = True  # whether no number is ever smaller than a window before
+        before = None
+        for t in range(T):
+            window = trace.windows.read(t)
+            self.dtype = str(window.dtype)
+            load = check_weights(f"window {t}: load", window)
+            if load.max() > _MOST:
+                raise ValueError(
+                    f"window {t}: load {load.max():g} is no number of tokens; use {_MOST:g} or less"
+                )
+            self._add(t, load)
+            if before is not None:
+                self._compare(t, load, before)
+            before = load
 
     def _add(self, number: int, load: Float) -> None:
-        tokens = load.sum(axis=1)
+        self.tokens[number] = tokens = load.sum(axis=1)
         self.total += load
-        self.tokens[number] = tokens
-        used = tokens > 0.0
-        most, mean = load.max(axis=1), tokens / load.shape[1]
-        self.skew[used] += most[used] / mean[used]
+        used, most = tokens > 0.0, load.max(axis=1)
+        self.skew[used] += most[used] / (tokens / load.shape[1])[used]
         self.flat += used & (load.min(axis=1) == most)
         self.whole = self.whole and bool((load == np.floor(load)).all())
 
@@ -52,7 +69,7 @@ class Scan:
         if np.array_equal(load, before):
             self.repeats.append(number)
         self.running = self.running and bool((load >= before).all())
-        now, then = load.sum(axis=1), before.sum(axis=1)
+        now, then = self.tokens[number], self.tokens[number - 1]
         both = (now > 0.0) & (then > 0.0)
         now, then = now[both, None], then[both, None]
         p, q = load[both] / now, before[both] / then
@@ -63,50 +80,24 @@ class Scan:
         self.pairs += both
 
 
-def scan_loads(trace: RawTrace) -> Scan:
-    """Read every window once, in order.
-
-    Raises
-    ------
-    ValueError
-        If a number is not finite and >= 0, or beyond any count.
-    """
-    scan = Scan(*trace.windows.shape)
-    before = None
-    for t in range(trace.windows.shape[0]):
-        window = trace.windows.read(t)
-        scan.dtype = str(window.dtype)
-        load = check_weights(f"window {t}: load", window)
-        if load.max() > _MOST:
-            raise ValueError(
-                f"window {t}: load {load.max():g} is no number of tokens; use {_MOST:g} or less"
-            )
-        scan._add(t, load)
-        if before is not None:
-            scan._compare(t, load, before)
-        before = load
-    return scan
-
-
 # ---- what is odd -----------------------------------------------------------------------------
 
 
-def _gaps(scan: Scan, name: Callable[[int], str]) -> Iterator[str]:
+def _gaps(scan: Scan, names: Sequence[str]) -> Iterator[str]:
     empty = scan.tokens == 0.0
     windows, layers = np.flatnonzero(empty.all(axis=1)), np.flatnonzero(empty.all(axis=0))
     if windows.size:
         yield f"{counted(windows.size, 'window')} without a token: {some(windows.tolist())}"
     if layers.size and layers.size < scan.shape[1]:
-        names = ", ".join(name(int(i)) for i in layers[:5])
         yield (
             f"{counted(layers.size, 'layer')} without a token in any window, as dense layers have: "
-            f"{names}{', ...' if layers.size > 5 else ''}"
+            f"{some([names[i] for i in layers.tolist()])}"
         )
     empty = empty & ~empty.all(axis=1, keepdims=True) & ~empty.all(axis=0, keepdims=True)
     if empty.any():
         t, layer = np.argwhere(empty)[0]
         yield (
-            f"{name(int(layer))} has no token in window {t}, where others have; "
+            f"{names[layer]} has no token in window {t}, where others have; "
             f"{counted(int(empty.sum()), 'such gap')}"
         )
     unused = (scan.total == 0.0) & (scan.total.sum(axis=1, keepdims=True) > 0.0)
@@ -114,7 +105,7 @@ def _gaps(scan: Scan, name: Callable[[int], str]) -> Iterator[str]:
         layer, expert = np.argwhere(unused)[0]
         yield (
             f"{int(unused.sum()):,} of {unused.size:,} experts never get a token; the first is "
-            f"expert {expert} of {name(int(layer))}"
+            f"expert {expert} of {names[layer]}"
         )
 
 
@@ -129,11 +120,13 @@ def _sizes(scan: Scan) -> Iterator[str]:
             "of the tokens of the median one"
         )
     most = scan.tokens.max(axis=1, keepdims=True)
-    uneven = ((scan.tokens > 0.0) & (scan.tokens < most * (1.0 - _SAME))).any(axis=1)
-    if uneven.any():
+    uneven = np.flatnonzero(
+        ((scan.tokens > 0.0) & (scan.tokens < most * (1.0 - _SAME))).any(axis=1)
+    )
+    if uneven.size:
         yield (
-            f"layers differ in tokens in {counted(int(uneven.sum()), 'window')}, the first is "
-            f"{int(np.flatnonzero(uneven)[0])}; each token visits as many experts in every layer"
+            f"layers differ in tokens in {counted(uneven.size, 'window')}, the first is "
+            f"{uneven[0]}; each token visits as many experts in every layer"
         )
 
 
@@ -153,8 +146,8 @@ def _numbers(scan: Scan) -> Iterator[str]:
         yield "no number is ever smaller than a window before: are these running totals?"
 
 
-def odd_in_loads(scan: Scan, name: Callable[[int], str]) -> list[str]:
-    """Return what is odd, one sentence each; `name` is what people call the layer of a row."""
+def odd_in_loads(scan: Scan, names: Sequence[str]) -> list[str]:
+    """Return what is odd, one sentence each; `names` [L] is what people call the layers."""
     if not scan.tokens.any():
         return ["there is no token at all"]
-    return [*_gaps(scan, name), *_sizes(scan), *_numbers(scan)]
+    return [*_gaps(scan, names), *_sizes(scan), *_numbers(scan)]
