@@ -322,7 +322,7 @@ def test_thinning_out(num, most):
     chosen = spaced(num, most)
     assert len(chosen) == min(num, most)
     assert (chosen[0], chosen[-1]) == (0, num - 1)
-    runs = Runs.of(num, most)
+    runs = Runs(np.arange(num), most)
     assert runs.sizes.sum() == num
     assert len(runs.sizes) == min(num, most)
     assert runs.sizes.max() - runs.sizes.min() <= 1

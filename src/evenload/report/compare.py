@@ -30,32 +30,16 @@ Int = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Context:
-    """The load and the cluster that all placements of one report share.
+    """The load and the cluster that all placements of one report share."""
 
-    Parameters
-    ----------
-    source : str
-        Where the load is from: a path, or a few words.
-    num_layers, num_experts : int
-    cluster : Cluster
-    num_groups : int
-        Groups of experts that share a node; 1 where there are none.
-    num_windows : int
-        Windows of the trace.
-    window : int or None
-        The window that was picked; None where they were summed.
-    forecast : bool
-        Whether it is the load that is expected after the windows.
-    """
-
-    source: str
+    source: str  # where the load is from: a path, or a few words
     num_layers: int
     num_experts: int
     cluster: Cluster
-    num_groups: int = 1
-    num_windows: int = 1
-    window: int | None = None
-    forecast: bool = False
+    num_groups: int = 1  # of experts that share a node; 1 where there are none
+    num_windows: int = 1  # of the trace
+    window: int | None = None  # the one that was picked; None where they were summed
+    forecast: bool = False  # whether it is the load that is expected after the windows
 
     @classmethod
     def of(

@@ -29,27 +29,13 @@ _TICKS = (0.25, 0.33, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0,
 
 
 def check_plot_path(path: str | os.PathLike[str]) -> None:
-    """Raise before any work is done where the picture could not be made.
-
-    Raises
-    ------
-    ValueError
-        If the file's ending is none of .png, .svg, .pdf, or matplotlib is not installed.
-    """
+    """Raise `ValueError` unless a picture can be made: .png, .svg or .pdf, by matplotlib."""
     check_ending(path, SUFFIXES, "pictures with {} are not known")
     needed("matplotlib", "matplotlib", "plot", "a picture")
 
 
 def save_figure(path: str | os.PathLike[str], figure: Figure) -> None:
-    """Save a figure in the format that the path's ending names, whole or not at all.
-
-    Raises
-    ------
-    ValueError
-        As `check_plot_path`.
-    OSError
-        If the file cannot be written.
-    """
+    """Save a figure in the format that the path's ending names, whole or not at all."""
     check_plot_path(path)
     with replace_file(path) as stream:
         figure.savefig(stream, format=Path(path).suffix.lower().removeprefix("."))
@@ -64,8 +50,8 @@ def colour_limit(relative: Iterable[NDArray[np.float64]]) -> float:
     At least 1.1, so that rounding shows no colour, and at most 4, so that one outlier does not wash
     out the rest.
     """
-    ends = [(float(np.nanmin(values)), float(np.nanmax(values))) for values in relative]
-    low, high = min(low for low, _ in ends), max(high for _, high in ends)
+    values = np.concatenate([np.ravel(of) for of in relative])
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     return min(max(high, 1.0 / max(low, 0.25), 1.1), _MOST)
 
 
@@ -121,19 +107,8 @@ def draw_scale(figure: Figure, image: Any, axes: list[Any]) -> None:
 def draw_heatmaps(title: str, summaries: Sequence[Summary], num_nodes: int = 1) -> Figure:
     """Draw the load of each GPU relative to its layer's mean, one heat map a placement.
 
-    Parameters
-    ----------
-    title : str
-        What the load and the cluster are.
-    summaries : sequence of Summary
-        One panel each, from left to right, all on one colour scale centred at the mean.
-    num_nodes : int
-        Nodes; lines mark where one ends.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Not registered with pyplot; nothing global changes.
+    All are on one colour scale centred at the mean, with lines between nodes. The figure is not
+    registered with pyplot; nothing global changes.
     """
     from matplotlib.figure import Figure
 
@@ -164,10 +139,7 @@ def draw_heatmaps(title: str, summaries: Sequence[Summary], num_nodes: int = 1) 
 def draw_slots_curve(found: Redundancy) -> Figure:
     """Draw the balancedness that each number of slots reaches, with its bound and what is wanted.
 
-    Returns
-    -------
-    matplotlib.figure.Figure
-        Not registered with pyplot; nothing global changes.
+    The figure is not registered with pyplot; nothing global changes.
     """
     from matplotlib.figure import Figure
 

@@ -28,24 +28,12 @@ Rows = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found out about a file.
+    """What was found out about a file."""
 
-    Parameters
-    ----------
-    title : str
-        What it is, in one line.
-    rows : list of (str, str)
-        Names and figures, as people read them.
-    plain : dict
-        The same as plain numbers, strings and lists.
-    lines : sequence of str
-        What the figures mean.
-    """
-
-    title: str
-    rows: Rows
-    plain: dict[str, Any]
-    lines: Sequence[str] = ()
+    title: str  # what it is, in one line
+    rows: Rows  # names and figures, as people read them
+    plain: dict[str, Any]  # the same as plain numbers, strings and lists
+    lines: Sequence[str] = ()  # what the figures mean
 
     @property
     def odd(self) -> list[str]:
@@ -133,19 +121,7 @@ def _token_rows(tokens: dict[str, Any] | None, windows: int) -> Iterator[tuple[s
 
 
 def inspect_loads(trace: RawTrace, source: str, format: str) -> Facts:
-    """Read loads once, window by window, and say what they are.
-
-    Parameters
-    ----------
-    trace : RawTrace
-    source, format : str
-        Where they are, and in which format.
-
-    Raises
-    ------
-    ValueError
-        If a number is not finite and >= 0.
-    """
+    """Read loads once, window by window, and say what they are; `ValueError` as `Scan`."""
     scan = Scan(trace)
     T, L, E = scan.shape
     names = _layer_names(trace.layers, L)
@@ -223,17 +199,7 @@ def _cluster(file: PlacementFile, known: bool) -> str:
 
 
 def inspect_placement(file: PlacementFile, format: str, *, cluster_known: bool = True) -> Facts:
-    """Say what a placement is.
-
-    Parameters
-    ----------
-    file : PlacementFile
-    format : str
-        Name of its format.
-    cluster_known : bool
-        Whether its GPUs are those of the file or the caller; without them nothing is said of
-        duplicates.
-    """
+    """Say what a placement is; nothing of duplicates where nobody says its GPUs."""
     placement, cluster = file.placement, file.placement.cluster
     L, E, S = placement.num_layers, placement.num_experts, placement.num_slots
     replicated = (placement.replica_count > 1).sum(axis=1)

@@ -37,13 +37,7 @@ _NONE = "&ndash;"
 
 
 def check_page_path(path: str | os.PathLike[str]) -> None:
-    """Raise before any work is done where the page could not be made.
-
-    Raises
-    ------
-    ValueError
-        If the file's ending is neither .html nor .htm, or plotly is not installed.
-    """
+    """Raise `ValueError` unless a page can be made: .html or .htm, and plotly is installed."""
     check_ending(path, SUFFIXES, "pages with {} are not known")
     needed("plotly", "plotly", "report", "a page")
 
@@ -79,13 +73,7 @@ def write_page(replays: Sequence[Replay], trace: Trace, path: str | os.PathLike[
 
 
 def check_figures_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise before any work is done where pictures could not be written.
-
-    Raises
-    ------
-    ValueError
-        If there is a file where the folder should be, or matplotlib is not installed.
-    """
+    """Raise `ValueError` where a file is in the folder's place, or matplotlib is not installed."""
     if Path(folder).exists() and not Path(folder).is_dir():
         raise ValueError(f"{folder}: this is a file; give a folder")
     check_plot_path("figure.png")
@@ -123,11 +111,11 @@ def write_figures(
 
     check_figures_folder(folder)
     story = Story(replays, trace)
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    written = [place / f"{name}.png" for name in PICTURES]
-    for path, draw in zip(written, PICTURES.values(), strict=True):
-        save_figure(path, draw(story))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, draw in PICTURES.items():
+        written.append(Path(folder) / f"{name}.png")
+        save_figure(written[-1], draw(story))
     return written
 
 
@@ -137,9 +125,7 @@ def write_figures(
 def _safe_json(value: Any) -> str:
     """Write JSON that cannot end the script element it stands in; NaN is refused."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
+    return text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"})
 
 
 def _safe_script(code: str) -> str:
@@ -204,27 +190,14 @@ def _scale(story: Story) -> str:
 
 # ---- tables ----------------------------------------------------------------------------------
 
-# The marks that plotly draws, in a box of 22 by 11: the table is a legend of all figures.
-_MARKS = {
-    "circle": "M11 1.5a4 4 0 1 0 .001 0z",
-    "square": "M7 1.7h7.6v7.6H7z",
-    "diamond": "M11 .5l5 5-5 5-5-5z",
-    "triangle-up": "M11 1l4.8 8.5H6.2z",
-    "triangle-down": "M11 10L6.2 1.5h9.6z",
-    "x": "M7.5 1L11 4.3 14.5 1 16 2.6 12.7 5.5 16 8.6 14.5 10 11 6.8 7.5 10 6 8.6 9.3 5.5 6 2.6z",
-    "cross": "M9.5 1h3v3h3v3h-3v3h-3V7h-3V4h3z",
-    "star": "M11 .3l1.5 3.5 3.7.3-2.8 2.5.9 3.7L11 8.3l-3.3 2 .9-3.7-2.8-2.5 3.7-.3z",
-}
-_DASHES = {"solid": "", "dash": "6 3", "dot": "2 3", "dashdot": "6 2 2 2"}
 
-
-def _swatch(colour: str, dash: str, width: float, mark: str | None = None) -> str:
-    """Draw a piece of a policy's line, with its mark."""
-    filled = f'<path d="{_MARKS[mark]}" fill="currentColor"/>' if mark else ""
+def _swatch(colour: str, dash: str, width: float, mark: str = "") -> str:
+    """Draw a piece of a policy's line, with its mark: the table is a legend of all figures."""
+    filled = f'<path d="{palette.MARKS[mark][1]}" fill="currentColor"/>' if mark else ""
     return (
         f'<span class="swatch" style="color:var(--{colour})" aria-hidden="true"><svg width="22" '
-        f'height="11" viewBox="0 0 22 11"><path d="M0 5.5h22" stroke="currentColor" '
-        f'stroke-width="{width}" stroke-dasharray="{_DASHES[dash]}"/>{filled}</svg></span>'
+        'height="11" viewBox="0 0 22 11"><path d="M0 5.5h22" stroke="currentColor" stroke-width='
+        f'"{width}" stroke-dasharray="{palette.DASHES[dash][1]}"/>{filled}</svg></span>'
     )
 
 
@@ -263,10 +236,10 @@ def _rows(story: Story) -> Iterator[str]:
         ]
         kind = ' class="hero"' if index == story.hero and len(story.rows) > 1 else ""
         yield _row(swatch + _name(row["policy"]), cells, kind)
-    if story.shows_start:
-        start = [down(story.start_balancedness, 4), down(float(story.start.mean.min()), 4)]
-        cells = [*start, _NONE, _NONE, "0", "0 B", "0 s", _NONE, "&plusmn;0.0%"]
-        yield _row(f"{_swatch('quiet', 'dash', 1.5)}starting placement", cells, ' class="start"')
+    for level in story.below:
+        reached = [down(level.mean, 4), down(level.worst_window, 4)]
+        cells = [*reached, _NONE, _NONE, "0", "0 B", "0 s", _NONE, "&plusmn;0.0%"]
+        yield _row(_swatch(level.colour, level.dash, 1.5) + level.name, cells, ' class="start"')
 
 
 def _settings(story: Story) -> str:

@@ -8,27 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evenload.report.figures import colour_limit, colour_norm, draw_panel, draw_scale
-from evenload.report.palette import LIGHT, PAGE
-from evenload.report.story import Story
+from evenload.report.palette import DASHES, LIGHT, MARKS, PAGE
+from evenload.report.story import FEW_POINTS, Level, Story
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, QUIET, FAINT = (PAGE["light"][name] for name in ("ink", "quiet", "faint"))
-_MARKS = {
-    "circle": "o",
-    "square": "s",
-    "diamond": "D",
-    "triangle-up": "^",
-    "x": "X",
-    "cross": "P",
-    "star": "*",
-    "triangle-down": "v",
-}
-_DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-_START = "starting placement"
 _CHARACTERS = 95  # of a legend, side by side
-_FEW = 40  # points of a line, up to which each has a mark
 
 
 # ---- what all have in common -----------------------------------------------------------------
@@ -56,15 +43,19 @@ def _line(story: Story, policy: int) -> dict[str, Any]:
     style, ours = story.styles[policy], policy == story.hero
     return {
         "color": LIGHT[style.colour],
-        "linestyle": _DASHES[style.dash],
+        "linestyle": DASHES[style.dash][0],
         "linewidth": 2.0 if ours else 1.3,
         "label": _literal(story.names[policy]),
         "zorder": 3.0 if ours else 2.0,
     }
 
 
+def _level(level: Level) -> dict[str, Any]:
+    return {"color": PAGE["light"][level.colour], "linestyle": DASHES[level.dash][0]}
+
+
 def _mark(story: Story, policy: int) -> str:
-    return _MARKS[story.styles[policy].mark]
+    return MARKS[story.styles[policy].mark][0]
 
 
 def _tidy(axes: Any, xlabel: str, ylabel: str) -> None:
@@ -99,23 +90,16 @@ def draw_tradeoff(story: Story) -> Figure:
     axes: Any = figure.subplots()
     axes.set(xlim=curve.x_range, ylim=curve.y_range)
     for members in curve.curves:
-        color = LIGHT[story.styles[story.hero if story.hero in members else members[0]].colour]
+        color = LIGHT[story.colour_of(members)]
         x, y = [curve.x[i] for i in members], [curve.y[i] for i in members]
         axes.plot(x, y, color=color, linewidth=1.2, alpha=0.55, zorder=2)
 
-    def rule(level: float, text: str, color: Any, dash: str, up: int) -> None:
-        axes.axhline(level, color=color, linestyle=dash, linewidth=1.0, zorder=1)
-        where: dict[str, Any] = {
-            "xycoords": ("axes fraction", "data"),
-            "textcoords": "offset points",
-        }
-        where |= {"xytext": (-2, 2 * up), "ha": "right", "va": "bottom" if up > 0 else "top"}
-        axes.annotate(text, (1.0, level), color=color, fontsize=9, **where)
-
-    if story.oracle_mean is not None:
-        rule(story.oracle_mean, "oracle", INK, ":", 1)
-    if story.shows_start:
-        rule(story.start_balancedness, _START, QUIET, "--", -1)
+    where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "fontsize": 9}
+    for level in story.below + story.above:
+        axes.axhline(level.mean, linewidth=1.0, zorder=1, **_level(level))
+        off = (-2, 2 if level.anchor == "bottom" else -2)
+        where |= {"color": PAGE["light"][level.colour], "va": level.anchor, "xytext": off}
+        axes.annotate(level.name, (1.0, level.mean), textcoords="offset points", **where)
     for i, place in enumerate(curve.labels):
         at, size = (curve.x[i], curve.y[i]), 10 if i == story.hero else 8
         color = LIGHT[story.styles[i].colour]
@@ -132,16 +116,16 @@ def draw_tradeoff(story: Story) -> Figure:
 
 def draw_balance(story: Story) -> Figure:
     """Draw the mean over layers of every policy from window to window, with the oracle above."""
-    x = story.middles(story.runs)
+    x = story.runs.middles
     figure = _new_figure(7.5, 3.9)
     axes: Any = figure.subplots()
-    if story.oracle is not None:
-        axes.plot(x, story.oracle.mean, color=INK, linestyle=":", linewidth=1.2, label="oracle")
+    for level in story.above:
+        axes.plot(x, level.balance.mean, linewidth=1.2, label=level.name, **_level(level))
     for policy, balance in enumerate(story.balances):
-        mark = _mark(story, policy) if len(x) <= _FEW else None
+        mark = _mark(story, policy) if len(x) <= FEW_POINTS else None
         axes.plot(x, balance.mean, marker=mark, markersize=4, **_line(story, policy))
-    if story.shows_start:
-        axes.plot(x, story.start.mean, color=QUIET, linestyle="--", label=_START)
+    for level in story.below:
+        axes.plot(x, level.balance.mean, linewidth=1.5, label=level.name, **_level(level))
     _tidy(axes, "window", "balancedness, mean over layers")
     _legend_above(figure, axes)
     return figure
@@ -149,7 +133,7 @@ def draw_balance(story: Story) -> Figure:
 
 def draw_moving(story: Story) -> Figure:
     """Draw experts moved so far, seconds saved so far, and a row of rebalances for each policy."""
-    x = story.middles(story.runs)
+    x = story.runs.middles
     count = len(story.names)
     figure = _new_figure(7.5, 4.6 + 0.22 * count)
     ratios = [1.6, 1.6, 0.22 * count]
@@ -179,7 +163,7 @@ def draw_loads(story: Story) -> Figure:
     figure = _new_figure(7.5, float(np.clip(1.8 + 0.06 * shown.shape[1], 3.0, 5.6)))
     both = list(figure.subplots(1, 2, sharey=True))
     norm, colours = colour_norm(colour_limit(shown)), _colours("evenness")
-    names = (_START, _literal(story.names[story.hero]))
+    names = ("starting placement", _literal(story.names[story.hero]))
     for axes, relative, name in zip(both, shown, names, strict=True):
         image = draw_panel(axes, relative, norm, story.num_nodes, colours)
         each = 1.0 / np.nanmax(relative, axis=1)
@@ -194,7 +178,7 @@ def draw_loads(story: Story) -> Figure:
 
 def draw_hot(story: Story) -> Figure:
     """Draw the hottest experts of the layer where they change most, and how many of them stay."""
-    hot, x = story.hot, story.middles(story.columns)
+    hot, x = story.hot, story.columns.middles
     experts, load = hot.experts[hot.layer], hot.load[hot.layer]
     figure = _new_figure(7.5, 5.0)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1.0])

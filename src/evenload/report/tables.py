@@ -55,22 +55,16 @@ def print_table(
 ) -> None:
     """Print title, table and closing lines; bold and dim on a terminal only.
 
+    A head or cell may have several lines; in columns on the right, those after the first are
+    details. A closing line may be a pair with its style.
+
     Parameters
     ----------
-    title : str
-    heads : sequence of str, or None
-        Heads of the columns. A head or cell may have several lines.
-    rows : sequence of sequences of str
-        The cells; where they are on the right, their lines after the first are details.
-    lines : iterable of str or (str, str)
-        Sentences below the table; a pair is one with its style.
-    file : text stream
     left : int
         How many columns are on the left; numbers are on the right.
-    bold : int, optional
-        The column that stands out.
-    fold : int, optional
-        The column whose cells are broken into lines where the table is wider than the terminal.
+    bold, fold : int, optional
+        The column that stands out, and the one whose cells are broken into lines where the table is
+        wider than the terminal.
     """
     wanted = file.isatty() or os.environ.get("FORCE_COLOR")
     plain = not wanted or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
@@ -152,18 +146,8 @@ def print_report(
 ) -> None:
     """Print a table with a row a figure and a column a placement; coloured on a terminal only.
 
-    A figure that none of them has gets no row.
-
-    Parameters
-    ----------
-    title : str
-        What the figures are about.
-    summaries : sequence of Summary
-        At least one; the last column is the one that stands out.
-    lines : sequence of str
-        Sentences below the table.
-    file : text stream
-        Where to print.
+    A figure that none of them has gets no row; the last of one or more columns stands out. `title`
+    says what the figures are about, and `lines` are sentences below the table.
     """
     heads = ["\n".join(textwrap.wrap(summary.name, _HEAD)) for summary in summaries]
     rows = []
@@ -205,18 +189,9 @@ def print_policies(
 ) -> None:
     """Print a table with a row a replay; coloured on a terminal only.
 
-    Columns that a terminal has no room for are left out and named; a file or pipe gets all.
-
-    Parameters
-    ----------
-    title : str
-    rows : sequence of dict
-        As `Replay.figures`; with `cells` as `evenload.replay.sweep` returns them.
-    lines : sequence of str
-        Sentences below the table.
-    file : text stream
-    cells : bool
-        Show what sets the cells of a sweep apart.
+    Columns that a terminal has no room for are left out and named; a file or pipe gets all. Rows are
+    as `Replay.figures`; with `cells`, which shows what sets those of a sweep apart, as `sweep`
+    returns them. `lines` are sentences below the table.
     """
     columns = [*_CELLS, *_FIGURES] if cells else list(_FIGURES)
 
