@@ -102,27 +102,6 @@ def relative_load(gpu_load: Float, capacity: Float) -> Float:
 class Summary:
     """What a placement does with a load: its figures, computed when they are first asked for.
 
-    Parameters
-    ----------
-    name : str
-        Head of its column, e.g. ``trivial``.
-    placement : Placement
-    load : array_like, [L, E]
-        Tokens routed to each expert.
-    start : Placement, optional
-        What moves are counted from; default: the trivial placement.
-    solver : str, optional
-    bound : array_like, [L], optional
-        Balancedness that no placement exceeds where tokens are shared evenly among replicas.
-    milliseconds : float, optional
-        Time that planning took.
-    num_groups : int, default 1
-        Groups of experts that routing sends tokens to.
-    topk : integer array_like, [tokens, L, k], optional
-        Experts that each token was routed to.
-    split : bool, default False
-        Whether to compute the best uneven split, a maximum flow for each layer.
-
     Raises
     ------
     ValueError
@@ -130,16 +109,16 @@ class Summary:
         or, where that is asked for, the routed experts are none of the placement.
     """
 
-    name: str
+    name: str  # head of its column
     placement: Placement
-    load: Any
-    start: Placement | None = None
+    load: Any  # tokens routed to each expert, [L, E]
+    start: Placement | None = None  # what moves are counted from; default: the trivial placement
     solver: str | None = None
-    bound: Float | None = None
-    milliseconds: float | None = None
-    num_groups: int = 1
-    topk: Any = None
-    split: bool = False
+    bound: Float | None = None  # on the balancedness, where tokens are shared evenly, [L]
+    milliseconds: float | None = None  # time that planning took
+    num_groups: int = 1  # groups of experts that routing sends tokens to
+    topk: Any = None  # experts that each token was routed to, [tokens, L, k]
+    split: bool = False  # whether to compute the best uneven split: a maximum flow for each layer
 
     def __post_init__(self) -> None:
         check_groups(self.num_groups, self.placement.num_experts)
@@ -283,15 +262,10 @@ def _start(load: Any, cluster: Cluster, current: Placement | None = None, **how:
 
 
 def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any) -> list[Summary]:
-    """Summarise what runs now, or the trivial placement, and then each plan.
+    """Summarise what runs now, or the trivial placement, and then each of one or more plans.
 
-    Parameters
-    ----------
-    load : ndarray, [L, E]
-    plans : mapping, name -> (Plan, milliseconds)
-        At least one; all on one cluster.
-    **how
-        `num_groups`, `topk` and `split`, as `Summary`.
+    `plans` are name -> (Plan, milliseconds), all on one cluster, and `how` is `num_groups`, `topk`
+    and `split` of `Summary`.
     """
     last, _ = list(plans.values())[-1]
     start = _start(load, last.placement.cluster, last.current, **how)

@@ -61,24 +61,26 @@ def colour_ticks(limit: float, apart: float) -> list[float]:
     return [t for t in ticks if t == 1.0 or abs(math.log(t)) > math.log(limit) / apart]
 
 
-def colour_norm(limit: float) -> Any:
-    """Return matplotlib's logarithmic scale of colours around 1."""
-    from matplotlib.colors import LogNorm
+def new_figure(width: float, height: float, dpi: int) -> Figure:
+    """Return an empty figure that is not registered with pyplot; sizes in inches."""
+    from matplotlib.figure import Figure
 
-    return LogNorm(1.0 / limit, limit, clip=True)
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
 def draw_panel(
-    axes: Any, relative: NDArray[np.float64], norm: Any, num_nodes: int, colours: Any
+    axes: Any, relative: NDArray[np.float64], limit: float, num_nodes: int, colours: Any
 ) -> Any:
     """Draw relative loads [L, G] as a heat map with lines between nodes; return matplotlib's image.
 
     A GPU that is gone (NaN) is hatched; one without load, which has no logarithm, takes the lowest
     colour.
     """
+    from matplotlib.colors import LogNorm
     from matplotlib.ticker import MaxNLocator
 
-    image = axes.imshow(relative, norm=norm, cmap=colours, aspect="auto", interpolation="nearest")
+    how = {"aspect": "auto", "interpolation": "nearest", "cmap": colours}
+    image = axes.imshow(relative, norm=LogNorm(1.0 / limit, limit, clip=True), **how)
     for node in range(1, num_nodes):
         at = node * relative.shape[1] // num_nodes - 0.5
         axes.axvline(at, color="black", linewidth=0.8)
@@ -110,16 +112,14 @@ def draw_heatmaps(title: str, summaries: Sequence[Summary], num_nodes: int = 1) 
     All are on one colour scale centred at the mean, with lines between nodes. The figure is not
     registered with pyplot; nothing global changes.
     """
-    from matplotlib.figure import Figure
-
     L = summaries[0].relative_load.shape[0]
     height = float(np.clip(2.4 + 0.075 * L, 3.6, 8.0))
-    figure = Figure(figsize=(1.6 + 4.2 * len(summaries), height), dpi=120, layout="constrained")
+    figure = new_figure(1.6 + 4.2 * len(summaries), height, dpi=120)
     figure.suptitle(title, fontsize=11)
     row = list(figure.subplots(1, len(summaries), sharey=True, squeeze=False)[0])
-    norm = colour_norm(colour_limit(summary.relative_load for summary in summaries))
+    limit = colour_limit(summary.relative_load for summary in summaries)
     for axes, s in zip(row, summaries, strict=True):
-        image = draw_panel(axes, s.relative_load, norm, num_nodes, "RdBu_r")
+        image = draw_panel(axes, s.relative_load, limit, num_nodes, "RdBu_r")
         axes.set_title(s.name, fontsize=12, fontweight="bold", pad=38)
         mean, worst = float(s.balancedness.mean()), float(s.balancedness.min())
         figures = (
@@ -141,13 +141,11 @@ def draw_slots_curve(found: Redundancy) -> Figure:
 
     The figure is not registered with pyplot; nothing global changes.
     """
-    from matplotlib.figure import Figure
-
     placement = found.plan.placement
     gpus, E = placement.cluster.num_gpus, placement.num_experts
     tried = [point.num_slots - E for point in found.curve]
     reached = [point.balancedness for point in found.curve]
-    figure = Figure(figsize=(7.0, 4.2), dpi=120, layout="constrained")
+    figure = new_figure(7.0, 4.2, dpi=120)
     axes: Any = figure.subplots()
     wanted = axes.axhline(found.wanted, color="tab:green", linestyle="--", linewidth=1.0, zorder=1)
     # Only the tried numbers exist: the bound is a bar at each, and reached is joined lightly.

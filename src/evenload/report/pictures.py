@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evenload.report.figures import colour_limit, colour_norm, draw_panel, draw_scale
+from evenload.report.figures import colour_limit, draw_panel, draw_scale, new_figure
 from evenload.report.palette import DASHES, LIGHT, MARKS, PAGE
 from evenload.report.story import FEW_POINTS, Level, Story
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, QUIET, FAINT = (PAGE["light"][name] for name in ("ink", "quiet", "faint"))
+_DPI = 200
 _CHARACTERS = 95  # of a legend, side by side
 
 
@@ -26,13 +27,6 @@ def _literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure that is not registered with pyplot; sizes in inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=200, layout="constrained")
-
-
 def _colours(name: str) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -40,14 +34,9 @@ def _colours(name: str) -> Any:
 
 
 def _line(story: Story, policy: int) -> dict[str, Any]:
-    style, ours = story.styles[policy], policy == story.hero
-    return {
-        "color": LIGHT[style.colour],
-        "linestyle": DASHES[style.dash][0],
-        "linewidth": 2.0 if ours else 1.3,
-        "label": _literal(story.names[policy]),
-        "zorder": 3.0 if ours else 2.0,
-    }
+    style, (width, order) = story.styles[policy], (2.0, 3.0) if policy == story.hero else (1.3, 2.0)
+    line = {"color": LIGHT[style.colour], "linestyle": DASHES[style.dash][0], "linewidth": width}
+    return line | {"label": _literal(story.names[policy]), "zorder": order}
 
 
 def _level(level: Level) -> dict[str, Any]:
@@ -86,7 +75,7 @@ _LEVEL = {"top": (1.0, "bottom"), "middle": (0.0, "center"), "bottom": (-1.0, "t
 def draw_tradeoff(story: Story) -> Figure:
     """Draw a point for every policy, and a line through those of one kind."""
     curve = story.tradeoff
-    figure = _new_figure(7.5, 3.9)
+    figure = new_figure(7.5, 3.9, _DPI)
     axes: Any = figure.subplots()
     axes.set(xlim=curve.x_range, ylim=curve.y_range)
     for members in curve.curves:
@@ -117,7 +106,7 @@ def draw_tradeoff(story: Story) -> Figure:
 def draw_balance(story: Story) -> Figure:
     """Draw the mean over layers of every policy from window to window, with the oracle above."""
     x = story.runs.middles
-    figure = _new_figure(7.5, 3.9)
+    figure = new_figure(7.5, 3.9, _DPI)
     axes: Any = figure.subplots()
     for level in story.above:
         axes.plot(x, level.balance.mean, linewidth=1.2, label=level.name, **_level(level))
@@ -135,7 +124,7 @@ def draw_moving(story: Story) -> Figure:
     """Draw experts moved so far, seconds saved so far, and a row of rebalances for each policy."""
     x = story.runs.middles
     count = len(story.names)
-    figure = _new_figure(7.5, 4.6 + 0.22 * count)
+    figure = new_figure(7.5, 4.6 + 0.22 * count, _DPI)
     ratios = [1.6, 1.6, 0.22 * count]
     upper, lower, rows = figure.subplots(3, 1, sharex=True, height_ratios=ratios)
     for policy, moving in enumerate(story.movings):
@@ -160,12 +149,12 @@ def draw_moving(story: Story) -> Figure:
 def draw_loads(story: Story) -> Figure:
     """Draw the last window served, with the starting placement and the answer's policy."""
     shown = story.maps[[0, story.hero + 1], -1]
-    figure = _new_figure(7.5, float(np.clip(1.8 + 0.06 * shown.shape[1], 3.0, 5.6)))
+    figure = new_figure(7.5, float(np.clip(1.8 + 0.06 * shown.shape[1], 3.0, 5.6)), _DPI)
     both = list(figure.subplots(1, 2, sharey=True))
-    norm, colours = colour_norm(colour_limit(shown)), _colours("evenness")
+    limit, colours = colour_limit(shown), _colours("evenness")
     names = ("starting placement", _literal(story.names[story.hero]))
     for axes, relative, name in zip(both, shown, names, strict=True):
-        image = draw_panel(axes, relative, norm, story.num_nodes, colours)
+        image = draw_panel(axes, relative, limit, story.num_nodes, colours)
         each = 1.0 / np.nanmax(relative, axis=1)
         balance = f"balancedness {each.mean():.3f}, worst layer {each.min():.3f}"
         axes.set_title(f"{name}\n{balance}", fontsize=10)
@@ -180,7 +169,7 @@ def draw_hot(story: Story) -> Figure:
     """Draw the hottest experts of the layer where they change most, and how many of them stay."""
     hot, x = story.hot, story.columns.middles
     experts, load = hot.experts[hot.layer], hot.load[hot.layer]
-    figure = _new_figure(7.5, 5.0)
+    figure = new_figure(7.5, 5.0, _DPI)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1.0])
     extent = (story.windows[0] - 0.5, story.windows[-1] + 0.5, len(experts) - 0.5, -0.5)
     how = {"aspect": "auto", "interpolation": "nearest", "extent": extent}

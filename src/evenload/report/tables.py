@@ -189,8 +189,8 @@ def print_policies(
 ) -> None:
     """Print a table with a row a replay; coloured on a terminal only.
 
-    Columns that a terminal has no room for are left out and named; a file or pipe gets all. Rows are
-    as `Replay.figures`; with `cells`, which shows what sets those of a sweep apart, as `sweep`
+    Columns that a terminal has no room for are left out and named; a file or pipe gets all. Rows
+    are as `Replay.figures`; with `cells`, which shows what sets those of a sweep apart, as `sweep`
     returns them. `lines` are sentences below the table.
     """
     columns = [*_CELLS, *_FIGURES] if cells else list(_FIGURES)
