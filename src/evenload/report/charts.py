@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.report.figures import colour_limit
-from evenload.report.palette import STEPS
-from evenload.report.story import FEW_POINTS, Balance, Float, Level, Story
+from evenload.report.palette import FEW_POINTS, STEPS
+from evenload.report.story import Balance, Float, Level, Story
 
 Figure = dict[str, Any]
 Trace = dict[str, Any]  # what plotly calls one: a line, some marks, a heat map

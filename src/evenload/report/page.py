@@ -16,7 +16,13 @@ from evenload.extras import needed
 from evenload.io import replace_file
 from evenload.report import palette
 from evenload.report.charts import moving_height, page_data
-from evenload.report.figures import check_plot_path, colour_limit, colour_ticks, save_figure
+from evenload.report.figures import (
+    PICTURES,
+    check_plot_path,
+    colour_limit,
+    colour_ticks,
+    save_figure,
+)
 from evenload.report.story import Story
 from evenload.report.text import (
     check_ending,
@@ -107,8 +113,6 @@ def write_figures(
     OSError
         If a file cannot be written.
     """
-    from evenload.report.pictures import PICTURES
-
     check_figures_folder(folder)
     story = Story(replays, trace)
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -209,13 +213,10 @@ def _change(seconds: float, start: float) -> str:
     return f"&minus;{percent_down(-change)}" if change < 0.0 else f"+{percent_up(change, 1)}"
 
 
-def _name(name: str) -> str:
-    """Write a policy's name, which may be broken between its options."""
-    return escape(name).replace(",", ",<wbr>")
-
-
-def _row(head: str, cells: Sequence[str], kind: str = "") -> str:
+def _row(name: str, cells: Sequence[str], kind: str = "", swatch: str = "") -> str:
+    """Return a row of a table; a policy's name may be broken between its options."""
     body = "".join(f"<td>{cell}</td>" for cell in cells)
+    head = swatch + escape(name).replace(",", ",<wbr>")
     return f'<tr{kind}><th scope="row">{head}</th>{body}</tr>'
 
 
@@ -235,11 +236,12 @@ def _rows(story: Story) -> Iterator[str]:
             _change(row["total_seconds"], story.start_seconds),
         ]
         kind = ' class="hero"' if index == story.hero and len(story.rows) > 1 else ""
-        yield _row(swatch + _name(row["policy"]), cells, kind)
+        yield _row(row["policy"], cells, kind, swatch)
     for level in story.below:
         reached = [down(level.mean, 4), down(level.worst_window, 4)]
         cells = [*reached, _NONE, _NONE, "0", "0 B", "0 s", _NONE, "&plusmn;0.0%"]
-        yield _row(_swatch(level.colour, level.dash, 1.5) + level.name, cells, ' class="start"')
+        swatch = _swatch(level.colour, level.dash, 1.5)
+        yield _row(level.name, cells, ' class="start"', swatch)
 
 
 def _settings(story: Story) -> str:
@@ -253,9 +255,7 @@ def _settings(story: Story) -> str:
         return shared
     heads = [f'<th scope="col">{escape(name)}</th>' for name in ("Policy", *story.own_settings)]
     each = zip(story.rows, *story.own_settings.values(), strict=True)
-    rows = [
-        _row(_name(row["policy"]), [escape(v) or _NONE for v in values]) for row, *values in each
-    ]
+    rows = [_row(row["policy"], [escape(v) or _NONE for v in values]) for row, *values in each]
     return (
         f'{shared}<div class="scroll" tabindex="0" role="region" aria-label="Settings of each '
         'policy"><table class="own"><caption>What differs between the policies</caption><thead>'

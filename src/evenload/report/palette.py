@@ -33,6 +33,8 @@ DASHES = {
     "dashdot": ("-.", "6 2 2 2"),
 }
 
+FEW_POINTS = 40  # of a line, up to which each has a mark, so that one alone is seen
+
 
 class Style(NamedTuple):
     """How a policy is drawn, in plotly's words; `colour` indexes `LIGHT` and `DARK`."""

@@ -56,17 +56,6 @@ def save_replays(path: str | os.PathLike[str], replays: Sequence[Replay]) -> Non
         np.savez_compressed(stream, **arrays)
 
 
-def _read(values: dict[str, Any], arrays: dict[str, Any]) -> Replay:
-    from evenload.replay import Replay
-
-    known = {field.name for field in fields(Replay)}
-    given = values | arrays
-    if set(given) != known:
-        raise ValueError(f"fields {sorted(set(given) ^ known)}")
-    cluster, notes = Cluster(**values["cluster"]), tuple(values["notes"])
-    return Replay(**given | {"cluster": cluster, "notes": notes})
-
-
 def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
     """Read the replays that `save_replays` kept.
 
@@ -77,6 +66,9 @@ def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
     FileFormatError
         If the file holds no replays, or is damaged.
     """
+    from evenload.replay import Replay
+
+    known = {field.name for field in fields(Replay)}
     if Path(path).is_dir():
         raise FileFormatError(f"{path}: this is a folder; give a file")
     try:
@@ -84,11 +76,14 @@ def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
             about = json.loads(str(file["about"]))
             if about["kind"] != _KIND:
                 raise ValueError(about["kind"])
-            members = [name.partition("/") for name in file.files if "/" in name]
-            return [
-                _read(values, {n: file[f"{i}/{n}"] for i, _, n in members if i == str(number)})
-                for number, values in enumerate(about["replays"])
-            ]
+            members, replays = [name.partition("/") for name in file.files if "/" in name], []
+            for number, values in enumerate(about["replays"]):
+                values |= {n: file[f"{i}/{n}"] for i, _, n in members if i == str(number)}
+                if set(values) != known:
+                    raise ValueError(f"fields {sorted(set(values) ^ known)}")
+                values |= {"cluster": Cluster(**values["cluster"]), "notes": tuple(values["notes"])}
+                replays.append(Replay(**values))
+            return replays
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise FileFormatError(
             f"{path}: no replays are in it ({error}); use a file that `evenload replay --save` "

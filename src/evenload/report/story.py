@@ -24,7 +24,6 @@ Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 
 MOST_POINTS = 1000  # of a line: more than a screen has pixels for
-FEW_POINTS = 40  # of a line, up to which each has a mark, so that one alone is seen
 MOST_COLUMNS = 120  # of the heat map of hot experts
 MOST_SHOWN = 120  # windows on the slider
 MAP_BYTES = 4 * 2**20  # for all heat maps of GPU loads

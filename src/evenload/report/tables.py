@@ -161,6 +161,7 @@ def print_report(
 # ---- policies --------------------------------------------------------------------------------
 
 WITHIN = 0.01  # of the least time, to be enough
+_seconds = itemgetter("total_seconds")
 
 
 _FIGURES: tuple[Column, ...] = (
@@ -215,7 +216,7 @@ def print_policies(
 
 def policy_lines(rows: Sequence[Row]) -> list[str]:
     """Return what the rows of one comparison come to: who takes least time, and what held it up."""
-    best = min(rows, key=lambda r: float(r["total_seconds"]))
+    best = min(rows, key=_seconds)
     line = (
         f"{best['policy']} takes the least time in all, {best['total_seconds']:.4g} s "
         "(straggler time, and serving standing still for moves)"
@@ -234,23 +235,16 @@ def policy_lines(rows: Sequence[Row]) -> list[str]:
 
 def enough_slots(rows: Sequence[Row]) -> list[str]:
     """Say for each number of GPUs how many slots are enough: the answer that a sweep is for."""
-
-    def seconds(row: Row) -> float:
-        return float(row["total_seconds"])
-
     lines = []
     for gpus in dict.fromkeys(row["gpus"] for row in rows):
-        best: dict[int, Row] = {}
-        for row in (r for r in rows if r["gpus"] == gpus):
-            best[row["slots"]] = min(best.get(row["slots"], row), row, key=seconds)
-        least = min(best.values(), key=seconds)
-        limit = (1.0 + WITHIN) * seconds(least)
-        enough = next(best[s] for s in sorted(best) if seconds(best[s]) <= limit)
+        fastest = sorted((row for row in rows if row["gpus"] == gpus), key=_seconds)
+        least, limit = fastest[0], (1.0 + WITHIN) * _seconds(fastest[0])
+        enough = min((row for row in fastest if _seconds(row) <= limit), key=itemgetter("slots"))
         line = (
             f"{gpus} GPUs: {least['slots']} slots with {least['policy']} take the least time in "
-            f"all, {seconds(least):.4g} s"
+            f"all, {_seconds(least):.4g} s"
         )
-        if enough is not least:
+        if enough["slots"] != least["slots"]:
             line += f"; {enough['slots']} with {enough['policy']} come within {WITHIN:.0%} of it"
         lines.append(f"{line}.")
     return lines

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 Point = tuple[float, float]
 
-# Words of plotly; the first that is free is taken.
-PLACES = (
-    "middle right", "top center", "bottom center", "middle left",
-    "top right", "bottom right", "top left", "bottom left",
-)  # fmt: skip
+# Where a name is, in plotly's words, to the right of its point and above it; the first that is
+# free is taken.
+PLACES = {
+    "middle right": (1, 0), "top center": (0, 1), "bottom center": (0, -1), "middle left": (-1, 0),
+    "top right": (1, 1), "bottom right": (1, -1), "top left": (-1, 1), "bottom left": (-1, -1),
+}  # fmt: skip
 _CHARACTER, _LINE, _MARK, _STEP = 7.0, 16.0, 7.0, 4.0  # pixels
 _ROUNDS = 4
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -47,11 +48,9 @@ class Box(NamedTuple):
 
 
 def _label(point: Point, text: str, place: str) -> Box:
-    vertical, horizontal = place.split()
-    width = _CHARACTER * len(text)
-    left = point[0] + {"left": -width - _MARK, "center": -width / 2, "right": _MARK}[horizontal]
-    above = -_LINE - _MARK
-    top = point[1] + {"top": above, "middle": -_LINE / 2, "bottom": _MARK}[vertical]
+    (across, up), width = PLACES[place], _CHARACTER * len(text)
+    left = point[0] + across * _MARK + (across - 1) / 2 * width
+    top = point[1] - up * _MARK - (up + 1) / 2 * _LINE
     return Box(left, top, left + width, top + _LINE)
 
 
@@ -90,7 +89,7 @@ def place_labels(
     """
     marks = [Box.around(*point, _MARK) for point in points]
     drawn = [box for line in lines for box in _along(*line)]
-    places = [PLACES[0]] * len(points)
+    places = [next(iter(PLACES))] * len(points)
 
     def covered(i: int, place: str) -> float:
         box = _label(points[i], texts[i], place)

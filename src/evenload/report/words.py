@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ Row = Mapping[str, Any]  # as `Replay.figures`
 
 OURS = "evenload"
 _PUBLISHED = "deepseek"
+_seconds: Callable[[Row], float] = itemgetter("total_seconds")
 
 
 def hero(rows: Sequence[Row]) -> int:
@@ -25,7 +27,7 @@ def hero(rows: Sequence[Row]) -> int:
     Of several of ours it is the one that takes least time.
     """
     ours = [i for i, row in enumerate(rows) if row["policy"].startswith(OURS)]
-    return min(ours or range(len(rows)), key=lambda i: float(rows[i]["total_seconds"]))
+    return min(ours or range(len(rows)), key=lambda i: _seconds(rows[i]))
 
 
 def _reached(rows: Sequence[Row], chosen: int) -> str:
@@ -43,7 +45,7 @@ def _reached(rows: Sequence[Row], chosen: int) -> str:
         return f"{text} with {row['moves']:,} experts moved."
     foreign = [other for other in others if not other["policy"].startswith(OURS)] or others
     published = [other for other in foreign if other["policy"].startswith(_PUBLISHED)] or foreign
-    other = max(published, key=lambda of: int(of["moves"]))
+    other = max(published, key=itemgetter("moves"))
     share = row["moves"] / other["moves"]
     part = f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.1f}%"
     return (
@@ -62,7 +64,7 @@ def _paid(row: Row) -> str:
 def answer(rows: Sequence[Row], start_seconds: float) -> str:
     """Return the paragraph at the top of the page; the starting placement would take that long."""
     chosen = hero(rows)
-    best = min(rows, key=lambda row: float(row["total_seconds"]))
+    best = min(rows, key=_seconds)
     gain = 1.0 - best["total_seconds"] / start_seconds
     if gain > 0.0:
         fastest = (
