@@ -1,4 +1,4 @@
-"""Pictures by matplotlib: the load of every GPU in every layer, and what numbers of slots reach."""
+"""Pictures by matplotlib: GPU loads, what numbers of slots reach, and the page's figures."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ if TYPE_CHECKING:
     from evenload.report.story import Level, Story
 
 SUFFIXES = (".png", ".svg", ".pdf")
-
 INK, QUIET, FAINT = (PAGE["light"][name] for name in ("ink", "quiet", "faint"))
-_DPI = 200
+_DPI = 200  # of those for papers
 _CHARACTERS = 95  # of a legend, side by side
 _MOST = 4.0  # times the mean that colours reach to
 _MOST_TICKS = 10  # of the curve of slots
@@ -110,9 +109,8 @@ def draw_panel(
 def draw_scale(figure: Figure, image: Any, axes: list[Any]) -> None:
     """Draw the scale of colours beside heat maps."""
     limit = image.norm.vmax
-    bar = figure.colorbar(
-        image, ax=axes, aspect=30, pad=0.02, extend="both" if limit == _MOST else "neither"
-    )
+    extend = "both" if limit == _MOST else "neither"
+    bar = figure.colorbar(image, ax=axes, aspect=30, pad=0.02, extend=extend)
     ticks = colour_ticks(limit, apart=6)
     bar.minorticks_off()
     bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
@@ -240,9 +238,6 @@ def _legend_above(figure: Figure, axes: Any) -> None:
     figure.legend(handles, names, frameon=False, fontsize=9, **place)
 
 
-# ---- the pictures ----------------------------------------------------------------------------
-
-
 def draw_tradeoff(story: Story) -> Figure:
     """Draw a point for every policy, and a line through those of one kind."""
     curve = story.tradeoff
@@ -253,7 +248,6 @@ def draw_tradeoff(story: Story) -> Figure:
         color = LIGHT[story.colour_of(members)]
         x, y = [curve.x[i] for i in members], [curve.y[i] for i in members]
         axes.plot(x, y, color=color, linewidth=1.2, alpha=0.55, zorder=2)
-
     where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "fontsize": 9}
     for level in story.below + story.above:
         axes.axhline(level.mean, linewidth=1.0, zorder=1, **_level(level))
@@ -293,8 +287,7 @@ def draw_balance(story: Story) -> Figure:
 
 def draw_moving(story: Story) -> Figure:
     """Draw experts moved so far, seconds saved so far, and a row of rebalances for each policy."""
-    x = story.runs.middles
-    count = len(story.names)
+    x, count = story.runs.middles, len(story.names)
     figure = new_figure(7.5, 4.6 + 0.22 * count, _DPI)
     ratios = [1.6, 1.6, 0.22 * count]
     upper, lower, rows = figure.subplots(3, 1, sharex=True, height_ratios=ratios)

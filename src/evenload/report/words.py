@@ -113,10 +113,6 @@ def _bandwidth(value: float) -> str:
     return f"{show_bytes(value)}/s"
 
 
-def _count(value: float) -> str:
-    return f"{float(f'{value:.4g}'):,.0f}"  # four digits are more than anybody measured
-
-
 _ABOUT = ("source", "shape", "policy", "cluster", "window")  # said in words of their own
 _WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "interval": ("windows between decisions", _text),
@@ -125,13 +121,15 @@ _WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "sample": ("part of the traffic recorded", _part),
     "delay": ("moves take time", _text),
     "start": ("starting placement", _text),
-    "cost: tokens_per_second": ("tokens a second through an expert", _count),
+    # Four digits are more than anybody measured.
+    "cost: tokens_per_second": (
+        "tokens a second through an expert", lambda v: f"{float(f'{v:.4g}'):,.0f}"),
     "cost: expert_bytes": ("weights of an expert", show_bytes),
     "cost: bandwidth_in_node": ("bandwidth inside a node", _bandwidth),
     "cost: bandwidth_between_nodes": ("bandwidth between nodes", _bandwidth),
     "cost: latency": ("latency of a transfer", show_seconds),
     "cost: overlap": ("transfers hidden behind serving", _part),
-}
+}  # fmt: skip
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
