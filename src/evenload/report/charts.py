@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.report.figures import colour_limit
 from evenload.report.palette import FEW_POINTS, STEPS
 from evenload.report.story import Balance, Float, Level, Story
+from evenload.report.text import shorten
 
 Figure = dict[str, Any]
 Trace = dict[str, Any]  # what plotly calls one: a line, some marks, a heat map
@@ -215,13 +215,8 @@ def _moving(story: Story) -> Figure:
     window = _axis("window", anchor="y3", hoverformat="d")
     if len(x) == 1:
         window["range"] = [x[0] - 1, x[0] + 1]
-    # A name is cut in the middle, so that it leaves room for the plot beside it.
-    policies = [row["policy"] for row in story.rows]
-    captions = [n if len(n) <= _CAPTION else f"{n[:9]}…{n[-10:]}" for n in policies]
-    rows = {
-        "tickvals": list(range(P)),
-        "ticktext": [escape(name, quote=False) for name in captions],
-    }
+    captions = [escape(shorten(row["policy"], _CAPTION), quote=False) for row in story.rows]
+    rows = {"tickvals": list(range(P)), "ticktext": captions}
     zero = {"zeroline": True, "zerolinecolor": "--quiet"}
     upper, lower = [middle + 0.03, 1], [strip + 0.05, middle - 0.03]
     return _figure(
@@ -237,7 +232,7 @@ def _moving(story: Story) -> Figure:
 def _map(story: Story) -> Figure:
     """Return a heat map of GPU loads, which is empty: the script puts in what is chosen."""
     L, G = story.maps.shape[2:]
-    reach, nodes = math.log2(colour_limit([story.maps])), story.num_nodes
+    reach, nodes = math.log2(story.colour_limit), story.num_nodes
     trace = {
         "type": "heatmap", "zmin": -reach, "zmax": reach, "colorscale": _scale("evenness"),
         "showscale": False, "xgap": 1 if G <= 64 else 0,

@@ -14,25 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from evenload.extras import needed
 from evenload.io import replace_file
-from evenload.report import palette
+from evenload.report import palette, text
 from evenload.report.charts import moving_height, page_data
-from evenload.report.figures import (
-    PICTURES,
-    check_plot_path,
-    colour_limit,
-    colour_ticks,
-    save_figure,
-)
+from evenload.report.figures import PICTURES, check_plot_path, colour_ticks, save_figure
 from evenload.report.story import Story
-from evenload.report.text import (
-    check_ending,
-    down,
-    percent_down,
-    percent_up,
-    show_bytes,
-    show_seconds,
-    up,
-)
 
 if TYPE_CHECKING:
     from evenload.replay import Replay
@@ -44,7 +29,7 @@ _NONE = "&ndash;"
 
 def check_page_path(path: str | os.PathLike[str]) -> None:
     """Raise `ValueError` unless a page can be made: .html or .htm, and plotly is installed."""
-    check_ending(path, SUFFIXES, "pages with {} are not known")
+    text.check_ending(path, SUFFIXES, "pages with {} are not known")
     needed("plotly", "plotly", "report", "a page")
 
 
@@ -73,9 +58,9 @@ def write_page(replays: Sequence[Replay], trace: Trace, path: str | os.PathLike[
         If the file cannot be written.
     """
     check_page_path(path)
-    text = _document(Story(replays, trace))
+    document = _document(Story(replays, trace)).encode("utf-8")
     with replace_file(path) as stream:
-        stream.write(text.encode("utf-8"))
+        stream.write(document)
 
 
 def check_figures_folder(folder: str | os.PathLike[str]) -> None:
@@ -128,8 +113,8 @@ def write_figures(
 
 def _safe_json(value: Any) -> str:
     """Write JSON that cannot end the script element it stands in; NaN is refused."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"})
+    data = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return data.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"})
 
 
 def _safe_script(code: str) -> str:
@@ -187,7 +172,7 @@ def _options(story: Story, chosen: int) -> str:
 
 def _scale(story: Story) -> str:
     """Return the ticks of the scale of colours."""
-    limit = colour_limit([story.maps])
+    limit = story.colour_limit
     at = {t: 50.0 + 50.0 * math.log(t) / math.log(limit) for t in colour_ticks(limit, apart=5)}
     return "".join(f'<i style="left:{left:.4g}%">{tick:g}</i>' for tick, left in at.items())
 
@@ -210,7 +195,9 @@ def _change(seconds: float, start: float) -> str:
     change = seconds / start - 1.0
     if abs(change) < 5e-4:
         return "&plusmn;0.0%"
-    return f"&minus;{percent_down(-change)}" if change < 0.0 else f"+{percent_up(change, 1)}"
+    return (
+        f"&minus;{text.percent_down(-change)}" if change < 0.0 else f"+{text.percent_up(change, 1)}"
+    )
 
 
 def _row(name: str, cells: Sequence[str], kind: str = "", swatch: str = "") -> str:
@@ -225,20 +212,20 @@ def _rows(story: Story) -> Iterator[str]:
     for index, (row, style) in enumerate(zip(story.rows, story.styles, strict=True)):
         swatch = _swatch(f"policy-{style.colour}", style.dash, style.width, style.mark)
         cells = [
-            down(row["balancedness"], 4),
-            down(row["worst_window"], 4),
-            _NONE if row["regret"] is None else up(row["regret"], 4),
+            text.down(row["balancedness"], 4),
+            text.down(row["worst_window"], 4),
+            _NONE if row["regret"] is None else text.up(row["regret"], 4),
             f"{row['paid']:,} of {row['rebalances']:,}" if row["rebalances"] else _NONE,
             f"{row['moves']:,}",
-            show_bytes(row["bytes"]),
-            show_seconds(row["move_seconds"]),
-            show_seconds(row["plan_ms"] / 1e3) if row["asked"] else _NONE,
+            text.show_bytes(row["bytes"]),
+            text.show_seconds(row["move_seconds"]),
+            text.show_seconds(row["plan_ms"] / 1e3) if row["asked"] else _NONE,
             _change(row["total_seconds"], story.start_seconds),
         ]
         kind = ' class="hero"' if index == story.hero and len(story.rows) > 1 else ""
         yield _row(row["policy"], cells, kind, swatch)
     for level in story.below:
-        reached = [down(level.mean, 4), down(level.worst_window, 4)]
+        reached = [text.down(level.mean, 4), text.down(level.worst_window, 4)]
         cells = [*reached, _NONE, _NONE, "0", "0 B", "0 s", _NONE, "&plusmn;0.0%"]
         swatch = _swatch(level.colour, level.dash, 1.5)
         yield _row(level.name, cells, ' class="start"', swatch)

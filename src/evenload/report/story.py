@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from evenload.placement import Placement
 from evenload.report.compare import relative_load
+from evenload.report.figures import colour_limit
 from evenload.report.palette import styles
 from evenload.report.saved import check_together
+from evenload.report.text import shorten
 from evenload.report.tradeoff import tradeoff
 from evenload.report.words import answer, hero, shared_and_own, subtitle
 
@@ -29,7 +31,7 @@ MOST_SHOWN = 120  # windows on the slider
 MAP_BYTES = 4 * 2**20  # for all heat maps of GPU loads
 BYTES_A_NUMBER = 2 * 4 / 3  # of a heat map: 16 bits in base64
 MOST_EXPERTS = 16  # hot ones of a layer
-_LONGEST = 28
+_LONGEST = 27  # characters of a name in a legend
 
 
 # ---- fewer windows than were served ----------------------------------------------------------
@@ -135,12 +137,6 @@ def _hot(share: Float) -> Hot:
     return Hot(experts, load, kept_last.mean(axis=1), kept_first.mean(axis=1), layer)
 
 
-def shorten(name: str) -> str:
-    """Cut a long name in the middle, where names of one kind tend to be alike."""
-    half = (_LONGEST - 1) // 2
-    return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
-
-
 class Story:
     """All that a page or its pictures show of P policies.
 
@@ -155,7 +151,7 @@ class Story:
         self.title = f"Replay of {PurePath(trace.source).name or 'a trace'}"
         self.subtitle = subtitle(first, trace)
         self.rows = [replay.figures() for replay in replays]
-        self.names = [shorten(replay.policy) for replay in replays]  # for a legend
+        self.names = [shorten(replay.policy, _LONGEST) for replay in replays]  # for a legend
         self.hero = hero(self.rows)  # the policy that the answer is about
         self.styles = styles(len(replays), self.hero)
         self.num_nodes = first.cluster.num_nodes
@@ -166,6 +162,7 @@ class Story:
         self.shown = spaced(W, int(min(MOST_SHOWN, max(MAP_BYTES // bytes_a_window, 2))))
         # GPU load over the layer's mean, first with the starting placement: [P + 1, N, L, G].
         start, share, self.maps = self._walk(replays, trace)
+        self.colour_limit = colour_limit([self.maps])
         self.hot = _hot(share)
         self.start_seconds = float((first.mean_seconds / start).sum())
         self.balances = [self._balance(replay.balancedness) for replay in replays]

@@ -42,6 +42,12 @@ def some(items: Sequence[Any], most: int = 5) -> str:
     return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
 
 
+def shorten(name: str, longest: int) -> str:
+    """Cut a long name in the middle, where names of one kind tend to be alike."""
+    head = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:head]}…{name[head + 1 - longest :]}"
+
+
 def show_bytes(count: float) -> str:
     """Show bytes with a decimal unit, e.g. ``12.3 GB``."""
     for unit in ("B", "kB", "MB", "GB"):
