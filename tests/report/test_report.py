@@ -316,10 +316,7 @@ def test_picture_of_unknown_kind(name, what):
 
 def test_picture_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    message = (
-        "x.png: a picture needs matplotlib, which is not installed; use pip install "
-        "'evenload[plot]'"
-    )
+    message = "a picture needs matplotlib, which is not installed; use pip install 'evenload[plot]'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_plot_path("x.png")
 
