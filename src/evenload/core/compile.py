@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numba
 from llvmlite.binding import Linkage, parse_assembly
@@ -28,7 +28,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
 from numba.core.serialize import dumps
-from numba.core.typed_passes import NativeLowering
+from numba.core.typed_passes import NativeLowering, NopythonTypeInference
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -149,8 +149,44 @@ class _KernelLowering(_Lowering):
         return True
 
 
+class _Typing:
+    """Numba's rules of types, each asked once: inference asks for every operator many times."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._known: dict[Any, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def resolve_function_type(self, function: Any, arguments: Any, keywords: Any) -> Any:
+        key = function, tuple(arguments), tuple(keywords.items())
+        if key not in self._known:
+            self._known[key] = self._context.resolve_function_type(function, arguments, keywords)
+        return self._known[key]
+
+
+@cache
+def _typing(context: Any) -> _Typing:
+    return _Typing(context)
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Inference(NopythonTypeInference):  # type: ignore[misc]
+    _name = "inference"
+
+    def run_pass(self, state: Any) -> bool:
+        usual = state.typingctx
+        state.typingctx = _typing(usual)
+        inferred: bool = super().run_pass(state)
+        state.typingctx = usual
+        return inferred
+
+
 UNUSED = {
     "with_lifting",
+    "nopython_rewrites",
+    "dead_branch_prune",
     "inline_closure_likes",
     "make_function_op_code_to_jit_function",
     "inline_inlinables",
@@ -161,21 +197,30 @@ UNUSED = {
 """Passes for what no kernel has: closures, contexts, literals that pick the code."""
 
 
+class _Passes(PassManager):  # type: ignore[misc]
+    """The passes of a kernel, without a check of the code after each of them."""
+
+    _ENFORCING = False
+
+
 class _Compiler(CompilerBase):  # type: ignore[misc]
-    lowering: Any = _EntryLowering
+    own: ClassVar[dict[Any, Any]] = {
+        NativeLowering: _EntryLowering,
+        NopythonTypeInference: _Inference,
+    }
 
     def define_pipelines(self) -> list[PassManager]:
         usual = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        manager = PassManager("evenload")
+        manager = _Passes("evenload")
         for step, description in usual.passes:
             if step.name() not in UNUSED:
-                manager.add_pass(self.lowering if step is NativeLowering else step, description)
+                manager.add_pass(self.own.get(step, step), description)
         manager.finalize()
         return [manager]
 
 
 class _KernelCompiler(_Compiler):
-    lowering = _KernelLowering
+    own: ClassVar[dict[Any, Any]] = {**_Compiler.own, NativeLowering: _KernelLowering}
 
 
 KERNEL_OPTIONS = {
