@@ -92,7 +92,7 @@ def soonest_done(load, wanted, order, slots, unit_time, node, home, lightest):
             lacking = [e for e in range(len(load)) if e not in held]
             share = {e: Fraction(int(load[e]), count[e]) for e in lacking}
             if not lacking:
-                e = len(load) - 1 - len(held) % len(load)
+                e = len(load) - 1
             else:
                 e = min(lacking, key=lambda e: (share[e] if lightest else -share[e], e))
             held.append(e)

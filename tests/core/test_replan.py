@@ -44,7 +44,7 @@ def _run(step, s, w, x, weight, row, result):
     elif step == 2:
         result[0], result[1], result[2] = _best_swap(s, x[0], x[1], x[2], x[3], x[4], row)
     elif step == 3:
-        _part_duplicates(s, x[0], x[1], x[2], row, w.keys)
+        _part_duplicates(s, x[0], row, w.keys)
     elif step == 4:
         result[0] = _try(s, weight, w.random, x[0], x[1], x[2], row, w.keys)
     else:
@@ -176,31 +176,28 @@ def test_a_move_is_undone_where_that_costs_nothing(seed):
         assert moves(layer) <= before + (1 if undone else 0)
 
 
-@settings(max_examples=100, deadline=None)
-@given(seed=seeds, price=prices, most=st.sampled_from([0, 2, NO_LIMIT]))
-def test_duplicates_are_parted_where_that_costs_no_more(seed, price, most):
+@settings(max_examples=150, deadline=None)
+@given(seed=seeds, spare=st.sampled_from([0, 2, NO_LIMIT]))
+def test_duplicates_are_parted_where_that_raises_no_peak(seed, spare):
+    """As far as there are moves; what is left, is left since no expert could take the slot."""
     layer = layers(np.random.default_rng(seed))
-    limit, had, duplicates = cost(layer, price), moves(layer), layer.num_duplicates
-    run(layer, PART, price, most, limit)
+    s, peak, had, duplicates = layer.state, layer.peak, moves(layer), layer.num_duplicates
+    most = had + spare
+    run(layer, PART, most)
     layer.check()
     layer.check_homes()
-    assert cost(layer, price) <= limit
-    assert moves(layer) <= max(most, had)
+    assert layer.peak <= peak
+    assert moves(layer) <= most
     assert layer.num_duplicates <= duplicates
-
-
-@settings(max_examples=100, deadline=None)
-@given(seed=seeds)
-def test_duplicates_are_parted_at_any_cost_without_a_limit(seed):
-    """What is left, is left since the GPU holds every expert that may be there."""
-    layer = layers(np.random.default_rng(seed))
-    run(layer, PART, 0, NO_LIMIT, 2**62)
-    layer.check()
-    s = layer.state
-    for g in range(layer.gpu.shape[1]):
-        for giver in np.flatnonzero(s.held[HELD, :, g] > 1):
-            lacking = np.flatnonzero(s.held[HELD, :, g] == 0)
-            assert not any(layer.run("may_hand_over", giver, g, e)[0] for e in lacking)
+    placed = layer.placed
+    for g, giver in np.argwhere(s.held[HELD].T > 1):
+        for taker in np.flatnonzero(s.held[HELD, :, g] == 0):
+            if not layer.run("may_hand_over", giver, g, taker)[0]:
+                continue
+            # Later ones may have made room for an earlier one; their peak was higher by then.
+            peak_after, moves_after = run(layer, HANDOVER, giver, g, taker)[:2]
+            assert peak_after > layer.peak or moves_after > most or duplicates > 1
+    layer.fill(placed)
 
 
 # --- samples on the grid ----------------------------------------------------------------------
@@ -278,8 +275,8 @@ def check_rows(layer, placed):
     spare=st.sampled_from([0, 1, 3, NO_LIMIT]),
     steps=st.sampled_from([0, 1, 300]),
 )
-def test_a_plan_never_costs_more_than_what_runs(seed, price, spare, steps):
-    """Peak and price together; moves are counted, and within the limit where the start was."""
+def test_a_plan_is_never_worse_than_what_runs(seed, price, spare, steps):
+    """Neither by itself, nor with the price of moves; those are counted and within the limit."""
     rng = np.random.default_rng(seed)
     layer = layers(rng, least_gpus=1)
     E, M = layer.state.cost.shape[1:]
@@ -291,7 +288,9 @@ def test_a_plan_never_costs_more_than_what_runs(seed, price, spare, steps):
     np.testing.assert_allclose(peak, peaks_of(layer, load, weight, placed), rtol=1e-8)
     before = peaks_of(layer, load, weight, start)
     cost = min(price, 1e9)
-    assert (peak + cost * moved <= before * (1 + 1e-8) + cost * had).all()
+    assert (peak <= before * (1 + 1e-8)).all()
+    if duplicates == 0:  # they are parted at any price
+        assert (peak + cost * moved <= before * (1 + 1e-8) + cost * had).all()
     assert (moved <= had + spare).all()
     check_rows(layer, placed)
     for row in placed:
@@ -308,13 +307,11 @@ def test_too_many_moves_are_undone_or_told(seed):
     layer = layers(rng)
     E, M = layer.state.cost.shape[1:]
     load = rng.integers(1, 1000, (1, E, M)).astype(float)
-    start, had = layer.experts, moves(layer)
+    had = moves(layer)
     most = had // 2
     placed, peak, moved = replan(layer, load, np.ones(M, np.int64), 1e-4, most, steps=2000)
     if np.isinf(peak[0]):
-        layer.fill(placed[0])
-        assert layer.experts == start
-        assert had > most
+        assert most < moved[0] <= had
     else:
         assert moved[0] <= most
     assert moved.tolist() == moves_of(layer, placed)
