@@ -25,8 +25,8 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from evenload.arrays import check_weights
-from evenload.io.base import FileFormatError, RawTrace, check_elements, trace_shape
-from evenload.io.files import DAMAGED, briefly, kind_of
+from evenload.io.base import FileFormatError, RawTrace, check_elements, refusing, trace_shape
+from evenload.io.files import DAMAGED, kind_of
 from evenload.layers import ModelLayers
 from evenload.trace import Windows
 
@@ -114,20 +114,19 @@ class StreamWindows:
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window, [L, E]."""
+        damaged = f"{self._path}: the archive is cut off or damaged at window {number}"
         try:
-            stream = self._stream_at(number)
-            packed = stream.read(self._num_bytes)
-            self._next = number + 1
-            if self._next == self.shape[0]:
-                stream.read(1)  # only at the very end does zipfile compare the checksum
-                self.close()
-            return np.frombuffer(packed, self._layout.dtype).reshape(self.shape[1:])
-        except DAMAGED as error:
+            with refusing(damaged, *DAMAGED):
+                stream = self._stream_at(number)
+                packed = stream.read(self._num_bytes)
+                self._next = number + 1
+                if self._next == self.shape[0]:
+                    stream.read(1)  # only at the very end does zipfile compare the checksum
+                    self.close()
+                return np.frombuffer(packed, self._layout.dtype).reshape(self.shape[1:])
+        except FileFormatError:
             self.close()
-            raise FileFormatError(
-                f"{self._path}: the archive is cut off or damaged at window {number} "
-                f"({briefly(error)})"
-            ) from None
+            raise
 
     def _stream_at(self, number: int) -> IO[bytes]:
         if self._open is None or number < self._next:
@@ -170,7 +169,7 @@ def read_layout(
     are refused.
     """
     start = stream.tell()
-    try:
+    with refusing(f"{where}: the array's header is cut off or damaged", *_BAD_HEADER):
         version = np.lib.format.read_magic(stream)
         if version not in _HEADERS:
             raise FileFormatError(
@@ -178,12 +177,6 @@ def read_layout(
                 "save one plain array of numbers"
             )
         shape, by_column, dtype = _HEADERS[version](stream)
-    except FileFormatError:
-        raise
-    except _BAD_HEADER as error:
-        raise FileFormatError(
-            f"{where}: the array's header is cut off or damaged ({briefly(error)})"
-        ) from None
     _check_dtype(dtype, where)
     offset = stream.tell() - start
     there, needed = num_bytes - offset, math.prod(shape) * dtype.itemsize
@@ -244,26 +237,11 @@ def keys_of(archive: zipfile.ZipFile) -> list[str]:
     return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
 
 
-def archive_has(path: Path, key: str) -> bool:
-    """Whether a file is an archive with an array of that name."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return f"{key}.npy" in archive.namelist()
-    except DAMAGED:
-        return False
-
-
 @contextmanager
 def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Iterator[Any]:
-    try:
-        with archive.open(member) as stream:
-            yield stream
-    except FileFormatError:
-        raise
-    except DAMAGED as error:
-        raise FileFormatError(
-            f"{where}: the archive is cut off or damaged ({briefly(error)})"
-        ) from None
+    damaged = f"{where}: the archive is cut off or damaged"
+    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
+        yield stream
 
 
 def read_member(

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 
 from evenload.extras import needed
 from evenload.io.arrays import checked_windows
-from evenload.io.base import MAX_ELEMENTS, MOST_EXPERTS, FileFormatError, RawTrace
-from evenload.io.files import briefly
+from evenload.io.base import MAX_ELEMENTS, MOST_EXPERTS, FileFormatError, RawTrace, refusing
 from evenload.layers import ModelLayers
 
 MOST_NUMBERS = 2**26  # of one row group: it is read at once, and may be packed far smaller
@@ -59,14 +58,11 @@ class Table:
         import pyarrow
 
         self.path, self._arrow = path, pyarrow
-        try:
+        with path.open("rb"):
+            pass  # what the system has against it is told as it is
+        damaged = f"{path}: this is no Parquet file, or it is cut off"
+        with refusing(damaged, pyarrow.ArrowException, OSError, ValueError):
             self._file = pyarrow.parquet.ParquetFile(path)
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise FileFormatError(
-                f"{path}: this is no Parquet file, or it is cut off ({briefly(error)})"
-            ) from None
         self._check_columns(list(self._file.schema_arrow.names))
         self.num_groups: int = self._file.num_row_groups
         if self._file.metadata.num_rows == 0:
@@ -99,13 +95,10 @@ class Table:
                 f"{self.path}: row group {group} has {size} numbers, more than the {MOST_NUMBERS} "
                 "that are read at once; write smaller row groups"
             )
-        try:
+        errors = self._arrow.ArrowException, OSError, OverflowError
+        with refusing(f"{self.path}: row group {group} is damaged", *errors):
             table = self._file.read_row_group(group, columns=self._columns, use_threads=False)
             columns = [self._numbers(table.column(name), name, group) for name in self._columns]
-        except (self._arrow.ArrowException, OSError, OverflowError) as error:
-            raise FileFormatError(
-                f"{self.path}: row group {group} is damaged ({briefly(error)})"
-            ) from None
         window = columns.pop(0) if self._window else np.zeros(len(columns[0]), np.int64)
         window, layer = self._key(window, "window"), self._key(columns.pop(0), "layer")
         if self.long:

@@ -14,20 +14,22 @@ from numpy.typing import NDArray
 
 import evenload
 from evenload.cluster import Cluster
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, model_layers
-from evenload.io.placements import build_placement, check_experts, settle
-from evenload.io.text import check_text, json_has, keys_found, lines_of, parse_json, to_array
+from evenload.io.base import (
+    FileFormatError,
+    PlacementFile,
+    PlacementShape,
+    checking,
+    model_layers,
+)
+from evenload.io.json import check_text, keys_found, lines_of, parse_json, to_array
+from evenload.io.placements import check_experts, placement_file, settle
 
 NAME = "evenload.placement"
 EXPERTS = "physical_to_logical"
 _VERSION = 1
 _NEEDED = ("num_gpus", "num_nodes", "num_experts", EXPERTS)
+_ORIGIN = ("solver", "load_digest")
 _SLOTS = ("slots_per_gpu", "slots")
-
-
-def recognises(path: Path) -> bool:
-    """Whether a .json file is a placement of ours."""
-    return json_has(path, NAME)
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
@@ -83,7 +85,7 @@ def check_keys(value: Any, where: str) -> dict[str, Any]:
         missing.append(" or ".join(_SLOTS))
     if missing:
         raise FileFormatError(f"{where}: the placement file has no key {', '.join(missing)}")
-    for key in ("solver", "load_digest"):
+    for key in _ORIGIN:
         if not isinstance(value.get(key), str | None):
             raise FileFormatError(f"{where}: {key} is {value[key]!r}; use a text, or leave it out")
     return value
@@ -107,9 +109,8 @@ def file_of(
                 "each"
             )
         layers = model_layers(ids, value.get("num_model_layers"), where)
-    placement, notes = build_placement(array, cluster, experts, where)
-    solver, digest = value.get("solver"), value.get("load_digest")
-    return PlacementFile(placement, where, solver, digest, layers, notes)
+    origin = {key: value.get(key) for key in _ORIGIN}
+    return placement_file(array, cluster, experts, where, layers, **origin)
 
 
 def _cluster(value: dict[str, Any], num_slots: int, where: str) -> Cluster:
@@ -120,7 +121,5 @@ def _cluster(value: dict[str, Any], num_slots: int, where: str) -> Cluster:
             f"{num_slots} or fewer"
         )
     optional = {key: value.get(key) for key in (*_SLOTS, "speed", "alive")}
-    try:
+    with checking(where):
         return Cluster(gpus, value["num_nodes"], **optional)
-    except ValueError as error:
-        raise FileFormatError(f"{where}: {error}") from None

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from evenload.checks import whole_number
 from evenload.io.arrays import StoredArray
 from evenload.io.base import FileFormatError, RawTrace
-from evenload.io.files import files_of
+from evenload.io.files import files_of, has_mark
+from evenload.io.json import keys_found
 from evenload.io.recorded import used_cells, without_dense
-from evenload.io.text import keys_found
-from evenload.io.torch_file import load_torch, pickle_has, stored
+from evenload.io.torch_file import load_torch, stored
 from evenload.trace import Windows
 
 _COUNTS = "logical_count"
@@ -38,21 +38,6 @@ _MAP = "last_physical_to_logical_map"
 _SLOT_COUNTS = "global_physical_count"
 _NAMED = "*expert_distribution_recorder*.pt"
 _TIME = re.compile(r"recorder_(\d+(?:\.\d+)?)")
-
-
-def recognises(path: Path) -> bool:
-    """Whether a path is a recording: a folder by its files' names, a .pt by its keys."""
-    if path.is_dir():
-        return next(path.glob(_NAMED), None) is not None
-    return _peek_mode(path) is not None
-
-
-def _peek_mode(file: Path) -> str | None:
-    """Return the key that a dump has, looking at its pickle's ends only."""
-    for key in (_COUNTS, _RECORDS):
-        if pickle_has(file, f"X{chr(len(key))}\0\0\0{key}"):  # as pickles write a text
-            return key
-    return None
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
@@ -73,11 +58,12 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
 
 
 def _mode(file: Path) -> str:
-    found = _peek_mode(file)
-    if found is None:
-        keys = keys_found(load_torch(file))
-        raise FileFormatError(f"{file}: no key {_COUNTS!r} or {_RECORDS!r}; found: {keys}")
-    return found
+    """Return the key that a dump has, looking at its pickle's ends only."""
+    for key in (_COUNTS, _RECORDS):
+        if has_mark(file, f"X{chr(len(key))}\0\0\0{key}"):  # as pickles write a text
+            return key
+    keys = keys_found(load_torch(file))
+    raise FileFormatError(f"{file}: no key {_COUNTS!r} or {_RECORDS!r}; found: {keys}")
 
 
 def _counted(counts: NDArray[Any], where: str, what: str = "") -> NDArray[Any]:

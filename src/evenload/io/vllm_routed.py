@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.arrays import archive_has, keys_of, open_archive, read_array, read_member
+from evenload.io.arrays import keys_of, open_archive, read_array, read_member
 from evenload.io.base import (
     MAX_ELEMENTS,
     MOST_EXPERTS,
@@ -40,19 +40,14 @@ from evenload.io.base import (
     check_elements,
 )
 from evenload.io.files import files_of
+from evenload.io.json import to_array
 from evenload.io.npy import stored_array
 from evenload.io.recorded import check_routed, count_topk, experts_note, without_dense
-from evenload.io.text import to_array
 
 MOST_REQUEST = 2**30  # bytes of one request in a .npz, which may be packed a thousand times smaller
 MOST_LINE = 2**28  # bytes of one response: half a million tokens of 58 layers in base64
 _KEY = "routed_experts"
 _PARTS = ("choices", "outputs")  # of the server's responses, and of the Python class
-
-
-def recognises(path: Path) -> bool:
-    """Whether a file is of this format for sure: .jsonl, or a .npz with a key of that name."""
-    return path.suffix.lower() == ".jsonl" or archive_has(path, _KEY)
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:

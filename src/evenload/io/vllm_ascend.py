@@ -1,7 +1,8 @@
-"""vllm-ascend's placements: its ``expert_map_path``, and what ``expert_map_record_path`` writes.
+"""vllm-ascend's files: loads as one tensor that torch saved, and placements.
 
-JSON with the experts of each device of each layer. The number of GPUs is in it, the number of nodes
-is not (1 where not said). ``layer_id`` counts the MoE layers from 0: the model's own numbers are
+Placements are its ``expert_map_path``, and what ``expert_map_record_path`` writes: JSON with the
+experts of each device of each layer. The number of GPUs is in it, the number of nodes is not (1
+where not said). ``layer_id`` counts the MoE layers from 0: the model's own numbers are
 left out with a note, as are speed, solver and digest.
 
 vllm-ascend refuses the same expert twice on a device, and needs as many slots on each; placements
@@ -19,20 +20,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.cluster import Cluster
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape
+from evenload.io.base import (
+    FileFormatError,
+    PlacementFile,
+    PlacementShape,
+    RawTrace,
+    checking,
+)
+from evenload.io.json import check_text, keys_found, parse_json
 from evenload.io.placements import (
-    build_placement,
     check_experts,
     left_out,
     need_whole_gpus,
+    placement_file,
     settle,
 )
-from evenload.io.text import check_text, json_has, keys_found, parse_json
+from evenload.io.torch_file import load_torch, stored
 
 
-def recognises(path: Path) -> bool:
-    """Whether a .json file is an expert map."""
-    return json_has(path, "moe_layer_count", "layer_list")
+def read_load(path: Path, num_experts: int | None) -> RawTrace:
+    """Read a load [L, E] or a trace [T, L, E]; windows are read as they are asked for."""
+    return stored(load_torch(path), "the tensor", path, whole=False).trace()
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
@@ -42,12 +50,9 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     array, slots = _read_devices(parse_json(path), where)
     check_experts(array, where)
     settle("num_gpus", len(slots), shape, where)
-    try:
+    with checking(where):
         cluster = Cluster(len(slots), shape.num_nodes or 1, slots=slots)
-    except ValueError as error:
-        raise FileFormatError(f"{where}: {error}") from None
-    placement, notes = build_placement(array, cluster, shape.num_experts, where)
-    return PlacementFile(placement, where, notes=notes)
+    return placement_file(array, cluster, shape.num_experts, where)
 
 
 def _read_devices(value: Any, where: str) -> tuple[NDArray[np.int64], tuple[int, ...]]:
