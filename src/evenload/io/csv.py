@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from evenload.io.arrays import checked_windows, layers_left_out
 from evenload.io.base import FileFormatError, RawTrace, refusing
+from evenload.io.npy import checked_windows, layers_left_out
 
 _INDEX_HEADS = {"", "layer", "layers", "layer_id", "index", "unnamed: 0"}
 

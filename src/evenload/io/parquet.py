@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.extras import needed
-from evenload.io.arrays import checked_windows
 from evenload.io.base import MAX_ELEMENTS, MOST_EXPERTS, FileFormatError, RawTrace, refusing
+from evenload.io.npy import checked_windows
 from evenload.layers import ModelLayers
 
 MOST_NUMBERS = 2**26  # of one row group: it is read at once, and may be packed far smaller

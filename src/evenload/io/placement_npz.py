@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from evenload.io.arrays import keys_of, open_archive, read_member, write_member
 from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, refusing
+from evenload.io.npz import keys_of, open_archive, read_member, write_member
 from evenload.io.placement_json import EXPERTS, about_of, check_keys, file_of
 from evenload.io.placements import MOST_SLOTS
 

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.checks import whole_number
-from evenload.io.arrays import StoredArray
 from evenload.io.base import FileFormatError, RawTrace, checking
 from evenload.io.files import files_of, has_mark
 from evenload.io.json import keys_found
+from evenload.io.npy import StoredArray
 from evenload.io.recorded import used_cells, without_dense
 from evenload.io.torch_file import load_torch, stored
 

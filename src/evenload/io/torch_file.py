@@ -23,9 +23,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from evenload.io.arrays import StoredArray, start_of
 from evenload.io.base import FileFormatError
 from evenload.io.files import DAMAGED, kind_of
+from evenload.io.npy import StoredArray
+from evenload.io.npz import start_of
 
 MOST_PICKLE = 2**26  # bytes of the pickle, which is read whole; tensors stay in the file
 MOST_OBJECTS = 2**23  # lists, dicts, tuples and tensors: a byte of the pickle makes up to 60

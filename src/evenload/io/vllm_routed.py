@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.arrays import keys_of, open_archive, read_array, read_member
 from evenload.io.base import (
     MAX_ELEMENTS,
     MOST_EXPERTS,
@@ -42,7 +41,8 @@ from evenload.io.base import (
 )
 from evenload.io.files import files_of
 from evenload.io.json import to_array
-from evenload.io.npy import stored_array
+from evenload.io.npy import read_array, stored_array
+from evenload.io.npz import keys_of, open_archive, read_member
 from evenload.io.recorded import check_routed, count_topk, experts_note, without_dense
 
 MOST_REQUEST = 2**30  # bytes of one request in a .npz, which may be packed a thousand times smaller
