@@ -108,16 +108,9 @@ def check_window(window: Any, num_windows: int, source: str) -> int:
 class RawTrace:
     """Loads as a file has them, not checked yet; their windows are read one at a time.
 
-    Parameters
-    ----------
-    windows : Windows
-        Where they come from.
-    notes : tuple of str
-        What the reader had to assume, one sentence each.
-    layers : ModelLayers or None
-        The model's numbers of the rows, where the file says them.
-    over_time : bool
-        Whether the file has an axis of windows; else there is one window, the load.
+    `notes` are what the reader had to assume, one sentence each; `layers` the model's numbers of
+    the rows, where the file says them. If not `over_time` the file has no axis of windows, and the
+    one there is is the load.
     """
 
     windows: Windows
