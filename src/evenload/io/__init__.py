@@ -163,7 +163,7 @@ def _read_raw(reader: Format, path: Path, num_experts: int | None) -> RawTrace:
 
 
 def read_topk(path: AnyPath, *, format: str | None = None) -> NDArray[Any] | None:
-    """Read the experts of each token, integers [tokens, L, k]; None where a file has them not."""
+    """Read the experts of each token, integers [tokens, L, k]; None where the file has none."""
     reader = find_input(Path(path), "read_load", format)
     if "read_topk" not in reader.can:
         return None

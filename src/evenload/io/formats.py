@@ -38,20 +38,18 @@ class Format:
 
     Parameters
     ----------
-    name, summary : str
-        Short name, as shown to people, and what a file of this format holds, in one line.
-    module : str
-        Its module in `evenload.io`.
+    name, module : str
+        Short name, as shown to people, and its module in `evenload.io`.
+    summary : str
+        What a file of this format holds, in one line.
     can : tuple of str
         Names of the functions that are this format's there, as ``read_load``.
-    suffixes : tuple of str
+    suffixes, written_to : tuple of str
         Endings in lower case, with their dot, of files that are of this format if no format
-        recognises them.
+        recognises them, and that mean it when a file is written and no format is named.
     told_by : mapping of str to tuple of str
         Marks that tell this format in files of an ending, and in folders under ``"/"``, see
         `has_mark`. Such formats are asked before any ending is compared.
-    written_to : tuple of str
-        Endings that mean this format when a file is written and no format is named.
     many : bool
         Whether a pattern of several files' names can be read.
     """
@@ -196,15 +194,7 @@ def _no_format(path: Path, ability: str, endings: set[str]) -> FileFormatError:
 
 
 def find_output(path: Path, name: str | None = None, ability: str = "write_placement") -> Format:
-    """Return the format in which a placement or a load is written to `path`.
-
-    Parameters
-    ----------
-    path : Path
-    name : str, optional
-        Name of the format; None goes by the path's ending.
-    ability : {"write_placement", "write_load"}
-        What is written.
+    """Return the format `name`, or the one that a placement or a load is written in to `path`.
 
     Raises
     ------
@@ -221,15 +211,12 @@ def find_output(path: Path, name: str | None = None, ability: str = "write_place
 
 
 def find_input(path: Path, ability: str, name: str | None = None) -> Format:
-    """Return the format of an existing file or folder, or of all files that match a pattern.
+    """Return the format `name`, or that of a file, a folder or the first file of a pattern.
 
     Parameters
     ----------
-    path : Path
     ability : {"read_load", "read_placement"}
         What the format must be able to do.
-    name : str, optional
-        Name of the format; None asks the file, or the first of several.
 
     Raises
     ------
@@ -270,10 +257,7 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
 def candidates(path: Path, name: str | None, prefer: str | None) -> list[tuple[str, Format]]:
     """Return what a file may be, most likely first: told by content, preferred, loads.
 
-    Raises
-    ------
-    FileFormatError
-        If it is neither loads nor a placement.
+    What can be neither loads nor a placement is a `FileFormatError`.
     """
     found, errors = [], []
     for ability in ("read_load", "read_placement"):

@@ -25,7 +25,7 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
     return RawTrace.of(to_array(value, key, str(path)), str(path))
 
 
-def check_text(path: Path, most: int = MOST_TEXT) -> None:
+def check_text(path: Path, most: int) -> None:
     """Raise `FileFormatError` if a text is larger than any placement."""
     size = path.stat().st_size
     if size > most:
@@ -35,8 +35,10 @@ def check_text(path: Path, most: int = MOST_TEXT) -> None:
         )
 
 
-def parse_json(path: Path) -> Any:
+def parse_json(path: Path, most: int | None = None) -> Any:
     """Return the value in a JSON file; what is no JSON is refused with its line and column."""
+    if most is not None:
+        check_text(path, most)
     with refusing(f"{path}: this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
         text = path.read_text(encoding="utf-8-sig")
         try:

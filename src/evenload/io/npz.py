@@ -112,13 +112,6 @@ def keys_of(archive: zipfile.ZipFile) -> list[str]:
     return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
 
 
-@contextmanager
-def _open_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> Iterator[Any]:
-    damaged = f"{where}: the archive is cut off or damaged"
-    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
-        yield stream
-
-
 def read_member(
     archive: zipfile.ZipFile, key: str, path: Path, most: int | None = None
 ) -> NDArray[Any]:
@@ -129,7 +122,8 @@ def read_member(
         raise FileFormatError(
             f"{where}: the array has {member.file_size} bytes, more than the {most} that are read"
         )
-    with _open_member(archive, member, where) as stream:
+    damaged = f"{where}: the archive is cut off or damaged"
+    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
         array = read_array(stream, member.file_size, where)
         stream.read(1)  # only at the very end does zipfile compare the checksum
         return array
@@ -145,7 +139,8 @@ def _member_trace(
     """
     member = archive.getinfo(f"{key}.npy")
     where = f"{path}, key {key!r}"
-    with _open_member(archive, member, where) as stream:
+    damaged = f"{where}: the archive is cut off or damaged"
+    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
         layout = read_layout(stream, member.file_size, where, path)
         trace_shape(layout.shape, where)
         stored = member.compress_type == zipfile.ZIP_STORED
@@ -188,48 +183,34 @@ class StreamWindows:
         self._path, self._member, self._layout = layout.path, member, layout
         self.shape = trace_shape(layout.shape, str(layout.path))
         self._num_bytes = math.prod(self.shape[1:]) * layout.dtype.itemsize
-        self._open: tuple[zipfile.ZipFile, IO[bytes]] | None = None
+        self._stream: IO[bytes] | None = None
         self._next = 0
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window, [L, E]."""
         damaged = f"{self._path}: the archive is cut off or damaged at window {number}"
-        try:
-            with refusing(damaged, *DAMAGED):
-                stream = self._stream_at(number)
-                packed = stream.read(self._num_bytes)
-                self._next = number + 1
-                if self._next == self.shape[0]:
+        with refusing(damaged, *DAMAGED):
+            stream = self._stream_at(number)
+            packed = stream.read(self._num_bytes)
+            window = np.frombuffer(packed, self._layout.dtype).reshape(self.shape[1:])
+            if number + 1 < self.shape[0]:
+                self._stream, self._next = stream, number + 1
+            else:
+                with stream:
                     stream.read(1)  # only at the very end does zipfile compare the checksum
-                    self.close()
-                return np.frombuffer(packed, self._layout.dtype).reshape(self.shape[1:])
-        except FileFormatError:
-            self.close()
-            raise
+            return window
 
     def _stream_at(self, number: int) -> IO[bytes]:
-        if self._open is None or number < self._next:
-            self.close()
-            archive = zipfile.ZipFile(self._path)
-            stream = archive.open(self._member)
-            self._open, self._next = (archive, stream), 0
+        """Return the stream before a window; it is let go unless `read` keeps it."""
+        stream, self._stream = self._stream, None
+        if stream is None or number < self._next:
+            with zipfile.ZipFile(self._path) as archive:
+                stream = archive.open(self._member)  # outlives the archive
+            self._next = 0
             stream.read(self._layout.offset)
-        stream = self._open[1]
         for _ in range(number - self._next):
             stream.read(self._num_bytes)
         return stream
 
-    def close(self) -> None:
-        """Let go of the file; the next window opens it anew."""
-        if self._open is not None:
-            archive, stream = self._open
-            stream.close()
-            archive.close()
-        self._open, self._next = None, 0
-
-    def __del__(self) -> None:
-        if getattr(self, "_open", None) is not None:
-            self.close()
-
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_open": None, "_next": 0}
+        return self.__dict__ | {"_stream": None, "_next": 0}

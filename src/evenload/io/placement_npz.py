@@ -16,7 +16,7 @@ import numpy as np
 
 from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, refusing
 from evenload.io.npz import keys_of, open_archive, read_member, write_member
-from evenload.io.placement_json import EXPERTS, about_of, check_keys, file_of
+from evenload.io.placement_json import EXPERTS, about_of, file_of
 from evenload.io.placements import MOST_SLOTS
 
 _MOST_ABOUT = 2**22  # bytes
@@ -36,8 +36,8 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     with refusing(f"{path}, key 'about': this is no JSON", ValueError, RecursionError):
         about = json.loads(text.astype(np.uint8).tobytes())
     if isinstance(about, dict):
-        about[EXPERTS] = None
-    return file_of(check_keys(about, str(path)), array, str(path), shape)
+        about[EXPERTS] = array
+    return file_of(about, str(path), shape)
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:

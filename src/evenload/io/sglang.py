@@ -29,14 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.extras import needed
-from evenload.io.base import (
-    FileFormatError,
-    PlacementFile,
-    PlacementShape,
-    RawTrace,
-    trace_shape,
-)
-from evenload.io.json import check_text, key_in, lines_of, parse_json, to_array
+from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, RawTrace, trace_shape
+from evenload.io.json import MOST_TEXT, key_in, lines_of, parse_json, to_array
 from evenload.io.placements import (
     check_experts,
     check_slots,
@@ -87,8 +81,7 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
 
 def _map_in(path: Path) -> NDArray[Any]:
     if path.suffix.lower() != ".pt":
-        check_text(path)
-        key, value = _first_map(parse_json(path), path)
+        key, value = _first_map(parse_json(path, MOST_TEXT), path)
         return to_array(value, key, str(path))
     # Tensors alone: a list in a pickle may name one list many times over.
     key, value = _first_map(load_torch(path), path)
