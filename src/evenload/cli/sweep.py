@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evenload.cli import shared
 from evenload.cli.replay import DEFAULT_POLICIES, cost_of, replay_options
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 EXAMPLES = """
 Examples:
