@@ -115,15 +115,8 @@ def smallest_redundancy(
     # A GPU with more slots than experts that it may have holds duplicates.
     most = num_experts // (fewest.num_nodes if problem.hierarchical else 1)
     if problem.hierarchical:
-        full = replace(problem, cluster=Cluster(num_gpus, num_nodes, most))
-        _check_reachable(full, target)
-    how: dict[str, Any] = {
-        "num_groups": num_groups,
-        "topology": topology,
-        "cross_node_price": cross_node_price,
-        "solver": solver,
-        **options,
-    }
+        _check_reachable(replace(problem, cluster=Cluster(num_gpus, num_nodes, most)), target)
+    options |= {"num_groups": num_groups, "topology": topology, "solver": solver}
     points: dict[int, Point] = {}
     plans: list[Plan] = []  # the last that was tried
     reached: list[tuple[Plan, float]] = []  # the last that reaches it, and its seconds
@@ -134,7 +127,7 @@ def smallest_redundancy(
         before = f" ({last.num_slots}: {last.balancedness:.4f})" if last else ""
         say(f"{cluster.num_slots} slots{before}")
         with Stopwatch() as watch:
-            plan = solve(load, cluster, **how)
+            plan = solve(load, cluster, cross_node_price=cross_node_price, **options)
         plans[:] = [plan]
         point = points[cluster.num_slots] = _point(plan)
         if point.balancedness < target * (1.0 - ROUNDING):

@@ -145,14 +145,13 @@ def _writable(target: Path, to_format: str | None) -> list[str]:
             pass
     if able:
         return able
-    what, names = f"--to {to_format} is no format that is written", []
-    if to_format is None:
+    able_to = [[f for f in FORMATS if ability in f.can] for ability in _WRITE]
+    if to_format is not None:
+        names = [{f.name for f in formats} for formats in able_to]
+        what = f"--to {to_format} is no format that is written"
+    else:
+        names = [{ending for f in formats for ending in f.written_to} for formats in able_to]
         ending = f"the ending {target.suffix!r}" if target.suffix else "no ending"
         what = f"{target}: a file with {ending} is of no format that is written"
-    for ability in _WRITE:
-        formats = [f for f in FORMATS if ability in f.can]
-        known = (
-            {f.name for f in formats} if to_format else {e for f in formats for e in f.written_to}
-        )
-        names.append(", ".join(sorted(known)))
-    raise ValueError(f"{what}; use {names[0]} for loads, {names[1]} for a placement")
+    loads, placements = (", ".join(sorted(known)) for known in names)
+    raise ValueError(f"{what}; use {loads} for loads, {placements} for a placement")
