@@ -236,7 +236,7 @@ def entry(*arguments: Any) -> Callable[[F], F]:
 
     def mark(function: F) -> F:
         marked: Any = Entry(function, arguments)
-        return marked  # type: ignore[no-any-return]
+        return marked
 
     return mark
 

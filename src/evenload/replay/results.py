@@ -178,9 +178,10 @@ class Replay:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as nested dicts and lists of plain numbers, for JSON; placements left out."""
-        has_oracle = not np.isnan(self.oracle).any()
+        figures = self.figures()
+        has_oracle = figures["oracle"] is not None
         return {
-            **self.figures(),
+            **figures,
             "settings": self.settings,
             "notes": list(self.notes),
             "per_window": {
