@@ -134,6 +134,7 @@ def _layers(text: str | None) -> ModelLayers | None:
 
 def _writable(target: Path, to_format: str | None) -> list[str]:
     """Return which of loads and a placement can be written; raise `ValueError` for neither."""
+    from evenload.checks import unknown_ending
     from evenload.io import FORMATS, FileFormatError, find_output
 
     able = []
