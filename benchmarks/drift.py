@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -250,7 +250,7 @@ MARKS = {"never": "kx", "once": "k+", THEIRS: "bs", "vLLM 0.33.0, last window": 
          "joint, last window": "m^"}  # fmt: skip
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def draw(result: dict[str, Any], file: Path | BinaryIO) -> None:
     """Write a panel a trace, balance against moves: the curve of prices, and the other policies."""
     from matplotlib.figure import Figure
 
@@ -277,4 +277,4 @@ def draw(result: dict[str, Any], path: Path) -> None:
     handles, names = grid.flat[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=9)
     figure.suptitle("Balancedness of the next window against moves: upper left is better")
-    figure.savefig(path, format="png")
+    figure.savefig(file, format="png")

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -129,9 +129,9 @@ def render(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def draw(result: dict[str, Any], file: Path | BinaryIO) -> None:
     """Write one log-log panel for each of `PANELS` that was measured: gap against time."""
-    figure_of(result).savefig(path, dpi=150, format="png")
+    figure_of(result).savefig(file, dpi=150, format="png")
 
 
 def figure_of(result: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -164,9 +164,9 @@ WIDTH = 0.36
 BELOW = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.04), "ncols": 3}
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def draw(result: dict[str, Any], file: Path | BinaryIO) -> None:
     """Write the figure."""
-    figure_of(result).savefig(path, dpi=150, format="png")
+    figure_of(result).savefig(file, dpi=150, format="png")
 
 
 def figure_of(result: dict[str, Any]) -> Any:

@@ -79,7 +79,7 @@ measure(plan, (loads(8, 256), 32, 288, "auto"), (loads(94, 512), 1024, 4096, "au
 LAYERS, DENSE, SLOTS, EXPERTS, WIDTH = 61, 3, 288, 256, 8
 TOKENS = (4096, 64)  # of a pass: many, and few
 READ = PEAK + """
-import evenload, torch
+import evenload
 sum(window.sum() for window in evenload.read_trace({small!r}))
 before, started = lowered_peak(), time.perf_counter()
 trace = evenload.read_trace({large!r})

@@ -5,14 +5,12 @@ With ``--redraw`` nothing is measured: the page and the figures are made anew fr
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from benchmarks import (
     cold_start,
@@ -25,6 +23,7 @@ from benchmarks import (
     scaling,
 )
 from benchmarks.measure import machine, number, origin, table, times
+from evenload.io import replace_file
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs"  # the page and results.json go to `benchmarks` below it, pictures to `figures`
@@ -67,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         except ValueError as error:
             print(f"README.md was left as it is: {error}", file=sys.stderr)
             return 1
-        _replace(readme, lambda temporary: temporary.write_text(text))
+        with replace_file(readme) as stream:
+            stream.write(text.encode())
     return 0
 
 
@@ -115,30 +115,18 @@ def write(folder: Path, results: Results) -> list[Path]:
         parts += [f"## {SECTIONS[name].TITLE}", SECTIONS[name].render(results[name]["result"]),
                   f"{origin(results[name])}."]  # fmt: skip
     numbers, page = json.dumps(results, indent=1) + "\n", "\n\n".join(parts) + "\n"
-    written: dict[Path, Callable[[Path], object]] = {
-        folder / "benchmarks" / "results.json": lambda path: path.write_text(numbers),
-        folder / "benchmarks" / "README.md": lambda path: path.write_text(page),
+    written: dict[Path, Callable[[BinaryIO], object]] = {
+        folder / "benchmarks" / "results.json": lambda stream: stream.write(numbers.encode()),
+        folder / "benchmarks" / "README.md": lambda stream: stream.write(page.encode()),
     }
     for name in (name for name in results if hasattr(SECTIONS[name], "draw")):
         picture = folder / "figures" / f"{name}.png"
         written[picture] = partial(SECTIONS[name].draw, results[name]["result"])
     for path, fill in written.items():
-        _replace(path, fill)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replace_file(path) as stream:
+            fill(stream)
     return list(written)
-
-
-def _replace(path: Path, fill: Callable[[Path], object]) -> None:
-    """Write beside `path`, then rename: a reader or an interruption never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        fill(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -138,7 +138,7 @@ def render(result: dict[str, Any]) -> str:
 TICKS = (256, 512, 1024, 2048, 4096)
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def draw(result: dict[str, Any], file: Path | BinaryIO) -> None:
     """Write the log-log plot of time per layer against each axis, with a line of S log S."""
     from matplotlib.figure import Figure
 
@@ -168,7 +168,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
             _line(right, axis, points, style, f"{name}: ", f"C{colour}")
     # Nine lines leave no room inside.
     right.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
-    figure.savefig(path, dpi=150, format="png")
+    figure.savefig(file, dpi=150, format="png")
 
 
 def _line(

@@ -47,54 +47,100 @@ def all_counts(num_experts, num_slots):
 # --- packing ----------------------------------------------------------------------------------
 
 
-def pack(load, count, order, num_packs, size):
+def pack(load, count, order, sizes):
     """Each replica in the pack with room that has fewest of its expert, then is lightest."""
-    packs = [[] for _ in range(num_packs)]
-    apart = True
+    packs = [[] for _ in sizes]
     for e in order:
         weight = int(load[e]) // int(count[e])
         for _ in range(count[e]):
             held = [[expert for _, expert in p].count(e) for p in packs]
             total = [sum(share for share, _ in p) for p in packs]
-            with_room = [p for p in range(num_packs) if len(packs[p]) < size]
+            with_room = [p for p, size in enumerate(sizes) if len(packs[p]) < size]
             p = min(with_room, key=lambda p: (held[p], total[p], p))
-            apart = apart and held[p] == 0
             packs[p].append((weight, e))
-    return packs, apart
+    return packs
+
+
+def soonest_done(load, wanted, order, slots, unit_time, node, home, lightest):
+    """Each replica on the GPU that is done first with it and lacks it; what fills the slots left.
+
+    Returns the experts on each GPU, in the order in which they came.
+    """
+    gpus = [[] for _ in slots]
+    total = [0] * len(slots)
+    count = [0] * len(load)
+
+    def place(e, allowed):
+        share = int(load[e]) // int(wanted[e])
+        here = [g for g in allowed if len(gpus[g]) < slots[g] and e not in gpus[g]]
+        if not here:
+            return False
+        g = min(here, key=lambda g: ((total[g] + share) * unit_time[g], g))
+        gpus[g].append(e)
+        total[g] += share
+        count[e] += 1
+        return True
+
+    for e in order:
+        if home[e] >= 0:
+            place(e, [g for g in range(len(slots)) if node[g] == home[e]])
+    for e in order:
+        while count[e] < wanted[e] and place(e, range(len(slots))):
+            pass
+    for g, held in enumerate(gpus):
+        while len(held) < slots[g]:
+            lacking = [e for e in range(len(load)) if e not in held]
+            share = {e: Fraction(int(load[e]), count[e]) for e in lacking}
+            if not lacking:
+                e = len(load) - 1
+            else:
+                e = min(lacking, key=lambda e: (share[e] if lightest else -share[e], e))
+            held.append(e)
+            count[e] += 1
+    return gpus, count
 
 
 # --- exchanges --------------------------------------------------------------------------------
+#
+# Pack p takes `unit[p]` for a unit of load.
 
 
-def outcomes(m, k, size):
-    """Yield (heavier pack's load, given, got) of every legal exchange of `size` slots for `size`.
+def times(packs, unit):
+    """When each pack is done."""
+    return [sum(w for w, _ in p) * u for p, u in zip(packs, unit, strict=True)]
+
+
+def slowest(packs, unit):
+    """Time and number of the pack that is done last, of several the first."""
+    time = times(packs, unit)
+    return max(time), time.index(max(time))
+
+
+def outcomes(packs, m, k, size, unit):
+    """Yield (time of the later one, given, got) of each legal exchange of `size` slots of m and k.
 
     Illegal is what hands a pack an expert that it holds.
     """
-    load_m, load_k = sum(w for w, _ in m), sum(w for w, _ in k)
-    in_m, in_k = {e for _, e in m}, {e for _, e in k}
-    for given in itertools.combinations(m, size):
-        for got in itertools.combinations(k, size):
+    in_m, in_k = ({e for _, e in packs[p]} for p in (m, k))
+    for given in itertools.combinations(packs[m], size):
+        for got in itertools.combinations(packs[k], size):
             if any(e in in_k for _, e in given) or any(e in in_m for _, e in got):
                 continue
-            change = sum(w for w, _ in given) - sum(w for w, _ in got)
-            yield max(load_m - change, load_k + change), given, got
+            after = list(packs)
+            exchange(after, m, k, given, got)
+            time = times(after, unit)
+            yield max(time[m], time[k]), given, got
 
 
-def heaviest(packs):
-    """Load and number of the heaviest pack, of several the last."""
-    return max((sum(w for w, _ in p), g) for g, p in enumerate(packs))
-
-
-def best_outcome(packs, size):
-    """Load that the best exchange leaves on the heaviest pack or its partner; None if none."""
-    load, m = heaviest(packs)
+def best_outcome(packs, size, unit):
+    """Time to which the best exchange brings the slowest pack and its partner; None if none."""
+    time, m = slowest(packs, unit)
     found = [
         outcome
         for k in range(len(packs))
         if k != m
-        for outcome, *_ in outcomes(packs[m], packs[k], size)
-        if outcome < load
+        for outcome, *_ in outcomes(packs, m, k, size, unit)
+        if outcome < time
     ]
     return min(found, default=None)
 
@@ -105,23 +151,36 @@ def exchange(packs, m, k, given, got):
     packs[k] = [slot for slot in packs[k] if slot not in got] + list(given)
 
 
-def descend(packs, mean, goal, most_pairs, size):
-    """Steepest descent of the heaviest pack with the kernels' rules of where a search may end."""
+def least_time(time_m, unit_m, time_k, unit_k):
+    """Time of the later of two packs if their load could be divided at will, in whole units."""
+    if unit_m == unit_k:
+        return (time_m + time_k + 1) // 2
+    return int(
+        (Fraction(time_m, unit_m) + Fraction(time_k, unit_k))
+        / (Fraction(1, unit_m) + Fraction(1, unit_k))
+    )
+
+
+def descend(packs, mean, goal, most_pairs, size, unit):
+    """Steepest descent of the slowest pack with the kernels' rules of where a search may end."""
     packs = [list(p) for p in packs]
     looked = 0
-    while looked < most_pairs and heaviest(packs)[0] > goal:
-        load, m = heaviest(packs)
-        others = sorted((sum(w for w, _ in p), k) for k, p in enumerate(packs) if k != m)
-        second = others[-1][0] if others else load
+    while looked < most_pairs and slowest(packs, unit)[0] > goal:
+        time, m = slowest(packs, unit)
+        others = sorted((t, -k) for k, t in enumerate(times(packs, unit)) if k != m)
+        second = others[-1][0] if others else time
         enough = mean + 3 * (second - mean) // 4 if size == 1 else mean + (second - mean) // 2
         if size == 2:
             enough = max(goal, enough)
-        best, step = load, None
-        for load_k, k in others:
-            if (load + load_k + 1) // 2 >= best:
-                break
+        best, step = time, None
+        for time_k, minus_k in others:
+            k = -minus_k
+            if least_time(time, unit[m], time_k, unit[k]) >= best:
+                if unit[m] == unit[k]:
+                    break
+                continue
             looked += 1
-            found = min(outcomes(packs[m], packs[k], size), default=(load,))
+            found = min(outcomes(packs, m, k, size, unit), default=(time,))
             if found[0] < best:
                 best, step = found[0], (k, *found[1:])
                 if best <= enough:
@@ -167,6 +226,36 @@ def deduplicate(packs):
             break
         packs = step
     return packs
+
+
+def part_duplicates(packs, unit):
+    """Part the first duplicate that can be, by the exchange that is done soonest, until none can.
+
+    Packs are looked at in order of their shares; exchanges count that leave fewer duplicates.
+    """
+    packs = [sorted(p, reverse=True) for p in packs]
+    while True:
+        step = None
+        for g, pack in enumerate(packs):
+            for slot in pack:
+                if pack.count(slot) > 1 and step is None:
+                    step = _parting(packs, g, slot, unit)
+        if step is None:
+            return packs
+        packs = [sorted(p, reverse=True) for p in step]
+
+
+def _parting(packs, g, slot, unit):
+    best, step = None, None
+    for k, other in enumerate(packs):
+        for got in other if k != g else ():
+            after = [list(p) for p in packs]
+            after[g][after[g].index(slot)] = got
+            after[k][after[k].index(got)] = slot
+            later = max(times(after, unit)[p] for p in (g, k))
+            if num_duplicates(after) < num_duplicates(packs) and (best is None or later < best):
+                best, step = later, after
+    return step
 
 
 # --- the grid ---------------------------------------------------------------------------------

@@ -4,13 +4,12 @@ import doctest
 import importlib
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import run
 
 import evenload
 import evenload.solvers.exact
@@ -58,23 +57,20 @@ def test_examples_run(generate, tmp_path, monkeypatch, name, subcommands, num_bl
     np.savez(tmp_path / "trace.npz", load=LOAD)
     for file, text in generate.FILE.findall(page):
         (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
     ran = commands(page)
     assert {command.split()[1] for command in ran} == subcommands
     for command in ran:
         program, *arguments = shlex.split(command)
         assert program == "evenload"
-        run = subprocess.run(
-            [sys.executable, "-m", "evenload", *arguments],
-            cwd=tmp_path, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr
-        said = run.stderr if arguments[0] == "convert" else run.stdout
+        result = run(*arguments)
+        assert result.exit_code == 0, result.stderr
+        said = result.stderr if arguments[0] == "convert" else result.stdout
         assert TOLD.get(arguments[0], "balancedness") in said
     if "convert" in subcommands:
         assert (tmp_path / "moe_load_balancer.yaml").read_text().startswith("num_slots: 40")
     examples = blocks("python", page)
     assert len(examples) >= num_blocks
-    monkeypatch.chdir(tmp_path)
     exec(compile("\n".join(examples), name, "exec"), {})
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from evenload import Cluster, CostModel, Placement, Trace, read_trace, solve
 from evenload.replay import Past, get_policy, policy_names, replay
-from evenload.replay.course import old_part
+from evenload.replay.run import old_part
 from evenload.solvers import solver_names
 from evenload.synth import synthetic_trace
 

@@ -108,61 +108,28 @@ def test_nothing_odd():
     assert list(facts(even(plainly())).odd) == []
 
 
-def _empty_window(x):
-    x[1] = 0
-
-
-def _dense_layer(x):
-    x[:, 0] = 0
-
-
-def _gap(x):
-    x[2, 1] = 0
-
-
-def _unused(x):
-    x[:, 1, 3] = 0
-
-
-def _small_window(x):
-    x[1] //= 50
-    x[1] += 1
-
-
-def _constant(x):
-    x[:, 1] = x[0, 0].sum() // 8
-
-
-def _repeated(x):
-    x[2] = x[1]
-
-
-def _running(x):
-    x[:] = x.cumsum(axis=0)
-
-
 @pytest.mark.parametrize(
-    ("change", "odd"),
+    ("place", "value", "odd"),
     [
-        (_empty_window, "1 window without a token: 1"),
-        (
-            _dense_layer,
-            "1 layer without a token in any window, as dense layers have: model layer 3",
-        ),
-        (_gap, "model layer 5 has no token in window 2, where others have; 1 such gap"),
-        (_unused, "1 of 16 experts never get a token; the first is expert 3 of model layer 5"),
-        (
-            _small_window,
-            "1 window with more than 10 times or less than 1/10 of the tokens of the median one",
-        ),
-        (_constant, "all experts have the same load in some window of 1 layer"),
-        (_repeated, "1 window equal to the one before: 2"),
-        (_running, "no number is ever smaller than a window before: are these running totals?"),
+        (np.s_[1], lambda x: 0, "1 window without a token: 1"),
+        (np.s_[:, 0], lambda x: 0,
+         "1 layer without a token in any window, as dense layers have: model layer 3"),
+        (np.s_[2, 1], lambda x: 0,
+         "model layer 5 has no token in window 2, where others have; 1 such gap"),
+        (np.s_[:, 1, 3], lambda x: 0,
+         "1 of 16 experts never get a token; the first is expert 3 of model layer 5"),
+        (np.s_[1], lambda x: x[1] // 50 + 1,
+         "1 window with more than 10 times or less than 1/10 of the tokens of the median one"),
+        (np.s_[:, 1], lambda x: x[0, 0].sum() // 8,
+         "all experts have the same load in some window of 1 layer"),
+        (np.s_[2], lambda x: x[1], "1 window equal to the one before: 2"),
+        (np.s_[:], lambda x: x.cumsum(axis=0),
+         "no number is ever smaller than a window before: are these running totals?"),
     ],
-)
-def test_odd_loads(change, odd):
+)  # fmt: skip
+def test_odd_loads(place, value, odd):
     trace = even(plainly())
-    change(trace)
+    trace[place] = value(trace)
     assert odd in facts(trace, LAYERS).odd
 
 

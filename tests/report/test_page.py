@@ -14,6 +14,7 @@ from evenload import Cluster, Placement, Trace
 from evenload.report.charts import GAP, pack, step_for
 from evenload.report.page import write_figures, write_page
 from evenload.report.story import Runs, Story, spaced
+from evenload.report.text import down
 from evenload.report.tradeoff import PLACES, Box, place_labels
 
 pytest.importorskip("plotly")
@@ -232,6 +233,9 @@ def test_a_long_replay_on_many_gpus_stays_small(tmp_path, monkeypatch):
     assert "Every column is the mean of 16 windows that follow each other." in page
     means = replays[0].balancedness.mean(axis=1).reshape(10, 8).mean(axis=1)
     assert np.allclose(lines(data, "balance")["deepseek"][0]["y"], means, atol=5.1e-5)
+    start = Placement(replays[0].placements[0], replays[0].cluster, EXPERTS)
+    worst = min(start.balancedness(trace.window(w)).mean() for w in range(1, 81))
+    assert re.search(rf'class="start">.*?</td><td>{down(worst, 4)}</td>', page)
     moved, _, marks = lines(data, "moving")["deepseek"]
     assert moved["y"][-1] == replays[0].moves.sum()
     assert sum(int(moves.replace(",", "")) for moves, *_ in marks["customdata"]) == moved["y"][-1]
@@ -322,7 +326,7 @@ def test_thinning_out(num, most):
     chosen = spaced(num, most)
     assert len(chosen) == min(num, most)
     assert (chosen[0], chosen[-1]) == (0, num - 1)
-    runs = Runs.of(num, most)
+    runs = Runs(np.arange(num), most)
     assert runs.sizes.sum() == num
     assert len(runs.sizes) == min(num, most)
     assert runs.sizes.max() - runs.sizes.min() <= 1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evenload.report.palette import DARK, DASHES, LIGHT, MARKS, styles
+from evenload.report.palette import DARK, DASHES, LIGHT, styles
 
 # Machado, Oliveira and Fernandes (2009), severity 1: linear RGB as it is seen.
 SIGHT = {
@@ -65,4 +65,4 @@ def test_styles_are_all_different():
     made = styles(count, hero=3)
     assert len({(s.colour, s.mark, s.dash) for s in made}) == count
     assert [s.width for s in made].index(3) == 3
-    assert (made[3].colour, made[3].mark) == (0, MARKS[0])
+    assert (made[3].colour, made[3].mark) == (0, "circle")

@@ -1,9 +1,9 @@
 """Summaries, the table and the picture."""
 
-import builtins
 import io
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -315,15 +315,8 @@ def test_picture_of_unknown_kind(name, what):
 
 
 def test_picture_without_matplotlib(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **options):
-        if name.split(".")[0] == "matplotlib":
-            raise ImportError(name)
-        return real(name, *args, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    message = "pictures need matplotlib, which is not installed; pip install 'evenload[plot]'"
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    message = "a picture needs matplotlib, which is not installed; use pip install 'evenload[plot]'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_plot_path("x.png")
 

@@ -9,8 +9,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
-from inspect import cleandoc
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from evenload import __version__
 from evenload.cli.shared import say
@@ -40,7 +39,8 @@ class _Help(argparse.HelpFormatter):
         super().__init__(prog, max_help_position=26, width=width)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
-        paragraphs = cleandoc(text).split("\n\n")
+        first, _, rest = text.strip().partition("\n")
+        paragraphs = f"{first}\n{textwrap.dedent(rest)}".split("\n\n")
         return "\n\n".join(
             p if "\n  " in p else "\n".join(self._split_lines(p, width)) for p in paragraphs
         )
@@ -56,24 +56,16 @@ class _Help(argparse.HelpFormatter):
         return f"{text}  [default: %(default)s]" if shown else text
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        if not action.option_strings:
-            return str(action.metavar)
-        value = f" {action.metavar}" if action.metavar else ""
-        return ", ".join(action.option_strings) + value
+        names = ", ".join(action.option_strings)
+        return f"{names} {action.metavar or ''}".strip()
 
 
 class Parser(argparse.ArgumentParser):
     """A parser with our help, whose complaints are one sentence."""
 
     def __init__(self, prog: str, description: str, epilog: str) -> None:
-        super().__init__(
-            prog,
-            description=description,
-            epilog=epilog,
-            formatter_class=_Help,
-            allow_abbrev=False,
-            add_help=False,
-        )
+        how: dict[str, Any] = {"formatter_class": _Help, "allow_abbrev": False, "add_help": False}
+        super().__init__(prog, description=description, epilog=epilog, **how)
         self._positionals.title = "arguments"
         self.add_argument("-h", "--help", action="help", help="Show this message and exit.")
 
@@ -96,7 +88,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the usage, and exit."""
-        self.exit(2, f"{self.format_usage()}error: {message}; see {self.prog} --help\n")
+        self.exit(_BAD_INPUT, f"{self.format_usage()}error: {message}; see {self.prog} --help\n")
 
 
 def parser_of(command: str | None) -> Parser:
@@ -112,18 +104,13 @@ def parser_of(command: str | None) -> Parser:
         module.arguments(parser)
         parser.set_defaults(run=module.run)
         return parser
-    lines = [
-        "Decide on which GPU every expert of a Mixture-of-Experts model lives.",
-        "",
-        "Commands:",
-    ]
+    about = "Decide on which GPU every expert of a Mixture-of-Experts model lives.\n\nCommands:"
     for name in COMMANDS:
         summary = import_module(f"evenload.cli.{name}").run.__doc__.partition("\n")[0]
-        lines.append(f"  {name:8}  {summary}")
-    parser = Parser("evenload", "\n".join(lines), _EPILOG)
-    parser.add_argument(
-        "--version", action="version", version=f"evenload {__version__}", help="Show the version."
-    )
+        about += f"\n  {name:8}  {summary}"
+    parser = Parser("evenload", about, _EPILOG)
+    version = f"evenload {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="Show the version.")
     parser.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
 
@@ -149,7 +136,7 @@ def _sentence(error: ValueError | OSError) -> str:
 
 
 def main(given: Sequence[str] | None = None) -> int:
-    """Run the command line; what the installed command ``evenload`` calls.
+    """Run the command line.
 
     What the user can mend, a `ValueError` or `OSError`, becomes one sentence on stderr; any other
     exception is ours, and stays a traceback.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,30 +23,30 @@ _WRITE = {"write_load": "read_load", "write_placement": "read_placement"}
 _DIGITS = 5  # of a layer's number
 
 
+# fmt: off
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("source", metavar="IN", type=Path,
-        help="Loads or a placement, in any format that evenload reads.")  # fmt: skip
-    parser.add_argument("target", metavar="OUT", type=Path,
-        help="Where it goes. Loads: a .npz, .npy, .csv (one window) or .parquet file. Placements: "
-        ".json or .npz (evenload's own), .pt (SGLang), .yaml (TensorRT-LLM), or what --to says."
-    )  # fmt: skip
+        help="Loads or a placement, in any format that evenload reads.")
+    parser.add_argument("target", metavar="OUT", type=Path, help="Where it goes. Loads: a .npz, "
+        ".npy, .csv (one window) or .parquet file. Placements: .json or .npz (evenload's own), "
+        ".pt (SGLang), .yaml (TensorRT-LLM), or what --to says.")
     formats = parser.add_argument_group("formats")
     formats.add_argument("--from", metavar="NAME", dest="from_format",
-        help="Format of IN. Default: told by its content.")  # fmt: skip
-    formats.add_argument("--to", metavar="NAME", dest="to_format",
-        help="Format of OUT: sglang, tensorrt-llm, vllm-ascend, evenload or evenload-npz for "
-        "placements; npz, npy, csv or parquet for loads. Default: by OUT's ending.")  # fmt: skip
+        help="Format of IN. Default: told by its content.")
+    formats.add_argument("--to", metavar="NAME", dest="to_format", help="Format of OUT: sglang, "
+        "tensorrt-llm, vllm-ascend, evenload or evenload-npz for placements; npz, npy, csv or "
+        "parquet for loads. Default: by OUT's ending.")
     group = shared.placement_options(parser)
     group.add_argument("--experts", metavar="N", type=int,
-        help="Experts per layer, if IN does not say.")  # fmt: skip
-    group.add_argument("--layers", metavar="A-B,...",
-        help="The model's MoE layers, e.g. 3-60: names those of a file that does not, and takes "
-        "only these of a placement that has others too (SGLang's has dense ones).")  # fmt: skip
+        help="Experts per layer, if IN does not say.")
+    group.add_argument("--layers", metavar="A-B,...", help="The model's MoE layers, e.g. 3-60: "
+        "names those of a file that does not, and takes only these of a placement that has others "
+        "too (SGLang's has dense ones).")
     group = parser.add_argument_group("loads")
     group.add_argument("--window", metavar="N", type=int,
-        help="Take only window N of loads (from 0, or from the end: -1). Default: all."
-    )  # fmt: skip
+        help="Take only window N of loads (from 0, or from the end: -1). Default: all.")
+# fmt: on
 
 
 def run(args: Namespace) -> None:
@@ -59,25 +57,26 @@ def run(args: Namespace) -> None:
     """
     from evenload.io import PlacementShape, read_anything
 
+    layers, able = _layers(args.layers), _writable(args.target, args.to_format)
+    prefer = _WRITE[able[0]] if len(able) == 1 else None
     shape = PlacementShape(args.gpus, args.nodes, args.experts)
-    layers = _layers(args.layers)
-    prefer = _readable(args.target, args.to_format)
     found = read_anything(args.source, shape, format=args.from_format, prefer=prefer)
     if found.loads is not None:
-        shared.say_notes(found.loads.notes)
         _convert_loads(found.loads, layers, args)
     elif found.placement is not None:
-        shared.say_notes(found.placement.notes)
         _convert_placement(found.placement, layers, args)
 
 
 def _convert_loads(loads: RawTrace, layers: ModelLayers | None, args: Namespace) -> None:
+    from dataclasses import replace
+
     from evenload.io import check_window, find_output, write_load
     from evenload.report.text import counted
     from evenload.trace import ArrayWindows
 
+    shared.say_notes(loads.notes)
     if layers is not None:
-        loads = _named(loads, layers)
+        loads = replace(loads, layers=_check_layers(loads, layers))
     if args.window is not None:
         number = check_window(args.window, loads.windows.shape[0], "the trace")
         loads = replace(loads, windows=ArrayWindows(loads.windows.read(number)[None]))
@@ -90,6 +89,7 @@ def _convert_loads(loads: RawTrace, layers: ModelLayers | None, args: Namespace)
 def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Namespace) -> None:
     from evenload.io import for_layers, write_placement_file
 
+    shared.say_notes(file.notes)
     if args.window is not None:
         raise ValueError("--window takes one of the windows of loads, and this is a placement")
     if layers is not None:
@@ -100,7 +100,7 @@ def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Na
     shared.say(f"wrote the placement to {args.target}")
 
 
-def _named(loads: RawTrace, layers: ModelLayers) -> RawTrace:
+def _check_layers(loads: RawTrace, layers: ModelLayers) -> ModelLayers:
     if loads.layers is not None and loads.layers.ids != layers.ids:
         raise ValueError(
             f"--layers: the loads name their {len(loads.layers)} layers, {loads.layers.ids[0]} to "
@@ -111,17 +111,11 @@ def _named(loads: RawTrace, layers: ModelLayers) -> RawTrace:
         raise ValueError(
             f"--layers names {len(layers)} layers, and there are {there}; name {there}"
         )
-    return replace(loads, layers=loads.layers or layers)
+    return loads.layers or layers
 
 
 def _layers(text: str | None) -> ModelLayers | None:
-    """Read the model's layers from numbers and ranges with commas between, as ``3-60``.
-
-    Raises
-    ------
-    ValueError
-        For anything else, numbers that do not rise, or more than any model has.
-    """
+    """Read the model's layers from rising numbers and ranges with commas between, as ``3-60``."""
     from evenload.layers import ModelLayers
 
     if text is None:
@@ -129,7 +123,7 @@ def _layers(text: str | None) -> ModelLayers | None:
     ids: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        ends = [first, last] if dash else [first, first]
+        ends = [first, last if dash else first]
         if not all(end.isascii() and end.isdigit() and len(end) <= _DIGITS for end in ends):
             raise ValueError(
                 f"--layers {text}: {part!r} is no layer; use numbers and ranges, e.g. 3-60 or 1,3,5"
@@ -138,38 +132,26 @@ def _layers(text: str | None) -> ModelLayers | None:
     return ModelLayers(ids)
 
 
-def _readable(target: Path, to_format: str | None) -> str | None:
-    """Tell what to read where only loads or only a placement can be written; None for both.
-
-    Raises
-    ------
-    ValueError
-        If neither can.
-    """
-    from evenload.io import FileFormatError, find_output
+def _writable(target: Path, to_format: str | None) -> list[str]:
+    """Return which of loads and a placement can be written; raise `ValueError` for neither."""
+    from evenload.checks import unknown_ending
+    from evenload.io import FORMATS, FileFormatError, find_output
 
     able = []
     for ability in _WRITE:
-        with suppress(FileFormatError):
+        try:
             find_output(target, to_format, ability)
             able.append(ability)
-    if not able:
-        raise ValueError(_unknown(target, to_format))
-    return _WRITE[able[0]] if len(able) == 1 else None
-
-
-def _unknown(target: Path, to_format: str | None) -> str:
-    from evenload.io import FORMATS
-
-    able = {a: [f for f in FORMATS if a in f.can] for a in _WRITE}
+        except FileFormatError:
+            pass
+    if able:
+        return able
+    able_to = [[f for f in FORMATS if ability in f.can] for ability in _WRITE]
     if to_format is not None:
-        loads, placements = (sorted(f.name for f in formats) for formats in able.values())
+        names = [{f.name for f in formats} for formats in able_to]
         what = f"--to {to_format} is no format that is written"
     else:
-        loads, placements = (
-            sorted({ending for f in formats for ending in f.written_to})
-            for formats in able.values()
-        )
-        ending = f"the ending {target.suffix!r}" if target.suffix else "no ending"
-        what = f"{target}: a file with {ending} is of no format that is written"
-    return f"{what}; use {', '.join(loads)} for loads, {', '.join(placements)} for a placement"
+        names = [{ending for f in formats for ending in f.written_to} for formats in able_to]
+        what = f"{target}: a file with {unknown_ending(target)} is of no format that is written"
+    loads, placements = (", ".join(sorted(known)) for known in names)
+    raise ValueError(f"{what}; use {loads} for loads, {placements} for a placement")

@@ -16,9 +16,9 @@ _NEXT = "Next: evenload plan YOUR_LOADS.npz --gpus 32 --nodes 4 --slots 288 -o p
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
-    shared.output_options(parser).add_argument(
-        "--seed", metavar="N", type=int, default=0, help="Seed of the synthetic load."
-    )
+    output = shared.output_options(parser)
+    output.add_argument("--seed", metavar="N", type=int, default=0,
+        help="Seed of the synthetic load.")  # fmt: skip
 
 
 def run(args: Namespace) -> None:

@@ -17,9 +17,8 @@ Examples:
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
     shared.load_options(parser)
-    parser.add_argument("placement", metavar="PLACEMENT", type=Path,
-        help="A file that `plan -o` wrote, or a placement of an engine, in any format that "
-        "evenload reads.")  # fmt: skip
+    parser.add_argument("placement", metavar="PLACEMENT", type=Path, help="A file that `plan -o` "
+        "wrote, or a placement of an engine, in any format that evenload reads.")  # fmt: skip
     placement = shared.placement_options(parser)
     shared.placement_format_option(placement, "--placement-format")
     shared.groups_option(placement)
@@ -37,10 +36,8 @@ def run(args: Namespace) -> None:
 
     shared.check_outputs(None, None, args.plot)
     file = shared.open_loads(args)
-    shape = {"num_gpus": args.gpus, "num_nodes": args.nodes}
-    given = read_placement_file(
-        args.placement, **shape, layers=file.layers, format=args.placement_format
-    )
+    how = {"num_gpus": args.gpus, "num_nodes": args.nodes, "format": args.placement_format}
+    given = read_placement_file(args.placement, layers=file.layers, **how)
     shared.say_notes(given.notes)
     cluster = given.placement.cluster
     summaries = compare_file(file.load, given, **shared.extras(args, cluster))

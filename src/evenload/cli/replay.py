@@ -5,13 +5,10 @@ from __future__ import annotations
 import time
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evenload.cli import shared
 from evenload.cli.report import show_replays, write_page_to
-
-if TYPE_CHECKING:
-    from evenload.cost import CostModel
 
 EXAMPLES = """
 Examples:
@@ -19,10 +16,10 @@ Examples:
   evenload replay trace.npz --gpus 8 --slots 40 --policy never --policy every-4:joint
 """
 
-
 DEFAULT_POLICIES = ["never", "once", "deepseek", "evenload"]
 
 
+# fmt: off
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
     shared.trace_options(parser)
@@ -30,51 +27,45 @@ def arguments(parser: ArgumentParser) -> None:
     replay_options(parser)
     windows = parser.add_argument_group("windows")
     windows.add_argument("--window", metavar="N", type=int, default=1,
-        help="Recorded windows that are summed into one.")  # fmt: skip
+        help="Recorded windows that are summed into one.")
     windows.add_argument("--interval", metavar="N", type=int, default=1,
-        help="Windows from one decision to the next.")  # fmt: skip
-    windows.add_argument("--start", metavar="FILE", type=Path,
-        help="Placement that serves at first, in any format that evenload reads. Default: experts "
-        "in order.")  # fmt: skip
+        help="Windows from one decision to the next.")
+    windows.add_argument("--start", metavar="FILE", type=Path, help="Placement that serves at "
+        "first, in any format that evenload reads. Default: experts in order.")
     shared.placement_format_option(windows, "--start-format")
     output = shared.output_options(parser, placements=False)
-    output.add_argument(
-        "--report", metavar="FILE", type=Path, help="Write a page with pictures to a .html file."
-    )
+    output.add_argument("--report", metavar="FILE", type=Path,
+        help="Write a page with pictures to a .html file.")
     output.add_argument("--save", metavar="FILE", type=Path,
-        help="Keep the replays in a .npz file, for `evenload report`.")  # fmt: skip
+        help="Keep the replays in a .npz file, for `evenload report`.")
 
 
 def replay_options(parser: ArgumentParser) -> None:
     """Add what `replay` and `sweep` have in common."""
     policies = parser.add_argument_group("policies")
-    policies.add_argument("--policy", metavar="NAME", action="append",
-        help="never, once, every-N (each also with a solver: every-4:joint), deepseek, vllm or "
-        "evenload; options of the solver after commas: every-4:joint,effort=fast. May be given "
-        f"repeatedly. Default: {', '.join(DEFAULT_POLICIES)}.")  # fmt: skip
+    policies.add_argument("--policy", metavar="NAME", action="append", help="never, once, every-N "
+        "(each also with a solver: every-4:joint), deepseek, vllm or evenload; options of the "
+        "solver after commas: every-4:joint,effort=fast. May be given repeatedly. Default: "
+        f"{', '.join(DEFAULT_POLICIES)}.")
     policies.add_argument("--warm-start", metavar="N", type=int, default=1,
-        help="Windows that are seen before the first is served.")  # fmt: skip
+        help="Windows that are seen before the first is served.")
     shared.groups_option(policies)
-    policies.add_argument("--oracle", metavar="NAME", default="fast",
-        help="Who plans each window on itself, for the regret: fast, a solver, auto, or none."
-    )  # fmt: skip
+    policies.add_argument("--oracle", metavar="NAME", default="fast", help="Who plans each window "
+        "on itself, for the regret: fast, a solver, auto, or none.")
     costs = parser.add_argument_group("costs")
-    costs.add_argument("--hardware", metavar="NAME", default="h100-ib",
-        help="What a second is: h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or "
-        "h100-pcie.")  # fmt: skip
-    costs.add_argument("--model", metavar="NAME", default="deepseek-v3",
-        help="Whose experts move: deepseek-v3, deepseek-r1, deepseek-v2-lite, qwen3-235b-a22b, "
-        "qwen3-30b-a3b, gpt-oss-20b, gpt-oss-120b, kimi-k2, glm-4.5, mixtral-8x7b or mixtral-8x22b."
-    )  # fmt: skip
-    costs.add_argument("--cost", metavar="NAME=X", action="append",
-        help="Another number of the cost model: tokens_per_second, expert_bytes, "
-        "bandwidth_in_node, bandwidth_between_nodes (bytes per second), latency (seconds) or "
-        "overlap (0 to 1). May be given repeatedly.")  # fmt: skip
+    costs.add_argument("--hardware", metavar="NAME", default="h100-ib", help="What a second is: "
+        "h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or h100-pcie.")
+    costs.add_argument("--model", metavar="NAME", default="deepseek-v3", help="Whose experts move: "
+        "deepseek-v3, deepseek-r1, deepseek-v2-lite, qwen3-235b-a22b, qwen3-30b-a3b, gpt-oss-20b, "
+        "gpt-oss-120b, kimi-k2, glm-4.5, mixtral-8x7b or mixtral-8x22b.")
+    costs.add_argument("--cost", metavar="NAME=X", action="append", help="Another number of the "
+        "cost model: tokens_per_second, expert_bytes, bandwidth_in_node, bandwidth_between_nodes "
+        "(bytes per second), latency (seconds) or overlap (0 to 1). May be given repeatedly.")
     costs.add_argument("--sample", metavar="X", type=float, default=1.0,
-        help="Fraction of the served tokens that the trace recorded: 0.01 for one in a hundred."
-    )  # fmt: skip
+        help="Fraction of the served tokens that the trace recorded: 0.01 for one in a hundred.")
     costs.add_argument("--no-delay", action="store_true",
-        help="Let moves take effect at once; they still cost what they cost.")  # fmt: skip
+        help="Let moves take effect at once; they still cost what they cost.")
+# fmt: on
 
 
 def run(args: Namespace) -> None:
@@ -90,16 +81,7 @@ def run(args: Namespace) -> None:
     names = list(dict.fromkeys(args.policy or DEFAULT_POLICIES))
     for name in names:
         get_policy(name)
-    how: dict[str, Any] = {
-        "window": args.window,
-        "interval": args.interval,
-        "warm_start": args.warm_start,
-        "cost": cost_of(args),
-        "num_groups": args.groups,
-        "oracle": None if args.oracle == "none" else args.oracle,
-        "sample": args.sample,
-        "delay": not args.no_delay,
-    }
+    how = settings_of(args) | {"window": args.window, "interval": args.interval}
     if args.report is not None:
         check_page_path(args.report)
     if args.save is not None:
@@ -122,14 +104,8 @@ def run(args: Namespace) -> None:
     show_replays(trace, replays, args.json)
 
 
-def cost_of(args: Namespace) -> CostModel:
-    """Return the cost model that the options describe.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name, or what is no number.
-    """
+def settings_of(args: Namespace) -> dict[str, Any]:
+    """Return what `replay_options` says, but for the policies, as arguments of `replay`."""
     from evenload.cost import CostModel
 
     numbers = {}
@@ -139,4 +115,11 @@ def cost_of(args: Namespace) -> CostModel:
             numbers[name] = float(value)
         except ValueError:
             raise ValueError(f"--cost {text}: no number; write it as overlap=0.9") from None
-    return CostModel.preset(args.hardware, args.model, **numbers)
+    return {
+        "warm_start": args.warm_start,
+        "cost": CostModel.preset(args.hardware, args.model, **numbers),
+        "num_groups": args.groups,
+        "oracle": None if args.oracle == "none" else args.oracle,
+        "sample": args.sample,
+        "delay": not args.no_delay,
+    }

@@ -21,21 +21,21 @@ Examples:
 """
 
 
+# fmt: off
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("replays", metavar="REPLAYS", nargs="+", type=Path,
-        help="One or more .npz files that `replay --save` wrote.")  # fmt: skip
+        help="One or more .npz files that `replay --save` wrote.")
     trace = parser.add_argument_group("trace")
     trace.add_argument("--trace", metavar="FILE", type=Path,
-        help="The trace that was replayed. Default: where it was then, as the replays say."
-    )  # fmt: skip
+        help="The trace that was replayed. Default: where it was then, as the replays say.")
     shared.reading_options(trace)
     output = shared.output_options(parser, placements=False)
-    output.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, help="Write a page to a .html file."
-    )
+    output.add_argument("-o", "--output", metavar="FILE", type=Path,
+        help="Write a page to a .html file.")
     output.add_argument("--figures", metavar="FOLDER", type=Path,
-        help="Write the figures as .png files into a folder, for papers.")  # fmt: skip
+        help="Write the figures as .png files into a folder, for papers.")
+# fmt: on
 
 
 def run(args: Namespace) -> None:
@@ -70,9 +70,8 @@ def write_page_to(path: Path | None, replays: Sequence[Replay], trace: Trace) ->
         return
     from evenload.report.page import write_page
 
-    with shared.busy("drawing"):
+    with shared.drawing("the report", path):
         write_page(replays, trace, path)
-    shared.say(f"wrote the report to {path}")
 
 
 def show_replays(trace: Trace, replays: Sequence[Replay], as_json: bool) -> None:

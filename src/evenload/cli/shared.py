@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 import threading
@@ -22,42 +21,40 @@ if TYPE_CHECKING:
     from evenload.report.compare import Context, Summary
     from evenload.trace import Trace
 
-# ---- options -----------------------------------------------------------------------
+# ---- options ------------------------------------------------------------------------------------
+# fmt: off
 
 
 def load_options(parser: ArgumentParser) -> None:
     """Add LOADS and how to read it."""
-    parser.add_argument("loads", metavar="LOADS", type=Path,
-        help="Tokens routed to each expert: a .npz, .npy, .csv, .json or .parquet file, or what an "
-        "engine recorded (a file, a folder, or a pattern in quotes: 'dump/*.pt'); see --format. A "
-        ".npz holds `load` [windows, layers, experts] or [layers, experts], or `topk` [tokens, "
-        "layers, k]; a .csv has one row per layer and one column per expert.")  # fmt: skip
+    parser.add_argument("loads", metavar="LOADS", type=Path, help="Tokens routed to each expert: a "
+        ".npz, .npy, .csv, .json or .parquet file, or what an engine recorded (a file, a folder, "
+        "or a pattern in quotes: 'dump/*.pt'); see --format. A .npz holds `load` [windows, layers, "
+        "experts] or [layers, experts], or `topk` [tokens, layers, k]; a .csv has one row per "
+        "layer and one column per expert.")
     group = parser.add_argument_group("loads")
-    group.add_argument("--window", metavar="N", type=int,
-        help="Take window N of a trace (from 0, or from the end: -1), not the sum of all."
-    )  # fmt: skip
+    group.add_argument("--window", metavar="N", type=int, help="Take window N of a trace (from 0, "
+        "or from the end: -1), not the sum of all.")
     reading_options(group)
 
 
 def trace_options(parser: ArgumentParser) -> None:
     """Add TRACE and how to read it."""
-    parser.add_argument("trace", metavar="TRACE", type=Path,
-        help="Tokens routed to each expert, window by window: a .npz with `load`, a .npy or a "
-        ".json, [windows, layers, experts], a .parquet, or what an engine recorded; see --format."
-    )  # fmt: skip
+    parser.add_argument("trace", metavar="TRACE", type=Path, help="Tokens routed to each expert, "
+        "window by window: a .npz with `load`, a .npy or a .json, [windows, layers, experts], a "
+        ".parquet, or what an engine recorded; see --format.")
     reading_options(parser.add_argument_group("trace"))
 
 
 def reading_options(group: ArgumentGroup) -> None:
     """Add what tells how loads are read."""
-    group.add_argument("--experts", metavar="N", type=int,
-        help="Experts per layer, for a file of routed experts (`topk`) that does not say."
-    )  # fmt: skip
-    group.add_argument("--format", metavar="NAME",
-        help="Format of the loads: npz, npy, csv, json, parquet, sglang-recorder, "
-        "sglang-logical-count, tensorrt-llm-statistics, vllm-routed-experts or vllm-ascend-load. "
-        "Default: told by the file's ending and content. A .npy or .npz or folder of routed "
-        "experts [tokens, layers, k] of vLLM's requests has to be named.")  # fmt: skip
+    group.add_argument("--experts", metavar="N", type=int, help="Experts per layer, for a file of "
+        "routed experts (`topk`) that does not say.")
+    group.add_argument("--format", metavar="NAME", help="Format of the loads: npz, npy, csv, json, "
+        "parquet, sglang-recorder, sglang-logical-count, tensorrt-llm-statistics, "
+        "vllm-routed-experts or vllm-ascend-load. Default: told by the file's ending and content. "
+        "A .npy or .npz or folder of routed experts [tokens, layers, k] of vLLM's requests has to "
+        "be named.")
 
 
 def cluster_options(parser: ArgumentParser, *, several: bool = False) -> ArgumentGroup:
@@ -65,45 +62,41 @@ def cluster_options(parser: ArgumentParser, *, several: bool = False) -> Argumen
     group = parser.add_argument_group("cluster")
     again: dict[str, Any] = {"action": "append"} if several else {}
     also = " May be given repeatedly." if several else ""
-    group.add_argument("--gpus", metavar="G", type=int, required=True, **again,
-        help=f"GPUs of the expert-parallel group.{also}")  # fmt: skip
-    if several:
-        group.add_argument(
-            "--gpus-per-node", metavar="N", type=int, help="GPUs per node. Default: all in one."
-        )
-    else:
-        group.add_argument(
-            "--nodes", metavar="N", type=int, default=1, help="Nodes, with equally many GPUs each."
-        )
     default = "" if several else " Default: as few as hold every expert once."
-    group.add_argument("--slots", metavar="S", type=int, **again,
-        help="Slots of a layer over all GPUs; if they do not divide evenly, the first GPUs get "
-        f"one extra. Slots beyond the number of experts hold replicas of busy ones.{default}{also}"
-    )  # fmt: skip
+    group.add_argument("--gpus", metavar="G", type=int, required=True, **again,
+        help=f"GPUs of the expert-parallel group.{also}")
+    if several:
+        group.add_argument("--gpus-per-node", metavar="N", type=int,
+            help="GPUs per node. Default: all in one.")
+    else:
+        group.add_argument("--nodes", metavar="N", type=int, default=1,
+            help="Nodes, with equally many GPUs each.")
+    group.add_argument("--slots", metavar="S", type=int, **again, help="Slots of a layer over all "
+        "GPUs; if they do not divide evenly, the first GPUs get one extra. Slots beyond the number "
+        f"of experts hold replicas of busy ones.{default}{also}")
     return group
 
 
 def groups_option(group: ArgumentGroup) -> None:
     """Add --groups."""
     group.add_argument("--groups", metavar="N", type=int, default=1,
-        help="Groups of experts that routing keeps on one node (8 for DeepSeek-V3).")  # fmt: skip
+        help="Groups of experts that routing keeps on one node (8 for DeepSeek-V3).")
 
 
 def placement_options(parser: ArgumentParser) -> ArgumentGroup:
     """Add what a placement's file may leave out."""
     group = parser.add_argument_group("what the file may leave out")
     group.add_argument("--gpus", metavar="G", type=int,
-        help="GPUs that a placement is for, if its file does not say.")  # fmt: skip
+        help="GPUs that a placement is for, if its file does not say.")
     group.add_argument("--nodes", metavar="N", type=int,
-        help="Nodes of these GPUs, if the file does not say. Default: 1.")  # fmt: skip
+        help="Nodes of these GPUs, if the file does not say. Default: 1.")
     return group
 
 
 def placement_format_option(group: ArgumentGroup, name: str) -> None:
     """Add an option that names the format of a placement's file."""
-    group.add_argument(name, metavar="NAME",
-        help="Format of the placement's file, see `evenload convert --to`. Default: told by its "
-        "content.")  # fmt: skip
+    group.add_argument(name, metavar="NAME", help="Format of the placement's file, see `evenload "
+        "convert --to`. Default: told by its content.")
 
 
 def output_options(parser: ArgumentParser, *, placements: bool = True) -> ArgumentGroup:
@@ -111,16 +104,21 @@ def output_options(parser: ArgumentParser, *, placements: bool = True) -> Argume
     group = parser.add_argument_group("output")
     group.add_argument("--json", action="store_true", help="Print one JSON object, not a table.")
     if placements:
-        group.add_argument("--plot", metavar="FILE", type=Path,
-            help="Draw the load of each GPU in each layer, before and after, to a .png, .svg or "
-            ".pdf.")  # fmt: skip
-        group.add_argument("--split", action="store_true",
-            help="Show also what the best uneven sharing of tokens among replicas would reach."
-        )  # fmt: skip
+        group.add_argument("--plot", metavar="FILE", type=Path, help="Draw the load of each GPU in "
+            "each layer, before and after, to a .png, .svg or .pdf.")
+        group.add_argument("--split", action="store_true", help="Show also what the best uneven "
+            "sharing of tokens among replicas would reach.")
     return group
 
 
+# fmt: on
 # ---- from what was parsed to the library's nouns -------------------------------------------------
+
+
+def both(given: Any, other: Any, rule: str) -> None:
+    """Raise `ValueError` if an option is given without the one that it is for."""
+    if given is not None and (other is None or other is False):
+        raise ValueError(f"{rule}; give both, or neither")
 
 
 def open_loads(args: Namespace) -> LoadFile:
@@ -148,23 +146,39 @@ def open_placement(
 
     GPUs, nodes and experts are for a file that does not say them, as those of engines; one that
     does may be of other GPUs.
-
-    Raises
-    ------
-    ValueError
-        For a format without a file, or a file that is no placement of these layers.
     """
     from evenload.io import read_placement_file
 
     path, form = getattr(args, option), getattr(args, f"{option}_format")
+    both(form, path, f"--{option}-format is of --{option}")
     if path is None:
-        if form is not None:
-            raise ValueError(f"--{option}-format is of --{option}; give both, or neither")
         return None
     shape = {"num_gpus": args.gpus, "num_nodes": args.nodes, "num_experts": num_experts}
     file = read_placement_file(path, **shape, agree=False, layers=layers, format=form)
     say_notes(file.notes)
     return file.placement
+
+
+def cluster_of(
+    args: Namespace,
+    slots: int | None,
+    num_experts: int,
+    alive: list[bool] | None = None,
+    **how: Any,
+) -> Cluster:
+    """Return the cluster; without `slots`, as few per GPU as hold every expert once."""
+    from evenload.cluster import Cluster
+
+    if slots is not None:
+        return Cluster(args.gpus, args.nodes, num_slots=slots, alive=alive, **how)
+    count = args.gpus if alive is None else sum(alive)
+    smallest = Cluster.smallest_for(num_experts, max(count, 1))
+    cluster = Cluster(args.gpus, args.nodes, smallest.slots_per_gpu, alive=alive, **how)
+    say(
+        f"note: no --slots: {cluster.num_slots} for {num_experts} experts; one more on each GPU "
+        f"for replicas of busy experts would be --slots {cluster.num_slots + cluster.num_gpus}"
+    )
+    return cluster
 
 
 def extras(args: Namespace, cluster: Cluster) -> dict[str, Any]:
@@ -178,29 +192,6 @@ def extras(args: Namespace, cluster: Cluster) -> dict[str, Any]:
     several = cluster.num_nodes > 1 and args.window is None
     topk = read_topk(args.loads, format=args.format) if several else None
     return {"num_groups": args.groups, "topk": topk, "split": args.split}
-
-
-def cluster_of(
-    args: Namespace,
-    slots: int | None,
-    num_experts: int,
-    speed: list[float] | None = None,
-    alive: list[bool] | None = None,
-) -> Cluster:
-    """Return the cluster; without `slots`, as few per GPU as hold every expert once."""
-    from evenload.cluster import Cluster
-
-    how: dict[str, Any] = {"speed": speed, "alive": alive}
-    if slots is not None:
-        return Cluster(args.gpus, args.nodes, num_slots=slots, **how)
-    count = args.gpus if alive is None else sum(alive)
-    smallest = Cluster.smallest_for(num_experts, max(count, 1))
-    cluster = Cluster(args.gpus, args.nodes, smallest.slots_per_gpu, **how)
-    say(
-        f"note: no --slots: {cluster.num_slots} for {num_experts} experts; one more on each GPU "
-        f"for replicas of busy experts would be --slots {cluster.num_slots + cluster.num_gpus}"
-    )
-    return cluster
 
 
 # ---- stderr: notes and how far it is -------------------------------------------------------------
@@ -237,26 +228,22 @@ def busy(what: str) -> Iterator[Callable[..., None]]:
     Yields a function that takes a few words, or how much is done and of how much.
     """
     terminal, stop = sys.stderr.isatty(), threading.Event()
+    pause, write = (_TERMINAL_SECONDS, _over) if terminal else (_LOG_SECONDS, say)
     started, words, first = time.monotonic(), "", None
 
     def tell(done: str | int, total: int | None = None) -> None:
         nonlocal words, first
+        words = f"{done}, " if total is None else f"{done} of {total}, "
         if total is None:
-            words = f"{done}, "
             return
         first = int(done) if first is None else first
-        words = f"{done} of {total}, "
         if int(done) > first:
             left = (time.monotonic() - started) * (total - int(done)) / (int(done) - first)
             words += f"about {left:.0f} s left after "
 
     def show() -> None:
-        while not stop.wait(_TERMINAL_SECONDS if terminal else _LOG_SECONDS):
-            line = f"{what}: {words}{time.monotonic() - started:.0f} s"
-            if terminal:
-                _over(line)
-            else:
-                say(line)
+        while not stop.wait(pause):
+            write(f"{what}: {words}{time.monotonic() - started:.0f} s")
 
     clock = threading.Thread(target=show, daemon=True)
     clock.start()
@@ -267,6 +254,14 @@ def busy(what: str) -> Iterator[Callable[..., None]]:
         clock.join()
         if terminal:
             _over("")
+
+
+@contextmanager
+def drawing(what: str, path: Path) -> Iterator[None]:
+    """Show that the block draws, and say where `what` is then."""
+    with busy("drawing"):
+        yield
+    say(f"wrote {what} to {path}")
 
 
 @contextmanager
@@ -298,12 +293,11 @@ def kernels() -> Iterator[None]:
 
 def check_outputs(output: Path | None, form: str | None, *plots: Path | None) -> None:
     """Raise `ValueError` for an output that could not be written, before any work is done."""
+    both(form, output, "--output-format is of --output")
     if output is not None:
         from evenload.io import find_output
 
         find_output(output, form)
-    elif form is not None:
-        raise ValueError("--output-format is of --output; give both, or neither")
     for plot in plots:
         if plot is not None:
             from evenload.report.figures import check_plot_path
@@ -320,22 +314,14 @@ def show(
 ) -> None:
     """Print a report to stdout, and draw its picture where one is wanted.
 
-    Parameters
-    ----------
-    context, summaries
-        What the report is about, and its placements.
-    lines : sequence of str
-        Sentences below the table.
-    **extra
-        More entries of the JSON object, plain numbers, strings and lists.
+    `lines` stand below the table; `extra` are more entries of the JSON object.
     """
     if args.plot is not None:
         from evenload.report.figures import draw_heatmaps, save_figure
 
-        with busy("drawing"):
+        with drawing("the picture", args.plot):
             nodes = context.cluster.num_nodes
             save_figure(args.plot, draw_heatmaps(context.title(), summaries, nodes))
-        say(f"wrote the picture to {args.plot}")
     if args.json:
         from evenload.report.compare import report_to_plain
 
@@ -356,4 +342,6 @@ def show_json(trace: Trace, **entries: Any) -> None:
 
 def print_json(entries: dict[str, Any]) -> None:
     """Print one JSON object to stdout."""
+    import json
+
     sys.stdout.write(f"{json.dumps(entries)}\n")

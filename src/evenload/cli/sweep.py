@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evenload.cli import shared
-from evenload.cli.replay import DEFAULT_POLICIES, cost_of, replay_options
+from evenload.cli.replay import DEFAULT_POLICIES, replay_options, settings_of
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 EXAMPLES = """
 Examples:
@@ -18,28 +21,28 @@ Examples:
 """
 
 
+# fmt: off
 def arguments(parser: ArgumentParser) -> None:
     """Add the options."""
     shared.trace_options(parser)
     cluster = shared.cluster_options(parser, several=True)
-    cluster.add_argument("--redundant", metavar="R", type=int, action="append",
-        help="Instead of --slots: slots beyond one for each expert. May be given repeatedly."
-    )  # fmt: skip
+    cluster.add_argument("--redundant", metavar="R", type=int, action="append", help="Instead of "
+        "--slots: slots beyond one for each expert. May be given repeatedly.")
     replay_options(parser)
     windows = parser.add_argument_group("windows")
     windows.add_argument("--window", metavar="N", type=int, action="append",
-        help="Recorded windows summed into one. May be given repeatedly. Default: 1.")  # fmt: skip
+        help="Recorded windows summed into one. May be given repeatedly. Default: 1.")
     windows.add_argument("--interval", metavar="N", type=int, action="append",
-        help="Windows from one decision to the next. May be given repeatedly. Default: 1."
-    )  # fmt: skip
+        help="Windows from one decision to the next. May be given repeatedly. Default: 1.")
     where = parser.add_argument_group("where it runs")
     where.add_argument("--workers", metavar="N", type=int, help="Processes. Default: one per core.")
     where.add_argument("--dask", metavar="ADDRESS",
-        help="Run on the Dask cluster of this scheduler instead.")  # fmt: skip
+        help="Run on the Dask cluster of this scheduler instead.")
     output = shared.output_options(parser, placements=False)
-    output.add_argument("-o", "--output", metavar="FILE", type=Path, required=True,
-        help="Where the results go: a .parquet (needs pyarrow), .csv or .json file. Finished "
-        "replays are kept in a folder of that name with .cells behind it.")  # fmt: skip
+    output.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="Where "
+        "the results go: a .parquet (needs pyarrow), .csv or .json file. Finished replays are kept "
+        "in a folder of that name with .cells behind it.")
+# fmt: on
 
 
 def run(args: Namespace) -> None:
@@ -66,15 +69,10 @@ def run(args: Namespace) -> None:
                 windows=args.window or 1,
                 intervals=args.interval or 1,
                 gpus_per_node=args.gpus_per_node,
-                warm_start=args.warm_start,
-                cost=cost_of(args),
-                num_groups=args.groups,
-                oracle=None if args.oracle == "none" else args.oracle,
-                sample=args.sample,
-                delay=not args.no_delay,
                 executor=pool,
                 workers=args.workers,
                 progress=tell,
+                **settings_of(args),
             )
     except KeyboardInterrupt:
         shared.say(f"finished replays are kept in {folder}; the same command goes on from there")
@@ -90,13 +88,7 @@ def run(args: Namespace) -> None:
 
 
 def slots_of(slots: list[int] | None, redundant: list[int] | None, num_experts: int) -> list[int]:
-    """Return the numbers of slots, from either way of giving them.
-
-    Raises
-    ------
-    ValueError
-        For both or none, or a negative number of redundant experts.
-    """
+    """Return the numbers of slots, from either way of giving them."""
     if not slots and not redundant:
         raise ValueError(
             f"how many slots is not said; give --slots (at least {num_experts}) or --redundant"

@@ -19,7 +19,7 @@ def run(args: Namespace) -> None:
     No later call waits for it then. Run it once after installing, for example while building a
     container image.
     """
-    from evenload.ahead import warmup
+    from evenload import warmup
 
     started = time.perf_counter()
     with shared.busy("compiling kernels"):

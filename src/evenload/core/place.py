@@ -196,9 +196,13 @@ def _swap(
         fill(s, w.best, w.keys)  # what that moved away from home costs more than it gained
     good = max(np.int64(max(mean / fine_target, goal)), heaviest)
     if s.total[PEAK] > good and most_pairs > 0:
+        before = worth(s, 0, price)
+        copy_out(s, w.best)
         looked, _ = exchange_pairs(
             s, whole, good, most_pairs, w.no_log, 0, w.pairs, s.slot.shape[2]
         )
+        if worth(s, 0, price) > before:
+            fill(s, w.best, w.keys)
         _search(s, w, mean, good, price, MANY, most_pairs - looked, False)
 
 
@@ -242,8 +246,8 @@ def place_layers(
     away_price : float
         What one token costs that is computed away from home, in tokens spread over all GPUs.
     is_begun : bool
-        Whether `placed` is the start; without, all GPUs have one speed and at most E slots, and no
-        expert a home.
+        Whether `placed` is the start; without, all GPUs have one speed and as many slots, at most
+        E, and no expert a home.
     most_pairs : int
         Pairs of GPUs that the exchanges of two for two and the disturbances of a layer look at.
     trials : int

@@ -231,7 +231,7 @@ def _place_of(s: State, giver: int) -> int:
 
 @step(StateType, Int, Int1, Int2)
 def _part_duplicates(s: State, most: int, row: IntArray, keys: IntArray) -> None:
-    """Give the second slot of an expert on a GPU to another one, where that raises no peak."""
+    """Give the second slot of an expert on a GPU to another one, while moves are left."""
     for g in range(s.gpu.shape[1]):
         for i in range(s.gpu[SLOTS, g]):
             giver = s.slot[EXPERT, g, i]
@@ -246,7 +246,7 @@ def _part_duplicates(s: State, most: int, row: IntArray, keys: IntArray) -> None
                     peak = _handover_peak(s, giver, g, taker, row)
                     new = s.held[OLD, taker, g] == 0
                     better = peak < lowest if new == best_is_new else best_is_new
-                    if peak <= s.total[PEAK] and better:
+                    if better:
                         best, best_is_new, lowest = taker, new, peak
             if best != NONE:
                 _hand_over_if(s, _place_of(s, giver), g, best, 0, most, lowest, row, keys)
@@ -334,7 +334,7 @@ def _anneal(
     s: State, weight: IntArray, price: int, most: int, goal: int, steps: int, mean: int, heat: int,
     best: IntArray, row: IntArray, keys: IntArray, random: Random,
 ) -> bool:  # fmt: skip
-    """Search from a state, which ends as the best one found: never worse than the start.
+    """Part duplicates, and search from there; the state ends as the best one found.
 
     Threshold accepting (Dueck and Scheuer 1990): a step may raise the cost by a drawn part of a
     limit that sinks to 0 over the steps.
@@ -360,10 +360,9 @@ def _anneal(
     if s.gpu.shape[1] == 1 or most == 0 or steps == 0:
         return found
     _part_duplicates(s, most, row, keys)
-    copy_out(s, best)
-    start = s.total[PEAK]
     now = worth(s, price, 0.0)
     lowest = now
+    copy_out(s, best)
     heat = min(np.int64(HEAT * (s.total[PEAK] - mean)), heat)
     for trial in range(steps):
         if found and s.total[PEAK] <= goal and (price == 0 or s.total[MOVES] == 0):
@@ -371,8 +370,7 @@ def _anneal(
         limit = now + heat // steps * (steps - trial) // 1024 * random_below(random, 1024)
         if _try(s, weight, random, price, most, limit, row, keys):
             now = worth(s, price, 0.0)
-            legal = s.total[MOVES] <= most and (s.total[PEAK] <= start or not found)
-            if legal and (now < lowest or not found):
+            if s.total[MOVES] <= most and (now < lowest or not found):
                 lowest = now
                 found = True
                 copy_out(s, best)
@@ -453,10 +451,14 @@ def replan_layers(
         mean = (1 << bits) / speed * weights
         cost = np.int64(min(price * mean, float(s.total[PEAK])))  # no move gains more than all
         random[0] = SEED
+        start, start_moves = s.total[PEAK], s.total[MOVES]
         found = _anneal(
             s, weight, cost, most[layer], np.int64(goal * mean), steps, np.int64(mean),
             np.int64(heat * mean), best, row, keys, random,
         )  # fmt: skip
+        if s.total[PEAK] > start and start_moves <= most[layer]:
+            # Parting duplicates has cost more than the search has gained since.
+            fill(s, placed[layer], keys)
         copy_out(s, placed[layer])
         peak[layer] = s.total[PEAK] / mean if found else np.inf
         moves[layer] = s.total[MOVES]

@@ -234,7 +234,7 @@ def soonest_done(
                 ):
                     best = e
             if best == NONE:  # all are there: a duplicate costs least where the load is least
-                best = E - 1 - used % E
+                best = E - 1
             placed[first + used] = best
             count[best] += 1
             free[g] -= 1

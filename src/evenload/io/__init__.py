@@ -132,10 +132,8 @@ def read_trace(
 
     Raises
     ------
-    FileNotFoundError, FileFormatError
+    FileNotFoundError, FileFormatError, ValueError
         As `read_load`.
-    ValueError
-        If `num_experts` is below 1.
     """
     return _trace(_open_load(path, num_experts, format)[1], str(Path(path)))
 
@@ -147,11 +145,10 @@ def _trace(raw: RawTrace, source: str) -> Trace:
 def _open_load(
     path: AnyPath, num_experts: int | None, format: str | None
 ) -> tuple[Format, RawTrace]:
-    place = Path(path)
     if num_experts is not None:
         num_experts = positive_int("num_experts", num_experts)
-    reader = find_input(place, "read_load", format)
-    return reader, _read_raw(reader, place, num_experts)
+    reader = find_input(Path(path), "read_load", format)
+    return reader, _read_raw(reader, Path(path), num_experts)
 
 
 def _read_raw(reader: Format, path: Path, num_experts: int | None) -> RawTrace:
@@ -166,12 +163,7 @@ def _read_raw(reader: Format, path: Path, num_experts: int | None) -> RawTrace:
 
 
 def read_topk(path: AnyPath, *, format: str | None = None) -> NDArray[Any] | None:
-    """Read the experts that each token was routed to, where a file of loads has them.
-
-    Returns
-    -------
-    integer ndarray, [tokens, L, k], or None
-    """
+    """Read the experts of each token, integers [tokens, L, k]; None where the file has none."""
     reader = find_input(Path(path), "read_load", format)
     if "read_topk" not in reader.can:
         return None
@@ -339,15 +331,10 @@ def write_placement_file(
 
 @dataclass(frozen=True)
 class Found:
-    """What a file turned out to hold: loads or a placement, one of them None.
+    """What a file turned out to hold, one of the two, and the format that read it.
 
-    Parameters
-    ----------
-    format : Format
-        That read it.
-    loads : RawTrace or None
-        Windows as they were recorded, not checked; read when they are asked for.
-    placement : PlacementFile or None
+    Windows of `loads` are as they were recorded, not checked; they are read when they are asked
+    for.
     """
 
     format: Format

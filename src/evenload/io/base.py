@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,15 +33,35 @@ class FileFormatError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else _escaped(c) for c in message))
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode()
+        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+        super().__init__("".join(shown))
 
 
 class ClusterMissingError(FileFormatError):
     """A placement whose file does not say on how many GPUs it is, and nobody else said it."""
+
+
+@contextmanager
+def refusing(what: str, *errors: type[Exception]) -> Iterator[None]:
+    """Raise a `FileFormatError` for a library's errors: `what`, and the start of their message."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except errors as error:
+        text = " ".join(str(error).split())[:120] or type(error).__name__
+        raise FileFormatError(f"{what} ({text})") from None
+
+
+@contextmanager
+def checking(where: str) -> Iterator[None]:
+    """Raise a `FileFormatError` that names the file for what our own checks refuse in it."""
+    try:
+        yield
+    except FileFormatError:
+        raise
+    except ValueError as error:
+        raise FileFormatError(f"{where}: {error}") from None
 
 
 def trace_shape(shape: tuple[int, ...], source: str) -> tuple[int, int, int]:
@@ -58,7 +81,7 @@ def trace_shape(shape: tuple[int, ...], source: str) -> tuple[int, int, int]:
 
 def check_elements(shape: tuple[int, ...], where: str) -> None:
     """Raise `FileFormatError` if an array is too large to be read at once."""
-    elements = int(np.prod([int(n) for n in shape], dtype=object))
+    elements = math.prod(shape)
     if elements > MAX_ELEMENTS:
         raise FileFormatError(
             f"{where}: the array has {elements} elements {shape}, more than the {MAX_ELEMENTS} "
@@ -85,16 +108,9 @@ def check_window(window: Any, num_windows: int, source: str) -> int:
 class RawTrace:
     """Loads as a file has them, not checked yet; their windows are read one at a time.
 
-    Parameters
-    ----------
-    windows : Windows
-        Where they come from.
-    notes : tuple of str
-        What the reader had to assume, one sentence each.
-    layers : ModelLayers or None
-        The model's numbers of the rows, where the file says them.
-    over_time : bool
-        Whether the file has an axis of windows; else there is one window, the load.
+    `notes` are what the reader had to assume, one sentence each; `layers` the model's numbers of
+    the rows, where the file says them. If not `over_time` the file has no axis of windows, and the
+    one there is is the load.
     """
 
     windows: Windows
@@ -208,7 +224,7 @@ class PlacementShape:
 
 def model_layers(ids: list[Any], number: Any, where: str) -> ModelLayers:
     """Return the model's layers as a file says them, which may be anything."""
-    try:
+    with checking(where):
         numbers = [whole_number("layer id", i) for i in ids]
         most = None if number is None else whole_number("num_model_layers", number)
         for value in (*numbers, most or 0):
@@ -217,5 +233,3 @@ def model_layers(ids: list[Any], number: Any, where: str) -> ModelLayers:
                     f"the model's layer {value} is past {MOST_LAYERS}; use what the model has"
                 )
         return ModelLayers(numbers, most)
-    except ValueError as error:
-        raise FileFormatError(f"{where}: {error}") from None

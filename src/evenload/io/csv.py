@@ -9,8 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from evenload.io.arrays import checked_windows, layers_left_out
-from evenload.io.base import FileFormatError, RawTrace
+from evenload.io.base import FileFormatError, RawTrace, refusing
+from evenload.io.npy import checked_windows, layers_left_out
 
 _INDEX_HEADS = {"", "layer", "layers", "layer_id", "index", "unnamed: 0"}
 
@@ -18,8 +18,14 @@ _INDEX_HEADS = {"", "layer", "layers", "layer_id", "index", "unnamed: 0"}
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
     """Read a load ``[L, E]``; a first row in which any cell is no number is a header."""
     rows = _rows(path)
-    if rows and not all(map(_is_number, rows[0][1])):
-        _check_header(rows.pop(0)[1], path)
+    head = rows[0][1] if rows else []
+    if not all(map(_is_number, head)):
+        if len(head) > 1 and head[0].strip().lower() in _INDEX_HEADS:
+            raise FileFormatError(
+                f"{path}, line 1: the first column is headed {head[0]!r} and would be read as an "
+                "expert; leave row numbers out, every column is an expert"
+            )
+        del rows[0]
     if not rows:
         raise FileFormatError(f"{path}: no row of numbers; write one row a layer")
     width = len(rows[0][1])
@@ -29,25 +35,32 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
                 f"{path}, line {line}: {len(cells)} columns, and line {rows[0][0]} has {width}; "
                 "every row needs one column an expert"
             )
-    table = [_numbers(cells, line, path) for line, cells in rows]
+    for line, cells in rows:
+        odd = next((i for i, cell in enumerate(cells) if not _is_number(cell)), None)
+        if odd is not None:
+            raise FileFormatError(
+                f"{path}, line {line}, column {odd + 1}: {cells[odd]!r} is no number"
+            )
+    table = np.array([list(map(float, cells)) for _, cells in rows])
     notes: tuple[str, ...] = ()
-    if width > 1 and table[0] == list(range(width)):
+    if width > 1 and (table[0] == np.arange(width)).all():
         notes = (
             f"{path}: the first row reads 0, 1, 2, ... and was taken as the load of a layer; "
             "if it is a header, give it names that are no numbers",
         )
-    return RawTrace.of(np.array(table), str(path), notes)
+    return RawTrace.of(table, str(path), notes)
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return (line number, cells) of every line; empty lines at the end are no rows."""
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark in front.
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FileFormatError(f"{path}: this is no comma-separated text ({error})") from None
+    what = f"{path}: this is no comma-separated text"
+    # utf-8-sig: spreadsheets put a byte order mark in front.
+    with (
+        refusing(what, UnicodeDecodeError, csv.Error),
+        path.open(newline="", encoding="utf-8-sig") as stream,
+    ):
+        reader = csv.reader(stream, strict=True)
+        rows = [(reader.line_num, row) for row in reader]
     while rows and not any(cell.strip() for cell in rows[-1][1]):
         rows.pop()
     return rows
@@ -59,24 +72,6 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _check_header(cells: list[str], path: Path) -> None:
-    if len(cells) > 1 and cells[0].strip().lower() in _INDEX_HEADS:
-        raise FileFormatError(
-            f"{path}, line 1: the first column is headed {cells[0]!r} and would be read as an "
-            "expert; leave row numbers out, every column is an expert"
-        )
-
-
-def _numbers(cells: list[str], line: int, path: Path) -> list[float]:
-    try:
-        return [float(cell) for cell in cells]
-    except ValueError:
-        column = next(i for i, cell in enumerate(cells) if not _is_number(cell))
-        raise FileFormatError(
-            f"{path}, line {line}, column {column + 1}: {cells[column]!r} is no number"
-        ) from None
 
 
 def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:

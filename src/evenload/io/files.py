@@ -26,6 +26,7 @@ DAMAGED = (
     ValueError,
 )
 
+_TEXT_HEAD, _PICKLE_END = 4096, 2**16  # bytes
 _DIGITS = re.compile(r"(\d+)")
 
 _KINDS = (
@@ -55,10 +56,35 @@ def kind_of(path: Path) -> str:
     return f"it starts with {head[:8]!r}"
 
 
-def briefly(error: Exception) -> str:
-    """Return the start of a library's message on one line, or the error's name if it is empty."""
-    text = " ".join(str(error).split())
-    return text[:120] or type(error).__name__
+def has_mark(path: Path, *marks: str) -> bool:
+    """Whether a folder has a file of such a name, or a file shows such a mark; nothing is parsed.
+
+    Marks are sought near the start of a .json text, where programs write its keys, and in an
+    archive among its members' names, with a NUL on either side, and near the ends of its pickle.
+    """
+    if path.is_dir():
+        return any(next(path.glob(mark), None) for mark in marks)
+    shown = _peek(path)
+    return any(mark.encode("latin-1") in shown for mark in marks)
+
+
+def _peek(path: Path) -> bytes:
+    if path.suffix.lower().startswith(".json"):
+        with path.open("rb") as stream:
+            return stream.read(_TEXT_HEAD)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            shown = "\0".join(["", *names, ""]).encode()
+            for member in (n for n in names if n.endswith("data.pkl")):
+                size = archive.getinfo(member).file_size
+                with archive.open(member) as stream:
+                    shown += stream.read(_PICKLE_END)
+                    stream.seek(max(size - _PICKLE_END, 0))
+                    return shown + b"\0" + stream.read(_PICKLE_END)
+            return shown
+    except DAMAGED:
+        return b""
 
 
 def is_glob(path: Path) -> bool:

@@ -10,29 +10,27 @@ add one, write the module and add its line to `FORMATS`. A module may have
   `PlacementShape`; what both have must agree;
 - ``write_load(binary stream, RawTrace)`` and ``write_placement(binary stream, PlacementFile)``:
   return what the format does not hold and was left out, a tuple of sentences; what cannot be left
-  out they refuse by a `ValueError`. Windows are asked for once each, in order;
-- ``recognises(path) -> bool``: whether a file or folder is of this format, told by content.
+  out they refuse by a `ValueError`. Windows are asked for once each, in order.
 """
 
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from evenload.checks import unknown_ending
 from evenload.io.base import FileFormatError
-from evenload.io.files import files_of, is_glob
+from evenload.io.files import files_of, has_mark, is_glob
 
-CAN = {
-    "read_load": "a load",
-    "read_placement": "a placement",
-    "write_placement": "a placement",
-    "write_load": "a load",
-}
 _FOLDER = "/"
+_BARE_TENSOR = "\x80\x02ctorch._utils\n_rebuild_"  # a pickle's first step, not of a dict's
+_JSON = (".json",)
+_PLACEMENT = ("read_placement", "write_placement")
+_LOAD = ("read_load", "write_load")
 
 
 @dataclass(frozen=True)
@@ -41,22 +39,18 @@ class Format:
 
     Parameters
     ----------
-    name : str
-        Short name, as shown to people.
-    module : str
-        Its module in `evenload.io`.
+    name, module : str
+        Short name, as shown to people, and its module in `evenload.io`.
     summary : str
         What a file of this format holds, in one line.
     can : tuple of str
-        Names of the functions that the module has, as ``read_load``.
-    suffixes : tuple of str
+        Names of the functions that are this format's there, as ``read_load``.
+    suffixes, written_to : tuple of str
         Endings in lower case, with their dot, of files that are of this format if no format
-        recognises them.
-    told_in : tuple of str
-        Endings of files in which the format is told by content, and ``"/"`` for folders. Such
-        formats are asked before any ending is compared.
-    written_to : tuple of str
-        Endings that mean this format when a file is written and no format is named.
+        recognises them, and that mean it when a file is written and no format is named.
+    told_by : mapping of str to tuple of str
+        Marks that tell this format in files of an ending, and in folders under ``"/"``, see
+        `has_mark`. Such formats are asked before any ending is compared.
     many : bool
         Whether a pattern of several files' names can be read.
     """
@@ -66,7 +60,7 @@ class Format:
     summary: str
     can: tuple[str, ...]
     suffixes: tuple[str, ...] = ()
-    told_in: tuple[str, ...] = ()
+    told_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     written_to: tuple[str, ...] = ()
     many: bool = False
 
@@ -79,93 +73,99 @@ class Format:
         """Whether a file or folder, or the first file of a pattern, is of this format for sure."""
         first = files_of(path)[0] if is_glob(path) else path
         ending = _FOLDER if first.is_dir() else first.suffix.lower()
-        return ending in self.told_in and bool(self.function("recognises")(first))
+        return ending in self.told_by and has_mark(first, *self.told_by[ending])
 
-
-_PLACEMENT = ("read_placement", "write_placement")
-_LOAD = ("read_load", "write_load")
 
 # Those told by content first, then by name: in this order they are asked.
 FORMATS = (
     Format(
         "evenload", "placement_json",
         "an evenload placement: the expert in each slot, and the cluster it is for",
-        _PLACEMENT, suffixes=(".json",), told_in=(".json",), written_to=(".json",),
+        _PLACEMENT, _JSON, {".json": ('"evenload.placement"',)}, written_to=_JSON,
     ),
     Format(
         "evenload-npz", "placement_npz",
         "an evenload placement: `physical_to_logical`, and `about` with the cluster it is for",
-        _PLACEMENT, suffixes=(".npz",), told_in=(".npz",), written_to=(".npz",),
+        _PLACEMENT, (".npz",), {".npz": ("\0physical_to_logical.npy\0",)}, written_to=(".npz",),
     ),
     Format(
-        "sglang", "sglang_placement",
+        "sglang", "sglang",
         "SGLang's --init-expert-location: `physical_to_logical_map`, a row for each layer of the "
         "model",
-        _PLACEMENT, suffixes=(".pt", ".json"), told_in=(".pt", ".json"), written_to=(".pt",),
+        _PLACEMENT, (".pt", ".json"),
+        {".pt": ("physical_to_logical_map",), ".json": ('"physical_to_logical_map"',)},
+        written_to=(".pt",),
     ),
     Format(
-        "sglang-logical-count", "sglang_count",
+        "sglang-logical-count", "sglang",
         "SGLang's `logical_count` [layers, experts] or [steps, layers, experts], dense layers zero",
-        ("read_load",), suffixes=(".json",), told_in=(".json",),
+        ("read_load",), _JSON, {".json": ('"logical_count"',)},
     ),
     Format(
         "sglang-recorder", "sglang_recorder",
         "dumps of SGLang's expert distribution recorder, any mode: a file, or all ranks' in a "
         "folder",
-        ("read_load",), suffixes=(".pt",), told_in=(".pt", _FOLDER), many=True,
+        ("read_load",), (".pt",),
+        {
+            # As pickles write a text: X, its length, the letters.
+            ".pt": ("X\x0d\0\0\0logical_count", "X\x07\0\0\0records"),
+            _FOLDER: ("*expert_distribution_recorder*.pt",),
+        },
+        many=True,
     ),
     Format(
-        "tensorrt-llm-statistics", "tensorrt_statistics",
+        "tensorrt-llm-statistics", "tensorrt_llm",
         "a folder of TensorRT-LLM's expert statistics: meta_info.json and rank*.safetensors",
-        ("read_load",), told_in=(_FOLDER,),
+        ("read_load",), told_by={_FOLDER: ("meta_info.json",)},
     ),
     Format(
-        "vllm-ascend", "ascend_placement",
+        "vllm-ascend", "vllm_ascend",
         "vllm-ascend's expert map: the experts of each device of each MoE layer",
-        _PLACEMENT, suffixes=(".json",), told_in=(".json",),
+        _PLACEMENT, _JSON, {".json": ('"moe_layer_count"', '"layer_list"')},
     ),
     Format(
-        "vllm-ascend-load", "ascend_load",
+        "vllm-ascend-load", "vllm_ascend",
         "a tensor that torch saved: a load [layers, experts] or a trace [windows, layers, experts]",
-        ("read_load",), suffixes=(".pth",), told_in=(".pt", ".pth"),
+        ("read_load",), (".pth",), {".pt": (_BARE_TENSOR,), ".pth": (_BARE_TENSOR,)},
     ),
     Format(
         "vllm-routed-experts", "vllm_routed",
         "vLLM's routed experts [tokens, layers, k] of requests: .jsonl, .npy, .npz, a folder",
-        ("read_load", "read_topk"), suffixes=(".jsonl",), told_in=(".jsonl", ".npz"), many=True,
+        ("read_load", "read_topk"), (".jsonl",),
+        {".jsonl": ("",), ".npz": ("\0routed_experts.npy\0",)}, many=True,
     ),
     Format(
         "csv", "csv",
         "one row a layer, one column an expert; a first row with any non-number is a header",
-        _LOAD, suffixes=(".csv",), written_to=(".csv",),
+        _LOAD, (".csv",), written_to=(".csv",),
     ),
     Format(
         "json", "json",
         "nested lists [layers][experts] or [windows][layers][experts], alone or under `load` or "
         "`logical_count`",
-        ("read_load",), suffixes=(".json",),
+        ("read_load",), _JSON,
     ),
     Format(
         "npy", "npy",
         "one array: a load [layers, experts] or a trace [windows, layers, experts]",
-        _LOAD, suffixes=(".npy",), written_to=(".npy",),
+        _LOAD, (".npy",), written_to=(".npy",),
     ),
     Format(
         "npz", "npz",
         "`load` [windows, layers, experts] or [layers, experts], or `topk` [tokens, layers, k]",
-        (*_LOAD, "read_topk"), suffixes=(".npz",), written_to=(".npz",),
+        (*_LOAD, "read_topk"), (".npz",), written_to=(".npz",),
     ),
     Format(
         "parquet", "parquet",
         "a table with the columns window (or not), layer, expert and tokens, or window, layer and "
         "one column an expert",
-        _LOAD, suffixes=(".parquet",), written_to=(".parquet",),
+        _LOAD, (".parquet",), written_to=(".parquet",),
     ),
     Format(
-        "tensorrt-llm", "tensorrt_placement",
+        "tensorrt-llm", "tensorrt_llm",
         "TensorRT-LLM's load balancer YAML: `initial_global_assignments`, the experts of the slots "
         "of each MoE layer",
-        _PLACEMENT, suffixes=(".yaml", ".yml"), written_to=(".yaml", ".yml"),
+        _PLACEMENT, (".yaml", ".yml"), written_to=(".yaml", ".yml"),
     ),
 )  # fmt: skip
 
@@ -179,31 +179,23 @@ def _named(name: str, ability: str) -> Format:
     for candidate in able:
         if candidate.name == name:
             return candidate
-    names = ", ".join(f.name for f in able)
-    can = "written" if ability.startswith("write") else "read"
+    done, what = ability.split("_")
     raise FileFormatError(
-        f"format={name!r} is not known for {CAN[ability]} to be {can}; use one of {names}"
+        f"format={name!r} is not known for a {what} to be {'read' if done == 'read' else 'written'}"
+        f"; use one of {', '.join(f.name for f in able)}"
     )
 
 
 def _no_format(path: Path, ability: str, endings: set[str]) -> FileFormatError:
-    ending = f"the ending {path.suffix!r}" if path.suffix else "no ending"
     known = ", ".join(sorted(endings))
     return FileFormatError(
-        f"{path}: a file with {ending} is not known as {CAN[ability]}; use one of {known}"
+        f"{path}: a file with {unknown_ending(path)} is not known as a {ability.split('_')[1]}; "
+        f"use one of {known}"
     )
 
 
 def find_output(path: Path, name: str | None = None, ability: str = "write_placement") -> Format:
-    """Return the format in which a placement or a load is written to `path`.
-
-    Parameters
-    ----------
-    path : Path
-    name : str, optional
-        Name of the format; None goes by the path's ending.
-    ability : {"write_placement", "write_load"}
-        What is written.
+    """Return the format `name`, or the one that a placement or a load is written in to `path`.
 
     Raises
     ------
@@ -220,15 +212,12 @@ def find_output(path: Path, name: str | None = None, ability: str = "write_place
 
 
 def find_input(path: Path, ability: str, name: str | None = None) -> Format:
-    """Return the format of an existing file or folder, or of all files that match a pattern.
+    """Return the format `name`, or that of a file, a folder or the first file of a pattern.
 
     Parameters
     ----------
-    path : Path
     ability : {"read_load", "read_placement"}
         What the format must be able to do.
-    name : str, optional
-        Name of the format; None asks the file.
 
     Raises
     ------
@@ -236,10 +225,18 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
         If there is nothing at `path`, which may be a pattern as ``dump/*.pt`` too.
     FileFormatError
         If it is a folder that no format takes, is empty, or has an unknown ending; or if no format
-        has that name.
+        has that name, or reads several files.
     """
     if is_glob(path):
-        return _find_pattern(path, ability, name)
+        first = files_of(path)[0]
+        found = find_input(first, ability) if name is None else _named(name, ability)
+        if not found.many:
+            many = ", ".join(f.name for f in _able(ability) if f.many)
+            raise FileFormatError(
+                f"{path}: files of format {found.name} are read one at a time; give one, or name "
+                f"the format of a recording of several, {many or 'which there is none of'}"
+            )
+        return found
     status = path.stat()
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
         raise FileFormatError(f"{path}: the file is empty (0 bytes)")
@@ -250,7 +247,7 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
         if candidate.recognises(path):
             return candidate
     # Those that go by the ending alone come first: the others have looked, and did not know it.
-    for candidate in sorted(able, key=lambda f: bool(f.told_in)):
+    for candidate in sorted(able, key=lambda f: bool(f.told_by)):
         if path.suffix.lower() in candidate.suffixes:
             return candidate
     if stat.S_ISDIR(status.st_mode):
@@ -258,26 +255,10 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
     raise _no_format(path, ability, {suffix for f in able for suffix in f.suffixes})
 
 
-def _find_pattern(path: Path, ability: str, name: str | None) -> Format:
-    """Return the format of several files, told by the first of them where none is named."""
-    first = files_of(path)[0]
-    found = find_input(first, ability) if name is None else _named(name, ability)
-    if not found.many:
-        able = ", ".join(f.name for f in _able(ability) if f.many)
-        raise FileFormatError(
-            f"{path}: files of format {found.name} are read one at a time; give one, or name the "
-            f"format of a recording of several, {able or 'which there is none of'}"
-        )
-    return found
-
-
 def candidates(path: Path, name: str | None, prefer: str | None) -> list[tuple[str, Format]]:
     """Return what a file may be, most likely first: told by content, preferred, loads.
 
-    Raises
-    ------
-    FileFormatError
-        If it is neither loads nor a placement.
+    What can be neither loads nor a placement is a `FileFormatError`.
     """
     found, errors = [], []
     for ability in ("read_load", "read_placement"):
@@ -287,9 +268,9 @@ def candidates(path: Path, name: str | None, prefer: str | None) -> list[tuple[s
             errors.append(error)
             continue
         found.append((ability, reader, name is None and reader.recognises(path)))
+    if not found and name is None:
+        raise errors[-1]
     if not found:
-        if name is None:
-            raise errors[-1]
         readable = [f.name for ability in ("read_load", "read_placement") for f in _able(ability)]
         raise FileFormatError(
             f"format={name!r} is not known; use one of {', '.join(dict.fromkeys(readable))}"

@@ -10,31 +10,25 @@ import json
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from numpy.typing import NDArray
+import numpy as np
 
 import evenload
 from evenload.cluster import Cluster
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, model_layers
-from evenload.io.placements import build_placement, check_experts, settle
-from evenload.io.text import check_text, json_has, keys_found, lines_of, parse_json, to_array
+from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, checking, model_layers
+from evenload.io.json import MOST_TEXT, keys_found, lines_of, parse_json, to_array
+from evenload.io.placements import check_experts, placement_file, settle
 
 NAME = "evenload.placement"
 EXPERTS = "physical_to_logical"
 _VERSION = 1
 _NEEDED = ("num_gpus", "num_nodes", "num_experts", EXPERTS)
+_ORIGIN = ("solver", "load_digest")
 _SLOTS = ("slots_per_gpu", "slots")
-
-
-def recognises(path: Path) -> bool:
-    """Whether a .json file is a placement of ours."""
-    return json_has(path, NAME)
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     """Read a placement."""
-    check_text(path)
-    value = check_keys(parse_json(path), str(path))
-    return file_of(value, to_array(value[EXPERTS], EXPERTS, str(path)), str(path), shape)
+    return file_of(parse_json(path, MOST_TEXT), str(path), shape)
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
@@ -66,8 +60,31 @@ def about_of(file: PlacementFile) -> dict[str, Any]:
     return about
 
 
-def check_keys(value: Any, where: str) -> dict[str, Any]:
-    """Return `value` if it has what a placement file has, else raise `FileFormatError`."""
+def file_of(value: Any, where: str, shape: PlacementShape) -> PlacementFile:
+    """Return the placement in an object as `about_of` makes it, with the experts [L, S] beside."""
+    _check_keys(value, where)
+    array = value[EXPERTS]
+    if not isinstance(array, np.ndarray):
+        array = to_array(array, EXPERTS, where)
+    check_experts(array, where)
+    cluster = _cluster(value, array.shape[1], where)
+    settle("num_gpus", cluster.num_gpus, shape, where)
+    settle("num_nodes", cluster.num_nodes, shape, where)
+    experts = settle("num_experts", value["num_experts"], shape, where)
+    layers, ids = None, value.get("layer_ids")
+    if ids is not None:
+        if not isinstance(ids, list) or len(ids) != len(array):
+            found = f"{len(ids)} numbers" if isinstance(ids, list) else repr(ids)
+            raise FileFormatError(
+                f"{where}: layer_ids has {found}, and there are {len(array)} layers; use one for "
+                "each"
+            )
+        layers = model_layers(ids, value.get("num_model_layers"), where)
+    origin = {key: value.get(key) for key in _ORIGIN}
+    return placement_file(array, cluster, experts, where, layers, **origin)
+
+
+def _check_keys(value: Any, where: str) -> None:
     if not isinstance(value, dict) or value.get("format") != NAME:
         raise FileFormatError(
             f'{where}: this is no placement file: no "format": "{NAME}"; keys found: '
@@ -83,33 +100,9 @@ def check_keys(value: Any, where: str) -> dict[str, Any]:
         missing.append(" or ".join(_SLOTS))
     if missing:
         raise FileFormatError(f"{where}: the placement file has no key {', '.join(missing)}")
-    for key in ("solver", "load_digest"):
+    for key in _ORIGIN:
         if not isinstance(value.get(key), str | None):
             raise FileFormatError(f"{where}: {key} is {value[key]!r}; use a text, or leave it out")
-    return value
-
-
-def file_of(
-    value: dict[str, Any], array: NDArray[Any], where: str, shape: PlacementShape
-) -> PlacementFile:
-    """Return the placement that keys, as `check_keys` returns them, and experts [L, S] make."""
-    check_experts(array, where)
-    cluster = _cluster(value, array.shape[1], where)
-    settle("num_gpus", cluster.num_gpus, shape, where)
-    settle("num_nodes", cluster.num_nodes, shape, where)
-    experts = settle("num_experts", value["num_experts"], shape, where)
-    layers, ids = None, value.get("layer_ids")
-    if ids is not None:
-        if not isinstance(ids, list) or len(ids) != len(array):
-            found = f"{len(ids)} numbers" if isinstance(ids, list) else repr(ids)
-            raise FileFormatError(
-                f"{where}: layer_ids has {found}, and there are {len(array)} layers; use one for "
-                "each"
-            )
-        layers = model_layers(ids, value.get("num_model_layers"), where)
-    placement, notes = build_placement(array, cluster, experts, where)
-    solver, digest = value.get("solver"), value.get("load_digest")
-    return PlacementFile(placement, where, solver, digest, layers, notes)
 
 
 def _cluster(value: dict[str, Any], num_slots: int, where: str) -> Cluster:
@@ -120,7 +113,5 @@ def _cluster(value: dict[str, Any], num_slots: int, where: str) -> Cluster:
             f"{num_slots} or fewer"
         )
     optional = {key: value.get(key) for key in (*_SLOTS, "speed", "alive")}
-    try:
+    with checking(where):
         return Cluster(gpus, value["num_nodes"], **optional)
-    except ValueError as error:
-        raise FileFormatError(f"{where}: {error}") from None

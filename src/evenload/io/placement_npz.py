@@ -14,17 +14,12 @@ from typing import BinaryIO
 
 import numpy as np
 
-from evenload.io.arrays import archive_has, keys_of, open_archive, read_member, write_member
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape
-from evenload.io.placement_json import EXPERTS, about_of, check_keys, file_of
+from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, refusing
+from evenload.io.npz import keys_of, open_archive, read_member, write_member
+from evenload.io.placement_json import EXPERTS, about_of, file_of
 from evenload.io.placements import MOST_SLOTS
 
 _MOST_ABOUT = 2**22  # bytes
-
-
-def recognises(path: Path) -> bool:
-    """Whether a .npz archive has a placement."""
-    return archive_has(path, EXPERTS)
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
@@ -38,13 +33,11 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
             )
         array = read_member(archive, EXPERTS, path, 8 * MOST_SLOTS + 1024)
         text = read_member(archive, "about", path, _MOST_ABOUT)
-    try:
+    with refusing(f"{path}, key 'about': this is no JSON", ValueError, RecursionError):
         about = json.loads(text.astype(np.uint8).tobytes())
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}, key 'about': this is no JSON ({error})") from None
     if isinstance(about, dict):
-        about[EXPERTS] = None
-    return file_of(check_keys(about, str(path)), array, str(path), shape)
+        about[EXPERTS] = array
+    return file_of(about, str(path), shape)
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from evenload.arrays import first_bad
 from evenload.checks import divisor
 from evenload.cluster import Cluster
-from evenload.io.base import ClusterMissingError, FileFormatError, PlacementFile, PlacementShape
+from evenload.io.base import (
+    ClusterMissingError,
+    FileFormatError,
+    PlacementFile,
+    PlacementShape,
+    checking,
+)
 from evenload.io.recorded import taken_experts
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
@@ -43,11 +49,9 @@ def equal_gpus(num_slots: int, shape: PlacementShape, where: str) -> Cluster:
             f"{where}: the file does not say on how many GPUs the {num_slots} slots of a layer "
             "are; give --gpus (num_gpus=), and --nodes (num_nodes=) where there are several"
         )
-    try:
+    with checking(where):
         divisor("num_gpus", num_gpus, f"{num_slots} slots a layer, num_slots", num_slots)
         return Cluster(num_gpus, shape.num_nodes or 1, num_slots // num_gpus)
-    except ValueError as error:
-        raise FileFormatError(f"{where}: {error}") from None
 
 
 def check_slots(layers: int, slots: int, where: str) -> None:
@@ -81,10 +85,15 @@ def check_experts(array: NDArray[Any], where: str) -> None:
         )
 
 
-def build_placement(
-    array: NDArray[Any], cluster: Cluster, num_experts: int | None, where: str
-) -> tuple[Placement, tuple[str, ...]]:
-    """Return the placement of `array` [L, S], which `check_experts` let pass.
+def placement_file(
+    array: NDArray[Any],
+    cluster: Cluster,
+    num_experts: int | None,
+    where: str,
+    layers: ModelLayers | None = None,
+    **origin: str | None,
+) -> PlacementFile:
+    """Return the placement of `array` [L, S], which `check_experts` let pass, and its `origin`.
 
     Without `num_experts` the largest number + 1 is taken, since every expert has a slot, which is
     said in a note.
@@ -97,50 +106,38 @@ def build_placement(
             f"{where}: num_experts={experts} is more than the {array.shape[1]} slots of a layer, "
             f"and every expert needs one; use {found} or fewer"
         )
-    try:
-        return Placement(array, cluster, experts), notes
-    except ValueError as error:
-        raise FileFormatError(f"{where}: {error}") from None
+    with checking(where):
+        placement = Placement(array, cluster, experts)
+    return PlacementFile(placement, where, layers=layers, notes=notes, **origin)
 
 
 def for_layers(file: PlacementFile, wanted: ModelLayers) -> PlacementFile:
     """Return the rows that are the layers wanted; where the file names none, name them.
-
-    Parameters
-    ----------
-    file : PlacementFile
-    wanted : ModelLayers
-        The model's MoE layers.
 
     Raises
     ------
     FileFormatError
         If a layer is not in the file, or it names none and has another number of them.
     """
-    if file.layers is not None:
-        return _picked(file, file.layers, wanted)
-    if len(wanted) != file.placement.num_layers:
-        raise FileFormatError(
-            f"{file.source}: the placement has {file.placement.num_layers} layers, and "
-            f"{len(wanted)} are named ({wanted.ids[0]} to {wanted.ids[-1]}); name "
-            f"{file.placement.num_layers}"
-        )
-    return replace(file, layers=wanted)
-
-
-def _picked(file: PlacementFile, known: ModelLayers, wanted: ModelLayers) -> PlacementFile:
+    known, old = file.layers, file.placement
+    if known is None:
+        if len(wanted) != old.num_layers:
+            raise FileFormatError(
+                f"{file.source}: the placement has {old.num_layers} layers, and {len(wanted)} are "
+                f"named ({wanted.ids[0]} to {wanted.ids[-1]}); name {old.num_layers}"
+            )
+        return replace(file, layers=wanted)
     row = {layer: i for i, layer in enumerate(known.ids)}
-    missing = [layer for layer in wanted.ids if layer not in row]
-    if missing:
+    missing = next((layer for layer in wanted.ids if layer not in row), None)
+    if missing is not None:
         raise FileFormatError(
-            f"{file.source}: the placement has no layer {missing[0]} of the model; it has "
+            f"{file.source}: the placement has no layer {missing} of the model; it has "
             f"{known.ids[0]} to {known.ids[-1]}"
         )
     number = known.num_model_layers
     layers = ModelLayers(wanted.ids, wanted.num_model_layers if number is None else number)
     if wanted.ids == known.ids:
         return replace(file, layers=layers)
-    old = file.placement
     rows = old.physical_to_logical[[row[layer] for layer in wanted.ids]]
     left = [layer for layer in known.ids if layer not in set(wanted.ids)]
     note = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,22 +64,18 @@ def count_topk(
     return np.stack(counts).astype(np.int64), notes
 
 
-@dataclass(frozen=True, eq=False)
 class KeptWindows:
     """Some windows and some layers of others, by their numbers, in the order in which they are."""
 
-    recorded: Windows
-    windows: NDArray[np.int64]
-    layers: NDArray[np.int64]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Windows, layers, experts."""
-        return self.windows.size, self.layers.size, self.recorded.shape[2]
+    def __init__(
+        self, recorded: Windows, windows: NDArray[np.int64], layers: NDArray[np.int64]
+    ) -> None:
+        self._recorded, self._windows, self._layers = recorded, windows, layers
+        self.shape = windows.size, layers.size, recorded.shape[2]
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window, [L, E]."""
-        return self.recorded.read(int(self.windows[number]))[self.layers]
+        return self._recorded.read(int(self._windows[number]))[self._layers]
 
 
 def used_cells(recorded: Windows) -> NDArray[np.bool_]:
@@ -96,20 +91,10 @@ def without_dense(
     why: str = "never have a token",
     notes: Sequence[str] = (),
 ) -> RawTrace:
-    """Leave out windows that are not wanted, and layers that never have a token.
+    """Keep these windows, in this order, and of their layers those that ever have tokens.
 
-    Parameters
-    ----------
-    recorded : Windows
-        With a row for each layer of the model, dense ones too.
-    windows : integer ndarray, [T]
-        Windows to keep, in this order.
-    used : bool ndarray, [all windows, L]
-        Which layers have tokens in which windows.
-    where, why : str
-        The file's name, and how dense layers show, for messages.
-    notes : sequence of str
-        What was assumed before.
+    `used` [all windows, L] says which layers have tokens; `why` is how dense ones show, and `notes`
+    what was assumed before.
     """
     L = used.shape[1]
     layers = np.flatnonzero(used.any(axis=0))

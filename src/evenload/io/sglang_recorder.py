@@ -24,13 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.checks import whole_number
-from evenload.io.arrays import StoredArray
-from evenload.io.base import FileFormatError, RawTrace
-from evenload.io.files import files_of
+from evenload.io.base import FileFormatError, RawTrace, checking
+from evenload.io.files import files_of, has_mark
+from evenload.io.json import keys_found
+from evenload.io.npy import StoredArray
 from evenload.io.recorded import used_cells, without_dense
-from evenload.io.text import keys_found
-from evenload.io.torch_file import load_torch, pickle_has, stored
-from evenload.trace import Windows
+from evenload.io.torch_file import load_torch, stored
 
 _COUNTS = "logical_count"
 _RECORDS = "records"
@@ -38,21 +37,6 @@ _MAP = "last_physical_to_logical_map"
 _SLOT_COUNTS = "global_physical_count"
 _NAMED = "*expert_distribution_recorder*.pt"
 _TIME = re.compile(r"recorder_(\d+(?:\.\d+)?)")
-
-
-def recognises(path: Path) -> bool:
-    """Whether a path is a recording: a folder by its files' names, a .pt by its keys."""
-    if path.is_dir():
-        return next(path.glob(_NAMED), None) is not None
-    return _peek_mode(path) is not None
-
-
-def _peek_mode(file: Path) -> str | None:
-    """Return the key that a dump has, looking at its pickle's ends only."""
-    for key in (_COUNTS, _RECORDS):
-        if pickle_has(file, f"X{chr(len(key))}\0\0\0{key}"):  # as pickles write a text
-            return key
-    return None
 
 
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
@@ -73,11 +57,12 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
 
 
 def _mode(file: Path) -> str:
-    found = _peek_mode(file)
-    if found is None:
-        keys = keys_found(load_torch(file))
-        raise FileFormatError(f"{file}: no key {_COUNTS!r} or {_RECORDS!r}; found: {keys}")
-    return found
+    """Return the key that a dump has, looking at its pickle's ends only."""
+    for key in (_COUNTS, _RECORDS):
+        if has_mark(file, f"X{chr(len(key))}\0\0\0{key}"):  # as pickles write a text
+            return key
+    keys = keys_found(load_torch(file))
+    raise FileFormatError(f"{file}: no key {_COUNTS!r} or {_RECORDS!r}; found: {keys}")
 
 
 def _counted(counts: NDArray[Any], where: str, what: str = "") -> NDArray[Any]:
@@ -92,12 +77,11 @@ def _counted(counts: NDArray[Any], where: str, what: str = "") -> NDArray[Any]:
 def _read_steps(files: list[Path], where: str) -> RawTrace:
     """Read the counts of one or more dumps, the rows of each in the order of their ring."""
     recorded = StepWindows(sorted(files, key=_time))
-    used, kept, notes, start = used_cells(recorded), [], list[str](), 0
-    for file, rows in zip(recorded.files, recorded.rows, strict=True):
-        order, note = _written_rows(np.any(used[start : start + rows], axis=1), str(file))
-        kept.append(order + start)
-        notes += note
-        start += rows
+    used, kept, notes = used_cells(recorded), [], list[str]()
+    for file, end, rows in zip(recorded.files, recorded.ends, recorded.rows, strict=True):
+        order, assumed = _written_rows(np.any(used[end - rows : end], axis=1), str(file))
+        kept.append(order + end - rows)
+        notes += assumed
     return without_dense(recorded, np.concatenate(kept), used, where, notes=notes)
 
 
@@ -134,74 +118,35 @@ class StepWindows:
 
     def __init__(self, files: list[Path]) -> None:
         self.files = files
-        self._counts = [_step_counts(file) for file in files]
+        self._counts = [_step_counts(file).windows for file in files]
+        first = self._counts[0].shape
         for file, counts in zip(files, self._counts, strict=True):
-            if counts.shape[1:] != self._counts[0].shape[1:]:
+            if counts.shape[1:] != first[1:]:
                 raise FileFormatError(
                     f"{file}: {_COUNTS} has shape {counts.shape}, and that of {files[0].name} "
-                    f"{self._counts[0].shape}; give dumps of one model"
+                    f"{first}; give dumps of one model"
                 )
         self.rows = [counts.shape[0] for counts in self._counts]
-        self._ends = np.cumsum(self.rows)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Windows, layers, experts."""
-        _, L, E = self._counts[0].shape
-        return int(self._ends[-1]), L, E
+        self.ends = np.cumsum(self.rows).tolist()
+        self.shape = self.ends[-1], *first[1:]
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one row, [L, E]."""
-        index = int(np.searchsorted(self._ends, number, "right"))
-        step = number - int(self._ends[index]) + self.rows[index]
+        index = int(np.searchsorted(self.ends, number, "right"))
+        step = number - self.ends[index] + self.rows[index]
         return _counted(self._counts[index].read(step), f"{self.files[index]}: {_COUNTS}[{step}]")
 
 
-def _step_counts(path: Path) -> Windows:
+def _step_counts(path: Path) -> RawTrace:
     value = load_torch(path)
     counts = value.get(_COUNTS) if isinstance(value, dict) else None
     axes = ["steps", "layers", "experts"]
     if len(getattr(counts, "shape", axes)) == 2:  # SGLang's dump of one step
         del axes[0]
-    return stored(counts, _COUNTS, path, *axes).trace().windows
+    return stored(counts, _COUNTS, path, *axes).trace()
 
 
 # ---- per_pass and per_token ----------------------------------------------------------------------
-
-
-class Slots:
-    """Which expert each slot holds, integers [L, S], so that its tokens can be summed."""
-
-    def __init__(self, experts: NDArray[Any], where: str) -> None:
-        L, S = self.shape = experts.shape
-        E = self.num_experts = _num_experts(experts, where)
-        self.content = np.array(experts, "<i8").tobytes()
-        self.trivial = bool((experts == np.arange(S) % E).all())
-        self._cells = (experts + np.arange(L)[:, None] * E).ravel()
-
-    def sum(self, counts: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the tokens of each expert, [L, E], from those in each slot, [L, S]."""
-        size = self.shape[0] * self.num_experts
-        total = np.bincount(self._cells, counts.ravel(), size).astype(np.float64)
-        return total.reshape(-1, self.num_experts)
-
-
-def _num_experts(experts: NDArray[Any], where: str) -> int:
-    L, S = experts.shape
-    least, most = int(experts.min()), int(experts.max())
-    if least < 0 or most >= S:
-        bad = least if least < 0 else most
-        raise FileFormatError(
-            f"{where}: {_MAP} has expert {bad} among {S} slots; use 0 to {S - 1} at most"
-        )
-    for layer in range(L):
-        there = np.bincount(experts[layer].astype(np.int64), minlength=most + 1)
-        if not there.all():
-            raise FileFormatError(
-                f"{where}: {_MAP} has no slot of expert {int(there.argmin())} in layer {layer}; "
-                f"every expert from 0 to {most} needs one"
-            )
-    return most + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +154,7 @@ class Record:
     """What one rank counted in one forward pass: tokens in each slot of all ranks, [L, S].
 
     `key` is SGLang's ``gatherer_key``: which part of the pass it is, where there are several.
+    `experts` [L, S] are those of the slots, one array for all records of a file.
     """
 
     path: Path
@@ -216,7 +162,7 @@ class Record:
     rank: int
     key: str
     counts: StoredArray
-    slots: Slots
+    experts: NDArray[Any]
 
 
 def _read_records(path: Path) -> list[Record]:
@@ -227,11 +173,28 @@ def _read_records(path: Path) -> list[Record]:
     records = value[_RECORDS]
     if not isinstance(records, list) or not records:
         raise FileFormatError(f"{path}: {_RECORDS} is an empty list, or none; nothing was recorded")
-    slots = Slots(stored(value[_MAP], _MAP, path, "layers", "slots").whole(), str(path))
-    return [_record(record, f"{_RECORDS}[{i}]", path, slots) for i, record in enumerate(records)]
+    experts = stored(value[_MAP], _MAP, path, "layers", "slots").whole()
+    _check_map(experts, path)
+    return [_record(record, f"{_RECORDS}[{i}]", path, experts) for i, record in enumerate(records)]
 
 
-def _record(value: Any, name: str, path: Path, slots: Slots) -> Record:
+def _check_map(experts: NDArray[Any], path: Path) -> None:
+    S, least, most = experts.shape[1], int(experts.min()), int(experts.max())
+    if least < 0 or most >= S:
+        bad = least if least < 0 else most
+        raise FileFormatError(
+            f"{path}: {_MAP} has expert {bad} among {S} slots; use 0 to {S - 1} at most"
+        )
+    for layer, row in enumerate(experts):
+        there = np.bincount(row.astype(np.int64), minlength=most + 1)
+        if not there.all():
+            raise FileFormatError(
+                f"{path}: {_MAP} has no slot of expert {int(there.argmin())} in layer {layer}; "
+                f"every expert from 0 to {most} needs one"
+            )
+
+
+def _record(value: Any, name: str, path: Path, experts: NDArray[Any]) -> Record:
     numbers = []
     for key in ("forward_pass_id", "rank", _SLOT_COUNTS):
         if not isinstance(value, dict) or key not in value:
@@ -239,24 +202,22 @@ def _record(value: Any, name: str, path: Path, slots: Slots) -> Record:
     for key in ("forward_pass_id", "rank"):
         # A list in a pickle may name itself, or one list a million times over: never shown.
         number = value[key] if isinstance(value[key], int | float) else type(value[key])
-        try:
+        with checking(str(path)):
             numbers.append(whole_number(f"{name}.{key}", number))
-        except ValueError as error:
-            raise FileFormatError(f"{path}: {error}") from None
     counts = stored(value[_SLOT_COUNTS], f"{name}.{_SLOT_COUNTS}", path, "layers", "slots")
-    if counts.shape != slots.shape:
+    if counts.shape != experts.shape:
         raise FileFormatError(
-            f"{path}: {name}.{_SLOT_COUNTS} has shape {counts.shape}, and {_MAP} {slots.shape}; "
+            f"{path}: {name}.{_SLOT_COUNTS} has shape {counts.shape}, and {_MAP} {experts.shape}; "
             "both are [layers, slots]"
         )
     part = value.get("gatherer_key")
     part = part if isinstance(part, str) else ""
-    return Record(path, numbers[0], numbers[1], part, counts, slots)
+    return Record(path, numbers[0], numbers[1], part, counts, experts)
 
 
 def _read_passes(files: list[Path], where: str) -> RawTrace:
     """Read the forward passes of one or more ranks' dumps, summed over the ranks."""
-    recorded = PassWindows(files)
+    recorded = PassWindows([_read_records(file) for file in files])
     used = used_cells(recorded)
     passes = np.flatnonzero(used.any(axis=1))
     notes = _rank_notes(recorded, len(files), where)
@@ -286,11 +247,12 @@ def _rank_notes(recorded: PassWindows, num_files: int, where: str) -> list[str]:
             f"{where}: no file of rank {gone}, and there is one of rank {ranks[-1]}; give the "
             "files of all ranks"
         )
-    partial = [n for n, records in recorded.passes if len({r.rank for r in records}) < len(ranks)]
+    every = recorded.passes
+    partial = [part[0].number for part in every if len({r.rank for r in part}) < len(ranks)]
     if not partial:
         return []
     return [
-        f"{where}: {len(partial)} of {len(recorded.passes)} forward passes are not in the files of "
+        f"{where}: {len(partial)} of {len(every)} forward passes are not in the files of "
         f"all {len(ranks)} ranks (the first is {partial[0]}); they have the tokens of those that "
         "have them"
     ]
@@ -299,39 +261,39 @@ def _rank_notes(recorded: PassWindows, num_files: int, where: str) -> list[str]:
 class PassWindows:
     """Forward passes of several ranks' files, summed as they are asked for."""
 
-    def __init__(self, paths: list[Path]) -> None:
-        files = [_read_records(path) for path in paths]
+    def __init__(self, files: list[list[Record]]) -> None:
         first = files[0][0]
+        E = int(first.experts.max()) + 1
+        wanted = len(first.experts), E
         for record in (records[0] for records in files):
-            ours, theirs = ((r.slots.shape[0], r.slots.num_experts) for r in (record, first))
-            if ours != theirs:
+            here = len(record.experts), int(record.experts.max()) + 1
+            if here != wanted:
                 raise FileFormatError(
-                    f"{record.path}: {_MAP} is of {ours[0]} layers and {ours[1]} experts, and that "
-                    f"of {first.path.name} of {theirs[0]} and {theirs[1]}; give dumps of one model"
+                    f"{record.path}: {_MAP} is of {here[0]} layers and {here[1]} experts, and that "
+                    f"of {first.path.name} of {wanted[0]} and {E}; give dumps of one model"
                 )
-        self.trivial = all(records[0].slots.trivial for records in files)
+        maps = [records[0].experts for records in files]
+        self.trivial = all((m == np.arange(m.shape[1]) % E).all() for m in maps)
         every = [record for records in files for record in records]
         self.ranks = sorted({record.rank for record in every})
         self.passes = _by_pass(every)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Windows, layers, experts."""
-        slots = self.passes[0][1][0].slots
-        return len(self.passes), slots.shape[0], slots.num_experts
+        self.shape = len(self.passes), *wanted
 
     def read(self, number: int) -> NDArray[np.float64]:
         """Return the tokens of one forward pass, [L, E]."""
-        records = self.passes[number][1]
-        counts = np.zeros(records[0].slots.shape)
+        records = self.passes[number]
+        experts, (_, L, E) = records[0].experts, self.shape
+        counts = np.zeros(experts.shape)
         for record in records:
             where = f"{record.path}: forward pass {record.number}"
             counts += _counted(record.counts.whole(), where, " tokens in a slot")
-        return records[0].slots.sum(counts)
+        cells = experts + np.arange(L)[:, None] * E
+        total = np.bincount(cells.ravel(), counts.ravel(), L * E).astype(np.float64)
+        return total.reshape(L, E)
 
 
-def _by_pass(every: list[Record]) -> list[tuple[int, list[Record]]]:
-    """Return (number, records) of each forward pass, by number; each record once."""
+def _by_pass(every: list[Record]) -> list[list[Record]]:
+    """Return the records of each forward pass, by its number; each record once."""
     passes: dict[int, dict[tuple[int, str], Record]] = {}
     for record in every:
         there = passes.setdefault(record.number, {})
@@ -342,10 +304,10 @@ def _by_pass(every: list[Record]) -> list[tuple[int, list[Record]]]:
                 f"in {other.path.name}; give each recording once"
             )
         first = next(iter(there.values()), record)
-        if first.slots.content != record.slots.content:
+        if not np.array_equal(first.experts, record.experts):
             raise FileFormatError(
                 f"{record.path}: {_MAP} differs from that of {first.path.name}, and both have "
                 f"forward pass {record.number}; give the files of one recording"
             )
         there[record.rank, record.key] = record
-    return [(number, list(passes[number].values())) for number in sorted(passes)]
+    return [list(passes[number].values()) for number in sorted(passes)]

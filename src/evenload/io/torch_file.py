@@ -23,9 +23,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from evenload.io.arrays import StoredArray, start_of
 from evenload.io.base import FileFormatError
 from evenload.io.files import DAMAGED, kind_of
+from evenload.io.npy import StoredArray
+from evenload.io.npz import start_of
 
 MOST_PICKLE = 2**26  # bytes of the pickle, which is read whole; tensors stay in the file
 MOST_OBJECTS = 2**23  # lists, dicts, tuples and tensors: a byte of the pickle makes up to 60
@@ -258,33 +259,3 @@ def stored(value: Any, name: str, path: Path, *axes: str, whole: bool = True) ->
         raise FileFormatError(f"{path}: {name} has shape {shape}; use {use}, at least 1 of each")
     offset = start_of(path, value.member) + value.first * dtype.itemsize
     return StoredArray(path, dtype, shape, value.strides, offset, bfloat16)
-
-
-# ---- what a file may be, told without reading it -------------------------------------------------
-
-
-def pickle_has(path: Path, *words: str) -> bool:
-    """Whether one of the words stands near either end of the pickle in such a file."""
-    ends = _peek(path, 2**16)
-    return any(word.encode() in ends for word in words)
-
-
-def is_bare_tensor(path: Path) -> bool:
-    """Whether such a file holds one tensor and nothing around it."""
-    return _peek(path, 64).startswith(b"\x80\x02ctorch._utils\n_rebuild_")
-
-
-def _peek(path: Path, enough: int) -> bytes:
-    """Return both ends of the pickle; nothing where there is none."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = [n for n in archive.namelist() if n.endswith(_PICKLE)]
-            if not names:
-                return b""
-            size = archive.getinfo(names[0]).file_size
-            with archive.open(names[0]) as stream:
-                head = stream.read(enough)
-                stream.seek(max(size - enough, 0))
-                return head + b"\0" + stream.read(enough)
-    except DAMAGED:
-        return b""

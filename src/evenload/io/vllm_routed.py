@@ -24,25 +24,26 @@ import binascii
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.arrays import archive_has, keys_of, open_archive, read_array, read_member
 from evenload.io.base import (
     MAX_ELEMENTS,
     MOST_EXPERTS,
     FileFormatError,
     RawTrace,
     check_elements,
+    refusing,
 )
 from evenload.io.files import files_of
-from evenload.io.npy import stored_array
+from evenload.io.json import to_array
+from evenload.io.npy import read_array, stored_array
+from evenload.io.npz import keys_of, open_archive, read_member
 from evenload.io.recorded import check_routed, count_topk, experts_note, without_dense
-from evenload.io.text import to_array
 
 MOST_REQUEST = 2**30  # bytes of one request in a .npz, which may be packed a thousand times smaller
 MOST_LINE = 2**28  # bytes of one response: half a million tokens of 58 layers in base64
@@ -50,17 +51,11 @@ _KEY = "routed_experts"
 _PARTS = ("choices", "outputs")  # of the server's responses, and of the Python class
 
 
-def recognises(path: Path) -> bool:
-    """Whether a file is of this format for sure: .jsonl, or a .npz with a key of that name."""
-    return path.suffix.lower() == ".jsonl" or archive_has(path, _KEY)
-
-
 def read_load(path: Path, num_experts: int | None) -> RawTrace:
     """Read a file, folder or pattern; each request is counted when it is asked for."""
     requests = Requests(path, num_experts)
     every, used = np.arange(len(requests.all)), np.array(requests.used)
-    why = "name expert 0 for every token"
-    raw = without_dense(requests, every, used, str(path), why)
+    raw = without_dense(requests, every, used, str(path), "name expert 0 for every token")
     notes = raw.notes
     if num_experts is None:
         notes += (experts_note(str(path), requests.num_experts),)
@@ -69,7 +64,7 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
             f"{path}: {requests.without} of {requests.without + len(requests.all)} requests have "
             "no routed experts and are left out",
         )
-    return RawTrace(raw.windows, notes, raw.layers)
+    return replace(raw, notes=notes)
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
@@ -94,19 +89,20 @@ class Requests:
         self.all: list[Request] = []
         self.used: list[NDArray[np.bool_]] = []  # which layers some token leaves expert 0 in
         self.num_numbers = self.without = 0
-        self._largest, self._per_token = -1, tuple[int, ...]()
-        for file in files:
-            for request in _requests_in(file):
-                self._look(request, (num_experts or MOST_EXPERTS) - 1)
+        self._per_token, largest = tuple[int, ...](), -1
+        for request in (request for file in files for request in _requests_in(file)):
+            topk = request.read()
+            if topk is None or (topk.ndim == 3 and len(topk) == 0):
+                self.without += 1
+                continue
+            largest = max(largest, self._look(request, topk, (num_experts or MOST_EXPERTS) - 1))
         if not self.all:
             raise FileFormatError(f"{path}: no request has routed experts in it")
-        self.num_experts = num_experts or self._largest + 1
+        self.num_experts = num_experts or largest + 1
+        self.shape = len(self.all), self._per_token[0], self.num_experts
 
-    def _look(self, request: Request, most: int) -> None:
-        topk = request.read()
-        if topk is None or (topk.ndim == 3 and len(topk) == 0):
-            self.without += 1
-            return
+    def _look(self, request: Request, topk: NDArray[Any], most: int) -> int:
+        """Keep what a request is, and return its largest expert."""
         check_routed(topk, request.where, _KEY)
         if self.all and topk.shape[1:] != self._per_token:
             raise FileFormatError(
@@ -118,15 +114,10 @@ class Requests:
             bad = least if least < 0 else largest
             raise FileFormatError(f"{request.where}: {_KEY} has {bad}; use experts 0 to {most}")
         self._per_token = topk.shape[1:]
-        self._largest = max(self._largest, largest)
         self.all.append(request)
         self.num_numbers += topk.size
         self.used.append(np.asarray(topk.any(axis=(0, 2))))
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Windows, layers, experts; dense layers included."""
-        return len(self.all), self._per_token[0], self.num_experts
+        return largest
 
     def topk(self, number: int) -> NDArray[Any]:
         """Return the experts of each token of one request, [tokens, L, k]."""
@@ -200,20 +191,16 @@ def _lines(path: Path) -> Iterator[Request]:
 
 def _routed_in(line: bytes, where: str) -> NDArray[Any] | None:
     """Return the routed experts in a line, [tokens, layers, k], or None where it has none."""
-    try:
+    with refusing(f"{where}: this is no JSON, or it is cut off", ValueError, RecursionError):
         value = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{where}: this is no JSON, or it is cut off ({error})") from None
     arrays = [_array(part, where) for part in _parts(value, where) if part is not None]
-    if not arrays:
-        return None
     for array in arrays:
         if array.ndim != 3 or array.shape[1:] != arrays[0].shape[1:]:
             raise FileFormatError(
                 f"{where}: {_KEY} has shape {array.shape}; use [tokens, layers, k], and the same "
                 "layers and k in all of a line"
             )
-    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+    return np.concatenate(arrays) if arrays else None
 
 
 def _parts(value: Any, where: str) -> list[Any]:
@@ -238,8 +225,6 @@ def _array(value: Any, where: str) -> NDArray[Any]:
         return to_array(value, _KEY, where)
     if not isinstance(value, str):
         raise FileFormatError(f"{where}: {_KEY} is {json.dumps(value)[:40]}; use nested lists")
-    try:
+    with refusing(f"{where}: {_KEY} is no base64", binascii.Error, ValueError):
         content = base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise FileFormatError(f"{where}: {_KEY} is no base64 ({error})") from None
     return read_array(io.BytesIO(content), len(content), f"{where}: {_KEY}")

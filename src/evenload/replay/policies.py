@@ -16,10 +16,7 @@ from evenload.moves import keep_slots
 from evenload.placement import Placement
 from evenload.solvers import get_solver
 
-MEMORY = 16
-"""Windows that ours looks at: what sketches on real traces found enough."""
-
-SECONDS = "seconds"
+MEMORY = 16  # windows that ours looks at: what sketches on real traces found enough
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,18 +105,9 @@ class Never:
 
 @dataclass(frozen=True)
 class Planned:
-    """Plan the last window from scratch with a solver, from time to time.
+    """Plan the last window from scratch with a solver, each `every`-th time (None: the first only).
 
-    Parameters
-    ----------
-    name : str
-    solver : str
-    every : int or None
-        Plan each time when it is asked the `every`-th time, the first included; None: only then.
-    keep : bool
-        Keep the slots of experts that stay on their GPU.
-    options : dict
-        Options of the solver.
+    With `keep` experts that stay on their GPU keep their slots.
     """
 
     name: str
@@ -133,14 +121,9 @@ class Planned:
         """Plan the last window, or keep."""
         if past.asked % self.every if self.every else past.asked:
             return None
-        plan = solve(
-            past.load[-1],
-            past.cluster,
-            num_groups=past.num_groups,
-            solver=self.solver,
-            **self.options,
-        )
-        return keep_slots(plan.placement, past.current) if self.keep else plan.placement
+        how = {"num_groups": past.num_groups, "solver": self.solver, **self.options}
+        placement = solve(past.load[-1], past.cluster, **how).placement
+        return keep_slots(placement, past.current) if self.keep else placement
 
 
 @dataclass(frozen=True)
@@ -148,16 +131,8 @@ class Evenload:
     """Ours: plan for what the past windows let expect, moving only what is worth it.
 
     Leaving the trivial placement, which an engine starts with, is free: it is made for no load, and
-    at a price per move a plan would stay near it.
-
-    Parameters
-    ----------
-    name : str
-    options : dict
-        Options of `evenload.solve`. A `move_cost` of ``"seconds"`` is worked out anew for each
-        decision, see `CostModel.move_cost`.
-    memory : int
-        Windows to look at.
+    at a price per move a plan would stay near it. `options` are those of `evenload.solve`; a
+    `move_cost` of ``"seconds"`` is worked out anew for each decision, see `CostModel.move_cost`.
     """
 
     name: str = "evenload"
@@ -170,13 +145,12 @@ class Evenload:
         _, L, E = past.load.shape
         if past.current == Placement.trivial(L, E, past.cluster):
             options["move_cost"] = 0.0
-        elif options.get("move_cost") == SECONDS:
+        elif options.get("move_cost") == "seconds":
             options["move_cost"] = past.cost.move_cost(
                 past.load[-1], past.cluster, windows=past.interval, sample=past.sample
             )
-        return solve(
-            past.load, past.cluster, current=past.current, num_groups=past.num_groups, **options
-        ).placement
+        options |= {"current": past.current, "num_groups": past.num_groups}
+        return solve(past.load, past.cluster, **options).placement
 
 
 def policy_names() -> list[str]:
@@ -217,20 +191,14 @@ def get_policy(name: str) -> Policy:
         if kind == "never":
             return Never()
         return Planned(name, "greedy", keep=kind == "vllm")
-    every = _every(kind, name)
+    every, number = None, kind.removeprefix("every-")
+    if number != kind and number.isascii() and number.isdigit():
+        every = positive_int(f"policy={name!r}: N", int(number))
     if (every is None and kind != "once") or head.endswith(":"):
         raise ValueError(f"policy={name!r} is unknown; use one of: {', '.join(policy_names())}")
     if solver not in ("", "auto"):
         get_solver(solver)
     return Planned(name, solver or "auto", every, options=options)
-
-
-def _every(kind: str, name: str) -> int | None:
-    """Return N of ``every-N``, or None for another kind."""
-    start, _, number = kind.partition("-")
-    if start != "every" or not (number.isascii() and number.isdigit()):
-        return None
-    return positive_int(f"policy={name!r}: N", int(number))
 
 
 def _option(text: str, name: str) -> tuple[str, Any]:

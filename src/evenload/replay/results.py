@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.checks import unknown_ending
 from evenload.cluster import Cluster
 from evenload.extras import needed
 from evenload.io import replace_file
@@ -177,9 +178,10 @@ class Replay:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as nested dicts and lists of plain numbers, for JSON; placements left out."""
-        has_oracle = not np.isnan(self.oracle).any()
+        figures = self.figures()
+        has_oracle = figures["oracle"] is not None
         return {
-            **self.figures(),
+            **figures,
             "settings": self.settings,
             "notes": list(self.notes),
             "per_window": {
@@ -216,10 +218,10 @@ def check_results_path(path: str | os.PathLike[str]) -> None:
     That is .parquet, where pyarrow is installed, .csv or .json.
     """
     place = Path(path)
-    if place.suffix.lower() not in ENDINGS:
+    if ending := unknown_ending(place, ENDINGS):
         raise ValueError(
-            f"{place}: a sweep is not written to files with the ending {place.suffix!r}; "
-            f"use one of {', '.join(ENDINGS)}"
+            f"{place}: a sweep is not written to files with {ending}; use one of "
+            f"{', '.join(ENDINGS)}"
         )
     if place.suffix.lower() == ".parquet":
         needed(

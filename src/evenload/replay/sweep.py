@@ -41,11 +41,6 @@ class Cell:
     window: int
     interval: int
 
-    @property
-    def cluster(self) -> Cluster:
-        """The cluster that it is about."""
-        return Cluster(self.gpus, self.nodes, num_slots=self.slots)
-
 
 def sweep(
     trace: Any,
@@ -117,11 +112,15 @@ def sweep(
         raise ValueError(
             f"executor={executor!r} has no submit(); use a concurrent.futures.Executor, or None"
         )
+    if oracle is not None and not isinstance(oracle, str):
+        raise ValueError(f"oracle={oracle!r}: a sweep takes 'fast', a solver's name or None")
+    if oracle not in (None, "fast", "auto"):
+        get_solver(oracle)
     how: dict[str, Any] = {
         "warm_start": warm_start,
         "cost": check_cost(cost),
         "num_groups": check_groups(num_groups, given.num_experts),
-        "oracle": _check_oracle(oracle),
+        "oracle": oracle,
         "sample": check_sample(sample),
         "delay": bool(delay),
     }
@@ -131,11 +130,10 @@ def sweep(
     tell = progress or (lambda done, total: None)
     tell(len(cells) - len(todo), len(cells))
     count = min(count, len(todo))
-    runs = (
-        _one_by_one(given, todo, how)
-        if executor is None and count <= 1
-        else _side_by_side(executor, count, given, todo, how, store)
-    )
+    if executor is None and count <= 1:
+        runs = ((cell, _run_cell(given, cell, how)) for cell in todo)
+    else:
+        runs = _side_by_side(executor, count, given, todo, how, store)
     with closing(runs):  # at once, so that an error or interrupt here ends the workers as well
         for done, (cell, figures) in enumerate(runs, len(cells) - len(todo) + 1):
             store.put(cell, figures)
@@ -188,15 +186,9 @@ def _numbers(name: str, values: Any) -> list[int]:
 
 def _run_cell(trace: Trace, cell: Cell, how: dict[str, Any]) -> Row:
     """Replay one cell and return its figures; what workers run."""
-    where: Row = {"window": cell.window, "interval": cell.interval}
-    return replay(trace, cell.cluster, cell.policy, keep_placements=False, **where, **how).figures()
-
-
-def _one_by_one(
-    trace: Trace, todo: list[Cell], how: dict[str, Any]
-) -> Generator[tuple[Cell, Row], None, None]:
-    for cell in todo:
-        yield cell, _run_cell(trace, cell, how)
+    cluster = Cluster(cell.gpus, cell.nodes, num_slots=cell.slots)
+    how = how | {"window": cell.window, "interval": cell.interval, "keep_placements": False}
+    return replay(trace, cluster, cell.policy, **how).figures()
 
 
 def _side_by_side(
@@ -243,14 +235,6 @@ def _processes(workers: int) -> Iterator[Executor]:
             process.terminate()
         raise
     pool.shutdown()
-
-
-def _check_oracle(oracle: Any) -> str | None:
-    if oracle is not None and not isinstance(oracle, str):
-        raise ValueError(f"oracle={oracle!r}: a sweep takes 'fast', a solver's name or None")
-    if oracle not in (None, "fast", "auto"):
-        get_solver(oracle)
-    return oracle
 
 
 def _digest(trace: Trace) -> str:

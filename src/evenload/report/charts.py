@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.report.figures import colour_limit
-from evenload.report.palette import STEPS
-from evenload.report.story import Balance, Float, Story
+from evenload.report.palette import FEW_POINTS, STEPS
+from evenload.report.story import Balance, Float, Level, Story
+from evenload.report.text import shorten
 
 Figure = dict[str, Any]
+Trace = dict[str, Any]  # what plotly calls one: a line, some marks, a heat map
 
 GAP = 65535  # stands for a number that is not there
 _FINEST = 1e-3
-_FEW = 40  # points of a line, up to which each has a mark, so that one alone is seen
 _CAPTION = 20  # characters of a name beside a row
+_NAME = "<extra>%{fullData.name}</extra>"  # at the end of what a point says
 
 
 # ---- numbers ---------------------------------------------------------------------------------
@@ -63,7 +64,12 @@ def _axis(title: str, **more: Any) -> dict[str, Any]:
     } | more  # fmt: skip
 
 
-def _figure(data: list[dict[str, Any]], **layout: Any) -> Figure:
+def _legend(y: float) -> dict[str, Any]:
+    legend = {"orientation": "h", "x": 0, "y": y, "yanchor": "bottom", "itemwidth": 30}
+    return legend | {"font": {"color": "--ink"}}
+
+
+def _figure(data: list[Trace], **layout: Any) -> Figure:
     clear = "rgba(0,0,0,0)"
     hover = {"bgcolor": "--wash", "bordercolor": "--faint", "namelength": -1}
     common = {
@@ -76,101 +82,90 @@ def _figure(data: list[dict[str, Any]], **layout: Any) -> Figure:
     return {"data": data, "layout": common | layout}
 
 
-def _legend(y: float) -> dict[str, Any]:
-    legend = {"orientation": "h", "x": 0, "y": y, "yanchor": "bottom", "itemwidth": 30}
-    return legend | {"font": {"color": "--ink"}}
-
-
 def _scale(name: str) -> list[tuple[float, str]]:
-    """Return the colours of a heat map; a list of the page's, from the lowest."""
+    """Return the colours of a heat map: a list of the page's, from the lowest."""
     return [(i / (STEPS - 1), f"--{name}-{i}") for i in range(STEPS)]
 
 
-def _colour(story: Story, policy: int) -> str:
-    return f"--policy-{story.styles[policy].colour}"
+def _mode(x: list[float]) -> str:
+    return "lines+markers" if len(x) <= FEW_POINTS else "lines"
 
 
-def _line(story: Story, policy: int) -> dict[str, Any]:
+def _marks(story: Story, policy: int, size: int) -> dict[str, Any]:
     style = story.styles[policy]
-    return {"color": _colour(story, policy), "width": style.width, "dash": style.dash}
+    return {"symbol": style.mark, "size": size, "color": f"--policy-{style.colour}"}
 
 
-def _mode(x: Sequence[float]) -> str:
-    return "lines+markers" if len(x) <= _FEW else "lines"
+def _named(story: Story, policy: int, **trace: Any) -> Trace:
+    return {"type": "scatter", "name": escape(story.names[policy], quote=False), **trace}
 
 
-def _over(story: Story, policy: int, x: Sequence[float], y: list[float]) -> dict[str, Any]:
+def _over(story: Story, policy: int, y: list[float], **more: Any) -> Trace:
     """Return a policy's line over windows."""
-    mark = {"symbol": story.styles[policy].mark, "size": 7, "color": _colour(story, policy)}
-    return {
-        "type": "scatter", "mode": _mode(x), "name": escape(story.names[policy], quote=False),
-        "x": x, "y": y, "line": _line(story, policy), "marker": mark,
-    }  # fmt: skip
+    style, x = story.styles[policy], story.runs.middles.tolist()
+    line = {"color": f"--policy-{style.colour}", "width": style.width, "dash": style.dash}
+    made = _named(story, policy, mode=_mode(x), x=x, y=y, line=line)
+    return made | {"marker": _marks(story, policy, 7), **more}
 
 
 # ---- the figures -----------------------------------------------------------------------------
-
-
-def _rule(y: float, text: str, colour: str, dash: str, anchor: str) -> tuple[Any, Any]:
-    line = {"color": colour, "width": 1.5, "dash": dash}
-    font = {"color": colour, "size": 12}
-    shape = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y, "y1": y, "line": line}
-    note = {"xref": "paper", "x": 1, "y": y, "xanchor": "right", "yanchor": anchor, "text": text}
-    return shape, note | {"showarrow": False, "font": font}
 
 
 def _tradeoff(story: Story) -> Figure:
     curve, data = story.tradeoff, []
     x, y = _significant(curve.x), _rounded(curve.y, 5)
     for members in curve.curves:
-        chosen = story.hero if story.hero in members else members[0]
         data.append({
             "type": "scatter", "mode": "lines", "x": [x[i] for i in members],
-            "y": [y[i] for i in members], "line": {"color": _colour(story, chosen), "width": 1.5},
-            "opacity": 0.55, "hoverinfo": "skip", "showlegend": False,
+            "y": [y[i] for i in members], "opacity": 0.55, "hoverinfo": "skip",
+            "line": {"color": f"--policy-{story.colour_of(members)}", "width": 1.5},
+            "showlegend": False,
         })  # fmt: skip
-    where = "balancedness %{y:.4f}<br>%{x:,.1f} experts moved per window"
-    for i, style in enumerate(story.styles):
-        name, size = escape(story.names[i], quote=False), 14 if i == story.hero else 11
-        mark = {"symbol": style.mark, "size": size, "color": _colour(story, i)}
-        data.append({
-            "type": "scatter", "mode": "markers+text", "x": [x[i]], "y": [y[i]], "name": name,
-            "text": [name], "textposition": curve.labels[i], "cliponaxis": False,
-            "textfont": {"color": "--ink", "size": 13}, "showlegend": False,
-            "marker": mark | {"line": {"color": "--paper", "width": 1}},
-            "hovertemplate": f"{where}<extra>%{{fullData.name}}</extra>",
-        })  # fmt: skip
-    rules = []
-    if story.shows_start:
-        level = round(story.start_balancedness, 5)
-        rules.append(_rule(level, "starting placement", "--quiet", "dash", "top"))
-    if story.oracle_mean is not None:
-        rules.append(_rule(story.oracle_mean, "oracle", "--ink", "dot", "bottom"))
+    for i, name in enumerate(story.names):
+        marks = _marks(story, i, 14 if i == story.hero else 11)
+        data.append(_named(
+            story, i, mode="markers+text", x=[x[i]], y=[y[i]], text=[escape(name, quote=False)],
+            textposition=curve.labels[i], textfont={"color": "--ink", "size": 13},
+            cliponaxis=False, showlegend=False,
+            marker=marks | {"line": {"color": "--paper", "width": 1}},
+            hovertemplate=f"balancedness %{{y:.4f}}<br>%{{x:,.1f}} experts moved per window{_NAME}",
+        ))  # fmt: skip
+    shapes, notes = [], []
+    for level in story.below + story.above:
+        y0, colour = round(level.mean, 5), f"--{level.colour}"
+        line = {"color": colour, "width": 1.5, "dash": level.dash}
+        shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y0, "y1": y0,
+                       "line": line})  # fmt: skip
+        notes.append({"xref": "paper", "x": 1, "y": y0, "xanchor": "right", "text": level.name,
+                      "yanchor": level.anchor, "showarrow": False,
+                      "font": {"color": colour, "size": 12}})  # fmt: skip
     return _figure(
         data,
         xaxis=_axis("experts moved per window, all layers", range=curve.x_range),
         yaxis=_axis("balancedness", range=curve.y_range),
         hovermode="closest",
-        shapes=[shape for shape, _ in rules],
-        annotations=[note for _, note in rules],
+        shapes=shapes,
+        annotations=notes,
     )
 
 
 def _balance(story: Story) -> tuple[Figure, dict[str, list[list[float]]]]:
     """Return the figure and, under ``mean`` and ``worst``, what its lines show, in their order."""
-    x = story.middles(story.runs).tolist()
-    line = {"type": "scatter", "mode": "lines", "x": x}
-    shown: list[tuple[Balance, dict[str, Any]]] = []
-    if story.oracle is not None:
-        style = {"color": "--ink", "width": 1.5, "dash": "dot"}
-        shown.append((story.oracle, line | {"name": "oracle", "line": style}))
-    shown += [(of, _over(story, i, x, [])) for i, of in enumerate(story.balances)]
-    if story.shows_start:
-        style = {"color": "--quiet", "width": 1.5, "dash": "dash"}
-        shown.append((story.start, line | {"name": "starting placement", "line": style}))
+    x = story.runs.middles.tolist()
+
+    def level(of: Level) -> tuple[Balance, Trace]:
+        line = {"color": f"--{of.colour}", "width": 1.5, "dash": of.dash}
+        return of.balance, {"type": "scatter", "mode": "lines", "x": x, "name": of.name,
+                            "line": line}  # fmt: skip
+
+    shown = [
+        *map(level, story.above),
+        *((of, _over(story, i, [])) for i, of in enumerate(story.balances)),
+        *map(level, story.below),
+    ]
     mean = [_rounded(balance.mean, 4) for balance, _ in shown]
     worst = [_rounded(balance.worst, 4) for balance, _ in shown]
-    say = {"hovertemplate": "%{y:.4f}<extra>%{fullData.name}</extra>"}
+    say = {"hovertemplate": f"%{{y:.4f}}{_NAME}"}
     figure = _figure(
         [trace | say | {"y": y} for (_, trace), y in zip(shown, mean, strict=True)],
         xaxis=_axis("window", hoverformat="d"),
@@ -180,32 +175,23 @@ def _balance(story: Story) -> tuple[Figure, dict[str, list[list[float]]]]:
     return figure, {"mean": mean, "worst": worst}
 
 
-def _paid_marks(story: Story, policy: int) -> dict[str, Any]:
-    moving, symbol = story.movings[policy], story.styles[policy].mark
-    seconds, colour = _significant(moving.seconds), _colour(story, policy)
-    said = ("did not pay", "paid for itself")
-    return {
-        "type": "scatter", "mode": "markers", "x": moving.at.tolist(),
-        "y": [policy] * len(seconds), "yaxis": "y3", "showlegend": False,
-        "name": escape(story.names[policy], quote=False),
-        "marker": {
-            "symbol": [symbol + ("" if paid else "-open") for paid in moving.paid],
-            "size": 5 if len(seconds) > 150 else 9, "color": colour,
-            "line": {"color": colour, "width": 1.5},
-        },
-        "customdata": [
+def _paid_marks(story: Story, policy: int) -> Trace:
+    moving, marks = story.movings[policy], _marks(story, policy, 9)
+    seconds, said = _significant(moving.seconds), ("did not pay", "paid for itself")
+    marks["symbol"] = [marks["symbol"] + ("" if paid else "-open") for paid in moving.paid]
+    marks["line"] = {"color": marks["color"], "width": 1.5}
+    if len(seconds) > 150:
+        marks["size"] = 5
+    return _named(
+        story, policy, mode="markers", x=moving.at.tolist(), y=[policy] * len(seconds), yaxis="y3",
+        showlegend=False, marker=marks,
+        customdata=[
             [f"{moves:,}", time, said[bool(paid)]]
             for moves, time, paid in zip(moving.moves, seconds, moving.paid, strict=True)
         ],
-        "hovertemplate": "window %{x}: %{customdata[2]}<br>%{customdata[0]} experts moved in "
-        "%{customdata[1]:.3~s}s<extra>%{fullData.name}</extra>",
-    }  # fmt: skip
-
-
-def _caption(name: str) -> str:
-    """Cut a name in the middle, so that it leaves room for the plot beside it."""
-    short = name if len(name) <= _CAPTION else f"{name[:9]}…{name[-10:]}"
-    return escape(short, quote=False)
+        hovertemplate="window %{x}: %{customdata[2]}<br>%{customdata[0]} experts moved in "
+        "%{customdata[1]:.3~s}s" + _NAME,
+    )  # fmt: skip
 
 
 def moving_height(story: Story) -> int:
@@ -214,24 +200,23 @@ def moving_height(story: Story) -> int:
 
 
 def _moving(story: Story) -> Figure:
-    x, P = story.middles(story.runs).tolist(), len(story.names)
+    x, P = story.runs.middles.tolist(), len(story.names)
     strip = 24 * P / (moving_height(story) - 60)
     middle = strip + 0.05 + (0.95 - strip) / 2
     data = []
     for i, moving in enumerate(story.movings):
-        end = "<extra>%{fullData.name}</extra>"
         lines = {"mode": "lines" if len(x) > 1 else "lines+markers", "legendgroup": i}
-        moved = _over(story, i, x, moving.moved.astype(np.int64).tolist())
-        moved |= lines | {"hovertemplate": f"%{{y:,d}} moved{end}"}
-        moved["line"] |= {"shape": "hv"}
-        saved = _over(story, i, x, _significant(moving.saved))
-        saved |= lines | {"yaxis": "y2", "showlegend": False}
-        saved |= {"hovertemplate": f"%{{y:.4~s}}s saved{end}"}
+        moved = _over(story, i, moving.moved.astype(np.int64).tolist(), **lines)
+        moved["line"]["shape"] = "hv"
+        saved = _over(story, i, _significant(moving.saved), yaxis="y2", showlegend=False, **lines)
+        moved["hovertemplate"] = f"%{{y:,d}} moved{_NAME}"
+        saved["hovertemplate"] = f"%{{y:.4~s}}s saved{_NAME}"
         data += [moved, saved, _paid_marks(story, i)]
     window = _axis("window", anchor="y3", hoverformat="d")
     if len(x) == 1:
         window["range"] = [x[0] - 1, x[0] + 1]
-    rows = {"tickvals": list(range(P)), "ticktext": [_caption(row["policy"]) for row in story.rows]}
+    captions = [escape(shorten(row["policy"], _CAPTION), quote=False) for row in story.rows]
+    rows = {"tickvals": list(range(P)), "ticktext": captions}
     zero = {"zeroline": True, "zerolinecolor": "--quiet"}
     upper, lower = [middle + 0.03, 1], [strip + 0.05, middle - 0.03]
     return _figure(
@@ -247,19 +232,16 @@ def _moving(story: Story) -> Figure:
 def _map(story: Story) -> Figure:
     """Return a heat map of GPU loads, which is empty: the script puts in what is chosen."""
     L, G = story.maps.shape[2:]
-    reach = math.log2(colour_limit([story.maps]))
-    ends = [n * G / story.num_nodes - 0.5 for n in range(1, story.num_nodes)]
+    reach, nodes = math.log2(story.colour_limit), story.num_nodes
     trace = {
         "type": "heatmap", "zmin": -reach, "zmax": reach, "colorscale": _scale("evenness"),
         "showscale": False, "xgap": 1 if G <= 64 else 0,
         "hovertemplate": "layer %{y}, GPU %{x}<br>%{customdata:.3f} x the layer's mean"
         "<extra></extra>",
     }  # fmt: skip
-    lines = [
-        {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": end, "x1": end}
-        | {"line": {"color": "--ink", "width": 1}}
-        for end in ends
-    ]
+    line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1}
+    line |= {"line": {"color": "--ink", "width": 1}}
+    ends = [n * G / nodes - 0.5 for n in range(1, nodes)]
 
     def ticks(count: int) -> dict[str, Any]:
         every = {"dtick": 1} if count <= 10 else {"nticks": 10}  # no tick between two of few
@@ -267,19 +249,19 @@ def _map(story: Story) -> Figure:
 
     return _figure(
         [trace],
-        xaxis=_axis("GPU (lines: nodes)" if story.num_nodes > 1 else "GPU", **ticks(G)),
+        xaxis=_axis("GPU (lines: nodes)" if nodes > 1 else "GPU", **ticks(G)),
         yaxis=_axis("layer", autorange="reversed", **ticks(L)),
         margin={"l": 52, "r": 2, "t": 8, "b": 44},
-        shapes=lines,
+        shapes=[line | {"x0": end, "x1": end} for end in ends],
     )
 
 
 def _hot(story: Story) -> Figure:
     """Return the figure of hot experts; the script puts in the load of the chosen layer's."""
-    hot, x = story.hot, story.middles(story.columns).tolist()
+    hot, x = story.hot, story.columns.middles.tolist()
     when = [
         f"window {first}" if first == last else f"windows {first} to {last}"
-        for first, last in zip(*story.columns.ends(story.windows), strict=True)
+        for first, last in zip(*story.columns.ends, strict=True)
     ]
     bar = {
         "title": {"text": "load / mean", "side": "right", "font": {"size": 12, "color": "--quiet"}},
@@ -292,21 +274,21 @@ def _hot(story: Story) -> Figure:
         "hovertemplate": "%{y}, %{customdata}<br>%{z:.2f} x the layer's mean<extra></extra>",
     }  # fmt: skip
 
-    def kept(y: Float, name: str, line: dict[str, Any]) -> dict[str, Any]:
-        say = f"%{{y:.0%}} {name}<extra></extra>"
-        trace = {"type": "scatter", "mode": _mode(x), "x": x, "y": _rounded(y, 3), "yaxis": "y2"}
-        return trace | {"name": name, "line": line, "hovertemplate": say}
+    def kept(part: Float, name: str, **line: Any) -> Trace:
+        return {
+            "type": "scatter", "mode": _mode(x), "x": x, "y": _rounded(part, 3), "yaxis": "y2",
+            "name": name, "line": line, "hovertemplate": f"%{{y:.0%}} {name}<extra></extra>",
+        }  # fmt: skip
 
-    last = {"color": _colour(story, story.hero), "width": 2}
-    first = {"color": "--ink", "width": 1.5, "dash": "dot"}
-    lines = [
-        kept(hot.since_last, "since the column before", last),
-        kept(hot.since_first, "since the first column", first),
-    ]
+    ours = f"--policy-{story.colour_of([story.hero])}"
     rows = {"domain": [0.38, 1], "type": "category", "dtick": 1, "tickfont": {"size": 11}}
     part = {"domain": [0, 0.25], "range": [0, 1.06], "tickformat": ".0%", "nticks": 4}
     return _figure(
-        [heat, *lines],
+        [
+            heat,
+            kept(hot.since_last, "since the column before", color=ours, width=2),
+            kept(hot.since_first, "since the first column", color="--ink", width=1.5, dash="dot"),
+        ],
         xaxis=_axis("window", anchor="y2", showgrid=False),
         yaxis=_axis("", autorange="reversed", showgrid=False, **rows),
         yaxis2=_axis("still among<br>the hottest", **part),

@@ -18,7 +18,7 @@ from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.placement import Placement
 from evenload.plan import straggler_time
 from evenload.problem import Problem
-from evenload.report.text import percent_down, percent_up
+from evenload.report.text import counted, percent_down, percent_up
 from evenload.traffic import away_share, nodes_per_token
 
 if TYPE_CHECKING:
@@ -30,32 +30,16 @@ Int = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Context:
-    """The load and the cluster that all placements of one report share.
+    """The load and the cluster that all placements of one report share."""
 
-    Parameters
-    ----------
-    source : str
-        Where the load is from: a path, or a few words.
-    num_layers, num_experts : int
-    cluster : Cluster
-    num_groups : int
-        Groups of experts that share a node; 1 where there are none.
-    num_windows : int
-        Windows of the trace.
-    window : int or None
-        The window that was picked; None where they were summed.
-    forecast : bool
-        Whether it is the load that is expected after the windows.
-    """
-
-    source: str
+    source: str  # where the load is from: a path, or a few words
     num_layers: int
     num_experts: int
     cluster: Cluster
-    num_groups: int = 1
-    num_windows: int = 1
-    window: int | None = None
-    forecast: bool = False
+    num_groups: int = 1  # of experts that share a node; 1 where there are none
+    num_windows: int = 1  # of the trace
+    window: int | None = None  # the one that was picked; None where they were summed
+    forecast: bool = False  # whether it is the load that is expected after the windows
 
     @classmethod
     def of(
@@ -76,11 +60,10 @@ class Context:
             windows = f" (window {self.window} of {self.num_windows})"
         elif self.num_windows > 1:
             windows = f" (sum of {self.num_windows} windows)"
-        gone = c.num_gpus - len(c.living_gpus)
         return (
-            f"{Path(self.source).name}{windows}: {self.num_layers} layers x "
-            f"{self.num_experts} experts, {c.num_slots} slots on {c.num_gpus} "
-            f"GPU{'s' if c.num_gpus > 1 else ''}{f' ({gone} gone)' if gone else ''}"
+            f"{Path(self.source).name}{windows}: {self.num_layers} layers x {self.num_experts} "
+            f"experts, {c.num_slots} slots on {counted(c.num_gpus, 'GPU')}"
+            f"{'' if c.all_alive else f' ({c.num_gpus - len(c.living_gpus)} gone)'}"
             f"{f', {c.num_nodes} nodes' if c.num_nodes > 1 else ''}"
             f"{f', {self.num_groups} groups' if self.num_groups > 1 else ''}"
         )
@@ -119,30 +102,6 @@ def relative_load(gpu_load: Float, capacity: Float) -> Float:
 class Summary:
     """What a placement does with a load: its figures, computed when they are first asked for.
 
-    Parameters
-    ----------
-    name : str
-        Head of its column, e.g. ``trivial``.
-    placement : Placement
-    load : array_like, [L, E]
-        Tokens routed to each expert.
-    start : Placement, optional
-        What moves are counted from; default: the trivial placement.
-    solver : str, optional
-        The solver that made it, where one did.
-    bound : array_like, [L], optional
-        Balancedness that no placement can exceed where an expert's tokens are shared evenly among
-        its replicas; an uneven split may exceed it.
-    milliseconds : float, optional
-        Time that planning took.
-    num_groups : int, default 1
-        Groups of experts that routing sends tokens to.
-    topk : integer array_like, [tokens, L, k], optional
-        Experts that each token was routed to.
-    split : bool, default False
-        Whether tables and JSON are to have what the best uneven split reaches, which takes a
-        maximum flow for each layer.
-
     Raises
     ------
     ValueError
@@ -150,16 +109,16 @@ class Summary:
         or, where that is asked for, the routed experts are none of the placement.
     """
 
-    name: str
+    name: str  # head of its column
     placement: Placement
-    load: Any
-    start: Placement | None = None
+    load: Any  # tokens routed to each expert, [L, E]
+    start: Placement | None = None  # what moves are counted from; default: the trivial placement
     solver: str | None = None
-    bound: Float | None = None
-    milliseconds: float | None = None
-    num_groups: int = 1
-    topk: Any = None
-    split: bool = False
+    bound: Float | None = None  # on the balancedness, where tokens are shared evenly, [L]
+    milliseconds: float | None = None  # time that planning took
+    num_groups: int = 1  # groups of experts that routing sends tokens to
+    topk: Any = None  # experts that each token was routed to, [tokens, L, k]
+    split: bool = False  # whether to compute the best uneven split: a maximum flow for each layer
 
     def __post_init__(self) -> None:
         check_groups(self.num_groups, self.placement.num_experts)
@@ -187,9 +146,8 @@ class Summary:
 
     def _spot(self, index: Any) -> Spot:
         layer, gpu = divmod(int(index), self.gpu_load.shape[1])
-        return Spot(
-            layer, gpu, *(float(x[layer, gpu]) for x in (self.gpu_load, self.relative_load))
-        )
+        tokens, relative = self.gpu_load[layer, gpu], self.relative_load[layer, gpu]
+        return Spot(layer, gpu, float(tokens), float(relative))
 
     @property
     def heaviest(self) -> Spot:
@@ -249,15 +207,14 @@ class Summary:
         Moves are counted from the placement named `first`; times are in milliseconds. ``bound`` and
         ``gap`` are on even sharing of an expert's tokens; ``split_balancedness`` may be above them.
         """
-        gap = self.gap
         return {
             "name": self.name,
             "solver": self.solver,
             "balancedness": _per_layer(self.balancedness, worst=True),
             "bound": _per_layer(self.bound, worst=True),
             "gap": None
-            if gap is None
-            else {"mean": gap.mean().item(), "largest": gap.max().item()},
+            if self.gap is None
+            else {"mean": self.gap.mean().item(), "largest": self.gap.max().item()},
             "split_balancedness": _per_layer(self.split_balancedness, worst=True),
             "straggler_time": self.straggler_time,
             "heaviest_gpu": self.heaviest._asdict(),
@@ -290,9 +247,7 @@ def report_to_plain(context: Context, summaries: Sequence[Summary]) -> dict[str,
 # ---- side by side ----------------------------------------------------------------------------
 
 
-def _start(
-    load: Any, cluster: Cluster, current: Placement | None = None, **how: Any
-) -> tuple[Placement, Summary]:
+def _start(load: Any, cluster: Cluster, current: Placement | None = None, **how: Any) -> Summary:
     """Summarise what runs now, or the trivial placement where that is not known.
 
     Moves are not counted between different numbers of GPUs: a plan has its own. Either is bounded
@@ -303,35 +258,23 @@ def _start(
         L, E = load.shape
         name, current = "trivial", Placement.trivial(L, E, cluster)
     bound = balancedness_bound(Problem.build(load, current.cluster))
-    return current, Summary(name, current, load, start=current, bound=bound, **how)
+    return Summary(name, current, load, start=current, bound=bound, **how)
 
 
 def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any) -> list[Summary]:
-    """Summarise what runs now, or the trivial placement, and then each plan.
+    """Summarise what runs now, or the trivial placement, and then each of one or more plans.
 
-    Parameters
-    ----------
-    load : ndarray, [L, E]
-    plans : mapping, name -> (Plan, milliseconds)
-        At least one; all on one cluster.
-    **how
-        `num_groups`, `topk` and `split`, as `Summary`.
+    `plans` are name -> (Plan, milliseconds), all on one cluster, and `how` is `num_groups`, `topk`
+    and `split` of `Summary`.
     """
     last, _ = list(plans.values())[-1]
-    start, column = _start(load, last.placement.cluster, last.current, **how)
-    how["start"] = start
-    return [column] + [
-        Summary(
-            name,
-            plan.placement,
-            load,
-            solver=plan.solver,
-            bound=np.asarray(plan.bound),
-            milliseconds=ms,
-            **how,
-        )
-        for name, (plan, ms) in plans.items()
-    ]
+    start = _start(load, last.placement.cluster, last.current, **how)
+    how["start"] = start.placement
+    return [start] + [
+        Summary(name, plan.placement, load, solver=plan.solver, bound=np.asarray(plan.bound),
+                milliseconds=milliseconds, **how)
+        for name, (plan, milliseconds) in plans.items()
+    ]  # fmt: skip
 
 
 def compare_plan(load: Any, plan: Plan, milliseconds: float, **how: Any) -> list[Summary]:
@@ -348,15 +291,15 @@ def compare_file(load: Any, file: PlacementFile, **how: Any) -> list[Summary]:
         If the placement is for another number of layers or experts than the load.
     """
     placement = file.placement
-    theirs = (placement.num_layers, placement.num_experts)
-    if load.shape != theirs:
+    L, E = placement.num_layers, placement.num_experts
+    if load.shape != (L, E):
         raise ValueError(
-            f"{file.source} places {theirs[0]} layers x {theirs[1]} experts, and the loads have "
+            f"{file.source} places {L} layers x {E} experts, and the loads have "
             f"{load.shape[0]} x {load.shape[1]}; use a placement and loads of one model"
         )
-    start, column = _start(load, placement.cluster, **how)
-    how |= {"start": start, "bound": column.bound, "solver": file.solver}
-    return [column, Summary(Path(file.source).name, placement, load, **how)]
+    start = _start(load, placement.cluster, **how)
+    how |= {"start": start.placement, "bound": start.bound, "solver": file.solver}
+    return [start, Summary(Path(file.source).name, placement, load, **how)]
 
 
 def relief(before: Summary, after: Summary) -> str:

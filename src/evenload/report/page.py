@@ -12,20 +12,12 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+from evenload.extras import needed
 from evenload.io import replace_file
-from evenload.report import palette
+from evenload.report import palette, text
 from evenload.report.charts import moving_height, page_data
-from evenload.report.figures import check_plot_path, colour_limit, colour_ticks, save_figure
+from evenload.report.figures import PICTURES, check_plot_path, colour_ticks, save_figure
 from evenload.report.story import Story
-from evenload.report.text import (
-    down,
-    percent_down,
-    percent_up,
-    show_bytes,
-    show_seconds,
-    unknown_ending,
-    up,
-)
 
 if TYPE_CHECKING:
     from evenload.replay import Replay
@@ -36,23 +28,9 @@ _NONE = "&ndash;"
 
 
 def check_page_path(path: str | os.PathLike[str]) -> None:
-    """Raise before any work is done where the page could not be made.
-
-    Raises
-    ------
-    ValueError
-        If the file's ending is neither .html nor .htm, or plotly is not installed.
-    """
-    if ending := unknown_ending(path, SUFFIXES):
-        raise ValueError(
-            f"{path}: pages with {ending} are not known; use one of {', '.join(SUFFIXES)}"
-        )
-    try:
-        import plotly  # noqa: F401
-    except ImportError:
-        raise ValueError(
-            "pages need plotly, which is not installed; pip install 'evenload[report]'"
-        ) from None
+    """Raise `ValueError` unless a page can be made: .html or .htm, and plotly is installed."""
+    text.check_ending(path, SUFFIXES, "pages with {} are not known")
+    needed("plotly", "plotly", "report", "a page")
 
 
 def write_page(replays: Sequence[Replay], trace: Trace, path: str | os.PathLike[str]) -> None:
@@ -80,19 +58,13 @@ def write_page(replays: Sequence[Replay], trace: Trace, path: str | os.PathLike[
         If the file cannot be written.
     """
     check_page_path(path)
-    text = _document(Story(replays, trace))
+    document = _document(Story(replays, trace)).encode("utf-8")
     with replace_file(path) as stream:
-        stream.write(text.encode("utf-8"))
+        stream.write(document)
 
 
 def check_figures_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise before any work is done where pictures could not be written.
-
-    Raises
-    ------
-    ValueError
-        If there is a file where the folder should be, or matplotlib is not installed.
-    """
+    """Raise `ValueError` where a file is in the folder's place, or matplotlib is not installed."""
     if Path(folder).exists() and not Path(folder).is_dir():
         raise ValueError(f"{folder}: this is a file; give a folder")
     check_plot_path("figure.png")
@@ -126,15 +98,13 @@ def write_figures(
     OSError
         If a file cannot be written.
     """
-    from evenload.report.pictures import PICTURES
-
     check_figures_folder(folder)
     story = Story(replays, trace)
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    written = [place / f"{name}.png" for name in PICTURES]
-    for path, draw in zip(written, PICTURES.values(), strict=True):
-        save_figure(path, draw(story))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, draw in PICTURES.items():
+        written.append(Path(folder) / f"{name}.png")
+        save_figure(written[-1], draw(story))
     return written
 
 
@@ -143,10 +113,8 @@ def write_figures(
 
 def _safe_json(value: Any) -> str:
     """Write JSON that cannot end the script element it stands in; NaN is refused."""
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for sign in "<>&":
-        text = text.replace(sign, f"\\u{ord(sign):04x}")
-    return text
+    data = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return data.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"})
 
 
 def _safe_script(code: str) -> str:
@@ -204,34 +172,21 @@ def _options(story: Story, chosen: int) -> str:
 
 def _scale(story: Story) -> str:
     """Return the ticks of the scale of colours."""
-    limit = colour_limit([story.maps])
+    limit = story.colour_limit
     at = {t: 50.0 + 50.0 * math.log(t) / math.log(limit) for t in colour_ticks(limit, apart=5)}
     return "".join(f'<i style="left:{left:.4g}%">{tick:g}</i>' for tick, left in at.items())
 
 
 # ---- tables ----------------------------------------------------------------------------------
 
-# The marks that plotly draws, in a box of 22 by 11: the table is a legend of all figures.
-_MARKS = {
-    "circle": "M11 1.5a4 4 0 1 0 .001 0z",
-    "square": "M7 1.7h7.6v7.6H7z",
-    "diamond": "M11 .5l5 5-5 5-5-5z",
-    "triangle-up": "M11 1l4.8 8.5H6.2z",
-    "triangle-down": "M11 10L6.2 1.5h9.6z",
-    "x": "M7.5 1L11 4.3 14.5 1 16 2.6 12.7 5.5 16 8.6 14.5 10 11 6.8 7.5 10 6 8.6 9.3 5.5 6 2.6z",
-    "cross": "M9.5 1h3v3h3v3h-3v3h-3V7h-3V4h3z",
-    "star": "M11 .3l1.5 3.5 3.7.3-2.8 2.5.9 3.7L11 8.3l-3.3 2 .9-3.7-2.8-2.5 3.7-.3z",
-}
-_DASHES = {"solid": "", "dash": "6 3", "dot": "2 3", "dashdot": "6 2 2 2"}
 
-
-def _swatch(colour: str, dash: str, width: float, mark: str | None = None) -> str:
-    """Draw a piece of a policy's line, with its mark."""
-    filled = f'<path d="{_MARKS[mark]}" fill="currentColor"/>' if mark else ""
+def _swatch(colour: str, dash: str, width: float, mark: str = "") -> str:
+    """Draw a piece of a policy's line, with its mark: the table is a legend of all figures."""
+    filled = f'<path d="{palette.MARKS[mark][1]}" fill="currentColor"/>' if mark else ""
     return (
         f'<span class="swatch" style="color:var(--{colour})" aria-hidden="true"><svg width="22" '
-        f'height="11" viewBox="0 0 22 11"><path d="M0 5.5h22" stroke="currentColor" '
-        f'stroke-width="{width}" stroke-dasharray="{_DASHES[dash]}"/>{filled}</svg></span>'
+        'height="11" viewBox="0 0 22 11"><path d="M0 5.5h22" stroke="currentColor" stroke-width='
+        f'"{width}" stroke-dasharray="{palette.DASHES[dash][1]}"/>{filled}</svg></span>'
     )
 
 
@@ -240,16 +195,15 @@ def _change(seconds: float, start: float) -> str:
     change = seconds / start - 1.0
     if abs(change) < 5e-4:
         return "&plusmn;0.0%"
-    return f"&minus;{percent_down(-change)}" if change < 0.0 else f"+{percent_up(change, 1)}"
+    return (
+        f"&minus;{text.percent_down(-change)}" if change < 0.0 else f"+{text.percent_up(change, 1)}"
+    )
 
 
-def _name(name: str) -> str:
-    """Write a policy's name, which may be broken between its options."""
-    return escape(name).replace(",", ",<wbr>")
-
-
-def _row(head: str, cells: Sequence[str], kind: str = "") -> str:
+def _row(name: str, cells: Sequence[str], kind: str = "", swatch: str = "") -> str:
+    """Return a row of a table; a policy's name may be broken between its options."""
     body = "".join(f"<td>{cell}</td>" for cell in cells)
+    head = swatch + escape(name).replace(",", ",<wbr>")
     return f'<tr{kind}><th scope="row">{head}</th>{body}</tr>'
 
 
@@ -258,22 +212,23 @@ def _rows(story: Story) -> Iterator[str]:
     for index, (row, style) in enumerate(zip(story.rows, story.styles, strict=True)):
         swatch = _swatch(f"policy-{style.colour}", style.dash, style.width, style.mark)
         cells = [
-            down(row["balancedness"], 4),
-            down(row["worst_window"], 4),
-            _NONE if row["regret"] is None else up(row["regret"], 4),
+            text.down(row["balancedness"], 4),
+            text.down(row["worst_window"], 4),
+            _NONE if row["regret"] is None else text.up(row["regret"], 4),
             f"{row['paid']:,} of {row['rebalances']:,}" if row["rebalances"] else _NONE,
             f"{row['moves']:,}",
-            show_bytes(row["bytes"]),
-            show_seconds(row["move_seconds"]),
-            show_seconds(row["plan_ms"] / 1e3) if row["asked"] else _NONE,
+            text.show_bytes(row["bytes"]),
+            text.show_seconds(row["move_seconds"]),
+            text.show_seconds(row["plan_ms"] / 1e3) if row["asked"] else _NONE,
             _change(row["total_seconds"], story.start_seconds),
         ]
         kind = ' class="hero"' if index == story.hero and len(story.rows) > 1 else ""
-        yield _row(swatch + _name(row["policy"]), cells, kind)
-    if story.shows_start:
-        start = [down(story.start_balancedness, 4), down(float(story.start.mean.min()), 4)]
-        cells = [*start, _NONE, _NONE, "0", "0 B", "0 s", _NONE, "&plusmn;0.0%"]
-        yield _row(f"{_swatch('quiet', 'dash', 1.5)}starting placement", cells, ' class="start"')
+        yield _row(row["policy"], cells, kind, swatch)
+    for level in story.below:
+        reached = [text.down(level.mean, 4), text.down(level.worst_window, 4)]
+        cells = [*reached, _NONE, _NONE, "0", "0 B", "0 s", _NONE, "&plusmn;0.0%"]
+        swatch = _swatch(level.colour, level.dash, 1.5)
+        yield _row(level.name, cells, ' class="start"', swatch)
 
 
 def _settings(story: Story) -> str:
@@ -287,9 +242,7 @@ def _settings(story: Story) -> str:
         return shared
     heads = [f'<th scope="col">{escape(name)}</th>' for name in ("Policy", *story.own_settings)]
     each = zip(story.rows, *story.own_settings.values(), strict=True)
-    rows = [
-        _row(_name(row["policy"]), [escape(v) or _NONE for v in values]) for row, *values in each
-    ]
+    rows = [_row(row["policy"], [escape(v) or _NONE for v in values]) for row, *values in each]
     return (
         f'{shared}<div class="scroll" tabindex="0" role="region" aria-label="Settings of each '
         'policy"><table class="own"><caption>What differs between the policies</caption><thead>'

@@ -13,8 +13,27 @@ from typing import NamedTuple
 
 LIGHT = ["#0072B2", "#BF7A6D", "#0A5E31", "#C53F7E", "#918428", "#29A0B1", "#3E020B", "#393F43"]
 DARK = ["#5CB6F0", "#FBC795", "#34A377", "#DA54BA", "#E6AF18", "#70ECFB", "#F9443B", "#A5B2B9"]
-MARKS = ("circle", "square", "diamond", "triangle-up", "x", "cross", "star", "triangle-down")
-DASHES = ("solid", "dash", "dot", "dashdot")
+# Plotly's marks, as matplotlib calls them, and as the page's table draws them in a box of 22 by 11.
+MARKS = {
+    "circle": ("o", "M11 1.5a4 4 0 1 0 .001 0z"),
+    "square": ("s", "M7 1.7h7.6v7.6H7z"),
+    "diamond": ("D", "M11 .5l5 5-5 5-5-5z"),
+    "triangle-up": ("^", "M11 1l4.8 8.5H6.2z"),
+    "x": ("X", "M7.5 1L11 4.3 14.5 1 16 2.6 12.7 5.5 16 8.6 14.5 10 11 6.8 7.5 10 6 8.6 9.3 5.5 6 "
+          "2.6z"),
+    "cross": ("P", "M9.5 1h3v3h3v3h-3v3h-3V7h-3V4h3z"),
+    "star": ("*", "M11 .3l1.5 3.5 3.7.3-2.8 2.5.9 3.7L11 8.3l-3.3 2 .9-3.7-2.8-2.5 3.7-.3z"),
+    "triangle-down": ("v", "M11 10L6.2 1.5h9.6z"),
+}  # fmt: skip
+# Plotly's dashes, as matplotlib calls them, and as SVG has them.
+DASHES = {
+    "solid": ("-", ""),
+    "dash": ("--", "6 3"),
+    "dot": (":", "2 3"),
+    "dashdot": ("-.", "6 2 2 2"),
+}
+
+FEW_POINTS = 40  # of a line, up to which each has a mark, so that one alone is seen
 
 
 class Style(NamedTuple):
@@ -31,16 +50,11 @@ def styles(count: int, hero: int) -> tuple[Style, ...]:
 
     Colours repeat after eight policies; then the dash tells them apart.
     """
-    order = [hero, *(i for i in range(count) if i != hero)]
-    made = {
-        policy: Style(
-            colour=rank % len(LIGHT),
-            mark=MARKS[rank % len(MARKS)],
-            dash=DASHES[rank // len(LIGHT) % len(DASHES)],
-            width=3 if policy == hero else 2,
-        )
-        for rank, policy in enumerate(order)
-    }
+    marks, dashes, made = list(MARKS), list(DASHES), {}
+    for rank, policy in enumerate([hero, *(i for i in range(count) if i != hero)]):
+        number, again = rank % len(LIGHT), rank // len(LIGHT)
+        mark, dash = marks[rank % len(marks)], dashes[again % len(dashes)]
+        made[policy] = Style(number, mark, dash, width=3 if policy == hero else 2)
     return tuple(made[i] for i in range(count))
 
 

@@ -14,20 +14,18 @@ import numpy as np
 
 from evenload.cluster import Cluster
 from evenload.io import FileFormatError, replace_file
-from evenload.report.text import unknown_ending
+from evenload.report.text import check_ending
 
 if TYPE_CHECKING:
     from evenload.replay import Replay
     from evenload.trace import Trace
 
-SUFFIX = ".npz"
 _KIND = "evenload replays, version 1"
 
 
 def check_saved_path(path: str | os.PathLike[str]) -> None:
     """Raise `ValueError` unless replays can be kept in a file of that name: one ending in .npz."""
-    if ending := unknown_ending(path, [SUFFIX]):
-        raise ValueError(f"{path}: replays are not kept in files with {ending}; use {SUFFIX}")
+    check_ending(path, [".npz"], "replays are not kept in files with {}")
 
 
 def save_replays(path: str | os.PathLike[str], replays: Sequence[Replay]) -> None:
@@ -58,17 +56,6 @@ def save_replays(path: str | os.PathLike[str], replays: Sequence[Replay]) -> Non
         np.savez_compressed(stream, **arrays)
 
 
-def _read(values: dict[str, Any], arrays: dict[str, Any]) -> Replay:
-    from evenload.replay import Replay
-
-    known = {field.name for field in fields(Replay)}
-    given = values | arrays
-    if set(given) != known:
-        raise ValueError(f"fields {sorted(set(given) ^ known)}")
-    cluster, notes = Cluster(**values["cluster"]), tuple(values["notes"])
-    return Replay(**given | {"cluster": cluster, "notes": notes})
-
-
 def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
     """Read the replays that `save_replays` kept.
 
@@ -79,22 +66,27 @@ def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
     FileFormatError
         If the file holds no replays, or is damaged.
     """
-    place = Path(path)
-    if place.is_dir():
-        raise FileFormatError(f"{place}: this is a folder; give a file")
+    from evenload.replay import Replay
+
+    known = {field.name for field in fields(Replay)}
+    if Path(path).is_dir():
+        raise FileFormatError(f"{path}: this is a folder; give a file")
     try:
-        with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             if about["kind"] != _KIND:
                 raise ValueError(about["kind"])
-            members = [name.partition("/") for name in file.files if "/" in name]
-            return [
-                _read(values, {n: file[f"{i}/{n}"] for i, _, n in members if i == str(number)})
-                for number, values in enumerate(about["replays"])
-            ]
+            members, replays = [name.partition("/") for name in file.files if "/" in name], []
+            for number, values in enumerate(about["replays"]):
+                values |= {n: file[f"{i}/{n}"] for i, _, n in members if i == str(number)}
+                if set(values) != known:
+                    raise ValueError(f"fields {sorted(set(values) ^ known)}")
+                values |= {"cluster": Cluster(**values["cluster"]), "notes": tuple(values["notes"])}
+                replays.append(Replay(**values))
+            return replays
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise FileFormatError(
-            f"{place}: no replays are in it ({error}); use a file that `evenload replay --save` "
+            f"{path}: no replays are in it ({error}); use a file that `evenload replay --save` "
             "wrote with this version"
         ) from None
 
@@ -122,7 +114,7 @@ def check_together(replays: Sequence[Replay], trace: Trace) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(f"replays: {name!r} is there {names.count(name)} times; use each once")
-    for other in replays[1:]:
+    for other in replays:
         for what, ours, theirs in (
             ("cluster", first.cluster, other.cluster),
             ("window", first.window, other.window),
@@ -138,11 +130,11 @@ def check_together(replays: Sequence[Replay], trace: Trace) -> None:
                 f"replays: {first.policy!r} served {_span(first.windows)}, and {other.policy!r} "
                 f"{_span(other.windows)}; use replays of the same windows"
             )
-    for replay in replays:
-        if len(replay.placements) != replay.num_rebalances + 1:
+        kept, made = len(other.placements), other.num_rebalances + 1
+        if kept != made:
             raise ValueError(
-                f"replays: {replay.policy!r} has kept {len(replay.placements)} of its "
-                f"{replay.num_rebalances + 1} placements; replay with keep_placements=True"
+                f"replays: {other.policy!r} has kept {kept} of its {made} placements; replay with "
+                "keep_placements=True"
             )
     # Every expert has a slot, so the largest number tells how many there are.
     layers, experts = first.placements.shape[1], int(first.placements.max()) + 1

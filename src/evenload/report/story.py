@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,8 +11,10 @@ from numpy.typing import NDArray
 
 from evenload.placement import Placement
 from evenload.report.compare import relative_load
+from evenload.report.figures import colour_limit
 from evenload.report.palette import styles
 from evenload.report.saved import check_together
+from evenload.report.text import shorten
 from evenload.report.tradeoff import tradeoff
 from evenload.report.words import answer, hero, shared_and_own, subtitle
 
@@ -30,7 +31,7 @@ MOST_SHOWN = 120  # windows on the slider
 MAP_BYTES = 4 * 2**20  # for all heat maps of GPU loads
 BYTES_A_NUMBER = 2 * 4 / 3  # of a heat map: 16 bits in base64
 MOST_EXPERTS = 16  # hot ones of a layer
-_LONGEST = 28
+_LONGEST = 27  # characters of a name in a legend
 
 
 # ---- fewer windows than were served ----------------------------------------------------------
@@ -42,40 +43,25 @@ def spaced(num: int, most: int) -> Int:
     return np.unique(np.linspace(0, num - 1, count).round().astype(np.int64))
 
 
-@dataclass(frozen=True, eq=False)
 class Runs:
-    """Windows in runs of nearly equal length, in order.
+    """Windows in runs of nearly equal length, in order; one window each where `most` suffices."""
 
-    Parameters
-    ----------
-    edges : int64 ndarray, [B + 1]
-        Where each run begins, and where the last one ends.
-    """
-
-    edges: Int
-
-    @classmethod
-    def of(cls, num: int, most: int) -> Runs:
-        """Divide `num` windows into at most `most` runs; one window each where that suffices."""
-        return cls(np.linspace(0, num, min(num, most) + 1).round().astype(np.int64))
-
-    @property
-    def sizes(self) -> Int:
-        """Windows in each run, int64 [B]."""
-        return np.diff(self.edges)
+    def __init__(self, windows: Int, most: int) -> None:
+        num = len(windows)
+        edges = np.linspace(0, num, min(num, most) + 1).round().astype(np.int64)
+        self.first, self.end = edges[:-1], edges[1:]  # where each begins, and where it ends
+        self.sizes = np.diff(edges)  # windows in each run, int64 [B]
+        self.ends = windows[self.first], windows[self.end - 1]  # numbers of first and last window
+        self.middles: Float = (self.ends[0] + self.ends[1]) / 2.0  # where runs are drawn
 
     def mean(self, values: Float) -> Float:
         """Average along the first axis: [W, ...] -> [B, ...]."""
-        sums = np.add.reduceat(values, self.edges[:-1], axis=0)
+        sums = np.add.reduceat(values, self.first, axis=0)
         return np.asarray(sums / self.sizes.reshape(-1, *(1,) * (values.ndim - 1)))
 
     def last(self, values: Float) -> Float:
         """Take what a running sum has come to by the end of each run: [W, ...] -> [B, ...]."""
-        return np.asarray(values[self.edges[1:] - 1])
-
-    def ends(self, windows: Int) -> tuple[Int, Int]:
-        """Return the numbers of each run's first and last window, int64 [B] each."""
-        return windows[self.edges[:-1]], windows[self.edges[1:] - 1]
+        return np.asarray(values[self.end - 1])
 
     def rule(self, what: str) -> str:
         """Say in one sentence what a point, or whatever is drawn, stands for."""
@@ -90,42 +76,46 @@ class Runs:
 
 
 class Balance(NamedTuple):
-    """Balancedness over time, float64 [B] each: mean over layers, and of the worst layer."""
+    """Balancedness over time: mean over layers, and of the worst layer."""
 
-    mean: Float
-    worst: Float
+    mean: Float  # [B]
+    worst: Float  # [B]
+
+
+class Level(NamedTuple):
+    """What policies are measured by, with the style of its line in plotly's words."""
+
+    name: str
+    balance: Balance
+    mean: float  # over windows and layers
+    worst_window: float  # mean over layers
+    colour: str
+    dash: str
+    anchor: str  # where its name touches the line
 
 
 class Moving(NamedTuple):
-    """What a policy moved, and what that brought.
+    """What a policy moved, and what that brought against the placement at the start."""
 
-    Experts moved and seconds saved so far, float64 [B], against the placement at the start and with
-    the time spent moving taken off; of each rebalance, [R], the number of the window it came with,
-    the experts moved, the seconds that took, and whether it paid for itself.
-    """
-
-    moved: Float
-    saved: Float
-    at: Int
-    moves: Int
-    seconds: Float
-    paid: NDArray[np.bool_]
+    moved: Float  # experts so far, [B]
+    saved: Float  # seconds so far, [B], with the time spent moving taken off
+    at: Int  # number of the window that each rebalance came with, [R]
+    moves: Int  # its experts, [R]
+    seconds: Float  # how long it took, [R]
+    paid: NDArray[np.bool_]  # whether it paid for itself, [R]
 
 
 class Hot(NamedTuple):
-    """Hot experts over time.
+    """Hot experts over time: the X of each layer with the highest peaks, largest mean first.
 
-    The X experts of each layer with the highest peaks, those with the largest mean first, int64
-    [L, X], and their load relative to the layer's mean, float64 [L, X, B]; the part of the hottest
-    experts (an eighth of all, mean over layers) that was among them in the run of windows before,
-    and in the first one, float64 [B]; and the layer whose hot experts change most.
+    The hottest are an eighth of all experts; what stays of them is a mean over layers.
     """
 
-    experts: Int
-    load: Float
-    since_last: Float
-    since_first: Float
-    layer: int
+    experts: Int  # [L, X]
+    load: Float  # relative to the layer's mean, [L, X, B]
+    since_last: Float  # part of the hottest that was among them in the run before, [B]
+    since_first: Float  # and in the first one, [B]
+    layer: int  # whose hot experts change most
 
 
 def _hot(share: Float) -> Hot:
@@ -147,26 +137,11 @@ def _hot(share: Float) -> Hot:
     return Hot(experts, load, kept_last.mean(axis=1), kept_first.mean(axis=1), layer)
 
 
-def shorten(name: str) -> str:
-    """Cut a long name in the middle, where names of one kind tend to be alike."""
-    half = (_LONGEST - 1) // 2
-    return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
-
-
 class Story:
     """All that a page or its pictures show of P policies.
 
-    Parameters
-    ----------
-    replays : sequence of Replay
-        At least one; of one trace, over the same windows, on one cluster.
-    trace : Trace
-        The trace they served; walked over once.
-
-    Raises
-    ------
-    ValueError
-        As `saved.check_together`.
+    The trace is the one that the replays served, and is walked over once; `ValueError` as
+    `saved.check_together`.
     """
 
     def __init__(self, replays: Sequence[Replay], trace: Trace) -> None:
@@ -176,43 +151,42 @@ class Story:
         self.title = f"Replay of {PurePath(trace.source).name or 'a trace'}"
         self.subtitle = subtitle(first, trace)
         self.rows = [replay.figures() for replay in replays]
-        self.names = [shorten(replay.policy) for replay in replays]  # for a legend
+        self.names = [shorten(replay.policy, _LONGEST) for replay in replays]  # for a legend
         self.hero = hero(self.rows)  # the policy that the answer is about
         self.styles = styles(len(replays), self.hero)
         self.num_nodes = first.cluster.num_nodes
         self.windows: Int = first.windows  # numbers of those served
-        self.runs, self.columns = Runs.of(W, MOST_POINTS), Runs.of(W, MOST_COLUMNS)
+        self.runs, self.columns = Runs(self.windows, MOST_POINTS), Runs(self.windows, MOST_COLUMNS)
         bytes_a_window = (1 + len(replays)) * L * first.cluster.num_gpus * BYTES_A_NUMBER
         # Indices of the windows that have heat maps.
         self.shown = spaced(W, int(min(MOST_SHOWN, max(MAP_BYTES // bytes_a_window, 2))))
         # GPU load over the layer's mean, first with the starting placement: [P + 1, N, L, G].
         start, share, self.maps = self._walk(replays, trace)
+        self.colour_limit = colour_limit([self.maps])
         self.hot = _hot(share)
-        self.start, self.start_balancedness = self._balance(start), float(start.mean())
         self.start_seconds = float((first.mean_seconds / start).sum())
         self.balances = [self._balance(replay.balancedness) for replay in replays]
         self.movings = [self._moving(replay, start) for replay in replays]
+        below = self._level("starting placement", start, "quiet", "dash", "top")
         oracles = [replay.oracle for replay in replays if not np.isnan(replay.oracle).any()]
-        self.oracle = self._balance(oracles[0]) if oracles else None
-        self.oracle_mean = float(oracles[0].mean()) if oracles else None
-        self.tradeoff = tradeoff(self.rows, self.names, self.start_balancedness)
+        self.above = [self._level("oracle", of, "ink", "dot", "bottom") for of in oracles[:1]]
+        # The starting placement needs a line of its own where nobody kept it.
+        self.below = [below] if all(row["moves"] for row in self.rows) else []
+        levels = [level.mean for level in (below, *self.above)]
+        self.tradeoff = tradeoff(self.rows, self.names, levels)
         self.answer = answer(self.rows, self.start_seconds)
         self.settings, self.own_settings = shared_and_own(replays, trace)
 
-    @property
-    def shows_start(self) -> bool:
-        """Whether the starting placement needs a line of its own: nobody kept it."""
-        return all(row["moves"] for row in self.rows)
-
-    def middles(self, runs: Runs) -> Float:
-        """Return where runs of windows are drawn: the middle of their numbers, [B]."""
-        first, last = runs.ends(self.windows)
-        middles: Float = (first + last) / 2.0
-        return middles
+    def colour_of(self, members: Sequence[int]) -> int:
+        """Return the number of the colour that a curve through some policies has."""
+        return self.styles[self.hero if self.hero in members else members[0]].colour
 
     def _balance(self, reached: Float) -> Balance:
-        means = self.runs.mean(reached.mean(axis=1)), self.runs.mean(reached.min(axis=1))
-        return Balance(*means)
+        return Balance(self.runs.mean(reached.mean(axis=1)), self.runs.mean(reached.min(axis=1)))
+
+    def _level(self, name: str, reached: Float, *style: str) -> Level:
+        worst_window = float(reached.mean(axis=1).min())
+        return Level(name, self._balance(reached), float(reached.mean()), worst_window, *style)
 
     def _moving(self, replay: Replay, start: Float) -> Moving:
         at = np.searchsorted(self.windows, replay.rebalance_window)

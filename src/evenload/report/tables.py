@@ -6,17 +6,19 @@ import os
 import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from operator import itemgetter
 from typing import IO, TYPE_CHECKING, Any
 from unicodedata import combining, east_asian_width
 
 from evenload.report.text import down, percent_down, percent_up, up
 
 if TYPE_CHECKING:
-    from evenload.redundancy import Point, Redundancy
+    from evenload.redundancy import Redundancy
     from evenload.report.compare import Float, Spot, Summary
 
 Row = dict[str, Any]
-Column = tuple[str, Callable[[Row], str]]
+Column = tuple[str, Callable[[Row], Any]]
 
 _NONE = "-"
 _GAP = "   "  # between columns
@@ -53,41 +55,36 @@ def print_table(
 ) -> None:
     """Print title, table and closing lines; bold and dim on a terminal only.
 
+    A head or cell may have several lines; in columns on the right, those after the first are
+    details. A closing line may be a pair with its style.
+
     Parameters
     ----------
-    title : str
-    heads : sequence of str, or None
-        Heads of the columns. A head or cell may have several lines.
-    rows : sequence of sequences of str
-        The cells; where they are on the right, their lines after the first are details.
-    lines : iterable of str or (str, str)
-        Sentences below the table; a pair is one with its style.
-    file : text stream
     left : int
         How many columns are on the left; numbers are on the right.
-    bold : int, optional
-        The column that stands out.
-    fold : int, optional
-        The column whose cells are broken into lines where the table is wider than the terminal.
+    bold, fold : int, optional
+        The column that stands out, and the one whose cells are broken into lines where the table is
+        wider than the terminal.
     """
     wanted = file.isatty() or os.environ.get("FORCE_COLOR")
     plain = not wanted or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
 
     def styled(text: str, *codes: str) -> str:
-        codes = tuple(filter(None, codes))
-        return text if plain or not (codes and text) else f"\x1b[{';'.join(codes)}m{text}\x1b[0m"
+        style = ";".join(filter(None, codes))
+        return text if plain or not (style and text) else f"\x1b[{style}m{text}\x1b[0m"
 
-    everything = [heads, *rows] if heads else [*rows]
-    over = _table_width(everything) - shutil.get_terminal_size().columns
+    table = [heads, *rows] if heads else [*rows]
+    over = _table_width(table) - shutil.get_terminal_size().columns
     if fold is not None and over > 0:
-        room = max(_LEAST, _widths(everything)[fold] - over)
-        everything = [
+        room = max(_LEAST, _widths(table)[fold] - over)
+        table = [
             ["\n".join(textwrap.wrap(c, room)) if i == fold else c for i, c in enumerate(cells)]
-            for cells in everything
+            for cells in table
         ]
-    widths = _widths(everything)
-
-    def write(cells: Sequence[str], head: bool) -> None:
+    widths = _widths(table)
+    print(styled(title, BOLD), end="\n\n", file=file)
+    for number, cells in enumerate(table):
+        head = number == 0 and bool(heads)
         parts = [cell.split("\n") for cell in cells]
         height = max(map(len, parts))
         for n in range(height):
@@ -100,15 +97,10 @@ def print_table(
                 space = " " * (widths[i] - _wide(text))
                 texts.append(shown + space if i < left else space + shown)
             print(_GAP.join(texts).rstrip(), file=file)
-
-    print(styled(title, BOLD), end="\n\n", file=file)
-    if heads:
-        write(everything[0], head=True)
-        encoding = getattr(file, "encoding", None) or "utf-8"
-        rule = "─" if encoding.lower().startswith("utf") else "-"
-        print(rule * _table_width(everything), file=file)
-    for cells in everything[1:] if heads else everything:
-        write(cells, head=False)
+        if head:
+            encoding = getattr(file, "encoding", None) or "utf-8"
+            rule = "─" if encoding.lower().startswith("utf") else "-"
+            print(rule * _table_width(table), file=file)
     print(file=file)
     for line in lines:
         print(line if isinstance(line, str) else styled(*line), file=file)
@@ -123,11 +115,6 @@ def _spot(spot: Spot, relative: str) -> str:
     return f"{relative} x mean\n{tokens} tokens\nlayer {spot.layer}, GPU {spot.gpu}"
 
 
-def _worst(summary: Summary) -> str:
-    layer = summary.worst_layer
-    return f"{down(float(summary.balancedness[layer]))}\nlayer {layer}"
-
-
 def _moves(summary: Summary) -> str:
     moves, slots = int(summary.moves.sum()), summary.placement.physical_to_logical.size
     return f"{moves:,}\n{moves / slots:.1%} of slots" if moves else "0"
@@ -137,13 +124,9 @@ def _mean(values: Float | None, show: Callable[[float], str]) -> str:
     return _NONE if values is None else show(float(values.mean()))
 
 
-def _time(milliseconds: float | None) -> str:
-    return _NONE if milliseconds is None else f"{milliseconds:,.2f} ms"
-
-
 _ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("balancedness, mean", lambda s: _mean(s.balancedness, down)),
-    ("balancedness, worst", _worst),
+    ("balancedness, worst", lambda s: f"{down(s.balancedness.min())}\nlayer {s.worst_layer}"),
     ("proven bound, mean", lambda s: _mean(s.bound, up)),
     ("gap to it, mean", lambda s: _mean(s.gap, up)),
     ("if split unevenly", lambda s: _mean(s.split_balancedness, down)),
@@ -154,7 +137,7 @@ _ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("nodes for one token", lambda s: _mean(s.nodes_per_token, lambda x: up(x, 3))),
     ("duplicates", lambda s: f"{int(s.duplicates.sum()):,}"),
     ("moves from {first}", _moves),
-    ("planning time", lambda s: _time(s.milliseconds)),
+    ("planning time", lambda s: _NONE if s.milliseconds is None else f"{s.milliseconds:,.2f} ms"),
 )
 
 
@@ -163,18 +146,8 @@ def print_report(
 ) -> None:
     """Print a table with a row a figure and a column a placement; coloured on a terminal only.
 
-    A figure that none of them has gets no row.
-
-    Parameters
-    ----------
-    title : str
-        What the figures are about.
-    summaries : sequence of Summary
-        At least one; the last column is the one that stands out.
-    lines : sequence of str
-        Sentences below the table.
-    file : text stream
-        Where to print.
+    A figure that none of them has gets no row; the last of one or more columns stands out. `title`
+    says what the figures are about, and `lines` are sentences below the table.
     """
     heads = ["\n".join(textwrap.wrap(summary.name, _HEAD)) for summary in summaries]
     rows = []
@@ -188,32 +161,24 @@ def print_report(
 # ---- policies --------------------------------------------------------------------------------
 
 WITHIN = 0.01  # of the least time, to be enough
-
-
-def _optional(name: str, show: Callable[[float], str]) -> Callable[[Row], str]:
-    return lambda row: _NONE if row[name] is None else show(row[name])
-
-
-def _if(name: str, show: Callable[[Row], str]) -> Callable[[Row], str]:
-    return lambda row: show(row) if row[name] else _NONE
+_seconds = itemgetter("total_seconds")
 
 
 _FIGURES: tuple[Column, ...] = (
     ("balancedness", lambda r: down(r["balancedness"], 4)),
-    ("regret", _optional("regret", lambda x: up(x, 4))),
+    ("regret", lambda r: _NONE if r["regret"] is None else up(r["regret"], 4)),
     ("straggler\nx ideal", lambda r: up(r["straggler_time"], 4)),
-    ("rebalances", lambda r: f"{r['rebalances']}"),
-    ("paid", _if("rebalances", lambda r: f"{r['paid']}")),
+    ("rebalances", itemgetter("rebalances")),
+    ("paid", lambda r: r["paid"] if r["rebalances"] else _NONE),
     ("moves", lambda r: f"{r['moves']:,}"),
-    ("of slots\neach", _if("rebalances", lambda r: f"{r['moved_share']:.1%}")),
+    ("of slots\neach", lambda r: f"{r['moved_share']:.1%}" if r["rebalances"] else _NONE),
     ("moved\nGB", lambda r: f"{r['bytes'] / 1e9:,.4g}"),
     ("standing\nstill s", lambda r: f"{r['move_seconds']:.4g}"),
     ("total s", lambda r: f"{r['total_seconds']:.4g}"),
-    ("planning\nms", _if("asked", lambda r: f"{r['plan_ms']:,.2f}")),
+    ("planning\nms", lambda r: f"{r['plan_ms']:,.2f}" if r["asked"] else _NONE),
 )
 _CELLS: tuple[Column, ...] = tuple(
-    (name, lambda r, name=name: f"{r[name]}")  # type: ignore[misc]
-    for name in ("gpus", "slots", "window", "interval")
+    (name, itemgetter(name)) for name in ("gpus", "slots", "window", "interval")
 )
 # What a narrow terminal has no room for, the first to go first.
 _SPARED = ("planning\nms", "of slots\neach", "moved\nGB", "standing\nstill s", "paid", "rebalances",
@@ -225,32 +190,24 @@ def print_policies(
 ) -> None:
     """Print a table with a row a replay; coloured on a terminal only.
 
-    Columns that a terminal has no room for are left out and named; a file or pipe gets all.
-
-    Parameters
-    ----------
-    title : str
-    rows : sequence of dict
-        As `Replay.figures`; with `cells` as `evenload.replay.sweep` returns them.
-    lines : sequence of str
-        Sentences below the table.
-    file : text stream
-    cells : bool
-        Show what sets the cells of a sweep apart.
+    Columns that a terminal has no room for are left out and named; a file or pipe gets all. Rows
+    are as `Replay.figures`; with `cells`, which shows what sets those of a sweep apart, as `sweep`
+    returns them. `lines` are sentences below the table.
     """
     columns = [*_CELLS, *_FIGURES] if cells else list(_FIGURES)
 
     def table() -> list[list[str]]:
         heads = ["policy", *(head for head, _ in columns)]
-        return [heads, *([row["policy"], *(cell(row) for _, cell in columns)] for row in rows)]
+        return [heads, *([row["policy"], *(str(cell(row)) for _, cell in columns)] for row in rows)]
 
     gone = []
     for head in _SPARED if file.isatty() else ():
         if _table_width(table()) <= shutil.get_terminal_size().columns:
             break
-        if any(column[0] == head for column in columns):
-            columns = [column for column in columns if column[0] != head]
+        fewer = [column for column in columns if column[0] != head]
+        if len(fewer) < len(columns):
             gone.append(head.replace("\n", " "))
+        columns = fewer
     left_out = [(f"no room here for: {', '.join(gone)}; --json has all", DIM)] if gone else []
     heads, *shown = table()
     fold = 0 if file.isatty() else None
@@ -259,7 +216,7 @@ def print_policies(
 
 def policy_lines(rows: Sequence[Row]) -> list[str]:
     """Return what the rows of one comparison come to: who takes least time, and what held it up."""
-    best = min(rows, key=lambda r: float(r["total_seconds"]))
+    best = min(rows, key=_seconds)
     line = (
         f"{best['policy']} takes the least time in all, {best['total_seconds']:.4g} s "
         "(straggler time, and serving standing still for moves)"
@@ -278,23 +235,16 @@ def policy_lines(rows: Sequence[Row]) -> list[str]:
 
 def enough_slots(rows: Sequence[Row]) -> list[str]:
     """Say for each number of GPUs how many slots are enough: the answer that a sweep is for."""
-
-    def seconds(row: Row) -> float:
-        return float(row["total_seconds"])
-
     lines = []
     for gpus in dict.fromkeys(row["gpus"] for row in rows):
-        best: dict[int, Row] = {}
-        for row in (r for r in rows if r["gpus"] == gpus):
-            best[row["slots"]] = min(best.get(row["slots"], row), row, key=seconds)
-        least = min(best.values(), key=seconds)
-        limit = (1.0 + WITHIN) * seconds(least)
-        enough = next(best[s] for s in sorted(best) if seconds(best[s]) <= limit)
+        fastest = sorted((row for row in rows if row["gpus"] == gpus), key=_seconds)
+        least, limit = fastest[0], (1.0 + WITHIN) * _seconds(fastest[0])
+        enough = min((row for row in fastest if _seconds(row) <= limit), key=itemgetter("slots"))
         line = (
             f"{gpus} GPUs: {least['slots']} slots with {least['policy']} take the least time in "
-            f"all, {seconds(least):.4g} s"
+            f"all, {_seconds(least):.4g} s"
         )
-        if enough is not least:
+        if enough["slots"] != least["slots"]:
             line += f"; {enough['slots']} with {enough['policy']} come within {WITHIN:.0%} of it"
         lines.append(f"{line}.")
     return lines
@@ -305,9 +255,13 @@ def enough_slots(rows: Sequence[Row]) -> list[str]:
 _MOST_LINES = 12
 
 
-def redundant(found: Redundancy, point: Point) -> int:
-    """Return how many slots a point has beyond one for each expert."""
-    return point.num_slots - found.plan.placement.num_experts
+def slots_entry(found: Redundancy | None) -> dict[str, Any]:
+    """Return the curve as an entry of a JSON object; none if the slots were given."""
+    if found is None:
+        return {}
+    experts = found.plan.placement.num_experts
+    curve = [asdict(point) | {"redundant": point.num_slots - experts} for point in found.curve]
+    return {"redundancy": {"wanted": found.wanted, "curve": curve}}
 
 
 def slots_lines(found: Redundancy | None) -> list[str]:
@@ -317,31 +271,13 @@ def slots_lines(found: Redundancy | None) -> list[str]:
     """
     if found is None:
         return []
-    lines = [f"slots tried for a balancedness of {found.wanted:g}, mean over layers:"]
-    hidden = len(found.curve) - _MOST_LINES
-    for index, point in enumerate(found.curve):
-        if 0 < index <= hidden:
-            continue
-        if index == hidden + 1 > 1:
-            lines.append(f"  {'...':>6} and {hidden} more between; --json has them all")
-        lines.append(
-            f"  {point.num_slots:>6} slots ({redundant(found, point)} redundant): "
-            f"{down(point.balancedness)} (even sharing: at most {up(point.bound)})"
-        )
-    return lines
-
-
-def slots_entry(found: Redundancy | None) -> dict[str, Any]:
-    """Return the curve as an entry of a JSON object; none if the slots were given."""
-    if found is None:
-        return {}
-    curve = [
-        {
-            "num_slots": point.num_slots,
-            "redundant": redundant(found, point),
-            "balancedness": point.balancedness,
-            "bound": point.bound,
-        }
+    experts = found.plan.placement.num_experts
+    lines = [
+        f"  {point.num_slots:>6} slots ({point.num_slots - experts} redundant): "
+        f"{down(point.balancedness)} (even sharing: at most {up(point.bound)})"
         for point in found.curve
     ]
-    return {"redundancy": {"wanted": found.wanted, "curve": curve}}
+    hidden = len(lines) - _MOST_LINES
+    if hidden > 0:
+        lines[1 : 1 + hidden] = [f"  {'...':>6} and {hidden} more between; --json has them all"]
+    return [f"slots tried for a balancedness of {found.wanted:g}, mean over layers:", *lines]

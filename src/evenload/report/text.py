@@ -6,8 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-_FEW = 5
+from typing import Any
 
 
 def down(value: float, digits: int = 5) -> str:
@@ -38,10 +37,15 @@ def counted(number: int, word: str) -> str:
     return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
-def some(numbers: Sequence[int]) -> str:
-    """Return the first of many numbers, as ``0, 1, 2, 3, 4, ...``."""
-    shown = ", ".join(str(n) for n in numbers[:_FEW])
-    return f"{shown}, ..." if len(numbers) > _FEW else shown
+def some(items: Sequence[Any], most: int = 5) -> str:
+    """Return the first of many numbers or names, as ``0, 1, 2, 3, 4, ...``."""
+    return ", ".join(map(str, items[:most])) + (", ..." if len(items) > most else "")
+
+
+def shorten(name: str, longest: int) -> str:
+    """Cut a long name in the middle, where names of one kind tend to be alike."""
+    head = (longest - 1) // 2
+    return name if len(name) <= longest else f"{name[:head]}…{name[head + 1 - longest :]}"
 
 
 def show_bytes(count: float) -> str:
@@ -60,14 +64,13 @@ def show_seconds(seconds: float) -> str:
     for unit, length in (("µs", 1e-6), ("ms", 1e-3)):
         if seconds < 999.5 * length:
             return f"{seconds / length:.3g} {unit}"
-    if seconds < 600.0:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60.0:,.1f} min"
+    return f"{seconds:.3g} s" if seconds < 600.0 else f"{seconds / 60.0:,.1f} min"
 
 
-def unknown_ending(path: str | os.PathLike[str], known: Sequence[str]) -> str | None:
-    """Return words for a file's ending that is none of those known, e.g. ``the ending '.gif'``."""
+def check_ending(path: str | os.PathLike[str], known: Sequence[str], rule: str) -> None:
+    """Raise `ValueError` unless a file's ending is known; ``{}`` in `rule` is where it stands."""
     suffix = Path(path).suffix
-    if suffix.lower() in known:
-        return None
-    return f"the ending {suffix!r}" if suffix else "no ending"
+    if suffix.lower() not in known:
+        ending = f"the ending {suffix!r}" if suffix else "no ending"
+        which = "one of " if len(known) > 1 else ""
+        raise ValueError(f"{path}: {rule.format(ending)}; use {which}{', '.join(known)}")

@@ -8,22 +8,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 Point = tuple[float, float]
 
-# Words of plotly; the first that is free is taken.
-PLACES = (
-    "middle right",
-    "top center",
-    "bottom center",
-    "middle left",
-    "top right",
-    "bottom right",
-    "top left",
-    "bottom left",
-)
+# Where a name is, in plotly's words, to the right of its point and above it; the first that is
+# free is taken.
+PLACES = {
+    "middle right": (1, 0), "top center": (0, 1), "bottom center": (0, -1), "middle left": (-1, 0),
+    "top right": (1, 1), "bottom right": (1, -1), "top left": (-1, 1), "bottom left": (-1, -1),
+}  # fmt: skip
 _CHARACTER, _LINE, _MARK, _STEP = 7.0, 16.0, 7.0, 4.0  # pixels
 _ROUNDS = 4
 _NUMBER = re.compile(r"\d+(\.\d+)?")
@@ -39,6 +35,11 @@ class Box(NamedTuple):
     right: float
     bottom: float
 
+    @classmethod
+    def around(cls, x: float, y: float, reach: float) -> Box:
+        """Return the square around a point."""
+        return cls(x - reach, y - reach, x + reach, y + reach)
+
     def overlap(self, other: Box) -> float:
         """Return the area that two boxes share."""
         width = min(self.right, other.right) - max(self.left, other.left)
@@ -47,22 +48,20 @@ class Box(NamedTuple):
 
 
 def _label(point: Point, text: str, place: str) -> Box:
-    vertical, horizontal = place.split()
-    width = _CHARACTER * len(text)
-    left = point[0] + {"left": -width - _MARK, "center": -width / 2, "right": _MARK}[horizontal]
-    above = -_LINE - _MARK
-    top = point[1] + {"top": above, "middle": -_LINE / 2, "bottom": _MARK}[vertical]
+    (across, up), width = PLACES[place], _CHARACTER * len(text)
+    left = point[0] + across * _MARK + (across - 1) / 2 * width
+    top = point[1] - up * _MARK - (up + 1) / 2 * _LINE
     return Box(left, top, left + width, top + _LINE)
 
 
 def _along(start: Point, end: Point) -> list[Box]:
     """Cover a line with small boxes."""
     steps = max(1, int(math.dist(start, end) / _STEP))
-    at = [
-        (start[0] + (end[0] - start[0]) * i / steps, start[1] + (end[1] - start[1]) * i / steps)
+    across, down = end[0] - start[0], end[1] - start[1]
+    return [
+        Box.around(start[0] + across * i / steps, start[1] + down * i / steps, _STEP / 2)
         for i in range(steps + 1)
     ]
-    return [Box(x - _STEP / 2, y - _STEP / 2, x + _STEP / 2, y + _STEP / 2) for x, y in at]
 
 
 def place_labels(
@@ -88,45 +87,32 @@ def place_labels(
     tuple of str
         One of `PLACES` each; the first of them on ties.
     """
-    marks = [Box(x - _MARK, y - _MARK, x + _MARK, y + _MARK) for x, y in points]
+    marks = [Box.around(*point, _MARK) for point in points]
     drawn = [box for line in lines for box in _along(*line)]
-    places = [PLACES[0]] * len(points)
+    places = [next(iter(PLACES))] * len(points)
+
+    def covered(i: int, place: str) -> float:
+        box = _label(points[i], texts[i], place)
+        others = (_label(points[j], texts[j], places[j]) for j in range(len(points)) if j != i)
+        written = sum(box.overlap(other) for other in (*marks, *others))
+        crossed = sum(box.overlap(other) for other in drawn)
+        outside = box.overlap(box) - box.overlap(frame)
+        return 2.0 * outside + 4.0 * written + crossed
+
     for _ in range(_ROUNDS):
         for i in range(len(points)):
-            others = [_label(points[j], texts[j], places[j]) for j in range(len(points)) if j != i]
-            solid = [*marks, *others]
-
-            def covered(place: str, i: int = i, solid: Sequence[Box] = solid) -> float:
-                box = _label(points[i], texts[i], place)
-                written = sum(box.overlap(other) for other in solid)
-                crossed = sum(box.overlap(other) for other in drawn)
-                outside = box.overlap(box) - box.overlap(frame)
-                return 2.0 * outside + 4.0 * written + crossed
-
-            places[i] = min(PLACES, key=covered)
+            places[i] = min(PLACES, key=partial(covered, i))
     return tuple(places)
 
 
 class Tradeoff(NamedTuple):
-    """The trade-off curve.
+    """The trade-off curve; one entry a policy in `x`, `y` and `labels`."""
 
-    Parameters
-    ----------
-    x, y : tuple of float
-        Experts moved per served window, and mean balancedness, of each policy.
-    curves : tuple of tuples of int
-        Policies that differ in numbers or options only, fewest moves first.
-    labels : tuple of str
-        Where each point's label is: one of `PLACES`.
-    x_range, y_range : tuple of float
-        What the axes reach over.
-    """
-
-    x: tuple[float, ...]
-    y: tuple[float, ...]
-    curves: tuple[tuple[int, ...], ...]
-    labels: tuple[str, ...]
-    x_range: Point
+    x: tuple[float, ...]  # experts moved per served window
+    y: tuple[float, ...]  # mean balancedness
+    curves: tuple[tuple[int, ...], ...]  # policies that differ in numbers only, fewest moves first
+    labels: tuple[str, ...]  # where each point's label is: one of `PLACES`
+    x_range: Point  # what the axes reach over
     y_range: Point
 
 
@@ -145,22 +131,16 @@ def _range(values: Sequence[float], room: float) -> Point:
     return low - room * width, high + room * width
 
 
-def tradeoff(rows: Sequence[Mapping[str, Any]], names: Sequence[str], start: float) -> Tradeoff:
-    """Lay the policies out.
+def tradeoff(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], levels: Sequence[float]
+) -> Tradeoff:
+    """Lay the policies out: `rows` as `Replay.figures`, what their points are called, and `levels`.
 
-    Parameters
-    ----------
-    rows : sequence of mapping
-        As `Replay.figures`.
-    names : sequence of str
-        What the points are called.
-    start : float
-        Balancedness of the placement at the start.
+    Those are balancednesses with a line across: of the starting placement and the oracle.
     """
     x = tuple(row["moves"] / row["windows"] for row in rows)
     y = tuple(row["balancedness"] for row in rows)
-    oracle = sorted({row["oracle"] for row in rows if row["oracle"] is not None})
-    x_range, y_range = _range((0.0, *x), _ROOM), _range((*y, start, *oracle), 2 * _ROOM)
+    x_range, y_range = _range((0.0, *x), _ROOM), _range((*y, *levels), 2 * _ROOM)
 
     def pixels(across: float, up: float) -> Point:
         right = (across - x_range[0]) / (x_range[1] - x_range[0])
@@ -170,6 +150,6 @@ def tradeoff(rows: Sequence[Mapping[str, Any]], names: Sequence[str], start: flo
     points = [pixels(*point) for point in zip(x, y, strict=True)]
     curves = _curves([row["policy"] for row in rows], x)
     lines = [(points[i], points[j]) for curve in curves for i, j in pairwise(curve)]
-    lines += [(pixels(x_range[0], level), pixels(x_range[1], level)) for level in (start, *oracle)]
+    lines += [(pixels(x_range[0], level), pixels(x_range[1], level)) for level in levels]
     labels = place_labels(points, names, Box(0.0, 0.0, WIDTH, HEIGHT), lines)
     return Tradeoff(x, y, curves, labels, x_range, y_range)

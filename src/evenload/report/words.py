@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import evenload
-from evenload.report.text import (
-    counted,
-    down,
-    percent_down,
-    percent_up,
-    show_bytes,
-    show_seconds,
-)
+from evenload.report.text import counted, down, percent_down, percent_up, show_bytes, show_seconds
 
 if TYPE_CHECKING:
     from evenload.replay import Replay
@@ -24,6 +18,7 @@ Row = Mapping[str, Any]  # as `Replay.figures`
 
 OURS = "evenload"
 _PUBLISHED = "deepseek"
+_seconds: Callable[[Row], float] = itemgetter("total_seconds")
 
 
 def hero(rows: Sequence[Row]) -> int:
@@ -32,27 +27,25 @@ def hero(rows: Sequence[Row]) -> int:
     Of several of ours it is the one that takes least time.
     """
     ours = [i for i, row in enumerate(rows) if row["policy"].startswith(OURS)]
-    return min(ours or range(len(rows)), key=lambda i: float(rows[i]["total_seconds"]))
+    return min(ours or range(len(rows)), key=lambda i: _seconds(rows[i]))
 
 
-def _reference(rows: Sequence[Row], chosen: int) -> Row | None:
-    """Return what its moves are counted in: DeepSeek's, else who moves most; None if nobody moves.
+def _reached(rows: Sequence[Row], chosen: int) -> str:
+    """Say what it reached, its moves counted in DeepSeek's, else in those of who moves most.
 
     Another policy of ours is no reference, unless there is nothing else.
     """
-    others = [row for i, row in enumerate(rows) if i != chosen and row["moves"]]
-    foreign = [row for row in others if not row["policy"].startswith(OURS)] or others
-    published = [row for row in foreign if row["policy"].startswith(_PUBLISHED)]
-    return max(published or foreign, key=lambda row: int(row["moves"]), default=None)
-
-
-def _reached(row: Row, other: Row | None) -> str:
+    row = rows[chosen]
     of = "" if row["oracle"] is None else f" of the oracle's {down(row['oracle'], 3)}"
     text = f"{row['policy']} reached a balancedness of {down(row['balancedness'], 3)}{of}"
     if not row["moves"]:
         return f"{text} without moving an expert."
-    if other is None:
+    others = [other for i, other in enumerate(rows) if i != chosen and other["moves"]]
+    if not others:
         return f"{text} with {row['moves']:,} experts moved."
+    foreign = [other for other in others if not other["policy"].startswith(OURS)] or others
+    published = [other for other in foreign if other["policy"].startswith(_PUBLISHED)] or foreign
+    other = max(published, key=itemgetter("moves"))
     share = row["moves"] / other["moves"]
     part = f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.1f}%"
     return (
@@ -64,39 +57,27 @@ def _reached(row: Row, other: Row | None) -> str:
 def _paid(row: Row) -> str:
     paid, count = row["paid"], row["rebalances"]
     if count == 1:
-        return f"Its one rebalance {'paid' if paid else 'did not pay'} for itself."
-    return f"Rebalancing paid for itself in {paid:,} of {count:,} cases." if count else ""
-
-
-def _fastest(rows: Sequence[Row], start_seconds: float) -> str:
-    best = min(rows, key=lambda row: float(row["total_seconds"]))
-    gain = 1.0 - best["total_seconds"] / start_seconds
-    if gain <= 0.0:
-        loss = f"{percent_up(-gain, 1)} more" if gain else "just as much"
-        return (
-            "Moving included, no policy took less time than keeping the starting placement would "
-            f"have; the best, {best['policy']}, took {loss}."
-        )
-    return (
-        f"Moving included, {best['policy']} took the least time: "
-        f"{percent_down(gain)} less than with the starting placement kept."
-    )
+        return f" Its one rebalance {'paid' if paid else 'did not pay'} for itself."
+    return f" Rebalancing paid for itself in {paid:,} of {count:,} cases." if count else ""
 
 
 def answer(rows: Sequence[Row], start_seconds: float) -> str:
-    """Return the paragraph at the top of the page.
-
-    Parameters
-    ----------
-    rows : sequence of mapping
-        As `Replay.figures`, at least one.
-    start_seconds : float
-        Time that the starting placement would have taken.
-    """
+    """Return the paragraph at the top of the page; the starting placement would take that long."""
     chosen = hero(rows)
-    reached = _reached(rows[chosen], _reference(rows, chosen))
-    sentences = (reached, _paid(rows[chosen]), _fastest(rows, start_seconds))
-    return " ".join(sentence for sentence in sentences if sentence)
+    best = min(rows, key=_seconds)
+    gain = 1.0 - best["total_seconds"] / start_seconds
+    if gain > 0.0:
+        fastest = (
+            f"{best['policy']} took the least time: {percent_down(gain)} less than with the "
+            "starting placement kept."
+        )
+    else:
+        loss = f"{percent_up(-gain, 1)} more" if gain else "just as much"
+        fastest = (
+            "no policy took less time than keeping the starting placement would have; the best, "
+            f"{best['policy']}, took {loss}."
+        )
+    return f"{_reached(rows, chosen)}{_paid(rows[chosen])} Moving included, {fastest}"
 
 
 def subtitle(replay: Replay, trace: Trace) -> str:
@@ -132,10 +113,6 @@ def _bandwidth(value: float) -> str:
     return f"{show_bytes(value)}/s"
 
 
-def _count(value: float) -> str:
-    return f"{float(f'{value:.4g}'):,.0f}"  # four digits are more than anybody measured
-
-
 _ABOUT = ("source", "shape", "policy", "cluster", "window")  # said in words of their own
 _WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "interval": ("windows between decisions", _text),
@@ -144,13 +121,15 @@ _WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "sample": ("part of the traffic recorded", _part),
     "delay": ("moves take time", _text),
     "start": ("starting placement", _text),
-    "cost: tokens_per_second": ("tokens a second through an expert", _count),
+    # Four digits are more than anybody measured.
+    "cost: tokens_per_second": (
+        "tokens a second through an expert", lambda v: f"{float(f'{v:.4g}'):,.0f}"),
     "cost: expert_bytes": ("weights of an expert", show_bytes),
     "cost: bandwidth_in_node": ("bandwidth inside a node", _bandwidth),
     "cost: bandwidth_between_nodes": ("bandwidth between nodes", _bandwidth),
     "cost: latency": ("latency of a transfer", show_seconds),
     "cost: overlap": ("transfers hidden behind serving", _part),
-}
+}  # fmt: skip
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -168,37 +147,29 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
-def _about(replay: Replay, trace: Trace) -> dict[str, str]:
-    c, experts, windows = replay.cluster, trace.num_experts, replay.windows
-    gone = c.num_gpus - len(c.living_gpus)
-    gpus = f"{c.num_gpus} on {counted(c.num_nodes, 'node')}"
-    gpus += f", {gone} gone" if gone else ""
-    gpus += ", of different speed" if len(set(c.speed)) > 1 else ""
-    return {
-        "trace": PurePath(trace.source).name or "in memory",
-        "model": f"{trace.num_layers} layers of {experts} experts",
-        "GPUs": gpus,
-        "slots of a layer": f"{c.num_slots} ({c.num_slots - experts} redundant)",
-        "one window": counted(replay.window, "recorded window"),
-        "served": f"{counted(len(windows), 'window')}, {windows[0]} to {windows[-1]}",
-        "evenload": evenload.__version__,
-    }
-
-
 def shared_and_own(
     replays: Sequence[Replay], trace: Trace
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Return the settings that all replays share, and the others with a value for each replay.
 
-    Returns
-    -------
-    shared : dict of str to str
-    own : dict of str to list of str
-        An empty text where a replay has no such setting.
+    An empty text stands where a replay has no such setting.
     """
+    first, experts = replays[0], trace.num_experts
+    c, windows = first.cluster, first.windows
+    gpus = f"{c.num_gpus} on {counted(c.num_nodes, 'node')}"
+    gpus += "" if c.all_alive else f", {c.num_gpus - len(c.living_gpus)} gone"
+    gpus += ", of different speed" if len(set(c.speed)) > 1 else ""
+    about = {
+        "trace": PurePath(trace.source).name or "in memory",
+        "model": f"{trace.num_layers} layers of {experts} experts",
+        "GPUs": gpus,
+        "slots of a layer": f"{c.num_slots} ({c.num_slots - experts} redundant)",
+        "one window": counted(first.window, "recorded window"),
+        "served": f"{counted(len(windows), 'window')}, {windows[0]} to {windows[-1]}",
+        "evenload": evenload.__version__,
+    }
     each = [_flat(replay.settings) for replay in replays]
-    names = list(dict.fromkeys(name for of in each for name in of))
+    names = dict.fromkeys(name for of in each for name in of)
     values = {name: [of.get(name, "") for of in each] for name in names}
-    shared = {name: of[0] for name, of in values.items() if len(set(of)) == 1}
-    own = {name: of for name, of in values.items() if name not in shared}
-    return _about(replays[0], trace) | shared, own
+    own = {name: of for name, of in values.items() if len(set(of)) > 1}
+    return about | {name: of[0] for name, of in values.items() if name not in own}, own

@@ -14,6 +14,8 @@ from evenload.problem import Problem
 from evenload.solvers.groups import home_nodes
 from evenload.synth import lognormal_load, zipf_load
 
+EFFORTS = ("fast", "standard", "thorough")
+
 
 @st.composite
 def clusters(draw):
@@ -55,8 +57,13 @@ def check_whole(plan, load, cluster):
     assert (plan.balancedness <= plan.bound * (1 + 1e-9)).all()
 
 
+# Longest first leaves the last slot to an expert that the GPU holds already.
+LAST_SLOT = (np.array([[22.0, 21, 28, 25], [85, 111, 147, 0]]), Cluster(4, slots=(1, 1, 4, 4)))
+
+
 @settings(max_examples=150, deadline=None)
 @given(case=cases(), trials=st.sampled_from([0, 3, 30]))
+@example(case=LAST_SLOT, trials=0)
 def test_any_cluster(case, trials):
     load, cluster = case
     before = load.copy()
@@ -74,7 +81,7 @@ def test_any_cluster(case, trials):
 @settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
-    K=st.integers(1, 5),
+    K=st.integers(1, 12),
     G=st.integers(1, 8),
     sigma=st.sampled_from([0.3, 1.0]),
 )
@@ -97,12 +104,13 @@ def test_never_worse_than_cheaper_solvers(seed, K, G, sigma):
 def test_a_higher_effort_is_never_worse_than_a_lower_one(seed, G, sigma):
     """Strict groups have a test of their own; efforts as numbers promise nothing."""
     rng = np.random.default_rng(seed)
-    K, differ = int(rng.integers(2, 6)), rng.random() < 0.4
-    E = int(rng.integers(K * G // 2, K * G + 1))
-    cluster = Cluster(G, slots_per_gpu=K, speed=rng.choice([1.0, 2.0], G) if differ else None)
+    K, differ = int(rng.choice([1, 2, 3, 4, 5, 8, 12])), rng.random() < 0.4
+    slots = rng.integers(max(K - 2, 1), K + 1, G) if rng.random() < 0.4 else np.full(G, K)
+    speed = rng.choice([1.0, 2.0], G) if differ else None
+    E = int(rng.integers(slots.sum() // 2, slots.sum() + 1))
+    cluster = Cluster(G, slots=slots.tolist(), speed=speed)
     load = rng.lognormal(0.0, sigma, (3, E))
-    efforts = ("fast", "standard", "thorough")
-    plans = [solve(load, cluster, solver="joint", effort=effort) for effort in efforts]
+    plans = [solve(load, cluster, solver="joint", effort=effort) for effort in EFFORTS]
     for lower, higher in pairwise(plans):
         assert (higher.balancedness >= lower.balancedness * (1 - 1e-9)).all()
 
@@ -125,7 +133,7 @@ def test_under_prefer_time_and_price_never_rise_with_effort(seed, price):
         away = np.where(np.take_along_axis(home, expert, axis=1) == node, 0.0, share).sum(axis=1)
         return place.gpu_load(load).max(axis=1) + price * away / cluster.num_gpus
 
-    for lower, higher in pairwise([cost(effort) for effort in ("fast", "standard", "thorough")]):
+    for lower, higher in pairwise([cost(effort) for effort in EFFORTS]):
         assert (higher <= lower * (1 + 1e-9)).all()
 
 
@@ -429,11 +437,45 @@ def test_the_names_of_groups_do_not_break_ties(E, cluster):
     np.testing.assert_allclose(after, before, rtol=1e-12)
 
 
+@st.composite
+def uneven_groups(draw):
+    """Groups to be kept on nodes of GPUs of many speeds and, half the time, slots."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    nodes, per_node, K = (int(rng.integers(*span)) for span in ((2, 4), (1, 5), (1, 7)))
+    G = nodes * per_node
+    slots = rng.integers(1, 7, G) if rng.random() < 0.5 else np.full(G, K)
+    room = int(slots.reshape(nodes, -1).sum(axis=1).min())
+    each = int(rng.integers(1, min(3, room) + 1))
+    size = int(rng.integers(max(1, room // each // 2), room // each + 1))
+    speed = rng.choice([1.0, 1.7, 2.0, 3.0, rng.uniform(0.5, 1.0)], G)
+    load = np.floor(rng.lognormal(3.0, rng.choice([0.3, 1.0]), (2, each * nodes * size))) + 1.0
+    return load, Cluster(G, nodes, slots=slots.tolist(), speed=speed.tolist()), each * nodes
+
+
+S = 0.9427591362822589
+HOT = [26, 14, 37, 18, 17, 1, 16, 31, 29, 37, 27, 33, 1, 39, 13, 39, 36, 1, 24, 26, 37, 19, 9, 34]
+UNEVEN_GROUPS = (
+    np.array([[*HOT, 10.0, 16, 20, 19]]),
+    Cluster(8, 2, slots_per_gpu=6, speed=[1, 1.7, 3, S, 2, 2, S, 2]),
+    4,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=uneven_groups())
+@example(case=UNEVEN_GROUPS)
+def test_a_higher_effort_is_never_worse_under_strict_groups_on_gpus_that_differ(case):
+    load, cluster, groups = case
+    plans = [solve(load, cluster, num_groups=groups, topology="strict", effort=e) for e in EFFORTS]
+    for lower, higher in pairwise(plans):
+        assert (higher.balancedness >= lower.balancedness * (1 - 1e-9)).all()
+
+
 @pytest.mark.parametrize("gpus", [16, 32, 64])
 def test_a_higher_effort_is_never_worse_under_strict_groups(gpus):
     load = lognormal_load(12, 128, 0.7, seed=6)
     cluster = Cluster(gpus, 4, num_slots=192)
-    plans = [solve(load, cluster, num_groups=8, effort=e) for e in ("fast", "standard", "thorough")]
+    plans = [solve(load, cluster, num_groups=8, effort=e) for e in EFFORTS]
     for lower, higher in pairwise(plans):
         assert (higher.balancedness >= lower.balancedness * (1 - 1e-9)).all()
 

@@ -1,7 +1,8 @@
-"""vllm-ascend's placements: its ``expert_map_path``, and what ``expert_map_record_path`` writes.
+"""vllm-ascend's files: loads as one tensor that torch saved, and placements.
 
-JSON with the experts of each device of each layer. The number of GPUs is in it, the number of nodes
-is not (1 where not said). ``layer_id`` counts the MoE layers from 0: the model's own numbers are
+Placements are its ``expert_map_path``, and what ``expert_map_record_path`` writes: JSON with the
+experts of each device of each layer. The number of GPUs is in it, the number of nodes is not (1
+where not said). ``layer_id`` counts the MoE layers from 0: the model's own numbers are
 left out with a note, as are speed, solver and digest.
 
 vllm-ascend refuses the same expert twice on a device, and needs as many slots on each; placements
@@ -19,41 +20,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.cluster import Cluster
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape
-from evenload.io.placements import (
-    build_placement,
-    check_experts,
-    left_out,
-    need_whole_gpus,
-    settle,
-)
-from evenload.io.text import check_text, json_has, keys_found, parse_json
+from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, RawTrace, checking
+from evenload.io.json import MOST_TEXT, keys_found, parse_json
+from evenload.io.placements import check_experts, left_out, need_whole_gpus, placement_file, settle
+from evenload.io.torch_file import load_torch, stored
 
 
-def recognises(path: Path) -> bool:
-    """Whether a .json file is an expert map."""
-    return json_has(path, "moe_layer_count", "layer_list")
+def read_load(path: Path, num_experts: int | None) -> RawTrace:
+    """Read a load [L, E] or a trace [T, L, E]; windows are read as they are asked for."""
+    return stored(load_torch(path), "the tensor", path, whole=False).trace()
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     """Read a placement."""
     where = str(path)
-    check_text(path)
-    array, slots = _read_devices(parse_json(path), where)
+    array, slots = _read_devices(parse_json(path, MOST_TEXT), where)
     check_experts(array, where)
     settle("num_gpus", len(slots), shape, where)
-    try:
+    with checking(where):
         cluster = Cluster(len(slots), shape.num_nodes or 1, slots=slots)
-    except ValueError as error:
-        raise FileFormatError(f"{where}: {error}") from None
-    placement, notes = build_placement(array, cluster, shape.num_experts, where)
-    return PlacementFile(placement, where, notes=notes)
+    return placement_file(array, cluster, shape.num_experts, where)
 
 
 def _read_devices(value: Any, where: str) -> tuple[NDArray[np.int64], tuple[int, ...]]:
     """Return the expert of each slot, int64 [L, S], and the slots of each device."""
-    layers = _in_order(_listed(value, "layer_list", where), "layer_id", where)
-    _check_count(value, "moe_layer_count", len(layers), where)
+    layers = _numbered(value, "layer_list", "layer_id", "moe_layer_count", where)
     read = [_layer(layer, f"{where}, layer {number}") for number, layer in enumerate(layers)]
     slots = read[0][1]
     for number, (_, other) in enumerate(read):
@@ -68,8 +59,7 @@ def _read_devices(value: Any, where: str) -> tuple[NDArray[np.int64], tuple[int,
 
 def _layer(value: Any, where: str) -> tuple[list[int], tuple[int, ...]]:
     """Return the experts of a layer's slots, and how many slots each device has."""
-    devices = _in_order(_listed(value, "device_list", where), "device_id", where)
-    _check_count(value, "device_count", len(devices), where)
+    devices = _numbered(value, "device_list", "device_id", "device_count", where)
     rows = [_listed(device, "device_expert", where) for device in devices]
     experts = [expert for row in rows for expert in row]
     for expert in experts:
@@ -85,21 +75,19 @@ def _listed(value: Any, key: str, where: str) -> list[Any]:
     return list(value[key])
 
 
-def _in_order(items: list[Any], key: str, where: str) -> list[Any]:
-    """Return JSON objects by their number, which has to be each of 0, 1, 2, ... once."""
-    numbers = [item.get(key) if isinstance(item, dict) else None for item in items]
+def _numbered(value: Any, key: str, number: str, count: str, where: str) -> list[Any]:
+    """Return the objects of a list by their `number`: 0, 1, ... once each, `count` of them."""
+    items = _listed(value, key, where)
+    numbers = [item.get(number) if isinstance(item, dict) else None for item in items]
     if sorted(n for n in numbers if type(n) is int) != list(range(len(items))):
         shown = str(numbers[:8])[:-1] + (", ...]" if len(numbers) > 8 else "]")
         raise FileFormatError(
-            f"{where}: {key} is {shown[:200]}; use each of 0 to {len(items) - 1} once"
+            f"{where}: {number} is {shown[:200]}; use each of 0 to {len(items) - 1} once"
         )
-    return sorted(items, key=lambda item: int(item[key]))
-
-
-def _check_count(value: Any, key: str, found: int, where: str) -> None:
-    said = value.get(key, found)
-    if said != found:
-        raise FileFormatError(f"{where}: {key} is {str(said)[:40]}, and there are {found}")
+    said = value.get(count, len(items))
+    if said != len(items):
+        raise FileFormatError(f"{where}: {count} is {str(said)[:40]}, and there are {len(items)}")
+    return sorted(items, key=lambda item: int(item[number]))
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
@@ -113,9 +101,11 @@ def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
             f"{int(placement.duplicates.sum())} such slots, the first in layer {int(twice[0])}; "
             "plan with fewer slots, or with another solver"
         )
-    rows = np.array(placement.physical_to_logical)
+    rows = np.array(placement.physical_to_logical).reshape(
+        placement.num_layers, cluster.num_gpus, -1
+    )
     lines = []
-    for i, row in enumerate(rows.reshape(len(rows), cluster.num_gpus, -1).tolist()):
+    for i, row in enumerate(rows.tolist()):
         devices = [{"device_id": g, "device_expert": experts} for g, experts in enumerate(row)]
         layer = {"layer_id": i, "device_count": cluster.num_gpus, "device_list": devices}
         lines.append(json.dumps(layer))

@@ -1,7 +1,11 @@
-"""SGLang's placements: what its ``--init-expert-location`` takes.
+"""What SGLang's ``--init-expert-location`` takes: loads as JSON, and placements.
 
-A .json or .pt file with the one key ``physical_to_logical_map`` [model layers, slots]; a second key
-is an error there. Read also from the dumps of its recorder (``last_physical_to_logical_map``).
+**Loads**: ``logical_count``, one table [model layers, experts] or one for each step. Dense layers
+have rows of zeros there; they are left out, and the others named by their number in the model.
+
+**Placements**: a .json or .pt file with the one key ``physical_to_logical_map`` [model layers,
+slots]; a second key is an error there. Read also from the dumps of its recorder
+(``last_physical_to_logical_map``).
 
 **Layers.** SGLang has a row for every layer of the model, dense ones too, and never looks at those
 of dense layers; they are written as SGLang's own start, slot s with expert ``s % E``. Reading, a
@@ -25,26 +29,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.extras import needed
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape
+from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, RawTrace, trace_shape
+from evenload.io.json import MOST_TEXT, key_in, lines_of, parse_json, to_array
 from evenload.io.placements import (
-    build_placement,
     check_experts,
     check_slots,
     equal_gpus,
     left_out,
     need_whole_gpus,
+    placement_file,
 )
-from evenload.io.text import check_text, json_has, keys_found, lines_of, parse_json, to_array
-from evenload.io.torch_file import load_torch, pickle_has, stored
+from evenload.io.torch_file import load_torch, stored
 from evenload.layers import ModelLayers
 
+_COUNT = "logical_count"
 _KEY = "physical_to_logical_map"
 _RECORDED = "last_physical_to_logical_map"
 
 
-def recognises(path: Path) -> bool:
-    """Whether a .json or .pt file has a map of experts."""
-    return pickle_has(path, _KEY) if path.suffix.lower() == ".pt" else json_has(path, _KEY)
+def read_load(path: Path, num_experts: int | None) -> RawTrace:
+    """Read a load or a trace, without layers that never had a token."""
+    array = to_array(key_in(parse_json(path), path, _COUNT)[1], _COUNT, str(path))
+    if array.ndim < 2:
+        raise FileFormatError(
+            f"{path}: {_COUNT} has shape {list(array.shape)}; use [layers][experts] or "
+            "[steps][layers][experts]"
+        )
+    _, L, _ = trace_shape(array.shape, str(path))
+    used = np.flatnonzero(array.any(axis=-1).reshape(-1, L).any(axis=0))
+    if used.size == 0:
+        raise FileFormatError(f"{path}: {_COUNT} is all zero; no token was counted")
+    notes: tuple[str, ...] = ()
+    if used.size < L:
+        notes = (
+            f"{path}: {L - used.size} of {L} layers have no tokens, as dense layers have; they "
+            "are left out",
+        )
+    layers = ModelLayers(used.tolist(), L)
+    return RawTrace.of(array[..., used, :], str(path), notes, layers)
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
@@ -54,24 +76,23 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     check_experts(array, where)
     L, S = array.shape
     cluster = equal_gpus(S, shape, where)
-    placement, notes = build_placement(array, cluster, shape.num_experts, where)
-    return PlacementFile(placement, where, layers=ModelLayers(range(L), L), notes=notes)
+    return placement_file(array, cluster, shape.num_experts, where, ModelLayers(range(L), L))
 
 
 def _map_in(path: Path) -> NDArray[Any]:
-    pickled = path.suffix.lower() == ".pt"
-    if not pickled:
-        check_text(path)
-    value = load_torch(path) if pickled else parse_json(path)
-    key = next((k for k in (_KEY, _RECORDED) if isinstance(value, dict) and k in value), None)
-    if key is None:
-        raise FileFormatError(f"{path}: no key {_KEY!r}; keys found: {keys_found(value)}")
-    if not pickled:
-        return to_array(value[key], key, str(path))
+    if path.suffix.lower() != ".pt":
+        key, value = _first_map(parse_json(path, MOST_TEXT), path)
+        return to_array(value, key, str(path))
     # Tensors alone: a list in a pickle may name one list many times over.
-    tensor = stored(value[key], key, path)
+    key, value = _first_map(load_torch(path), path)
+    tensor = stored(value, key, path)
     check_slots(1, math.prod(tensor.shape), str(path))
     return tensor.whole()
+
+
+def _first_map(value: Any, path: Path) -> tuple[str, Any]:
+    recorded = isinstance(value, dict) and _KEY not in value and _RECORDED in value
+    return key_in(value, path, _RECORDED if recorded else _KEY)
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
