@@ -108,9 +108,9 @@ def _notes(
     ]  # fmt: skip
     if apart:
         notes.append(
-            f"best without duplicates: in {len(apart)} of {L} layers ({_named(apart)}) the bound "
-            f"of {bound[apart].mean():.6f} on average, for {reached[apart].mean():.6f} reached, "
-            "takes an expert twice on one GPU"
+            f"best without duplicates: in {len(apart)} of {L} layers ({_named(apart)}) more than "
+            f"the mean balancedness of {reached[apart].mean():.6f} takes an expert twice on one "
+            f"GPU, and at most {bound[apart].mean():.6f} is possible"
         )
     return notes
 
@@ -122,9 +122,10 @@ def exact(
 
     Replica counts and places are searched together by CP-SAT (``pip install "evenload[exact]"``),
     from what ``"joint"`` finds. GPUs may differ in slots and speed, and may be gone. No expert is
-    placed twice on a GPU where that can be avoided. (Rarely, where GPUs have slots for nearly all
-    experts, that would be better balanced: the bound holds for such placements too, and a note says
-    so.)
+    placed twice on a GPU where that can be avoided. The bound holds for such placements too, which
+    are rarely better balanced. That takes a second proof, which is given at most half as many steps
+    as the placement took, or 1/250 of the effort where that is more: where it does not end, or a
+    duplicate would be better, the bound is above the best without duplicates, and a note says so.
 
     With two slots on each of equal GPUs only the counts are searched, and layers of hundreds of
     experts are solved; else expect proofs up to some ten experts, and beyond that a good placement

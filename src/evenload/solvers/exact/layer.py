@@ -62,8 +62,8 @@ class Budget:
         """Whether nothing is left."""
         return self.steps < 1.0
 
-    def run(self, model: Any, part: float = 1.0, **parameters: Any) -> tuple[Any, str]:
-        """Solve a model with some part of what is left, and pay for it.
+    def run(self, model: Any, **parameters: Any) -> tuple[Any, str]:
+        """Solve a model with what is left, and pay for it.
 
         Returns
         -------
@@ -74,7 +74,7 @@ class Budget:
         solver = load_cp_model().CpSolver()
         solver.parameters.num_workers = 1
         solver.parameters.random_seed = SEED
-        solver.parameters.max_deterministic_time = self.steps * part / STEPS_A_UNIT
+        solver.parameters.max_deterministic_time = self.steps / STEPS_A_UNIT
         for name, value in parameters.items():
             setattr(solver.parameters, name, value)
         status = solver.solve(model)

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.solvers.exact.layer import Budget, Layer, Outcome, load_cp_model
+from evenload.solvers.exact.layer import CLOSE, OPTIMAL, Budget, Layer, Outcome, load_cp_model
 
 Int = NDArray[np.int64]
 
 BITS = 30
 MOST_VARIABLES = 500_000  # about a GB in CP-SAT
 PARAMETERS = {"interleave_search": True}  # several strategies in turn, on one worker
+# To prove the bound over duplicates too can take fifty times as long as to find the placement.
+SECOND_PROOF = 1 / 2  # of the steps that the placement took, at most
+SHORT_PROOF = 1 / 250  # of the effort, that a second proof may take in any case
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,12 @@ class Sizes:
         """
         E, slots = layer.load.size, layer.cluster.slots
         may_hold = E if layer.num_groups == 1 else E // (max(layer.node) + 1)
-        most = tuple(max(1, n - may_hold + 1) if apart else n for n in slots)
+        replicas = sum(slots) - E + 1
+        most = tuple(min(max(1, n - may_hold + 1) if apart else n, replicas) for n in slots)
         return cls(
             fewest=tuple(int(apart and n >= may_hold) for n in slots),
             most=most,
-            most_replicas=min(sum(most), sum(slots) - E + 1),
+            most_replicas=min(sum(most), replicas),
         )
 
 
@@ -125,9 +129,7 @@ def _stay_on_node(model: Any, held: dict[Any, Any], layer: Layer, sizes: Sizes) 
                 model.add(on_gpu >= at[e // size, node])
 
 
-def _minimise(
-    layer: Layer, budget: Budget, start: Int, sizes: Sizes, part: float
-) -> tuple[Int, float]:
+def _minimise(layer: Layer, budget: Budget, start: Int, sizes: Sizes) -> tuple[Int, float]:
     """Find the counts and places whose last GPU is done first, and what is proven of that time.
 
     Parameters
@@ -136,8 +138,6 @@ def _minimise(
         A placement to go on from.
     sizes : Sizes
         Of the placements to search.
-    part : float
-        Of the budget.
     """
     scale = (1 << BITS) / layer.mean_time
     goal = int(max(layer.known.least_time * (1.0 - 1e-12), layer.goal) * scale) - max(sizes.most)
@@ -148,7 +148,7 @@ def _minimise(
     ]
     bounds = max(goal, 0), int(layer.time(start) * scale) + 1
     model, held = _model(layer, sizes, start, costs, bounds)
-    solver, status = budget.run(model, part, **PARAMETERS)
+    solver, status = budget.run(model, **PARAMETERS)
     if status not in ("OPTIMAL", "FEASIBLE"):
         return start, 0.0
     found = np.zeros((len(layer.node), layer.load.size), np.int64)
@@ -162,8 +162,9 @@ def _minimise(
 def search(layer: Layer, budget: Budget) -> Outcome:
     """Find the best placement without avoidable duplicates, then prove how good any one can be.
 
-    A placement may be better for a duplicate, where GPUs have slots for nearly all experts: one
-    half of the budget is for the placement, and what is left for the proof.
+    A placement may be better for a duplicate, where GPUs have slots for nearly all experts, so a
+    proof without them bounds no other placement. The second proof is a try, and short: where it
+    does not end, the bound known before the search holds.
 
     Raises
     ------
@@ -178,11 +179,16 @@ def search(layer: Layer, budget: Budget) -> Outcome:
             f"{E * sizes.most_replicas * G} variables, and solver 'exact' takes {MOST_VARIABLES} "
             "at most; use fewer spare slots, or solver 'joint'"
         )
-    alike = sizes == for_all
-    expert, apart = _minimise(layer, budget, layer.known.expert, sizes, 1.0 if alike else 0.5)
+    alike, effort = sizes == for_all, budget.steps
+    expert, apart = _minimise(layer, budget, layer.known.expert, sizes)
     found = layer.outcome(expert, apart if alike else 0.0, apart)
+    enough = max(layer.goal, found.least_time * (1.0 + CLOSE))
     too_many = E * for_all.most_replicas * G > MOST_VARIABLES
-    if alike or too_many or budget.spent or layer.time(found.expert) <= layer.goal:
+    if alike or too_many or found.status != OPTIMAL or layer.time(found.expert) <= enough:
         return found
-    least = _minimise(layer, budget, found.expert, for_all, 1.0)[1]
+    allowed = max((effort - budget.steps) * SECOND_PROOF, effort * SHORT_PROOF)
+    second = Budget(min(allowed, budget.steps))
+    if second.spent:
+        return found
+    least = _minimise(layer, second, found.expert, for_all)[1]
     return layer.outcome(found.expert, least, apart)
