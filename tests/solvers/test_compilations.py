@@ -35,7 +35,7 @@ cluster = Cluster(4, slots_per_gpu=7)
 count("import", lambda: None)
 plan = count("solve", lambda: solve(trace[0], cluster))
 count("current", lambda: solve(trace[:4], cluster, current=plan.placement))
-count("replay", lambda: replay(trace, cluster, "incremental"))
+count("replay", lambda: replay(trace, cluster, "evenload"))
 print(json.dumps(counts))
 """
 

@@ -513,7 +513,14 @@ def test_a_price_trades_balance_for_tokens_that_stay():
     load = lognormal_load(6, 64, 1.0, seed=2)
     cluster = Cluster(16, 4, slots_per_gpu=5)
     plans = [
-        solve(load, cluster, num_groups=8, topology="prefer", cross_node_price=price)
+        solve(
+            load,
+            cluster,
+            num_groups=8,
+            topology="prefer",
+            cross_node_price=price,
+            effort="thorough",
+        )
         for price in (0.0, 3.0, 1000.0)
     ]
     away = [plan.away_share.mean() for plan in plans]
