@@ -9,7 +9,7 @@ ENGINES ?= .venv-engines
 ENGINES_STAMP := $(ENGINES)/$(shell cat constraints.txt tests/engines/requirements.txt tests/engines/wheels.txt | cksum | cut -d ' ' -f 1).stamp
 ENGINES_PIP := $(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: demo test test-engines lint bench docs clean
+.PHONY: demo test test-engines lint bench baseline docs figures clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/evenload demo --plot evenload-demo.png
@@ -29,11 +29,21 @@ lint: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.run
 
-docs: $(VENV)/dev.stamp
+# What got worse than the frozen figures: quality, time, drift, start.
+baseline: $(VENV)/dev.stamp
+	$(BIN)/python -m benchmarks.baseline
+
+# The site, into build/site. A broken link, a page that no page leads to, or a docstring that cannot be read fails it.
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/site
+	@echo 'Open build/site/index.html'
+
+# What the pages of docs/ show of the program: the command reference, tables, examples, output and pictures.
+figures: $(VENV)/dev.stamp
 	$(BIN)/python docs/generate.py
 
 clean:
-	rm -rf $(VENV) $(ENGINES) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) build/site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evenload needs Python >= 3.11: make PYTHON=python3.12 ...")'
@@ -47,6 +57,10 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --editable '.[plot,report,torch]' --group dev
 	touch $@ $(VENV)/demo.stamp
+
+$(VENV)/docs.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) --editable . --group docs
+	touch $@
 
 # Nothing of the engines is skipped where it cannot be had: pip fails, and make with it. vLLM's source distribution holds the unit
 # tests that it publishes; only its metadata is built (the variables are what its build wants to hear on a machine without CUDA).

@@ -1,1 +1,1 @@
-"""Benchmarks of evenload against the published planners: ``python -m benchmarks.run``."""
+"""What evenload is measured by: `python -m benchmarks.run` and `python -m benchmarks.baseline`."""

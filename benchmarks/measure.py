@@ -1,46 +1,71 @@
-"""Timing that survives a noisy machine: interleaved rounds, medians, ratios within a round."""
+"""Timing that survives a noisy machine, tables, and what a result was measured on."""
 
 import gc
+import os
+import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 ROUND_SECONDS = 0.02
 MAX_CALLS = 25
+PACKAGES = ("evenload", "numpy", "numba", "torch")
 
-Result = TypeVar("Result")
+Calls = Mapping[str, Callable[[], object]]
 Rounds = dict[str, list[float]]
 
 
-def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int) -> Rounds:
-    """Time functions in turn (A B C, A B C, ...), so that a slow spell hits all of them.
-
-    Parameters
-    ----------
-    functions : mapping of str to callable
-        Called without arguments. Each is called twice before anything is timed.
-    rounds : int
-        How often the turn is taken. A function much faster than `ROUND_SECONDS` is called several
-        times in its turn, and the median of these calls counts.
+def clocked(calls: Calls, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Time calls in turn (A B C, A B C, ...), so that a slow spell hits all of them.
 
     Returns
     -------
-    dict of str to list of float
-        Seconds of each function in each round.
+    dict of str to list of (float, float)
+        Seconds by the clock and of the CPU (all threads) for each call in each round. A call
+        much faster than `ROUND_SECONDS` is repeated within its round: the median by the clock
+        counts, and the mean of the CPU, whose clock is coarser. Each is called twice before
+        anything counts.
     """
-    calls = {name: _calls_a_round(function) for name, function in functions.items()}
-    result: Rounds = {name: [] for name in functions}
+    repeats = {}
+    for name, call in calls.items():
+        call()  # compiles, or loads what was compiled
+        repeats[name] = max(1, min(MAX_CALLS, int(ROUND_SECONDS / _time(call, 1)[0])))
+    result: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for _ in range(rounds):
-        for name, function in functions.items():
-            result[name].append(statistics.median(_time(function, calls[name])))
+        for name, call in calls.items():
+            result[name].append(_time(call, repeats[name]))
     return result
 
 
-def once(function: Callable[[], Result]) -> tuple[float, Result]:
+def interleaved(calls: Calls, rounds: int) -> Rounds:
+    """Return the seconds by the clock of each call in each round, as `clocked` takes them."""
+    return {name: [wall for wall, _ in took] for name, took in clocked(calls, rounds).items()}
+
+
+def _time(call: Callable[[], object], repeats: int) -> tuple[float, float]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        seconds, busy = [], time.process_time()
+        for _ in range(repeats):
+            start = time.perf_counter()
+            call()
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds), (time.process_time() - busy) / repeats
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def once(call: Callable[[], Any]) -> tuple[float, Any]:
     """Return the seconds of a single call, and its result: for what takes long."""
     start = time.perf_counter()
-    result = function()
+    result = call()
     return time.perf_counter() - start, result
 
 
@@ -55,22 +80,72 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
-def _calls_a_round(function: Callable[[], object]) -> int:
-    function()  # compiles, or loads what was compiled
-    (seconds,) = _time(function, 1)
-    return max(1, min(MAX_CALLS, int(ROUND_SECONDS / seconds)))
+def fresh(
+    words: Sequence[str], environment: Mapping[str, str] | None = None, folder: str | None = None
+) -> str:
+    """Run a Python of its own with these words, and return what it prints.
+
+    Raises
+    ------
+    RuntimeError
+        If it fails, with the end of what it said.
+    """
+    result = subprocess.run(
+        [sys.executable, *words], env=os.environ | (environment or {}), cwd=folder,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if result.returncode:
+        raise RuntimeError(f"a process that was measured failed:\n{result.stderr[-2000:]}")
+    return result.stdout
 
 
-def _time(function: Callable[[], object], calls: int) -> list[float]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        seconds = []
-        for _ in range(calls):
-            start = time.perf_counter()
-            function()
-            seconds.append(time.perf_counter() - start)
-        return seconds
-    finally:
-        if enabled:
-            gc.enable()
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table, the first column left-aligned and the others right-aligned."""
+    lines = [head, [":--", *("--:" for _ in head[1:])], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def number(value: float) -> str:
+    """Return a positive number with three significant digits, without an exponent."""
+    if value >= 100:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def times(value: float | None) -> str:
+    """Return a ratio like ``12.3x``, or a dash where there is none."""
+    return "-" if value is None else f"{number(value)}x"
+
+
+def machine() -> dict[str, str | int]:
+    """Return CPU model, usable cores, system and the versions that matter; no name, no path."""
+    result: dict[str, str | int] = {
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }  # fmt: skip
+    for package in PACKAGES:
+        try:
+            result[package] = version(package)
+        except PackageNotFoundError:
+            result[package] = "not installed"
+    return result
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or "unknown CPU"
+
+
+def origin(section: Mapping[str, Any]) -> str:
+    """Return in one line how, when and on what a section was measured."""
+    told = section["machine"]
+    versions = ", ".join(f"{name} {told[name]}" for name in ("python", *PACKAGES))
+    return (
+        f"`{section['command']}` on {section['date']}: {told['cpu']}, {told['cores']} cores, "
+        f"{told['system']}; {versions}"
+    )

@@ -1,16 +1,18 @@
-"""Peak memory of a call beyond its input, measured from outside Python's allocator.
+"""Peak memory beyond the input, as the operating system counts it: of calls, and of large dumps.
 
-Numba's scratch is invisible to tracemalloc, so each call runs in a fresh process that reads the
-operating system's high-water mark of resident memory before and after.
+Numba's scratch is invisible to tracemalloc, so each call runs in a fresh process that reads its
+high-water mark of resident memory before and after.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.tables import number, table
+import numpy as np
+
+from benchmarks.measure import fresh, number, table
 
 TITLE = "Peak memory"
 
@@ -18,7 +20,7 @@ TITLE = "Peak memory"
 # problem comes to. The file clear_refs sets Linux's high-water mark back; elsewhere the mark can
 # only understate the growth.
 PEAK = """
-import json, resource, sys
+import json, resource, sys, time
 from pathlib import Path
 
 def peak():
@@ -36,10 +38,7 @@ def lowered_peak():
         pass
     return peak()
 """
-
-PROLOGUE = (
-    PEAK
-    + """
+PROLOGUE = PEAK + """
 import numpy as np
 import evenload
 from evenload import eplb
@@ -60,9 +59,7 @@ def plan(load, gpus, slots, solver):
     cluster = evenload.Cluster(gpus, num_slots=slots)
     placement = evenload.solve(load, cluster, solver=solver).placement
     return placement.physical_to_logical, placement.replica_count
-"""
-)
-
+"""  # fmt: skip
 CALLS = {
     "balanced_packing, [{rows}, 288] into 32 packs": """
 measure(lambda weight: eplb.balanced_packing(weight, 32), (loads(8, 288),), (loads({rows}, 288),))
@@ -78,22 +75,69 @@ measure(plan, (loads(8, 256), 32, 288, "auto"), (loads(94, 512), 1024, 4096, "au
 """,
 }
 
+# A per_token dump of one rank of SGLang's recorder, of DeepSeek-V3's shape.
+LAYERS, DENSE, SLOTS, EXPERTS, WIDTH = 61, 3, 288, 256, 8
+TOKENS = (4096, 64)  # of a pass: many, and few
+READ = PEAK + """
+import evenload
+sum(window.sum() for window in evenload.read_trace({small!r}))
+before, started = lowered_peak(), time.perf_counter()
+trace = evenload.read_trace({large!r})
+sum(window.sum() for window in trace)
+print(json.dumps({{"peak": peak() - before, "windows": len(trace),
+                   "seconds": time.perf_counter() - started}}))
+"""  # fmt: skip
+
 
 def run(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure each call in a process of its own."""
+    """Measure each call in a process of its own, then what reading a large dump takes."""
     rows = 2000 if quick else 20000
     results = []
     for name, program in CALLS.items():
         title = name.format(rows=rows)
         say(title)
-        output = subprocess.run(
-            [sys.executable, "-c", PROLOGUE + program.format(rows=rows)],
-            check=True,
-            stdout=subprocess.PIPE,
-            text=True,
-        ).stdout
-        results.append({"name": title} | json.loads(output))
-    return {"calls": results}
+        results.append(
+            {"name": title} | json.loads(fresh(["-c", PROLOGUE + program.format(rows=rows)]))
+        )
+    return {"calls": results, "dumps": _dumps(2e7 if quick else 2e9, say)}
+
+
+def _dumps(num_bytes: float, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    found = []
+    with TemporaryDirectory() as folder:
+        small, large = Path(folder, "small_0.pt"), Path(folder, "large_0.pt")
+        for tokens in TOKENS:
+            say(f"a dump of {tokens} tokens a pass")
+            write_dump(small, 1, tokens)
+            write_dump(large, num_bytes, tokens)
+            told = json.loads(fresh(["-c", READ.format(small=str(small), large=str(large))]))
+            found.append({"tokens": tokens, "bytes": large.stat().st_size} | told)
+    return found
+
+
+def write_dump(path: Path, num_bytes: float, tokens: int = TOKENS[0]) -> None:
+    """Write a per_token dump of about that size; its records share nothing."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    records = []
+    for number_of in range(max(1, round(num_bytes / (LAYERS * tokens * WIDTH * 4)))):
+        counts = rng.integers(0, 9, (LAYERS, SLOTS), np.int32)
+        counts[:DENSE] = 0
+        records.append({
+            "forward_pass_id": number_of,
+            "rank": 0,
+            "gatherer_key": "primary",
+            "input_ids": rng.integers(0, 129280, tokens).tolist(),
+            "positions": list(range(tokens)),
+            "extend_seq_lens": [tokens],
+            "forward_mode": 1,
+            "topk_ids_of_layer": torch.zeros((LAYERS, tokens, WIDTH), dtype=torch.int32),
+            "misc_objects": [],
+            "global_physical_count": torch.from_numpy(counts),
+        })  # fmt: skip
+    experts = torch.from_numpy(np.tile(np.arange(SLOTS) % EXPERTS, (LAYERS, 1)))
+    torch.save({"records": records, "last_physical_to_logical_map": experts}, path)
 
 
 def render(result: dict[str, Any]) -> str:
@@ -104,7 +148,15 @@ def render(result: dict[str, Any]) -> str:
         both = call["input"] + call["output"]
         rows.append((call["name"], *map(number, megabytes), f"{call['peak'] / both:.2f}"))
     head = ("call", "input MB", "output MB", "peak beyond input MB", "peak / (input + output)")
-    return (
+    dumps = [
+        (str(d["tokens"]), number(d["bytes"] / 1e6), str(d["windows"]), number(d["peak"] / 1e6),
+         number(d["seconds"]))
+        for d in result["dumps"]
+    ]  # fmt: skip
+    return "\n\n".join([
         "Growth of the process's high-water mark of resident memory during the call, outputs "
-        "included; output counts the slot map and the replica counts.\n\n" + table(head, rows)
-    )
+        "included; output counts the slot map and the replica counts.",
+        table(head, rows),
+        "Reading a per_token dump of SGLang's recorder, of DeepSeek-V3's shape, as a trace:",
+        table(("tokens a pass", "file MB", "windows", "peak MB", "s"), dumps),
+    ])  # fmt: skip

@@ -1,8 +1,6 @@
 """Windows that a replay does in a second, and the memory it takes, from traces on disk."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.loads import NUM_EXPERTS, NUM_GPUS, NUM_LAYERS, NUM_SLOTS
+from benchmarks.measure import fresh, number, table
 from benchmarks.memory import PEAK
-from benchmarks.tables import number, table
+from benchmarks.problems import NUM_EXPERTS, NUM_GPUS, NUM_LAYERS, NUM_SLOTS
 from evenload.synth import synthetic_trace
 
 TITLE = "Replay"
-
 LENGTHS, QUICK = (250, 1000), (50, 200)
-FILES = {"npy": np.save, "npz, compressed": np.savez_compressed}
 ORACLES = ("fast", None)
 # Policy, windows between two decisions, and whether the placement of each rebalance is kept.
 POLICIES = (
@@ -33,15 +29,13 @@ POLICIES = (
 
 # A short replay first, so that imports and compiled code are not counted. A recorded token stands
 # for a thousand, so that windows last seconds and moves a few of them.
-PROGRAM = """
-import time
+PROGRAM = PEAK + """
 import evenload
 from evenload.replay import replay
 
 def run(trace):
-    return replay(trace, evenload.Cluster({gpus}, {nodes}, num_slots={slots}), {policy!r},
-                  interval={interval}, oracle={oracle!r}, sample=1e-3,
-                  keep_placements={keep})
+    return replay(trace, evenload.Cluster({gpus}, 4, num_slots={slots}), {policy!r},
+                  interval={interval}, oracle={oracle!r}, sample=1e-3, keep_placements={keep})
 
 trace = evenload.read_trace({path!r})
 run(evenload.Trace(trace.last(12, 12)))
@@ -53,55 +47,34 @@ kept = sum(getattr(result, name).nbytes for name in
            ("balancedness", "kept_balancedness", "oracle", "mean_seconds", "placements"))
 print(json.dumps({{"windows": len(result.windows), "seconds": seconds, "peak": peak() - before,
                    "kept": kept, "rebalances": result.num_rebalances}}))
-"""
+"""  # fmt: skip
 
 
 def run(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure each case in a process of its own; every case is run twice, and the faster counts."""
     lengths = QUICK if quick else LENGTHS
+    trace = synthetic_trace(max(lengths), NUM_LAYERS, NUM_EXPERTS).astype(np.int32)
     results = []
     with TemporaryDirectory() as folder:
-        say("drawing the traces")
-        paths = _write(Path(folder), lengths)
+        paths: dict[str, list[Path]] = {"npy": [], "npz, compressed": []}
+        for T in lengths:
+            for kind, name in zip(paths, (f"{T}.npy", f"{T}.npz"), strict=True):
+                paths[kind].append(Path(folder, name))
+            np.save(paths["npy"][-1], trace[:T])
+            np.savez_compressed(paths["npz, compressed"][-1], load=trace[:T])
         for policy, interval, keep in POLICIES:
             for oracle in ORACLES:
-                for kind in FILES if policy == "never" else ("npy",):
-                    case = {"policy": policy, "interval": interval, "oracle": oracle, "file": kind,
-                            "keep": keep}  # fmt: skip
+                for kind in paths if policy == "never" else ("npy",):
+                    case = {"policy": policy, "interval": interval, "oracle": oracle, "keep": keep}
                     say(" ".join(map(str, case.values())))
-                    found = [_measure(paths[kind, T], case) for T in lengths]
-                    results.append(case | {"lengths": found})
+                    found = [_measure(path, case) for path in paths[kind]]
+                    results.append(case | {"file": kind, "lengths": found})
     return {"shape": [NUM_LAYERS, NUM_EXPERTS, NUM_SLOTS, NUM_GPUS], "cases": results}
 
 
-def _write(folder: Path, lengths: tuple[int, ...]) -> dict[tuple[str, int], Path]:
-    trace = synthetic_trace(max(lengths), NUM_LAYERS, NUM_EXPERTS).astype(np.int32)
-    paths = {}
-    for number_of, (kind, save) in enumerate(FILES.items()):
-        for T in lengths:
-            path = folder / f"{number_of}-{T}.{kind[:3]}"
-            save(path, trace[:T]) if kind == "npy" else save(path, load=trace[:T])
-            paths[kind, T] = path
-    return paths
-
-
 def _measure(path: Path, case: dict[str, Any]) -> dict[str, Any]:
-    program = PEAK + PROGRAM.format(
-        gpus=NUM_GPUS,
-        nodes=4,
-        slots=NUM_SLOTS,
-        policy=case["policy"],
-        interval=case["interval"],
-        oracle=case["oracle"],
-        keep=case["keep"],
-        path=str(path),
-    )
-    found = []
-    for _ in range(2):
-        output = subprocess.run(
-            [sys.executable, "-c", program], check=True, stdout=subprocess.PIPE, text=True
-        ).stdout
-        found.append(json.loads(output))
+    program = PROGRAM.format(gpus=NUM_GPUS, slots=NUM_SLOTS, path=str(path), **case)
+    found = [json.loads(fresh(["-c", program])) for _ in range(2)]
     return min(found, key=lambda f: float(f["seconds"]))
 
 
@@ -110,18 +83,16 @@ def render(result: dict[str, Any]) -> str:
     rows = []
     for case in result["cases"]:
         short, long = case["lengths"]
-        rows.append(
-            (
-                case["policy"],
-                f"{case['interval']}",
-                case["oracle"] or "none",
-                case["file"],
-                "all" if case["keep"] else "last",
-                *(number(f["windows"] / f["seconds"]) for f in (short, long)),
-                *(f"{f['peak'] / 1e6:.1f}" for f in (short, long)),
-                f"{long['kept'] / 1e6:.1f}",
-            )
-        )
+        rows.append((
+            case["policy"],
+            f"{case['interval']}",
+            case["oracle"] or "none",
+            case["file"],
+            "all" if case["keep"] else "last",
+            *(number(f["windows"] / f["seconds"]) for f in (short, long)),
+            *(f"{f['peak'] / 1e6:.1f}" for f in (short, long)),
+            f"{long['kept'] / 1e6:.1f}",
+        ))  # fmt: skip
     lengths = [found["windows"] + 1 for found in result["cases"][0]["lengths"]]
     head = (
         "policy", "interval", "oracle", "file", "placements kept",

@@ -1,78 +1,80 @@
-"""Regenerate what the docs show: commands, the picture of the demo, examples and knobs."""
+"""Write into the pages what the program says: `make figures`.
+
+A page marks each place by a comment, and what follows the comment is replaced:
+
+- ``<!-- examples/FILE -->``: a block with that file, which lies beside the page;
+- ``<!-- output -->``: a block ``console``, whose commands run in a folder with the page's files; a
+  file is the block after ``<!-- file: NAME -->``;
+- ``<!-- settings -->`` to ``<!-- end -->``: the table of the plug-ins' settings.
+
+The command reference is written as a whole, and the picture of the demo is drawn.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
-
-from evenload.formats import atomic_write
+from tempfile import TemporaryDirectory
 
 DOCS = Path(__file__).parent
-ENGINES = DOCS / "engines"
+REFERENCE = DOCS / "reference" / "cli.md"
 LANGUAGES = {".sh": "shell", ".py": "python", ".yaml": "yaml"}
-COMMANDS = (
-    "",
-    "plan",
-    "evaluate",
-    "convert",
-    "inspect",
-    "replay",
-    "report",
-    "sweep",
-    "demo",
-    "warmup",
-)
+EPILOG = "\nResults go to stdout"  # every command ends with it; the page says it once
+EXAMPLE = re.compile(r"(<!-- (examples/\S+) -->)(\n+```\w+\n.*?```)?", re.DOTALL)
+FILE = re.compile(r"<!-- file: (\S+) -->\n+```\w+\n(.*?)```", re.DOTALL)
+OUTPUT = re.compile(r"(<!-- output -->\n+```console\n)(.*?)```", re.DOTALL)
+SETTINGS = re.compile(r"(<!-- settings -->\n).*?(<!-- end -->)", re.DOTALL)
+TIME = re.compile(r" *[\d,.]+ ms\b")  # differs from run to run, and with its width
 
 
-def _help_of(command: str) -> str:
-    arguments = [sys.executable, "-m", "evenload", *command.split(), "--help"]
+def evenload(arguments: list[str], folder: Path | None = None) -> str:
+    """Run the command and return what it prints."""
     environment = os.environ | {"COLUMNS": "80"}
-    run = subprocess.run(arguments, check=True, capture_output=True, text=True, env=environment)
-    return run.stdout.rstrip()
+    return subprocess.run(
+        [sys.executable, "-m", "evenload", *arguments],
+        check=True, stdout=subprocess.PIPE, text=True, env=environment, cwd=folder,
+    ).stdout.rstrip()  # fmt: skip
 
 
 def command_reference() -> str:
     """Return the Markdown of the command reference."""
-    parts = ["# The command line", "", "Written by `make docs` from the commands' own help."]
-    for command in COMMANDS:
+    top = evenload(["--help"])
+    listed = top.partition("Commands:")[2].partition(EPILOG)[0]
+    commands = re.findall(r"^  (\w[\w-]*) ", listed, flags=re.MULTILINE)
+    parts = ["# Commands", "", "Written by `make figures` from the commands' own help."]
+    for command in ["", *commands]:
+        said = evenload([command, "--help"]).partition(EPILOG)[0].rstrip() if command else top
         name = f"evenload {command}".rstrip()
-        parts += ["", f"## `{name}`", "", "```text", _help_of(command), "```"]
+        parts += ["", f"## `{name}`", "", "```text", said, "```"]
     return "\n".join(parts) + "\n"
 
 
-def knob_table() -> str:
+def settings_table() -> str:
     """Return all that can be set on the plug-ins, as Markdown."""
-    from evenload.engines.common.knobs import KNOBS
+    from evenload.plugins.settings import KNOBS
 
     rows = ["| variable | default | meaning |", "| :-- | :-- | :-- |"]
     for knob in KNOBS:
-        default = "" if knob.default in (None, "") else f"`{_said(knob.default)}`"
+        value = int(knob.default) if isinstance(knob.default, bool) else knob.default
+        default = "" if value in (None, "") else f"`{value}`"
         rows.append(f"| `{knob.variable}` | {default} | {knob.meaning} |")
     return "\n".join(rows)
 
 
-def _said(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-def engine_page(path: Path) -> str:
-    """Return a page on an engine with its examples, copied from their files, and the knobs."""
+def filled(path: Path) -> str:
+    """Return a page with its examples, output and settings as they are now."""
     page = path.read_text(encoding="utf-8")
-    page = re.sub(
-        r"(<!-- (examples/\S+) -->)(\n+```\w+\n.*?```)?",
-        lambda found: f"{found[1]}\n\n{_block(path.parent / found[2])}",
-        page,
-        flags=re.DOTALL,
-    )
-    return re.sub(
-        r"<!-- knobs -->.*?<!-- end -->",
-        lambda _: f"<!-- knobs -->\n\n{knob_table()}\n\n<!-- end -->",
-        page,
-        flags=re.DOTALL,
-    )
+    page = EXAMPLE.sub(lambda found: f"{found[1]}\n\n{_block(path.parent / found[2])}", page)
+    if SETTINGS.search(page):
+        table = settings_table()
+        page = SETTINGS.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", page)
+    if OUTPUT.search(page):
+        page = _with_output(page)
+    return page
 
 
 def _block(example: Path) -> str:
@@ -80,17 +82,28 @@ def _block(example: Path) -> str:
     return f"```{LANGUAGES[example.suffix]}\n{text}\n```"
 
 
+def _with_output(page: str) -> str:
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        for file, text in FILE.findall(page):
+            (folder / file).write_text(text, encoding="utf-8")
+        return OUTPUT.sub(lambda found: f"{found[1]}{_session(found[2], folder)}```", page)
+
+
+def _session(shown: str, folder: Path) -> str:
+    """Run the commands of a block; where only times differ, what is shown stays."""
+    now = ""
+    for command in re.findall(r"^\$ evenload (.*)$", shown, flags=re.MULTILINE):
+        now += f"$ evenload {command}\n{evenload(shlex.split(command), folder)}\n"
+    return shown if TIME.sub("", shown) == TIME.sub("", now) else now
+
+
 def main() -> None:
-    """Write the reference, the pages on engines and the picture."""
-    for page in sorted(ENGINES.glob("*.md")):
-        filled = engine_page(page)
-        with atomic_write(page) as file:
-            file.write(filled.encode())
-    with atomic_write(DOCS / "cli.md") as file:
-        file.write(command_reference().encode())
-    figure = DOCS / "figures" / "demo.png"
-    figure.parent.mkdir(exist_ok=True)
-    subprocess.run([sys.executable, "-m", "evenload", "demo", "--plot", str(figure)], check=True)
+    """Write the reference, the marked places of all pages, and the picture."""
+    REFERENCE.write_text(command_reference(), encoding="utf-8")
+    for page in sorted(DOCS.rglob("*.md")):
+        page.write_text(filled(page), encoding="utf-8")
+    evenload(["demo", "--plot", str(DOCS / "figures" / "demo.png")])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Fixtures that several test files use."""
+"""Fixtures that several test files use, and no clock: a busy machine fails no test."""
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("evenload", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("evenload")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -15,15 +17,3 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the folder `shared` beside the checkout")
     return SHARED
-
-
-@pytest.fixture(scope="session")
-def generate() -> ModuleType:
-    """What `make docs` runs."""
-    path = Path(__file__).resolve().parents[1] / "docs" / "generate.py"
-    spec = importlib.util.spec_from_file_location("generate", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from evenload import Cluster, Placement
-from evenload.formats import (
+from evenload.io import (
+    FORMATS,
     PlacementFile,
-    known_formats,
     read_placement_file,
     write_placement_file,
 )
@@ -52,9 +52,9 @@ def read(path: Path, like: PlacementFile) -> PlacementFile:
 
 def text_of(name: str, file: PlacementFile, ending: str = ".json") -> str:
     stream = io.BytesIO()
-    writer = next(f for f in known_formats() if f.name == name and f.write_placement)
+    writer = next(f for f in FORMATS if f.name == name)
     named = PlacementFile(file.placement, f"x{ending}", file.solver, file.load_digest, file.layers)
-    writer.write_placement(stream, named)
+    writer.function("write_placement")(stream, named)
     return stream.getvalue().decode()
 
 

@@ -1,42 +1,34 @@
 """What the benchmarks compute with: nothing is timed here."""
 
+import copy
 import json
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from benchmarks import (
+    baseline,
+    cold_start,
     drift,
-    drift_plot,
-    drift_table,
-    drift_traces,
     efforts,
-    efforts_plot,
+    frozen,
     gap,
-    gap_exact,
-    gap_plot,
-    gap_sizes,
-    labels,
-    ours,
-    readme,
+    memory,
+    problems,
     replay_speed,
     run,
     scaling,
-    scaling_plot,
-    sizes,
-    wanted,
 )
 from benchmarks.measure import ratio, summary
-from benchmarks.packing import max_load
-from benchmarks.peers import Planner
-from benchmarks.quality import share_at_least
+from benchmarks.planners import Planner, ours
+from benchmarks.quality_speed import max_load
 from evenload import Cluster, Placement, solve
 
-KEPT = Path(__file__).resolve().parents[1] / "docs" / "benchmarks" / "results.json"
+KEPT = run.OUT / "benchmarks" / "results.json"
 
 
 def test_ratio_is_the_median_within_rounds() -> None:
@@ -52,81 +44,66 @@ def test_max_load() -> None:
     assert max_load(weight, pack, 2).tolist() == [4.0, 4.0]
 
 
-def test_share_at_least_forgives_rounding_only() -> None:
-    assert share_at_least([1.0, 0.5, 0.9], [1.0 + 1e-15, 0.6, 0.8]) == pytest.approx(2 / 3)
-
-
 def test_the_table_goes_between_its_markers() -> None:
-    text = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
-    wanted = f"before\n{readme.BEGIN}\nnew\n{readme.END}\nafter\n"
-    assert readme.insert(text, "new") == wanted
-    for wrong in ("no markers", text + text, f"{readme.END} {readme.BEGIN}"):
+    text = f"before\n{run.BEGIN}\nold\n{run.END}\nafter\n"
+    assert run.insert(text, "new") == f"before\n{run.BEGIN}\nnew\n{run.END}\nafter\n"
+    for wrong in ("no markers", text + text, f"{run.END} {run.BEGIN}"):
         with pytest.raises(ValueError, match="the README needs one"):
-            readme.insert(wrong, "new")
+            run.insert(wrong, "new")
 
 
-def test_a_floor_is_said_to_be_met_or_missed_by_how_much() -> None:
-    case = "320/160 lognormal 1.0"
-    assert wanted.quality(case, 0.947, 0.95) == ">= 0.947: pass"
-    assert wanted.quality(case, 0.945, 0.95) == ">= 0.947: falls short by 0.00200"
-    assert wanted.quality(case, 0.945, 0.946).endswith("beyond the bound 0.94600")
-    assert wanted.quality("288/96 zipf 1.0", 0.695, 0.7) == ">= bound - 0.01: pass"
-    assert wanted.quality("a size nobody set a floor for", 0.5, 1.0) == ""
-    assert wanted.speed("joint fast", 4.0) == "<= 3x: falls short by 1.0x"
-    assert wanted.speed("greedy", 4.0) == ""
-
-
-def test_every_floor_is_of_a_size_that_is_measured() -> None:
-    names = [size.name for size in sizes.DRAWN + sizes.MEASURED]
+def test_shapes_have_one_name_each() -> None:
+    names = [shape.name for shape in problems.SHAPES + problems.SHAPES_MEASURED]
     assert len(set(names)) == len(names)
-    assert set(wanted.FLOORS) | set(efforts_plot.PANELS) <= set(names)
-    assert set(sizes.QUICK) <= set(names)
+    assert set(problems.QUICK) | set(efforts.PANELS) <= set(names)
 
 
 def test_efforts_of_two_layers(tmp_path: Path) -> None:
-    size = sizes.Size("lognormal 1.0", 288, 96)
-    measured = efforts.measure(size, ours.effort_planners()[2:5], 2, 1, print, num_layers=2)
+    shape = problems.Shape("lognormal 1.0", 288, 96)
+    planners = ours("local-search", "joint fast", "joint standard")
+    measured = efforts.measure(shape, planners, 2, 1, print, num_layers=2)
     first, *others = measured["planners"]
     assert first["ratio"] == 1.0
     assert [p["name"] for p in others] == ["joint fast", "joint standard"]
     assert measured["bound"] >= others[1]["most"] >= others[0]["least"]
     result = {"seeds": 2, "rounds": 1, "missing": ["A: none."], "sizes": [measured]}
-    text = efforts.render(result)
-    assert "Not run: A: none." in text
-    assert ">= 0.995" in text
-    efforts_plot.draw(result, tmp_path / "efforts.png")
+    assert "Not run: A: none." in efforts.render(result)
+    efforts.draw(result, tmp_path / "efforts.png")
 
 
 def test_gap_of_two_layers(tmp_path: Path) -> None:
-    size = sizes.Size("lognormal 1.0", 288, 96)
-    measured = gap_sizes.measure(size, 1, print, num_layers=2)
+    shape = problems.Shape("lognormal 1.0", 288, 96)
+    measured = gap.measure(shape, 1, print, num_layers=2)
     values = list(measured["percentiles"]["standard"].values())
     assert values == sorted(values)
     assert values[0] >= 0.0
-    assert gap_sizes.verdict(0.03, 0.02) == "<= 0.02: falls short by 0.01000"
-    small = gap_exact.Small(2, 6, 8, 4, 1.0)
-    optima = [] if gap_exact.missing() else [gap_exact.measure(small, print)]
+    optima = [] if gap.missing() else [gap.against_optima(gap.Small(2, 6, 8, 4, 1.0), print)]
     for found in (optima, []):
         why = "" if found else "there is no OR-tools"
         result = {"seeds": 1, "sizes": [measured], "missing": why, "exact": found}
         text = gap.render(result)
         assert ("nowhere below an optimum" if found else "Not run: there") in text
-        gap_plot.draw(result, tmp_path / "gap.png")
+        gap.draw(result, tmp_path / "gap.png")
 
 
-def test_scaling_shows_what_there_is(tmp_path: Path) -> None:
-    def points(*sizes: tuple[int, int, int, int]) -> list[dict[str, object]]:
+def test_optima_are_proven_where_the_bound_is_reached() -> None:
+    pytest.importorskip("ortools")
+    found = gap.against_optima(gap.Small(3, 6, 8, 4, 1.0), print)
+    assert found["proven"] == found["layers"] == 3
+    assert found["optimum"] >= found["joint"]
+    assert min(found["slack"]) >= -gap.ROUNDING
+
+
+def test_scaling_shows_both_tables(tmp_path: Path) -> None:
+    def points(sizes: list[scaling.Size]) -> list[dict[str, object]]:
         made = {"ms": {"median": 1.0}, "balancedness": 0.9, "bound": 1.0}
         return [{"size": list(size), **made} for size in sizes]
 
-    axes = {axis: points(*chosen) for axis, chosen in scaling.AXES.items()}
-    searched = {axis: points(*chosen) for axis, chosen in scaling.SEARCHED.items()}
-    without = {"rounds": 1, "axes": axes}
-    both = without | {"efforts": {"joint fast": searched}}
-    assert "joint fast" not in scaling.render(without)
-    assert scaling.render(both).startswith(scaling.render(without))
-    for result in (without, both):
-        scaling_plot.draw(result, tmp_path / "scaling.png")
+    axes = {axis: points(chosen) for axis, chosen in scaling.AXES.items()}
+    searched = {axis: points(chosen) for axis, chosen in scaling.SEARCHED.items()}
+    result = {"rounds": 1, "axes": axes, "efforts": {"joint fast": searched}}
+    assert scaling.render(result).count("joint fast") == sum(map(len, searched.values()))
+    scaling.draw(result, tmp_path / "scaling.png")
 
 
 def test_a_redraw_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,45 +116,38 @@ def test_a_redraw_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (tmp_path / "benchmarks" / "results.json").read_text() == kept
     page, shown = (folder / "README.md" for folder in (tmp_path / "benchmarks", KEPT.parent))
     assert page.read_text() == shown.read_text(), "run `python -m benchmarks.run --redraw`"
-    for name in ("efforts", "gap", "scaling"):
+    for name in ("efforts", "gap", "drift", "scaling"):
         assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit):
         run.main(["--redraw", "gap"])
 
 
-def test_labels_and_their_lines_cover_nothing() -> None:
-    """Five points in a row, of which two are in one place, and a line down from the last."""
-    figure = Figure(figsize=(4.6, 3.9), layout="constrained", dpi=150)
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.set(xlim=(0, 10), ylim=(0, 10))
-    points = [(1.5, 8.0), (2.3, 8.0), (2.8, 8.0), (2.8, 8.0), (3.2, 7.9)]
-    names = ["greedy", "local-search", "iterated-greedy", "SGLang vec", "joint fast"]
-    figure.draw_without_rendering()
-    labels.write(axes, names, points, ["C0"] * 5, [points[-1], (5.0, 1.0)])
-    boxes = [Text.get_window_extent(text) for text in axes.texts]
-    centres = [axes.transData.transform(point) for point in points]
-    for i, (centre, box) in enumerate(zip(centres, boxes, strict=True)):
-        for other in boxes[:i] + boxes[i + 1 :]:
-            assert not box.overlaps(other)
-            assert not any(part.overlaps(other) for part in labels.leader_of(centre, box))
-        assert not any(box.contains(*dot) for dot in centres)
+@pytest.mark.parametrize("section", [efforts, gap])
+def test_legends_and_titles_are_outside_and_whole(section, tmp_path: Path) -> None:
+    name = section.__name__.split(".")[1]
+    figure = section.figure_of(json.loads(KEPT.read_text())[name]["result"])
+    figure.savefig(tmp_path / "figure.png")
+    legends = figure.legends + [axes.get_legend() for axes in figure.axes if axes.get_legend()]
+    assert legends
+    frames = [axes.get_window_extent() for axes in figure.axes]
+    titles = [axes.title.get_window_extent() for axes in figure.axes]
+    boxes = [legend.get_window_extent() for legend in legends]
+    assert not any(box.overlaps(frame) for box in boxes for frame in frames)
+    for box in boxes + titles:
+        assert figure.bbox.x0 <= box.x0
+        assert box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0
+    for i, title in enumerate(titles):
+        assert not any(title.overlaps(other) for other in titles[:i])
 
 
-def test_legends_and_titles_of_the_gap_are_outside_and_whole(tmp_path: Path) -> None:
-    result = json.loads(KEPT.read_text())["gap"]["result"]
-    figure = gap_plot.figure_of(result)
-    figure.savefig(tmp_path / "gap.png")
-    for axes in figure.axes:
-        frame = axes.get_window_extent()
-        legend = axes.get_legend().get_window_extent()
-        assert not legend.overlaps(frame)
-        for box in (legend, axes.title.get_window_extent()):
-            assert figure.bbox.x0 <= box.x0
-            assert box.x1 <= figure.bbox.x1
-            assert figure.bbox.y0 <= box.y0
-    left, right = (axes.title.get_window_extent() for axes in figure.axes)
-    assert not left.overlaps(right)
+def test_every_planner_of_the_efforts_has_a_mark_of_its_own() -> None:
+    kept = json.loads(KEPT.read_text())["efforts"]["result"]
+    names = {planner["name"] for size in kept["sizes"] for planner in size["planners"]}
+    assert names == set(efforts.MARKS)
+    assert len(set(efforts.MARKS.values())) == len(names)
+    told = [text.get_text() for text in efforts.figure_of(kept).legends[0].get_texts()]
+    assert set(told) == names
 
 
 def test_replay_speed_shows_both_lengths() -> None:
@@ -189,9 +159,29 @@ def test_replay_speed_shows_both_lengths() -> None:
     assert "| never | 1 | none | npy | all | 5.00 | 20.0 | 3.0 | 3.0 | 1.0 |" in text
 
 
-def small_drift(windows: int = 9) -> drift_traces.Drift:
+def test_a_start_from_an_empty_cache_counts_compilations() -> None:
+    program = "import numba\nnumba.njit(lambda x: x + 1)(1)\nprint('said by the program')"
+    found = cold_start.cold(print, {"one function": program})["one function"]
+    assert found["compilations"] == 1
+    assert found["cpu"] > 0.0
+    result = {"rounds": 1, "seconds": {cold_start.BARE: [0.01]}, "cold": {"one function": found}}
+    assert "| one function |" in cold_start.render(result)
+
+
+def test_a_dump_is_shown_as_it_was_read() -> None:
+    call = {"name": "a call", "input": 10**6, "output": 10**6, "peak": 4 * 10**6}
+    dump = {"tokens": 64, "bytes": 2 * 10**9, "windows": 9, "peak": 5 * 10**6, "seconds": 1.5}
+    text = memory.render({"calls": [call], "dumps": [dump]})
+    assert "| a call | 1.00 | 1.00 | 4.00 | 2.00 |" in text
+    assert "| 64 | 2000 | 9 | 5.00 | 1.50 |" in text
+
+
+# --- drift ----------------------------------------------------------------------------------------
+
+
+def small_drift(windows: int = 9) -> problems.Drift:
     trace = np.random.default_rng(0).integers(1, 99, (windows, 2, 6)).astype(float)
-    return drift_traces.Drift("small", trace, Cluster(3, slots_per_gpu=3))
+    return problems.Drift("small", trace, Cluster(3, slots_per_gpu=3))
 
 
 def test_a_policy_sees_the_past_only_and_the_first_plan_is_free() -> None:
@@ -204,25 +194,135 @@ def test_a_policy_sees_the_past_only_and_the_first_plan_is_free() -> None:
     reached, moved = drift.follow(small_drift(), drift.Policy("any", plan))
     assert seen == [4, 5, 6, 7, 8]
     assert (len(reached), len(moved)) == (5, 4)
+    reached, _ = drift.follow(small_drift(), drift.Policy("any", plan), stride=2)
+    assert seen[5:] == [4, 6, 8]
+    assert len(reached) == 3
 
 
 def test_windows_are_merged_whole() -> None:
     trace = np.arange(14.0).reshape(7, 1, 2)
-    np.testing.assert_array_equal(drift_traces.merged(trace, 3)[:, 0], [[6, 9], [24, 27]])
+    np.testing.assert_array_equal(problems.merged(trace, 3)[:, 0], [[6, 9], [24, 27]])
 
 
 def test_drift_is_told_and_drawn(tmp_path: Path) -> None:
-    theirs = Planner(
-        "DeepSeek EPLB",
-        lambda load, *_: (
-            solve(load, Cluster(3, slots_per_gpu=3), solver="greedy").placement.physical_to_logical
-        ),
-    )
-    trace = drift.measure(small_drift(), [theirs])
+    def plan(load: np.ndarray, *_: int) -> np.ndarray:
+        cluster = Cluster(3, slots_per_gpu=3)
+        return solve(load, cluster, solver="greedy").placement.physical_to_logical
+
+    trace = drift.measure(small_drift(), [Planner("DeepSeek EPLB", plan)])
     speed = {"auto": {"ms": 1.0, "to_local_search": 2.0, "to_auto": 1.0}}
     result = {"missing": [], "traces": [trace], "speed": speed}
-    text = drift_table.render(result)
+    text = drift.render(result)
     assert "Free moves: above DeepSeek's next window on" in text
     assert "| small, 3/9 | oracle |" in text
-    drift_plot.draw(result, tmp_path / "drift.png")
+    drift.draw(result, tmp_path / "drift.png")
     assert (tmp_path / "drift.png").stat().st_size > 1000
+
+
+# --- the baseline ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict:
+    return json.loads(baseline.PATH.read_text())
+
+
+def test_all_parts_are_frozen_and_the_same_tree_is_nowhere_worse(kept) -> None:
+    assert set(baseline.JUDGES) <= set(kept)
+    assert set(baseline.JUDGES) == set(kept["origin"])
+    verdict = baseline.compare(kept, kept)
+    assert not verdict.worse
+    assert verdict.compared > 200
+    assert baseline.PATH.read_text() == baseline.to_text(kept)
+
+
+WORSE = {
+    "mean": (("quality", "288/32 calibrated | joint fast", "mean"), -1.1e-4),
+    "few slots": (("quality", "288/96 calibrated | joint fast", "mean"), -2.1e-4),
+    "price": (("quality", "current 288/32 | default", "score"), -1.1e-4),
+    "duplicate": (("quality", "288/32 calibrated | greedy", "duplicates"), 1),
+    "bound": (("quality", "288/32 calibrated | auto", "bound"), 1e-5),
+    "time": (("time", "288/32 calibrated | auto", "wall"), 9.0),
+    "compilations": (("start", "cold", "solve(load, cluster)", "compilations"), 1),
+    "start": (("start", "warm", "evenload --help", "wall"), 5.0),
+}
+
+
+@pytest.mark.parametrize("name", WORSE)
+def test_what_got_worse_is_named(kept, name) -> None:
+    (*path, key), change = WORSE[name]
+    now = copy.deepcopy(kept)
+    row = now
+    for part in path:
+        row = row[part]
+    row[key] += change
+    (worse,) = baseline.compare(kept, now).worse
+    assert path[-1] in worse
+    row[key] -= 2 * change
+    assert not baseline.compare(kept, now).worse, "what got better is nobody's fault"
+
+
+def test_a_row_that_fails_is_worse_and_the_others_are_judged(kept, monkeypatch) -> None:
+    def fail(seed: int) -> None:
+        raise ValueError(f"no plan for seed {seed}")
+
+    monkeypatch.setattr(frozen, "_shapes", lambda: [frozen.Row("a shape | greedy", fail, 1)])
+    for rows in ("_running", "_unequal", "_preferred"):
+        monkeypatch.setattr(frozen, rows, list)
+    now = {"quality": frozen.quality(print)}
+    was = {"quality": {"a shape | greedy": kept["quality"]["288/32 calibrated | greedy"]}}
+    assert baseline.compare(was, now).worse == ["a shape | greedy: ValueError: no plan for seed 0"]
+
+
+def test_a_little_noise_is_not_worse(kept) -> None:
+    now = copy.deepcopy(kept)
+    for row in now["quality"].values():
+        row["mean"] -= 0.9e-4
+    for row in now["time"].values():
+        row["wall"] *= 1.09
+    assert not baseline.compare(kept, now).worse
+
+
+def test_auto_may_trade_quality_for_time_on_measured_loads(kept) -> None:
+    now = copy.deepcopy(kept)
+    now["quality"]["40/8 gpt-oss-20b | auto"]["mean"] -= 0.01
+    verdict = baseline.compare(kept, now)
+    assert not verdict.worse
+    assert any("40/8 gpt-oss-20b | auto" in line for line in verdict.told)
+
+
+def test_a_changed_result_is_worse(kept) -> None:
+    now = copy.deepcopy(kept)
+    now["golden"]["zipf_load"] = "0"
+    (worse,) = baseline.compare(kept, now).worse
+    assert "zipf_load" in worse
+
+
+def test_frontiers_are_compared_at_equal_moves() -> None:
+    old = {"moves": [[99.0, 99.0], [9.0, 9.0]], "balancedness": [[0.9, 0.9], [0.8, 0.8]]}
+    elsewhere = {"moves": [[999.0] * 2, [31.0] * 2], "balancedness": [[0.95, 0.95], [0.85, 0.85]]}
+    below, noise = baseline.frontier_below(old, elsewhere)
+    assert noise == 0.0
+    assert below[0] == pytest.approx(0.9 - (0.85 + 0.1 * np.log(100 / 32) / np.log(1000 / 32)))
+    assert below[1] == pytest.approx(0.8 - 0.85)  # fewer moves than any: the last price's
+    lower = old | {"balancedness": [[0.8985, 0.8985], [0.8, 0.8]]}
+    assert len(baseline.compare({"drift": {"a": old}}, {"drift": {"a": lower}}).worse) == 2
+    spread = old | {"balancedness": [[0.8885, 0.9085], [0.79, 0.81]]}
+    (worse,) = baseline.compare({"drift": {"a": old}}, {"drift": {"a": spread}}).worse
+    assert "mean of all" in worse
+
+
+def test_a_row_is_recorded_with_what_moves_cost() -> None:
+    cluster = Cluster(2, slots_per_gpu=2)
+    runs = solve([[60, 30, 30]], cluster).placement
+    plan = partial(solve, [[30, 60, 40]], cluster, current=runs, move_cost=0.0)
+    found = frozen.Row("a | b", lambda seed: plan(), 1, price=0.01).record()
+    assert found["moves"] == 1
+    assert found["score"] == pytest.approx(1 / (1 / found["mean"] + 0.01))
+
+
+def test_another_tree_needs_a_package() -> None:
+    command = [sys.executable, "-m", "benchmarks.baseline", "--src", "nowhere"]
+    done = subprocess.run(command, cwd=run.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "there is no evenload/__init__.py" in done.stderr

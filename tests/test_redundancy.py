@@ -3,22 +3,19 @@
 import io
 import json
 import math
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from command import run
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from evenload import Cluster, Placement, redundancy, solve
-from evenload.cli import app
-from evenload.gallop import smallest_passing
-from evenload.redundancy import Point, Redundancy, smallest_redundancy
-from evenload.report.digits import down
-from evenload.report.slots import draw_slots_curve, slots_entry, slots_lines
+from evenload.redundancy import Point, Redundancy, smallest_passing, smallest_redundancy
+from evenload.report.figures import draw_slots_curve
+from evenload.report.tables import slots_entry, slots_lines
+from evenload.report.text import down
 from evenload.synth import lognormal_load
 
 LOAD = lognormal_load(4, 32, 1.0, seed=0)
@@ -238,34 +235,33 @@ def test_a_balance_that_is_none(wanted):
         smallest_redundancy(LOAD, 8, wanted=wanted)
 
 
-def plan_command(tmp_path, *options):
+@pytest.fixture
+def planning(tmp_path, monkeypatch):
     np.savetxt(tmp_path / "loads.csv", LOAD, delimiter=",")
-    command = [sys.executable, "-m", "evenload", "plan", "loads.csv", "--gpus", "8", *options]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    monkeypatch.chdir(tmp_path)
+    return lambda *options: run("plan", "loads.csv", "--gpus", 8, *options)
 
 
-def test_the_command_finds_prints_and_draws_it(tmp_path):
-    run = plan_command(
-        tmp_path, "--redundant", "auto", "--target", "0.97", "--curve", "c.png", "--json"
-    )
-    assert run.returncode == 0, run.stderr
-    report = json.loads(run.stdout)
+def test_the_command_finds_prints_and_draws_it(tmp_path, planning):
+    done = planning("--redundant", "auto", "--target", "0.97", "--curve", "c.png", "--json")
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
     curve = report["redundancy"]["curve"]
     assert [(p["num_slots"], p["redundant"]) for p in curve] == [(32, 0), (40, 8)]
     assert report["placements"][-1]["balancedness"]["mean"] == curve[-1]["balancedness"]
-    assert "tried 2 numbers of slots in " in run.stderr
+    assert "tried 2 numbers of slots in " in done.stderr
     assert curve[-1]["balancedness"] >= 0.97 > curve[-2]["balancedness"]
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_command_takes_clusters_of_all_kinds(tmp_path):
+def test_the_command_takes_clusters_of_all_kinds(planning):
     options = ("--redundant", "17", "--speed", "1,1,1,1,2,2,2,2", "--dead", "3", "--json")
-    run = plan_command(tmp_path, *options, "--effort", "fast", "--plot", "p.png")
-    assert run.returncode == 0, run.stderr
-    report = json.loads(run.stdout)
+    done = planning(*options, "--effort", "fast", "--plot", "p.png")
+    assert done.exit_code == 0, done.stderr
+    report = json.loads(done.stdout)
     assert report["cluster"]["num_slots"] == 49
     assert sum(e == -1 for e in report["physical_to_logical"][0]) == 6
-    assert "NaN" not in run.stdout
+    assert "NaN" not in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -292,9 +288,8 @@ def test_the_command_takes_clusters_of_all_kinds(tmp_path):
         (("--nodes", "4", "--groups", "2", "--topology", "strict"), "does not divide"),
     ],
 )
-def test_the_command_says_what_is_wrong(tmp_path, options, message):
-    np.savetxt(tmp_path / "loads.csv", LOAD, delimiter=",")
-    run = CliRunner().invoke(app, ["plan", str(tmp_path / "loads.csv"), "--gpus", "8", *options])
-    assert (run.exit_code, run.stdout) == (2, "")
-    assert message in run.stderr.splitlines()[-1]
-    assert run.stderr.splitlines()[-1].startswith("error: ")
+def test_the_command_says_what_is_wrong(planning, options, message):
+    done = planning(*options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1].startswith("error: ")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from evenload.ahead import warmup
     from evenload.cluster import Cluster
     from evenload.cost import CostModel
-    from evenload.formats import read_trace
+    from evenload.io import read_trace
     from evenload.placement import Placement
     from evenload.plan import Plan
     from evenload.planner import solve
@@ -27,7 +27,7 @@ _HOME = {
     "Placement": "evenload.placement",
     "Plan": "evenload.plan",
     "Trace": "evenload.trace",
-    "read_trace": "evenload.formats",
+    "read_trace": "evenload.io",
     "solve": "evenload.planner",
     "warmup": "evenload.ahead",
 }

@@ -166,10 +166,23 @@ def check_load(load: Any, name: str = "load") -> tuple[Float, Rewrap]:
             f"{name} has {array.ndim} dimensions {array.shape}; use [layers, experts] or [experts] "
             "(sum a trace over its windows first)"
         )
-    for size, word in zip(array.shape[::-1], ("experts", "layers"), strict=False):
-        if size == 0:
-            raise ValueError(f"{name} has 0 {word} {array.shape}; use at least 1")
+    _refuse_nothing(name, array.shape)
     return np.atleast_2d(check_weights(name, array)), rewrap
+
+
+def check_trace_shape(name: str, shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` unless a shape is [windows, layers, experts], with at least 1 of each."""
+    if len(shape) != 3:
+        raise ValueError(
+            f"{name} has {len(shape)} dimensions {shape}; use [windows, layers, experts]"
+        )
+    _refuse_nothing(name, shape)
+
+
+def _refuse_nothing(name: str, shape: tuple[int, ...]) -> None:
+    for size, word in zip(shape, ("windows", "layers", "experts")[-len(shape) :], strict=True):
+        if size == 0:
+            raise ValueError(f"{name} has 0 {word} {shape}; use at least 1")
 
 
 def within_range(load: Float) -> Float:

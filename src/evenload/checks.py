@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
+import os
+from collections.abc import Collection
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 LARGEST = 2**63 - 1  # what an int64 holds
@@ -131,3 +134,11 @@ def packing_options(
         nearest = "1" if factor < 1.0 else "1e9" if factor > LARGEST_BOOST else "e.g. 1.05"
         raise ValueError(f"boost={factor} is not a number from 1 to 1e9; use {nearest}")
     return attempts, swaps, fraction("target", target) or math.inf
+
+
+def unknown_ending(path: str | os.PathLike[str], known: Collection[str] = ()) -> str | None:
+    """Return words for a file's ending that is none of those known, e.g. ``the ending '.gif'``."""
+    suffix = Path(path).suffix
+    if suffix.lower() in known:
+        return None
+    return f"the ending {suffix!r}" if suffix else "no ending"

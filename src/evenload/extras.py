@@ -17,23 +17,13 @@ def needed(
 ) -> Any:
     """Import a module of a package that evenload does not always bring.
 
-    Parameters
-    ----------
-    module, package : str
-        What is imported, and what installs it.
-    extra : str
-        The extra of evenload that brings it.
-    what : str
-        What needs it, for the message.
-    instead : str, default ""
-        What does not need it, for the message.
-    error : type, default ValueError
-        What is raised.
+    `package` installs `module`, and the `extra` of evenload brings it. The message says `what`
+    needs it, and what would do `instead` of that.
 
     Raises
     ------
     ValueError
-        If it is not installed.
+        Or `error`, if it is not installed.
     """
     try:
         return import_module(module)

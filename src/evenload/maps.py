@@ -131,15 +131,6 @@ def slots_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> In
     return slots
 
 
-def rank_of_slot(logical_to_physical: Int, num_slots: int) -> Int:
-    """Tell which replica of its expert each slot is, -1 if it is none: [L, E, X] -> [L, S]."""
-    held = np.nonzero(logical_to_physical >= 0)
-    layer, _, replica = held
-    rank = np.full((len(logical_to_physical), num_slots), EMPTY)
-    rank[layer, logical_to_physical[held]] = replica
-    return rank
-
-
 def check_split(split: Any, logical_to_physical: Int) -> Float:
     """Return a split as float64 [L, E, X], each expert's weights adding up to 1.
 

@@ -181,7 +181,10 @@ def solve_problem(
     problem: Problem, solver: str = "auto", notes: tuple[str, ...] = (), **options: Any
 ) -> Plan:
     """Do what `solve` does, for a problem that is validated already."""
-    name, reason = choose(problem) if solver == "auto" else (solver, "asked for by name")
+    name, reason = solver, "asked for by name"
+    if solver == "auto":
+        name, reason, defaults = choose(problem)
+        options = options if "effort" in options else {**defaults, **options}
     run = get_solver(name)
     _check_options(name, run, options)
     result = run(problem, **options)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from evenload import solve
 from evenload.arrays import check_load
 from evenload.bounds import balancedness_bound
 from evenload.checks import positive_real
+from evenload.clock import Stopwatch
 from evenload.cluster import Cluster
-from evenload.gallop import smallest_passing
 from evenload.plan import Plan
-from evenload.planner import solve
 from evenload.problem import CROSS_NODE_PRICE, Problem
 
+ALL_OF_THE_FIRST = 16  # numbers that are tested one by one
 ROUNDING = 1e-12  # of a balancedness: GPUs that all hold every expert may differ by that
 
 
@@ -51,41 +52,15 @@ class Redundancy:
         The numbers of slots tried up to the plan's, ascending; the last one is the plan's.
     num_tried : int
         How many were tried, larger ones included.
+    plan_seconds : float
+        Time that this plan took, by the clock; nothing else depends on it.
     """
 
     wanted: float
     plan: Plan
     curve: tuple[Point, ...]
     num_tried: int
-
-
-def _check_wanted(wanted: Any) -> float:
-    number = positive_real("wanted", wanted)
-    if number > 1.0:
-        raise ValueError(f"wanted={number} is more than a balancedness can be; use 1.0 or less")
-    return number
-
-
-def _most_slots_per_gpu(problem: Problem) -> int:
-    """Slots of a GPU that hold every expert it may have; more would be duplicates."""
-    return problem.num_experts // (problem.cluster.num_nodes if problem.hierarchical else 1)
-
-
-def _check_reachable(problem: Problem, wanted: float) -> None:
-    """Raise `ValueError` if whole groups on nodes rule `wanted` out, whatever the slots.
-
-    With a slot for every expert a node's GPUs share its load at will, so that what is left is how
-    the groups are dealt out.
-    """
-    cluster = problem.cluster
-    most = Cluster(cluster.num_gpus, cluster.num_nodes, _most_slots_per_gpu(problem))
-    limit = float(balancedness_bound(replace(problem, cluster=most), thorough=False).mean())
-    if limit < wanted * (1.0 - ROUNDING):
-        raise ValueError(
-            f"wanted={wanted}: no number of slots reaches that with topology 'strict', under which "
-            f"the balancedness is at most {math.ceil(limit * 1e5) / 1e5}, mean over layers; use "
-            f"{math.floor(limit * 1e3) / 1e3:g} or less, or topology 'prefer' or 'ignore'"
-        )
+    plan_seconds: float = math.nan
 
 
 def smallest_redundancy(
@@ -107,10 +82,11 @@ def smallest_redundancy(
     from the fewest that hold every expert up to those that hold every expert on every GPU, or under
     the topology ``"strict"`` on every GPU of its node; more would be duplicates.
 
-    The 16 smallest are tried one by one. Beyond those only some are, see `gallop`: numbers of slots
-    between two that were tried and miss `wanted` are taken to miss it as well. Balance rises with
-    the slots but for small ups and downs of the search, so a smaller number that happens to reach
-    `wanted` may be passed over there. Nothing is refused as out of reach before all were tried.
+    The 16 smallest are tried one by one. Beyond those only some are, see `smallest_passing`:
+    numbers of slots between two that were tried and miss `wanted` are taken to miss it as well.
+    Balance rises with the slots but for small ups and downs of the search, so a smaller number that
+    happens to reach `wanted` may be passed over there. Nothing is refused as out of reach before
+    all were tried.
 
     Parameters
     ----------
@@ -130,87 +106,105 @@ def smallest_redundancy(
         For a balancedness outside (0, 1], or one that no number of slots reaches: under the
         topology ``"strict"``, or with a solver that wastes slots; and as `evenload.solve`.
     """
-    target = _check_wanted(wanted)
+    target = positive_real("wanted", wanted)
+    if target > 1.0:
+        raise ValueError(f"wanted={target} is more than a balancedness can be; use 1.0 or less")
     num_experts = check_load(load)[0].shape[1]
-    cluster = Cluster.smallest_for(num_experts, num_gpus, num_nodes)
-    problem = Problem.build(load, cluster, num_groups, topology, cross_node_price)
+    fewest = Cluster.smallest_for(num_experts, num_gpus, num_nodes)
+    problem = Problem.build(load, fewest, num_groups, topology, cross_node_price)
+    # A GPU with more slots than experts that it may have holds duplicates.
+    most = num_experts // (fewest.num_nodes if problem.hierarchical else 1)
     if problem.hierarchical:
-        _check_reachable(problem, target)
-    most = _most_slots_per_gpu(problem)
-    how: dict[str, Any] = {
-        "num_groups": num_groups,
-        "topology": topology,
-        "cross_node_price": cross_node_price,
-        "solver": solver,
-        **options,
-    }
-    tries = _Tries(load, num_gpus, num_nodes, how, target, say)
-    fewest = cluster.slots_per_gpu
-    found = smallest_passing(tries.reach, fewest, max(fewest, most))
-    if found is None:
-        raise _never_reached(target, tries)
-    return Redundancy(target, tries.reached, tries.curve(found * num_gpus), len(tries.points))
+        _check_reachable(replace(problem, cluster=Cluster(num_gpus, num_nodes, most)), target)
+    options |= {"num_groups": num_groups, "topology": topology, "solver": solver}
+    points: dict[int, Point] = {}
+    plans: list[Plan] = []  # the last that was tried
+    reached: list[tuple[Plan, float]] = []  # the last that reaches it, and its seconds
 
-
-@dataclass
-class _Tries:
-    """Plans with one number of slots a GPU after the other.
-
-    Attributes
-    ----------
-    load, num_gpus, num_nodes, how
-        What to plan, and further arguments of `solve`.
-    target : float
-    say : callable
-    points : dict of int to Point
-        What each number of slots tried reaches, in the order tried.
-    last, reached : Plan
-        The last one, and the last one that reached the target.
-    """
-
-    load: Any
-    num_gpus: int
-    num_nodes: int
-    how: dict[str, Any]
-    target: float
-    say: Callable[[str], None]
-    points: dict[int, Point] = field(default_factory=dict)
-    last: Plan = field(init=False)
-    reached: Plan = field(init=False)
-
-    def reach(self, slots_per_gpu: int) -> bool:
-        """Plan with a number of slots, and tell whether that reaches the target."""
-        cluster = Cluster(self.num_gpus, self.num_nodes, slots_per_gpu)
-        self.say(self._progress(cluster))
-        self.last = solve(self.load, cluster, **self.how)
-        point = self.points[cluster.num_slots] = _point(self.last)
-        if point.balancedness < self.target * (1.0 - ROUNDING):
+    def reaches(slots_per_gpu: int) -> bool:
+        cluster = Cluster(num_gpus, num_nodes, slots_per_gpu)
+        last = next(reversed(points.values()), None)
+        before = f" ({last.num_slots}: {last.balancedness:.4f})" if last else ""
+        say(f"{cluster.num_slots} slots{before}")
+        with Stopwatch() as watch:
+            plan = solve(load, cluster, cross_node_price=cross_node_price, **options)
+        plans[:] = [plan]
+        point = points[cluster.num_slots] = _point(plan)
+        if point.balancedness < target * (1.0 - ROUNDING):
             return False
-        self.reached = self.last
+        reached[:] = [(plan, watch.seconds)]
         return True
 
-    def curve(self, most_slots: int) -> tuple[Point, ...]:
-        """Return the points up to a number of slots, ascending."""
-        return tuple(self.points[n] for n in sorted(self.points) if n <= most_slots)
-
-    def _progress(self, cluster: Cluster) -> str:
-        if not self.points:
-            return f"{cluster.num_slots} slots"
-        last = list(self.points.values())[-1]
-        return f"{cluster.num_slots} slots ({last.num_slots}: {last.balancedness:.4f})"
+    found = smallest_passing(reaches, fewest.slots_per_gpu, max(fewest.slots_per_gpu, most))
+    if found is None:
+        raise _never_reached(target, plans[0], points)
+    curve = tuple(points[n] for n in sorted(points) if n <= found * num_gpus)
+    plan, seconds = reached[0]
+    return Redundancy(target, plan, curve, len(points), seconds)
 
 
-def _never_reached(wanted: float, tries: _Tries) -> ValueError:
-    best = max(point.balancedness for point in tries.points.values())
-    plan, strict = tries.last, tries.last.problem.hierarchical
+def _check_reachable(full: Problem, wanted: float) -> None:
+    """Raise `ValueError` if whole groups on nodes rule `wanted` out, whatever the slots.
+
+    With a slot for every expert, as in `full`, a node's GPUs share its load at will, so that what
+    is left is how the groups are dealt out.
+    """
+    limit = float(balancedness_bound(full, thorough=False).mean())
+    if limit < wanted * (1.0 - ROUNDING):
+        raise ValueError(
+            f"wanted={wanted}: no number of slots reaches that with topology 'strict', under which "
+            f"the balancedness is at most {math.ceil(limit * 1e5) / 1e5}, mean over layers; use "
+            f"{math.floor(limit * 1e3) / 1e3:g} or less, or topology 'prefer' or 'ignore'"
+        )
+
+
+def _never_reached(wanted: float, plan: Plan, points: dict[int, Point]) -> ValueError:
+    best = max(point.balancedness for point in points.values())
+    other = "topology 'prefer' or 'ignore'" if plan.problem.hierarchical else "solver 'auto'"
     return ValueError(
-        f"wanted={wanted}: {plan.solver} reached it with none of {min(tries.points)} to "
-        f"{max(tries.points)} slots, and more would be duplicates; use "
-        f"{math.floor(best * 1e5) / 1e5} or less, or "
-        + ("topology 'prefer' or 'ignore'" if strict else "solver 'auto'")
+        f"wanted={wanted}: {plan.solver} reached it with none of {min(points)} to {max(points)} "
+        f"slots, and more would be duplicates; use {math.floor(best * 1e5) / 1e5} or less, or "
+        f"{other}"
     )
 
 
 def _point(plan: Plan) -> Point:
     num_slots = plan.placement.num_slots
     return Point(num_slots, float(plan.balancedness.mean()), float(plan.bound.mean()))
+
+
+def smallest_passing(passes: Callable[[int], bool], first: int, last: int) -> int | None:
+    """Return the smallest number from `first` to `last` that passes, None if none does.
+
+    The first 16 are tested one by one. Beyond, steps double until a number passes, and the interval
+    since the last one that failed is halved (Bentley and Yao 1976): numbers between two that fail
+    are taken to fail too. Where the largest fails, nothing is taken for granted and all the rest
+    are tested.
+
+    Parameters
+    ----------
+    passes : callable
+        Called at most once for each number.
+    first, last : int
+        At least one number.
+    """
+    tested: set[int] = set()
+
+    def test(number: int) -> bool:
+        tested.add(number)
+        return passes(number)
+
+    for number in range(first, min(first + ALL_OF_THE_FIRST, last + 1)):
+        if test(number):
+            return number
+    failed, step = number, 1
+    while failed < last:
+        passed = min(failed + step, last)
+        if test(passed):
+            while passed - failed > 1:
+                middle = (failed + passed) // 2
+                failed, passed = (failed, middle) if test(middle) else (middle, passed)
+            return passed
+        failed, step = passed, 2 * step
+    rest = (number for number in range(first, last) if number not in tested)
+    return next((number for number in rest if test(number)), None)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import check_weights, is_tensor, to_numpy
+from evenload.arrays import check_trace_shape, check_weights, is_tensor, to_numpy
 from evenload.checks import positive_int, whole_number
 from evenload.layers import ModelLayers
 
@@ -33,12 +33,8 @@ class ArrayWindows:
 
     def __init__(self, array: NDArray[Any]) -> None:
         self._array = array
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Windows, layers, experts."""
-        T, L, E = self._array.shape
-        return T, L, E
+        T, L, E = array.shape
+        self.shape = T, L, E
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window, copied."""
@@ -50,11 +46,7 @@ class _Merged:
 
     def __init__(self, recorded: Trace, each: int) -> None:
         self._recorded, self._each = recorded, each
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        r = self._recorded
-        return r.num_windows // self._each, r.num_layers, r.num_experts
+        self.shape = recorded.num_windows // each, recorded.num_layers, recorded.num_experts
 
     def read(self, number: int) -> NDArray[Any]:
         first = number * self._each
@@ -69,7 +61,7 @@ class Trace:
 
     Immutable. Windows are read and checked one at a time, when they are asked for, so that a trace
     on disk takes the memory of a single window however long it is; see
-    `evenload.formats.read_trace`.
+    `evenload.io.read_trace`.
 
     Parameters
     ----------
@@ -99,10 +91,7 @@ class Trace:
     """
 
     def __init__(self, load: Any, *, source: str = "", layers: ModelLayers | None = None) -> None:
-        self._windows: Windows = ArrayWindows(_check_array(load, source))
-        self._source = str(source)
-        self._notes: tuple[str, ...] = ()
-        self._layers = _check_layers(layers, self.num_layers)
+        self._set(ArrayWindows(_check_array(load, source)), source, (), layers)
 
     @classmethod
     def of(
@@ -115,9 +104,22 @@ class Trace:
     ) -> Trace:
         """Return the trace of windows that are read from somewhere."""
         trace = object.__new__(cls)
-        trace._windows, trace._source, trace._notes = windows, str(source), notes
-        trace._layers = _check_layers(layers, trace.num_layers)
+        trace._set(windows, source, notes, layers)
         return trace
+
+    def _set(
+        self,
+        windows: Windows,
+        source: str,
+        notes: tuple[str, ...],
+        layers: ModelLayers | None,
+    ) -> None:
+        self._windows, self._source, self._notes = windows, str(source), notes
+        self._layers, there = layers, self.num_layers
+        if layers is not None and len(layers) != there:
+            raise ValueError(
+                f"layers names {len(layers)} layers, and the load has {there}; name {there}"
+            )
 
     @property
     def source(self) -> str:
@@ -183,7 +185,16 @@ class Trace:
             )
         where = f"{self._source}: window {index}" if self._source else f"window {index}"
         load = check_weights(f"{where}: load", self._windows.read(index))
-        _check_gaps(load, where)
+        empty = np.flatnonzero(~load.any(axis=1))
+        if empty.size == len(load):
+            raise ValueError(
+                f"{where} is all zero, a gap in the recording; leave such windows out of the trace"
+            )
+        if empty.size:
+            raise ValueError(
+                f"{where}: layer {empty[0]} is all zero, a gap in the recording or a layer without "
+                "experts; leave it out of the trace"
+            )
         return load
 
     def last(self, count: int, until: int) -> Float:
@@ -252,39 +263,20 @@ class Trace:
 
 
 def check_trace(value: Any) -> Trace:
-    """Return `value` as a `Trace`; an array becomes one.
-
-    Raises
-    ------
-    ValueError
-        As `Trace`.
-    """
+    """Return `value` as a `Trace`; an array becomes one, or a `ValueError` as `Trace` raises."""
     return value if isinstance(value, Trace) else Trace(value)
-
-
-def _check_layers(layers: ModelLayers | None, num_layers: int) -> ModelLayers | None:
-    if layers is not None and len(layers) != num_layers:
-        raise ValueError(
-            f"layers names {len(layers)} layers, and the load has {num_layers}; name {num_layers}"
-        )
-    return layers
 
 
 def _check_array(load: Any, source: str) -> NDArray[Any]:
     name = f"{source}: load" if source else "load"
     if isinstance(load, Sequence):
         _check_shapes(load, name)
-    if isinstance(load, Sequence) and any(is_tensor(window) for window in load):
-        load = [to_numpy(f"{name}[{t}]", window)[0] for t, window in enumerate(load)]
-    mapped = isinstance(load, np.memmap)
-    array: NDArray[Any] = load if mapped else np.array(to_numpy(name, load)[0])
-    if array.ndim != 3:
-        raise ValueError(
-            f"{name} has {array.ndim} dimensions {array.shape}; use [windows, layers, experts]"
-        )
-    for size, word in zip(array.shape, ("windows", "layers", "experts"), strict=True):
-        if size == 0:
-            raise ValueError(f"{name} has 0 {word} {array.shape}; use at least 1")
+        if any(is_tensor(window) for window in load):
+            load = [to_numpy(f"{name}[{t}]", window)[0] for t, window in enumerate(load)]
+    array: NDArray[Any] = load
+    if not isinstance(load, np.memmap):
+        array = np.array(to_numpy(name, load)[0])
+    check_trace_shape(name, array.shape)
     if array.dtype.kind not in "iuf":
         raise ValueError(
             f"{name} has dtype {array.dtype}; use an integer or floating dtype (tokens per expert)"
@@ -309,17 +301,4 @@ def _check_shapes(load: Sequence[Any], name: str) -> None:
         raise ValueError(
             f"{name}: window {t} has shape {shape}, and window 0 has {shapes[0]}; use windows of "
             "one shape"
-        )
-
-
-def _check_gaps(load: Float, where: str) -> None:
-    empty = ~load.any(axis=1)
-    if empty.all():
-        raise ValueError(
-            f"{where} is all zero, a gap in the recording; leave such windows out of the trace"
-        )
-    if empty.any():
-        raise ValueError(
-            f"{where}: layer {int(np.flatnonzero(empty)[0])} is all zero, a gap in the recording "
-            "or a layer without experts; leave it out of the trace"
         )

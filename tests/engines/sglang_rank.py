@@ -1,7 +1,13 @@
-"""One rank that rebalances twice inside SGLang and prints both maps' digests: RANK RANKS PORT."""
+"""One rank that rebalances inside SGLang, twice a round: RANK RANKS PORT SETTINGS...
+
+SETTINGS are the environment variables of a round in JSON. Prints both maps' digests after a line
+that says which round it is.
+"""
 
 import hashlib
+import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -9,16 +15,13 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE / "stubs")]
 
 
-def main(rank, ranks, port):
-    from sglang_world import MODEL, configured, join, loads
-
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    join(rank, ranks, port)
-    from sglang.srt.plugins import load_plugins
-
-    load_plugins()
+def rebalance_twice(rank):
     from sglang.srt.eplb import expert_location as location
+    from sglang_world import MODEL, configured, loads
 
+    from evenload.plugins.sglang import planner
+
+    planner.cache_clear()
     with configured(eplb_algorithm="evenload"):
         metadata = location.compute_initial_expert_location_metadata(MODEL, moe_ep_rank=rank)
         location.set_global_expert_location_metadata(metadata)
@@ -31,5 +34,21 @@ def main(rank, ranks, port):
             metadata.update(new, list(range(metadata.num_layers)))
 
 
+def main(rank, ranks, port, *rounds):
+    from sglang_world import join
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    join(rank, ranks, port)
+    from sglang.srt.plugins import load_plugins
+
+    load_plugins()
+    for number, settings in enumerate(map(json.loads, rounds)):
+        sys.stdout.write(f"\nROUND {number}\n")
+        os.environ.update(settings)
+        rebalance_twice(rank)
+        for name in settings:
+            del os.environ[name]
+
+
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:4]), *sys.argv[4:])

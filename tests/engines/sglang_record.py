@@ -1,4 +1,7 @@
-"""One rank that runs SGLang's own recorder and dumps it: MODE RANK RANKS PORT FOLDER."""
+"""One rank that runs SGLang's own recorder and dumps it: RANK RANKS PORT FOLDER MODE...
+
+What a mode dumps, and what was counted, is in a folder named for it.
+"""
 
 import os
 import sys
@@ -52,15 +55,14 @@ def forward(recorder, number, rows, counted, rng):
             np.add.at(counted[number, layer], rows[layer][chosen.ravel()], 1)
 
 
-def main(mode, rank, ranks, port, folder):
-    os.environ["SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"] = folder
+def record(mode, rank, ranks, folder):
+    """Record some passes in one mode, and dump them."""
     import torch
-    from sglang_world import configured, join
-
-    torch.cpu.empty_cache = lambda: None  # the recorder calls it, and a CPU's torch has none
-    join(rank, ranks, port)
     from sglang.srt.eplb.expert_distribution import ExpertDistributionRecorder
+    from sglang_world import configured
 
+    os.environ["SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR"] = str(folder)
+    folder.mkdir(exist_ok=True)
     counted = np.zeros((PASSES, LAYERS, EXPERTS), np.int64)
     rng = np.random.default_rng(rank)
     with configured(
@@ -74,10 +76,19 @@ def main(mode, rank, ranks, port, folder):
         for number in range(PASSES):
             forward(recorder, number, rows, counted, rng)
         recorder.dump_record("file")
-    np.save(Path(folder) / f"counted_{rank}.npy", counted)
+    np.save(folder / f"counted_{rank}.npy", counted)
     torch.distributed.barrier()
 
 
+def main(rank, ranks, port, folder, *modes):
+    import torch
+    from sglang_world import join
+
+    torch.cpu.empty_cache = lambda: None  # the recorder calls it, and a CPU's torch has none
+    join(int(rank), int(ranks), int(port))
+    for mode in modes:
+        record(mode, int(rank), int(ranks), Path(folder) / mode)
+
+
 if __name__ == "__main__":
-    mode, rank, ranks, port, folder = sys.argv[1:]
-    main(mode, int(rank), int(ranks), int(port), folder)
+    main(*sys.argv[1:])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "engines" / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "engines" / "examples"
 
 
 def arguments(name: str) -> list[str]:

@@ -9,8 +9,10 @@ import pytest
 from sglang_world import EXPERTS, LAYERS, MODEL, RANKS, SLOTS, configured, free_port, join, loads
 
 from evenload import Cluster, solve
-from evenload.formats import read_trace, write_placement
+from evenload.io import read_trace, write_placement
 from evenload.layers import ModelLayers
+
+MODES = ("stat", "per_pass", "per_token")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -37,22 +39,26 @@ def test_sglang_starts_with_a_placement_that_evenload_wrote(tmp_path, ending):
     assert (slots[:, :, most:] == -1).all()
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("mode", ["stat", "per_pass", "per_token"])
-def test_evenload_reads_what_sglangs_recorder_dumps(tmp_path, mode, ranks):
+@pytest.fixture(scope="module", params=[1, 2])
+def recordings(request, tmp_path_factory):
+    """Number of ranks, and the folder with a folder of dumps for each mode."""
+    ranks, folder = request.param, tmp_path_factory.mktemp("recordings")
     script = Path(__file__).with_name("sglang_record.py")
-    port = str(free_port())
-    running = [
-        Popen([sys.executable, script, mode, str(rank), str(ranks), port, tmp_path])
-        for rank in range(ranks)
-    ]
+    arguments = [str(ranks), str(free_port()), str(folder), *MODES]
+    running = [Popen([sys.executable, script, str(rank), *arguments]) for rank in range(ranks)]
     try:
         assert [process.wait(300) for process in running] == [0] * ranks
     finally:
         for process in running:
             process.kill()
-    counted = sum(np.load(tmp_path / f"counted_{r}.npy") for r in range(ranks))
-    for path in [tmp_path, tmp_path / "*.pt"] if ranks > 1 else [tmp_path]:
+    return ranks, folder
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_evenload_reads_what_sglangs_recorder_dumps(recordings, mode):
+    ranks, folder = recordings[0], recordings[1] / mode
+    counted = sum(np.load(folder / f"counted_{r}.npy") for r in range(ranks))
+    for path in [folder, folder / "*.pt"] if ranks > 1 else [folder]:
         trace = read_trace(path, format="sglang-recorder")
         assert trace.layers.ids == tuple(range(1, len(counted[0])))
         found = np.stack([trace.window(w) for w in range(trace.num_windows)])

@@ -9,7 +9,7 @@ import torch
 from sglang_world import EXPERTS, LAYERS, MODEL, RANKS, SLOTS, configured, join, loads
 
 from evenload import Cluster, Placement
-from evenload.engines.sglang.plugin.ready import readiness
+from evenload.plugins.sglang import planner
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,9 +24,9 @@ def plugins():
 def fresh(monkeypatch):
     for name in ("SGLANG_ELASTIC", "SOLVER", "OPTIONS"):
         monkeypatch.delenv(f"EVENLOAD_{name}", raising=False)
-    readiness.cache_clear()
+    planner.cache_clear()
     yield
-    readiness.cache_clear()
+    planner.cache_clear()
 
 
 class Elastic:
@@ -133,7 +133,7 @@ def test_sglangs_own_names_are_its_own(monkeypatch, name):
         )
     for mine, theirs in zip(ours, own, strict=True):
         assert torch.equal(mine, theirs)
-    assert readiness.cache_info().currsize == 0
+    assert planner.cache_info().currsize == 0
     with pytest.raises(KeyError):
         eplb_algorithms.compute_algorithm("evenlode", 4, 2)
 
@@ -144,7 +144,7 @@ def test_a_rebalance_as_the_manager_does_it_moves_little(caplog):
     tokens = loads()
     with configured(eplb_algorithm="evenload"), caplog.at_level(logging.INFO):
         first = location.compute_initial_expert_location_metadata(MODEL, moe_ep_rank=0)
-        assert readiness.cache_info().currsize == 1
+        assert planner.cache_info().currsize == 1
         location.set_global_expert_location_metadata(first)
         linear = first.physical_to_logical_map_cpu.clone()
         second = location.ExpertLocationMetadata.init_by_eplb(MODEL, tokens)
@@ -178,7 +178,7 @@ def test_another_algorithm_compiles_nothing():
 
     with configured(eplb_algorithm="auto"):
         location.compute_initial_expert_location_metadata(MODEL, moe_ep_rank=0)
-    assert readiness.cache_info().currsize == 0
+    assert planner.cache_info().currsize == 0
 
 
 def test_a_failed_self_test_takes_sglangs_own(monkeypatch, caplog):

@@ -1,5 +1,6 @@
 """Ranks of SGLang in processes of their own, with environments that differ."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -9,50 +10,53 @@ import pytest
 from sglang_world import free_port
 
 SCRIPT = Path(__file__).with_name("sglang_rank.py")
+PROCESSES = [
+    {"EVENLOAD_NUM_THREADS": "1", "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
+    {"EVENLOAD_NUM_THREADS": "3", "PYTHONHASHSEED": "2", "OMP_NUM_THREADS": "2"},
+]
+ROUNDS = [
+    ({}, {}),
+    ({}, {"EVENLOAD_MOVE_COST": "0"}),
+    ({}, {"EVENLOAD_SOLVER": "no-such-solver"}),
+]
 
 
-def maps_of(environments):
-    """Run a rank for each environment; return what each printed of its maps, and of its log."""
+@pytest.fixture(scope="module")
+def printed():
+    """What each rank printed in each round; a process is as slow to start as ten rounds."""
     port = str(free_port())
     running = [
         Popen(
-            [sys.executable, SCRIPT, str(rank), str(len(environments)), port],
-            env={**os.environ, **more},
-            stdout=PIPE,
-            text=True,
+            [sys.executable, SCRIPT, str(rank), str(len(PROCESSES)), port,
+             *(json.dumps(settings[rank]) for settings in ROUNDS)],
+            env={**os.environ, **more}, stdout=PIPE, text=True,
         )
-        for rank, more in enumerate(environments)
-    ]
+        for rank, more in enumerate(PROCESSES)
+    ]  # fmt: skip
     try:
-        printed = [process.communicate(timeout=300)[0] for process in running]
+        texts = [process.communicate(timeout=600)[0] for process in running]
     finally:
         for process in running:
             process.kill()
-    assert [process.returncode for process in running] == [0] * len(environments)
-    return [[x for x in text.splitlines() if x.startswith("map")] for text in printed], printed
+    assert [process.returncode for process in running] == [0] * len(PROCESSES)
+    return list(zip(*(text.split("\nROUND ")[1:] for text in texts), strict=True))
 
 
-def test_ranks_with_other_threads_and_hash_seeds_come_to_the_same_bytes():
-    maps, _ = maps_of(
-        [
-            {"EVENLOAD_NUM_THREADS": "1", "PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"},
-            {"EVENLOAD_NUM_THREADS": "3", "PYTHONHASHSEED": "2", "OMP_NUM_THREADS": "2"},
-        ]
-    )
-    assert maps[0] == maps[1]
-    assert all(" new " in line for line in maps[0])
+def maps(text):
+    return [line for line in text.splitlines() if line.startswith("map")]
 
 
-@pytest.mark.parametrize(
-    ("different", "why"),
-    [
-        ({"EVENLOAD_MOVE_COST": "0"}, "ranks have different policies or options"),
-        ({"EVENLOAD_SOLVER": "no-such-solver"}, "ranks have different policies or options"),
-    ],
-    ids=["options", "self-test"],
-)
-def test_ranks_that_would_differ_keep_the_map_that_runs(different, why):
-    maps, printed = maps_of([{}, different])
-    assert maps[0] == maps[1]
-    assert all(" kept " in line for line in maps[0])
-    assert why in printed[0]
+def test_ranks_with_other_threads_and_hash_seeds_come_to_the_same_bytes(printed):
+    one, other = map(maps, printed[0])
+    assert one == other
+    assert len(one) == 2
+    assert all(" new " in line for line in one)
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["options", "self-test"])
+def test_ranks_that_would_differ_keep_the_map_that_runs(printed, number):
+    one, other = map(maps, printed[number])
+    assert one == other
+    assert len(one) == 2
+    assert all(" kept " in line for line in one)
+    assert "ranks have different policies or options" in printed[number][0]

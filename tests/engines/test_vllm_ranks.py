@@ -14,56 +14,76 @@ import pytest
 import evenload
 
 HERE = Path(__file__).parent
+ROUNDS = [
+    ("well", "well", "well"),
+    ("well", "other", "well"),
+    ("well", "failed", "well"),
+    ("failed", "failed", "failed"),
+]
 
 
-def said(tmp_path, hows, **environment):
-    """Run a rank for each way; what each said, and its log."""
+def run(folder, rounds, **environment):
+    """Run a process for each rank; what each said in each round, and its log of that round."""
     ranks = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", str(HERE / "vllm_rank.py"), str(rank),
-             str(len(hows)), str(tmp_path / "store"), how],
+             str(len(rounds[0])), str(folder / "store"), *(hows[rank] for hows in rounds)],
             env={**os.environ, "PYTHONHASHSEED": str(rank), "EVENLOAD_NUM_THREADS": str(rank + 1),
                  **environment},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
-        for rank, how in enumerate(hows)
+        for rank in range(len(rounds[0]))
     ]  # fmt: skip
     outputs = [rank.communicate(timeout=500)[0] for rank in ranks]
-    return [re.search(r"^SAID (.*)", out, re.MULTILINE)[1] for out in outputs], outputs
+    parts = [re.findall(r"(.*?)^SAID ([^\n]*)", out, re.MULTILINE | re.DOTALL) for out in outputs]
+    assert all(len(part) == len(rounds) for part in parts), outputs
+    return [
+        ([part[number][1] for part in parts], [part[number][0] for part in parts])
+        for number in range(len(rounds))
+    ]
 
 
-def test_ranks_that_all_passed_share_a_plan(tmp_path):
-    maps, _ = said(tmp_path, ["well"] * 3)
+@pytest.fixture(scope="module")
+def rounds(tmp_path_factory):
+    """What came of `ROUNDS`; a process is as slow to start as many rounds."""
+    return run(tmp_path_factory.mktemp("ranks"), ROUNDS)
+
+
+def test_ranks_that_all_passed_share_a_plan(rounds):
+    maps, _ = rounds[0]
     assert len(set(maps)) == 1
     assert len(maps[0]) == 64
 
 
-def test_a_rank_that_fell_back_alone_stops_all_and_none_disagrees(tmp_path):
-    maps, logs = said(tmp_path, ["well", "failed", "well"])
+def test_a_rank_whose_self_test_made_other_plans_is_told_of(rounds):
+    maps, logs = rounds[1]
+    assert len(set(maps)) == 1
+    assert len(maps[0]) == 64
+    assert "ranks have different policies or options, or their self-tests do" in logs[0]
+
+
+def test_a_rank_that_fell_back_alone_stops_all_and_none_disagrees(rounds):
+    maps, logs = rounds[2]
     assert maps == ["old"] * 3
     assert "ranks have different policies or options" in logs[0]
     assert "the policy of vLLM itself stays" in logs[1]
 
 
-def test_ranks_that_all_fell_back_share_vllms_own_plan(tmp_path):
-    maps, _ = said(tmp_path, ["failed", "failed"])
+def test_ranks_that_all_fell_back_share_vllms_own_plan(rounds):
+    maps, _ = rounds[3]
     assert len(set(maps)) == 1
     assert len(maps[0]) == 64
+    assert maps[0] != rounds[0][0][0]
 
 
 def test_where_a_rank_never_compares_the_others_raise(tmp_path):
-    maps, _ = said(tmp_path, ["well", "absent"], EVENLOAD_AGREE_TIMEOUT="10")
+    ((maps, _),) = run(tmp_path, [("well", "absent")], EVENLOAD_AGREE_TIMEOUT="10")
     assert "raised not every rank compared its plan within 10 s" in maps[0]
-
-
-@pytest.fixture(scope="module")
-def plans():
-    return digest({})
 
 
 def digest(environment):
     return subprocess.run(
-        [sys.executable, "-W", "ignore", str(HERE.parent / "rank_plans.py")],
+        [sys.executable, "-W", "ignore", str(HERE.parent / "plugins" / "rank_plans.py")],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -72,11 +92,7 @@ def digest(environment):
     ).stdout
 
 
-def test_a_rank_on_another_cpu_plans_the_same_bytes(plans):
-    assert digest({"NUMBA_CPU_NAME": "generic"}) == plans
-
-
-def test_a_rank_on_a_file_system_that_is_read_only_plans_the_same_bytes(plans, tmp_path):
+def test_a_rank_on_another_cpu_and_a_read_only_file_system_plans_the_same_bytes(tmp_path):
     copy = tmp_path / "evenload"
     shutil.copytree(
         Path(evenload.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__")
@@ -85,4 +101,5 @@ def test_a_rank_on_a_file_system_that_is_read_only_plans_the_same_bytes(plans, t
         (folder / "__pycache__").touch()  # a file, so that nobody can put one there, root neither
     nowhere = str(copy / "__pycache__" / "below")
     homes = dict.fromkeys(("NUMBA_CACHE_DIR", "HOME", "XDG_CACHE_HOME"), nowhere)
-    assert digest({"PYTHONPATH": str(tmp_path), **homes}) == plans
+    other = {"PYTHONPATH": str(tmp_path), "NUMBA_CPU_NAME": "generic", **homes}
+    assert digest(other) == digest({})

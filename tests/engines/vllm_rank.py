@@ -1,7 +1,8 @@
-"""One rank of a group that rebalances as vLLM does: ``vllm_rank.py RANK RANKS STORE HOW``.
+"""One rank of a group that rebalances as vLLM does: ``vllm_rank.py RANK RANKS STORE HOW...``.
 
-HOW is ``well``, ``failed`` (its self-test fails) or ``absent`` (nobody asked for evenload there).
-Prints the digest of the map, or ``raised`` and the reason.
+HOW, one for each round, is ``well``, ``failed`` (its self-test fails), ``other`` (its self-test
+makes other plans) or ``absent`` (nobody asked for evenload there). Prints ``SAID`` and the digest
+of the map, ``old``, or ``raised`` and the reason after each round.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 import time
 from datetime import timedelta
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -19,18 +21,31 @@ import torch.distributed as dist
 ABSENT = 40.0  # seconds that a rank lives on that does not compare
 
 
-def plan(how: str) -> str:
-    """Register, and rebalance once in the group."""
-    from evenload.engines.common import selftest
+def register(how: str) -> None:
+    """Let vLLM load its plug-ins as a process does that just started."""
+    from vllm import plugins
+    from vllm.distributed.eplb.eplb_state import EPLB_POLICIES
+    from vllm.distributed.eplb.policy import DefaultEplbPolicy
+
+    from evenload.plugins import selftest
 
     os.environ["EVENLOAD_VLLM"] = "0" if how == "absent" else "1"
-    if how == "failed":
-        selftest.EXPECTED = "another"
+    changed = {
+        "failed": {"_not_a_plan": lambda *_: "is none"},
+        "other": {"self_test": lambda settings: b"other"},
+    }
+    EPLB_POLICIES["default"] = DefaultEplbPolicy
+    plugins.plugins_loaded = False
+    with patch.dict(vars(selftest), changed.get(how, {})):
+        plugins.load_general_plugins()
+
+
+def plan(how: str) -> str:
+    """Register, and rebalance once in the group."""
+    register(how)
     from vllm.distributed import parallel_state
     from vllm.distributed.eplb.eplb_state import EPLB_POLICIES
-    from vllm.plugins import load_general_plugins
 
-    load_general_plugins()
     parallel_state._EPLB = SimpleNamespace(cpu_group=dist.group.WORLD)
     load = (torch.arange(2 * 16) ** 2 % 37 + 1).reshape(2, 16)
     old = (torch.arange(24) % 16).repeat(2, 1)
@@ -45,15 +60,16 @@ def plan(how: str) -> str:
 
 def main() -> None:
     """Join the group, plan, and say what came of it."""
-    rank, ranks, store, how = sys.argv[1:]
+    rank, ranks, store, *hows = sys.argv[1:]
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(ranks),
         timeout=timedelta(seconds=300),
     )  # fmt: skip
-    said = plan(how)
-    sys.stdout.write(f"\nSAID {said}\n")
-    sys.stdout.flush()
-    if how == "absent":
+    for how in hows:
+        said = plan(how)
+        sys.stdout.write(f"\nSAID {said}\n")
+        sys.stdout.flush()
+    if "absent" in hows:
         time.sleep(ABSENT)  # it lives on, and does other things than compare
     os._exit(0)  # a group whose members did not all compare does not end well
 

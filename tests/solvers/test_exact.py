@@ -15,9 +15,8 @@ from evenload.solvers.local_search import local_search
 
 pytest.importorskip("ortools")
 
-from evenload.solvers.exact.pairs import best_pairs_apart, lightest_limit
-
 from evenload.solvers.exact import exact, solve_exactly
+from evenload.solvers.exact.pairs import best_pairs_apart, lightest_limit
 
 
 def finishing_time(problem, expert):

@@ -153,12 +153,32 @@ def test_a_third_party_solver_is_gone_with_its_package():
     )
 
 
-def test_a_name_that_two_packages_declare_is_refused(third_party, tmp_path):
-    points = tmp_path / "evenload_mine-1.0.dist-info" / "entry_points.txt"
-    points.write_text("[evenload.solvers]\ngreedy = evenload_mine:mine\n")
+def declare(tmp_path, package, line):
+    info = tmp_path / f"{package}-1.0.dist-info"
+    info.mkdir(exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[evenload.solvers]\n{line}\n")
     solvers._declared.cache_clear()
+
+
+def test_a_name_that_two_packages_declare_is_refused(third_party, tmp_path):
+    declare(tmp_path, "evenload_other", "mine = evenload_mine:anything")
     fails(
-        "solver='greedy' is declared as evenload.solvers.greedy:greedy and as evenload_mine:mine; "
+        "solver='mine' is declared as evenload_mine:anything and as evenload_mine:mine; "
         "uninstall all but one of these packages",
-        solver="greedy",
+        solver="mine",
     )
+
+
+def test_no_package_replaces_a_solver_of_evenload(third_party, tmp_path):
+    expected = solve(LOAD, CLUSTER, solver="greedy").placement
+    declare(tmp_path, "evenload_mine", "greedy = evenload_mine:elsewhere")
+    assert solver_names().count("greedy") == 1
+    assert solve(LOAD, CLUSTER, solver="greedy").placement == expected
+
+
+def test_solvers_of_evenload_need_no_look_at_what_is_installed(monkeypatch):
+    monkeypatch.setattr(solvers, "entry_points", None)
+    solvers._declared.cache_clear()
+    for name in ("exact", "greedy", "incremental", "iterated-greedy", "joint", "local-search"):
+        assert callable(get_solver(name))

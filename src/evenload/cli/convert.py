@@ -2,76 +2,156 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from evenload.cli import shared
 
-from evenload.cli.options import Gpus, Layers, Nodes
+if TYPE_CHECKING:
+    from evenload.io import PlacementFile, RawTrace
+    from evenload.layers import ModelLayers
+
+EXAMPLES = """
+Examples:
+  evenload convert placement.json init.pt
+  evenload convert trace.npz trace.parquet
+  evenload convert expert_map.json placement.json --gpus 16 --nodes 2 --layers 3-60
+"""
+
+_WRITE = {"write_load": "read_load", "write_placement": "read_placement"}
+_DIGITS = 5  # of a layer's number
 
 
-def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="IN", help="Loads or a placement, in any format that evenload reads."
-        ),
-    ],
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT",
-            help="Where it goes. Loads: a .npz, .npy, .csv (one window) or .parquet file. "
-            "Placements: .json or .npz (evenload's own), .pt (SGLang), .yaml (TensorRT-LLM), or "
-            "what --to says.",
-        ),
-    ],
-    from_format: Annotated[
-        str | None,
-        typer.Option(
-            "--from", metavar="NAME", help="Format of IN. Default: told by what is in it."
-        ),
-    ] = None,
-    to_format: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            metavar="NAME",
-            help="Format of OUT: sglang, tensorrt-llm, vllm-ascend, evenload or evenload-npz for "
-            "placements; npz, npy, csv or parquet for loads. Default: by OUT's ending.",
-        ),
-    ] = None,
-    gpus: Gpus = None,
-    nodes: Nodes = None,
-    experts: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Experts of a layer, where IN does not say it."),
-    ] = None,
-    layers: Layers = None,
-    window: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            help="Take window N of loads alone (from 0, or from the end: -1). Default: all.",
-        ),
-    ] = None,
-) -> None:
+# fmt: off
+def arguments(parser: ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("source", metavar="IN", type=Path,
+        help="Loads or a placement, in any format that evenload reads.")
+    parser.add_argument("target", metavar="OUT", type=Path, help="Where it goes. Loads: a .npz, "
+        ".npy, .csv (one window) or .parquet file. Placements: .json or .npz (evenload's own), "
+        ".pt (SGLang), .yaml (TensorRT-LLM), or what --to says.")
+    formats = parser.add_argument_group("formats")
+    formats.add_argument("--from", metavar="NAME", dest="from_format",
+        help="Format of IN. Default: told by its content.")
+    formats.add_argument("--to", metavar="NAME", dest="to_format", help="Format of OUT: sglang, "
+        "tensorrt-llm, vllm-ascend, evenload or evenload-npz for placements; npz, npy, csv or "
+        "parquet for loads. Default: by OUT's ending.")
+    group = shared.placement_options(parser)
+    group.add_argument("--experts", metavar="N", type=int,
+        help="Experts per layer, if IN does not say.")
+    group.add_argument("--layers", metavar="A-B,...", help="The model's MoE layers, e.g. 3-60: "
+        "names those of a file that does not, and takes only these of a placement that has others "
+        "too (SGLang's has dense ones).")
+    group = parser.add_argument_group("loads")
+    group.add_argument("--window", metavar="N", type=int,
+        help="Take only window N of loads (from 0, or from the end: -1). Default: all.")
+# fmt: on
+
+
+def run(args: Namespace) -> None:
     """Convert loads or a placement from one format to another.
 
-    What OUT has no place for is said on stderr, and what cannot be left out is refused. A trace is
-    converted window by window.
+    Prints a note for dropped fields; fails if a required one cannot be stored. A trace is converted
+    window by window.
     """
-    from evenload.cli.converting import convert_loads, convert_placement, named_layers, wanted_kind
-    from evenload.cli.screen import say_notes
-    from evenload.formats import placement_shape, read_anything
+    from evenload.io import PlacementShape, read_anything
 
-    shape = placement_shape(gpus, nodes, experts)
-    model = named_layers(layers)
-    prefer = wanted_kind(target, to_format)
-    found = read_anything(source, shape, format=from_format, prefer=prefer)
+    layers, able = _layers(args.layers), _writable(args.target, args.to_format)
+    prefer = _WRITE[able[0]] if len(able) == 1 else None
+    shape = PlacementShape(args.gpus, args.nodes, args.experts)
+    found = read_anything(args.source, shape, format=args.from_format, prefer=prefer)
     if found.loads is not None:
-        say_notes(found.loads.notes)
-        convert_loads(found.loads, model, window, target, to_format)
+        _convert_loads(found.loads, layers, args)
     elif found.placement is not None:
-        say_notes(found.placement.notes)
-        convert_placement(found.placement, model, window, target, to_format)
+        _convert_placement(found.placement, layers, args)
+
+
+def _convert_loads(loads: RawTrace, layers: ModelLayers | None, args: Namespace) -> None:
+    from dataclasses import replace
+
+    from evenload.io import check_window, find_output, write_load
+    from evenload.report.text import counted
+    from evenload.trace import ArrayWindows
+
+    shared.say_notes(loads.notes)
+    if layers is not None:
+        loads = replace(loads, layers=_check_layers(loads, layers))
+    if args.window is not None:
+        number = check_window(args.window, loads.windows.shape[0], "the trace")
+        loads = replace(loads, windows=ArrayWindows(loads.windows.read(number)[None]))
+    find_output(args.target, args.to_format, "write_load")
+    shared.say_notes(write_load(args.target, loads, format=args.to_format))
+    words = map(counted, loads.windows.shape, ("window", "layer", "expert"))
+    shared.say(f"wrote loads of {', '.join(words)} to {args.target}")
+
+
+def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Namespace) -> None:
+    from evenload.io import for_layers, write_placement_file
+
+    shared.say_notes(file.notes)
+    if args.window is not None:
+        raise ValueError("--window takes one of the windows of loads, and this is a placement")
+    if layers is not None:
+        known = len(file.notes)
+        file = for_layers(file, layers)
+        shared.say_notes(file.notes[known:])
+    shared.say_notes(write_placement_file(args.target, file, format=args.to_format))
+    shared.say(f"wrote the placement to {args.target}")
+
+
+def _check_layers(loads: RawTrace, layers: ModelLayers) -> ModelLayers:
+    if loads.layers is not None and loads.layers.ids != layers.ids:
+        raise ValueError(
+            f"--layers: the loads name their {len(loads.layers)} layers, {loads.layers.ids[0]} to "
+            f"{loads.layers.ids[-1]}; leave --layers out"
+        )
+    there = loads.windows.shape[1]
+    if len(layers) != there:
+        raise ValueError(
+            f"--layers names {len(layers)} layers, and there are {there}; name {there}"
+        )
+    return loads.layers or layers
+
+
+def _layers(text: str | None) -> ModelLayers | None:
+    """Read the model's layers from rising numbers and ranges with commas between, as ``3-60``."""
+    from evenload.layers import ModelLayers
+
+    if text is None:
+        return None
+    ids: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        ends = [first, last if dash else first]
+        if not all(end.isascii() and end.isdigit() and len(end) <= _DIGITS for end in ends):
+            raise ValueError(
+                f"--layers {text}: {part!r} is no layer; use numbers and ranges, e.g. 3-60 or 1,3,5"
+            )
+        ids += range(int(ends[0]), int(ends[1]) + 1)
+    return ModelLayers(ids)
+
+
+def _writable(target: Path, to_format: str | None) -> list[str]:
+    """Return which of loads and a placement can be written; raise `ValueError` for neither."""
+    from evenload.checks import unknown_ending
+    from evenload.io import FORMATS, FileFormatError, find_output
+
+    able = []
+    for ability in _WRITE:
+        try:
+            find_output(target, to_format, ability)
+            able.append(ability)
+        except FileFormatError:
+            pass
+    if able:
+        return able
+    able_to = [[f for f in FORMATS if ability in f.can] for ability in _WRITE]
+    if to_format is not None:
+        names = [{f.name for f in formats} for formats in able_to]
+        what = f"--to {to_format} is no format that is written"
+    else:
+        names = [{ending for f in formats for ending in f.written_to} for formats in able_to]
+        what = f"{target}: a file with {unknown_ending(target)} is of no format that is written"
+    loads, placements = (", ".join(sorted(known)) for known in names)
+    raise ValueError(f"{what}; use {loads} for loads, {placements} for a placement")

@@ -2,71 +2,44 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from evenload.cli import shared
 
-from evenload.cli.options import (
-    AsJson,
-    Experts,
-    Gpus,
-    Loads,
-    LoadsFormat,
-    Nodes,
-    PlacementFormat,
-    Plot,
-    Window,
-)
+EXAMPLES = """
+Examples:
+  evenload evaluate loads.csv placement.json
+  evenload evaluate trace.npz expert_map.json --gpus 16 --window -1
+"""
 
 
-def evaluate(
-    loads: Loads,
-    placement: Annotated[
-        Path,
-        typer.Argument(
-            metavar="PLACEMENT",
-            help="A file that `plan -o` wrote, or a placement of an engine, in any format that "
-            "evenload reads.",
-        ),
-    ],
-    placement_format: PlacementFormat = None,
-    gpus: Gpus = None,
-    nodes: Nodes = None,
-    groups: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Groups of experts that routing sends tokens to (8 for DeepSeek-V3), to tell what "
-            "is computed away from their nodes.",
-        ),
-    ] = 1,
-    window: Window = None,
-    experts: Experts = None,
-    loads_format: LoadsFormat = None,
-    plot: Plot = None,
-    as_json: AsJson = False,
-) -> None:
+def arguments(parser: ArgumentParser) -> None:
+    """Add the options."""
+    shared.load_options(parser)
+    parser.add_argument("placement", metavar="PLACEMENT", type=Path, help="A file that `plan -o` "
+        "wrote, or a placement of an engine, in any format that evenload reads.")  # fmt: skip
+    placement = shared.placement_options(parser)
+    shared.placement_format_option(placement, "--placement-format")
+    shared.groups_option(placement)
+    shared.output_options(parser)
+
+
+def run(args: Namespace) -> None:
     """Show what a placement does with loads.
 
-    Prints it beside the trivial placement (experts in order, as engines start).
-    Without --window a trace is summed over its windows.
+    Prints it beside the trivial placement (experts in order, as engines start). Without --window a
+    trace is summed over its windows.
     """
-    from evenload.cli.prepare import check_outputs, open_loads, routed_experts
-    from evenload.cli.screen import draw, say_notes, show
-    from evenload.formats import read_placement_file
-    from evenload.report.compare import compare_file, file_lines
-    from evenload.report.context import Context
+    from evenload.io import read_placement_file
+    from evenload.report.compare import Context, compare_file, file_lines
 
-    check_outputs(None, plot)
-    file = open_loads(loads, window, experts, loads_format)
-    given = read_placement_file(
-        placement, num_gpus=gpus, num_nodes=nodes, layers=file.layers, format=placement_format
-    )
-    say_notes(given.notes)
+    shared.check_outputs(None, None, args.plot)
+    file = shared.open_loads(args)
+    how = {"num_gpus": args.gpus, "num_nodes": args.nodes, "format": args.placement_format}
+    given = read_placement_file(args.placement, layers=file.layers, **how)
+    shared.say_notes(given.notes)
     cluster = given.placement.cluster
-    topk = routed_experts(loads, cluster, window, loads_format)
-    summaries = compare_file(file.load, given, num_groups=groups, topk=topk)
-    context = Context.of(file, cluster, groups)
-    draw(plot, context, summaries)
-    show(context, summaries, file_lines(summaries, file.load, given), as_json, solver=given.solver)
+    summaries = compare_file(file.load, given, **shared.extras(args, cluster))
+    lines = file_lines(summaries, file.load, given)
+    shared.show(args, Context.of(file, cluster, args.groups), summaries, lines, solver=given.solver)

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
+import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Annotated
 
-import typer
+from evenload.cli import shared
 
-from evenload.cli.options import AsJson, Gpus, Nodes
+EXAMPLES = """
+Examples:
+  evenload inspect trace.npz
+  evenload inspect expert_map.json --gpus 16
+"""
 
 
-def inspect(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="Loads or a placement, in any format that evenload reads."
-        ),
-    ],
-    format: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Its format. Default: told by what is in it."),
-    ] = None,
-    gpus: Gpus = None,
-    nodes: Nodes = None,
-    experts: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Experts of a layer, where the file does not say it."),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Say what a file is: loads or a placement, its shape, skew and drift, and what is odd in it.
+# fmt: off
+def arguments(parser: ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("file", metavar="FILE", type=Path,
+        help="Loads or a placement, in any format that evenload reads.")
+    group = shared.placement_options(parser)
+    group.add_argument("--experts", metavar="N", type=int,
+        help="Experts per layer, if the file does not say.")
+    group.add_argument("--format", metavar="NAME",
+        help="The file's format. Default: told by its content.")
+    shared.output_options(parser, placements=False)
+# fmt: on
 
-    Loads are read window by window, so that a trace may be larger than memory.
+
+def run(args: Namespace) -> None:
+    """Say what a file is, and what is odd in it.
+
+    That is: loads or a placement, its shape, skew and drift. Loads are read window by window, so
+    that a trace may be larger than memory.
     """
-    import json
-    import sys
+    from evenload.io import ClusterMissingError, PlacementShape, read_anything
+    from evenload.report.inspect import inspect_loads, inspect_placement, print_facts
 
-    from evenload.cli.inspecting import facts_of
-    from evenload.cli.screen import say_notes
-    from evenload.formats import placement_shape
-    from evenload.report.inspect import print_facts
-
-    facts = facts_of(file, format, placement_shape(gpus, nodes, experts))
-    say_notes(facts.plain["notes"])
-    if as_json:
-        typer.echo(json.dumps(facts.plain))
+    known = True
+    try:
+        shape = PlacementShape(args.gpus, args.nodes, args.experts)
+        found = read_anything(args.file, shape, format=args.format)
+    except ClusterMissingError:  # a placement without its number of GPUs has facts too
+        shape, known = PlacementShape(1, args.nodes, args.experts), False
+        found = read_anything(args.file, shape, format=args.format)
+    if found.loads is not None:
+        facts = inspect_loads(found.loads, str(args.file), found.format.name)
+    else:
+        assert found.placement is not None
+        facts = inspect_placement(found.placement, found.format.name, cluster_known=known)
+    shared.say_notes(facts.plain["notes"])
+    if args.json:
+        shared.print_json(facts.plain)
     else:
         print_facts(facts, sys.stdout)

@@ -2,228 +2,215 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+from evenload.cli import shared
 
-from evenload.cli.options import (
-    AsJson,
-    Experts,
-    GroupGpus,
-    GroupNodes,
-    Loads,
-    LoadsFormat,
-    OutputFormat,
-    PlacementFormat,
-    Plot,
-    Window,
-)
+if TYPE_CHECKING:
+    from evenload.plan import Plan
+    from evenload.redundancy import Redundancy
+
+EXAMPLES = """
+Examples:
+  evenload plan loads.csv --gpus 8 --slots 40 -o placement.json
+  evenload plan loads.csv --gpus 8 --redundant auto --target 0.98
+  evenload plan trace.npz --gpus 32 --nodes 4 --slots 288 --next --current placement.json
+"""
+
+_TARGET = 0.99
 
 
-def plan(
-    loads: Loads,
-    gpus: GroupGpus,
-    nodes: GroupNodes = 1,
-    slots: Annotated[
-        int | None,
-        typer.Option(
-            metavar="S",
-            help="Slots of a layer over all GPUs; where they do not divide, the first GPUs have "
-            "one more. Slots beyond the number of experts hold replicas of busy ones. Default: as "
-            "few as hold every expert once.",
-        ),
-    ] = None,
-    redundant: Annotated[
-        str | None,
-        typer.Option(
-            metavar="R|auto",
-            help="Instead of --slots: slots beyond one for each expert. auto finds the fewest, "
-            "equally many on each GPU, that reach the --target.",
-        ),
-    ] = None,
-    target: Annotated[
-        float | None,
-        typer.Option(
-            metavar="B",
-            help="Balancedness, mean over layers, for --redundant auto to reach. Default: 0.99.",
-        ),
-    ] = None,
-    groups: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Groups of experts that routing keeps on one node (8 for DeepSeek-V3); see "
-            "--topology.",
-        ),
-    ] = 1,
-    topology: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="strict (all of a group on one node), prefer (one replica of each on its group's "
-            "node, others where they pay), or ignore. Default: strict where the groups divide "
-            "evenly over the nodes, else ignore.",
-        ),
-    ] = None,
-    cross_node_price: Annotated[
-        float | None,
-        typer.Option(
-            metavar="P",
-            help="For --topology prefer: what a token costs that is computed away from its "
-            "group's node, in tokens computed by a GPU. Default: 1.",
-        ),
-    ] = None,
-    speed: Annotated[
-        str | None,
-        typer.Option(metavar="A,B,...", help="Speed of each GPU, where they differ: e.g. 1,1,2,2."),
-    ] = None,
-    dead: Annotated[
-        list[int] | None,
-        typer.Option(metavar="GPU", help="Number of a GPU that is gone; may be given repeatedly."),
-    ] = None,
-    solver: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="auto (the best there is for the problem), greedy (DeepSeek EPLB's own plan), "
-            "iterated-greedy, local-search, joint, exact (small layers), or one that a plug-in "
-            "adds.",
-        ),
-    ] = "auto",
-    effort: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LEVEL",
-            help="How long to search, for the solvers auto, joint and exact: fast, standard, "
-            "thorough, or a number of steps.",
-        ),
-    ] = None,
-    current: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Placement that runs now: the plan moves few experts from it, see --move-cost and "
-            "--max-moves.",
-        ),
-    ] = None,
-    current_format: PlacementFormat = None,
-    move_cost: Annotated[
-        float | None,
-        typer.Option(
-            metavar="P",
-            help="With --current: what each move has to gain in its layer, in balancedness. "
-            "Default: 0.1 over the slots of a layer.",
-        ),
-    ] = None,
-    max_moves: Annotated[
-        int | None,
-        typer.Option(
-            metavar="M", help="With --current: experts of each layer that may move at most."
-        ),
-    ] = None,
-    next_window: Annotated[
-        bool,
-        typer.Option(
-            "--next",
-            help="Plan a trace for the window after it: for a forecast, and so that it holds under "
-            "the last windows.",
-        ),
-    ] = False,
-    window: Window = None,
-    experts: Experts = None,
-    loads_format: LoadsFormat = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write the placement to a file: .json or .npz (evenload's own), .pt (SGLang), "
-            ".yaml (TensorRT-LLM), or what --output-format says.",
-        ),
-    ] = None,
-    output_format: OutputFormat = None,
-    plot: Plot = None,
-    curve: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Draw what each number of slots reaches that --redundant auto tried, to a .png, "
-            ".svg or .pdf.",
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+# fmt: off
+def arguments(parser: ArgumentParser) -> None:
+    """Add the options."""
+    shared.load_options(parser)
+    cluster = shared.cluster_options(parser)
+    cluster.add_argument("--redundant", metavar="R|auto", help="Instead of --slots: slots beyond "
+        "one for each expert. auto finds the fewest, equally many on each GPU, that reach the "
+        "--target.")
+    cluster.add_argument("--target", metavar="B", type=float, help="Balancedness, mean over "
+        "layers, for --redundant auto to reach. Default: 0.99.")
+    cluster.add_argument("--speed", metavar="A,B,...",
+        help="Speed of each GPU, where they differ: e.g. 1,1,2,2.")
+    cluster.add_argument("--dead", metavar="GPU", type=int, action="append",
+        help="Number of a GPU that is gone. May be given repeatedly.")
+    groups = parser.add_argument_group("groups of experts")
+    shared.groups_option(groups)
+    groups.add_argument("--topology", metavar="NAME", help="strict (all of a group on one node), "
+        "prefer (one replica of each on its group's node, others where they pay), or ignore. "
+        "Default: strict where the groups divide evenly over the nodes, else ignore.")
+    groups.add_argument("--cross-node-price", metavar="P", type=float, help="For --topology "
+        "prefer: what a token costs that is computed away from its group's node, in tokens "
+        "computed by a GPU. Default: 1.")
+    search = parser.add_argument_group("search")
+    search.add_argument("--solver", metavar="NAME", default="auto", help="auto (the best there is "
+        "for the problem), greedy (DeepSeek EPLB's own plan), iterated-greedy, local-search, "
+        "joint, exact (small layers), or one that a plug-in adds.")
+    search.add_argument("--effort", metavar="LEVEL", help="How long to search, for the solvers "
+        "auto, joint and exact: fast, standard, thorough, or a number of steps.")
+    search.add_argument("--next", action="store_true", help="Plan a trace for the window after "
+        "it: for a forecast, and so that it holds under the last windows.")
+    moves = parser.add_argument_group("moves")
+    moves.add_argument("--current", metavar="FILE", type=Path, help="Running placement: the plan "
+        "moves few experts from it, see --move-cost and --max-moves.")
+    shared.placement_format_option(moves, "--current-format")
+    moves.add_argument("--move-cost", metavar="P", type=float, help="With --current: minimum gain "
+        "required per move in its layer, in balancedness. Default: 0.1 over the slots of a layer.")
+    moves.add_argument("--max-moves", metavar="M", type=int,
+        help="With --current: experts of each layer that may move at most.")
+    output = shared.output_options(parser)
+    output.add_argument("-o", "--output", metavar="FILE", type=Path, help="Write the placement to "
+        "a file: .json or .npz (evenload's own), .pt (SGLang), .yaml (TensorRT-LLM), or what "
+        "--output-format says.")
+    output.add_argument("--output-format", metavar="NAME", help="Format of --output: evenload, "
+        "evenload-npz, sglang, tensorrt-llm or vllm-ascend. Default: by its ending.")
+    output.add_argument("--curve", metavar="FILE", type=Path, help="Draw what each number of slots "
+        "reaches that --redundant auto tried, to a .png, .svg or .pdf.")
+# fmt: on
+
+
+def run(args: Namespace) -> None:
     """Plan a placement for measured loads.
 
-    Prints it beside the trivial placement (experts in order, as engines start), or beside
-    the --current one. Without --window or --next a trace is summed over its windows.
+    Prints it beside the trivial placement (experts in order, as engines start), or beside the
+    --current one. Without --window or --next a trace is summed over its windows.
     """
-    from evenload.cli.planning import (
-        Wanted,
-        effort_option,
-        moves_options,
-        plan_wanted,
-        price_option,
-    )
-    from evenload.cli.prepare import (
-        check_outputs,
-        open_loads,
-        open_placement,
-        routed_experts,
-        windows_of,
-    )
-    from evenload.cli.screen import draw, draw_slots, say, say_notes, show
-    from evenload.formats import write_placement
-    from evenload.report.compare import compare_plan, plan_lines
-    from evenload.report.context import Context
-    from evenload.report.slots import slots_entry, slots_lines
-
-    how = {
-        "num_groups": groups,
-        "topology": topology,
-        "solver": solver,
-        **price_option(cross_node_price, topology),
-        **effort_option(effort),
-        **moves_options(current, move_cost, max_moves),
-    }
-    wanted = Wanted(gpus, nodes, slots, redundant, target, speed, dead, how)
-    wanted.check(curve, next_window)
-    check_outputs(output, plot, curve, output_format=output_format)
-    file = open_loads(loads, window, experts, loads_format)
-    running = open_placement(
-        "--current", current, current_format, gpus, nodes, file.load.shape[1], file.layers
-    )
-    if running is not None:
-        how["current"] = running
-    tokens = windows_of(file, window) if next_window else file.load
-    result, milliseconds, found = plan_wanted(tokens, wanted)
-    expected = result.problem.load if next_window else file.load
-    context = Context.of(file, result.placement.cluster, groups, forecast=next_window)
-    topk = routed_experts(loads, result.placement.cluster, window, loads_format)
-    summaries = compare_plan(expected, result, milliseconds, num_groups=groups, topk=topk)
-    if output is not None:
-        left_out = write_placement(
-            output,
-            result.placement,
-            solver=result.solver,
-            load=expected,
-            layers=file.layers,
-            format=output_format,
+    _check(args)
+    shared.check_outputs(args.output, args.output_format, args.plot, args.curve)
+    file = shared.open_loads(args)
+    running = shared.open_placement("current", args, file.load.shape[1], file.layers)
+    if args.next and file.trace is None:
+        raise ValueError(
+            f"--next: {file.source} has one load and no windows; leave --next out, or use a trace "
+            "[windows, layers, experts]"
         )
-        say_notes(left_out)
-        say(f"wrote the placement to {output}")
-    draw(plot, context, summaries)
-    draw_slots(curve, found)
-    show(
-        context,
+    plan, seconds, found = _plan(args, file.trace if args.next else file.load, running)
+
+    from evenload.io import write_placement
+    from evenload.report.compare import Context, compare_plan, plan_lines
+    from evenload.report.tables import slots_entry, slots_lines
+
+    load, cluster = plan.problem.load if args.next else file.load, plan.placement.cluster
+    summaries = compare_plan(load, plan, 1e3 * seconds, **shared.extras(args, cluster))
+    if args.output is not None:
+        about: dict[str, Any] = {"solver": plan.solver, "load": load, "layers": file.layers}
+        form = args.output_format
+        shared.say_notes(write_placement(args.output, plan.placement, format=form, **about))
+        shared.say(f"wrote the placement to {args.output}")
+    if args.curve is not None and found is not None:
+        from evenload.report.figures import draw_slots_curve, save_figure
+
+        with shared.drawing("the curve", args.curve):
+            save_figure(args.curve, draw_slots_curve(found))
+    shared.show(
+        args,
+        Context.of(file, cluster, args.groups, forecast=args.next),
         summaries,
-        [*plan_lines(summaries, result), *slots_lines(found)],
-        as_json,
-        solver=result.solver,
-        reason=result.reason,
-        notes=list(result.notes),
-        physical_to_logical=result.placement.physical_to_logical.tolist(),
+        [*plan_lines(summaries, plan), *slots_lines(found)],
+        solver=plan.solver,
+        reason=plan.reason,
+        notes=list(plan.notes),
+        physical_to_logical=plan.placement.physical_to_logical.tolist(),
         **slots_entry(found),
     )
+
+
+def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redundancy | None]:
+    """Plan once; also return the seconds it took, and how the slots were found if they were."""
+    from evenload import solve
+    from evenload.clock import Stopwatch
+
+    how = {"num_groups": args.groups, "topology": args.topology, "solver": args.solver}
+    asked = {
+        "cross_node_price": args.cross_node_price,
+        "effort": int(args.effort) if _is_number(args.effort) else args.effort,
+        "move_cost": args.move_cost,
+        "max_moves": args.max_moves,
+        "current": running,
+    }
+    how |= {name: value for name, value in asked.items() if value is not None}
+    if args.redundant != "auto":
+        experts = tokens.shape[-1]
+        speed, alive = _speed(args.speed), _alive(args)
+        cluster = shared.cluster_of(args, _slots(args, experts), experts, alive, speed=speed)
+        with shared.kernels(), shared.busy("planning"), Stopwatch() as watch:
+            plan = solve(tokens, cluster, **how)
+        return plan, watch.seconds, None
+    from evenload.redundancy import smallest_redundancy
+
+    wanted = _TARGET if args.target is None else args.target
+    search = "looking for the fewest slots"
+    with shared.kernels(), shared.busy(search) as tell, Stopwatch() as watch:
+        found = smallest_redundancy(tokens, args.gpus, args.nodes, wanted=wanted, say=tell, **how)
+    tried = f"{found.num_tried} number{'s' if found.num_tried > 1 else ''} of slots"
+    shared.say(f"tried {tried} in {watch.seconds:.2f} s")
+    return found.plan, found.plan_seconds, found
+
+
+def _check(args: Namespace) -> None:
+    """Raise `ValueError` for options that do not go together, before any work is done."""
+    auto, price = args.redundant == "auto", args.cross_node_price
+    for_prefer = f"--cross-node-price {price or 0:g} is for --topology prefer"
+    shared.both(price, args.topology == "prefer", for_prefer)
+    shared.both(args.move_cost, args.current, "--move-cost limits moves from --current")
+    shared.both(args.max_moves, args.current, "--max-moves limits moves from --current")
+    shared.both(args.curve, auto, "--curve is drawn for --redundant auto")
+    shared.both(args.target, auto, "--target is for --redundant auto")
+    if args.target is not None and not 0.0 < args.target <= 1.0:
+        raise ValueError(f"--target {args.target:g} is outside (0, 1]; use {_TARGET:g} for example")
+    if args.next and args.window is not None:
+        raise ValueError(
+            "--window and --next are two ways to look at a trace; give one of them, or neither"
+        )
+    clashes = {
+        "looks at one load; leave out --next, or take a --window": args.next,
+        "looks for the slots to plan anew on; leave out --current, or give --slots": args.current,
+        "looks for the slots of equal living GPUs; leave out --slots, --speed and --dead": (
+            (args.slots, args.speed, args.dead) != (None, None, None)
+        ),
+    }
+    for rule, clash in clashes.items():
+        if auto and clash:
+            raise ValueError(f"--redundant auto {rule}")
+
+
+def _is_number(text: str | None) -> bool:
+    return text is not None and text.isascii() and text.isdigit()
+
+
+def _slots(args: Namespace, num_experts: int) -> int | None:
+    """Return the slots of a layer, from either way of giving them; None for neither."""
+    slots: int | None = args.slots
+    if args.redundant is None:
+        return slots
+    if slots is not None:
+        raise ValueError("--slots and --redundant are two ways to say one thing; give one of them")
+    if not _is_number(args.redundant):
+        raise ValueError(
+            f"--redundant {args.redundant} is no number; use one of at least 0, or auto"
+        )
+    return num_experts + int(args.redundant)
+
+
+def _speed(text: str | None) -> list[float] | None:
+    try:
+        return None if text is None else [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--speed {text}: not numbers with commas between; use one for each GPU, e.g. 1,1,2,2"
+        ) from None
+
+
+def _alive(args: Namespace) -> list[bool] | None:
+    """Return for each GPU whether it is alive; None if all are."""
+    for gpu in args.dead or []:
+        if not 0 <= gpu < args.gpus:
+            raise ValueError(f"--dead {gpu} is no GPU; use 0 to {args.gpus - 1}")
+    if not args.dead:
+        return None
+    alive = [gpu not in args.dead for gpu in range(args.gpus)]
+    if not any(alive):
+        raise ValueError(f"--dead: all {args.gpus} GPUs are gone; leave 1 or more")
+    return alive

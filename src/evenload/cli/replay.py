@@ -2,122 +2,124 @@
 
 from __future__ import annotations
 
+import time
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-import typer
+from evenload.cli import shared
+from evenload.cli.report import show_replays, write_page_to
 
-from evenload.cli.options import (
-    AsJson,
-    Experts,
-    GroupGpus,
-    GroupNodes,
-    LoadsFormat,
-    PlacementFormat,
-)
-from evenload.cli.replaying import (
-    DEFAULT_POLICIES,
-    Costs,
-    Groups,
-    Hardware,
-    Model,
-    NoDelay,
-    OracleName,
-    Policies,
-    Sample,
-    TraceFile,
-    WarmStart,
-)
+EXAMPLES = """
+Examples:
+  evenload replay trace.npz --gpus 8 --slots 40 --window 2 --model gpt-oss-20b
+  evenload replay trace.npz --gpus 8 --slots 40 --policy never --policy every-4:joint
+"""
+
+DEFAULT_POLICIES = ["never", "once", "deepseek", "evenload"]
 
 
-def replay(
-    trace: TraceFile,
-    gpus: GroupGpus,
-    policy: Policies = None,
-    nodes: GroupNodes = 1,
-    slots: Annotated[
-        int | None,
-        typer.Option(
-            metavar="S",
-            help="Slots of a layer over all GPUs. Default: as few as hold every expert once.",
-        ),
-    ] = None,
-    window: Annotated[
-        int, typer.Option(metavar="N", help="Recorded windows that are summed into one.")
-    ] = 1,
-    interval: Annotated[
-        int, typer.Option(metavar="N", help="Windows from one decision to the next.")
-    ] = 1,
-    warm_start: WarmStart = 1,
-    start: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Placement that serves at first, in any format that evenload reads. Default: "
-            "experts in order.",
-        ),
-    ] = None,
-    start_format: PlacementFormat = None,
-    groups: Groups = 1,
-    hardware: Hardware = "h100-ib",
-    model: Model = "deepseek-v3",
-    cost: Costs = None,
-    sample: Sample = 1.0,
-    oracle: OracleName = "fast",
-    no_delay: NoDelay = False,
-    experts: Experts = None,
-    loads_format: LoadsFormat = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Write a page with pictures to a .html file."),
-    ] = None,
-    save: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Keep the replays in a .npz file, for `evenload report`."
-        ),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+# fmt: off
+def arguments(parser: ArgumentParser) -> None:
+    """Add the options."""
+    shared.trace_options(parser)
+    shared.cluster_options(parser)
+    replay_options(parser)
+    windows = parser.add_argument_group("windows")
+    windows.add_argument("--window", metavar="N", type=int, default=1,
+        help="Recorded windows that are summed into one.")
+    windows.add_argument("--interval", metavar="N", type=int, default=1,
+        help="Windows from one decision to the next.")
+    windows.add_argument("--start", metavar="FILE", type=Path, help="Placement that serves at "
+        "first, in any format that evenload reads. Default: experts in order.")
+    shared.placement_format_option(windows, "--start-format")
+    output = shared.output_options(parser, placements=False)
+    output.add_argument("--report", metavar="FILE", type=Path,
+        help="Write a page with pictures to a .html file.")
+    output.add_argument("--save", metavar="FILE", type=Path,
+        help="Keep the replays in a .npz file, for `evenload report`.")
+
+
+def replay_options(parser: ArgumentParser) -> None:
+    """Add what `replay` and `sweep` have in common."""
+    policies = parser.add_argument_group("policies")
+    policies.add_argument("--policy", metavar="NAME", action="append", help="never, once, every-N "
+        "(each also with a solver: every-4:joint), deepseek, vllm or evenload; options of the "
+        "solver after commas: every-4:joint,effort=fast. May be given repeatedly. Default: "
+        f"{', '.join(DEFAULT_POLICIES)}.")
+    policies.add_argument("--warm-start", metavar="N", type=int, default=1,
+        help="Windows that are seen before the first is served.")
+    shared.groups_option(policies)
+    policies.add_argument("--oracle", metavar="NAME", default="fast", help="Who plans each window "
+        "on itself, for the regret: fast, a solver, auto, or none.")
+    costs = parser.add_argument_group("costs")
+    costs.add_argument("--hardware", metavar="NAME", default="h100-ib", help="What a second is: "
+        "h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or h100-pcie.")
+    costs.add_argument("--model", metavar="NAME", default="deepseek-v3", help="Whose experts move: "
+        "deepseek-v3, deepseek-r1, deepseek-v2-lite, qwen3-235b-a22b, qwen3-30b-a3b, gpt-oss-20b, "
+        "gpt-oss-120b, kimi-k2, glm-4.5, mixtral-8x7b or mixtral-8x22b.")
+    costs.add_argument("--cost", metavar="NAME=X", action="append", help="Another number of the "
+        "cost model: tokens_per_second, expert_bytes, bandwidth_in_node, bandwidth_between_nodes "
+        "(bytes per second), latency (seconds) or overlap (0 to 1). May be given repeatedly.")
+    costs.add_argument("--sample", metavar="X", type=float, default=1.0,
+        help="Fraction of the served tokens that the trace recorded: 0.01 for one in a hundred.")
+    costs.add_argument("--no-delay", action="store_true",
+        help="Let moves take effect at once; they still cost what they cost.")
+# fmt: on
+
+
+def run(args: Namespace) -> None:
     """Compare policies on a trace: what each would have reached, moved and cost.
 
     Before each interval a policy sees the past only; the windows that follow are served with what
     it decided. Seconds come from the cost model, see --hardware, --model and --cost.
     """
-    from evenload.cli.prepare import cluster_for, open_placement
-    from evenload.cli.replaying import cost_of, open_trace, oracle_of
-    from evenload.cli.replays import (
-        check_replay_outputs,
-        ready,
-        replay_all,
-        save_all,
-        show_replays,
-        write_report,
-    )
-    from evenload.replay import get_policy
+    from evenload.replay import get_policy, replay
+    from evenload.report.page import check_page_path
+    from evenload.report.saved import check_saved_path, save_replays
 
-    given = policy or DEFAULT_POLICIES
-    names = list(dict.fromkeys(given))
+    names = list(dict.fromkeys(args.policy or DEFAULT_POLICIES))
     for name in names:
         get_policy(name)
-    how = {
-        "window": window,
-        "interval": interval,
-        "warm_start": warm_start,
-        "cost": cost_of(hardware, model, cost),
-        "num_groups": groups,
-        "oracle": oracle_of(oracle),
-        "sample": sample,
-        "delay": not no_delay,
+    how = settings_of(args) | {"window": args.window, "interval": args.interval}
+    if args.report is not None:
+        check_page_path(args.report)
+    if args.save is not None:
+        check_saved_path(args.save)
+    trace = shared.open_trace(args.trace, args)
+    how["start"] = shared.open_placement("start", args, trace.num_experts, trace.layers)
+    cluster = shared.cluster_of(args, args.slots, trace.num_experts)
+    started = time.perf_counter()
+    replays = []
+    with shared.kernels():
+        for name in names:
+            with shared.busy(name) as tell:
+                replays.append(replay(trace, cluster, name, progress=tell, **how))
+    windows, seconds = sum(len(r.windows) for r in replays), time.perf_counter() - started
+    shared.say(f"replayed {windows} windows in {seconds:.2f} s ({windows / seconds:,.0f} a second)")
+    if args.save is not None:
+        save_replays(args.save, replays)
+        shared.say(f"wrote the replays to {args.save}")
+    write_page_to(args.report, replays, trace)
+    show_replays(trace, replays, args.json)
+
+
+def settings_of(args: Namespace) -> dict[str, Any]:
+    """Return what `replay_options` says, but for the policies, as arguments of `replay`."""
+    from evenload.cost import CostModel
+
+    numbers = {}
+    for text in args.cost or []:
+        name, _, value = text.partition("=")
+        try:
+            numbers[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--cost {text}: no number; write it as overlap=0.9") from None
+    return {
+        "warm_start": args.warm_start,
+        "cost": CostModel.preset(args.hardware, args.model, **numbers),
+        "num_groups": args.groups,
+        "oracle": None if args.oracle == "none" else args.oracle,
+        "sample": args.sample,
+        "delay": not args.no_delay,
     }
-    check_replay_outputs(report, save)
-    loads = open_trace(trace, experts, loads_format)
-    how["start"] = open_placement(
-        "--start", start, start_format, gpus, nodes, loads.num_experts, loads.layers
-    )
-    cluster = cluster_for(gpus, nodes, slots, loads.num_experts)
-    ready()
-    replays = replay_all(loads, cluster, names, how)
-    save_all(save, replays)
-    write_report(report, replays, loads)
-    show_replays(loads, replays, as_json)

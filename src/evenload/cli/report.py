@@ -2,70 +2,89 @@
 
 from __future__ import annotations
 
+import sys
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from evenload.cli import shared
 
-from evenload.cli.options import AsJson, Experts, LoadsFormat
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evenload.replay import Replay
+    from evenload.trace import Trace
+
+EXAMPLES = """
+Examples:
+  evenload report replays.npz -o page.html --figures figures
+"""
 
 
-def report(
-    replays: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="REPLAYS", help="One or more .npz files that `replay --save` wrote."
-        ),
-    ],
-    trace: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The trace that was replayed. Default: where it was then, as the replays say.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Write a page to a .html file."),
-    ] = None,
-    figures: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Write the figures as .png files into a folder, for papers."
-        ),
-    ] = None,
-    experts: Experts = None,
-    loads_format: LoadsFormat = None,
-    as_json: AsJson = False,
-) -> None:
+# fmt: off
+def arguments(parser: ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("replays", metavar="REPLAYS", nargs="+", type=Path,
+        help="One or more .npz files that `replay --save` wrote.")
+    trace = parser.add_argument_group("trace")
+    trace.add_argument("--trace", metavar="FILE", type=Path,
+        help="The trace that was replayed. Default: where it was then, as the replays say.")
+    shared.reading_options(trace)
+    output = shared.output_options(parser, placements=False)
+    output.add_argument("-o", "--output", metavar="FILE", type=Path,
+        help="Write a page to a .html file.")
+    output.add_argument("--figures", metavar="FOLDER", type=Path,
+        help="Write the figures as .png files into a folder, for papers.")
+# fmt: on
+
+
+def run(args: Namespace) -> None:
     """Show replays that were saved: as a table, on a page, as pictures.
 
     The page is one file that opens offline, with the load of each GPU before and after, balance,
     moves and what they bring over time, balance against moves, hot experts, and the settings.
     """
-    from evenload.cli.replaying import open_trace
-    from evenload.cli.replays import show_replays, write_report
-    from evenload.cli.screen import busy, say
     from evenload.report.page import check_figures_folder, check_page_path, write_figures
     from evenload.report.saved import load_replays
 
-    if output is not None:
-        check_page_path(output)
-    if figures is not None:
-        check_figures_folder(figures)
-    saved = [replay for path in replays for replay in load_replays(path)]
-    loads = open_trace(
-        trace or _recorded(saved[0].settings.get("source", "")), experts, loads_format
-    )
-    write_report(output, saved, loads)
-    if figures is not None:
-        with busy("drawing"):
-            written = write_figures(saved, loads, figures)
-        say(f"wrote {len(written)} pictures to {figures}")
-    show_replays(loads, saved, as_json)
-
-
-def _recorded(source: str) -> Path:
+    if args.output is not None:
+        check_page_path(args.output)
+    if args.figures is not None:
+        check_figures_folder(args.figures)
+    replays = [replay for path in args.replays for replay in load_replays(path)]
+    source = args.trace or replays[0].settings.get("source")
     if not source:
         raise ValueError("the replays do not say where their trace was; give it with --trace")
-    return Path(source)
+    trace = shared.open_trace(Path(source), args)
+    write_page_to(args.output, replays, trace)
+    if args.figures is not None:
+        with shared.busy("drawing"):
+            written = write_figures(replays, trace, args.figures)
+        shared.say(f"wrote {len(written)} pictures to {args.figures}")
+    show_replays(trace, replays, args.json)
+
+
+def write_page_to(path: Path | None, replays: Sequence[Replay], trace: Trace) -> None:
+    """Write the page of replays, where one is wanted, and say on stderr where it is."""
+    if path is None:
+        return
+    from evenload.report.page import write_page
+
+    with shared.drawing("the report", path):
+        write_page(replays, trace, path)
+
+
+def show_replays(trace: Trace, replays: Sequence[Replay], as_json: bool) -> None:
+    """Print a comparison of replays to stdout, as a table or as one JSON object."""
+    if as_json:
+        shared.show_json(trace, replays=[replay.to_dict() for replay in replays])
+        return
+    from evenload.report.compare import Context
+    from evenload.report.tables import policy_lines, print_policies
+
+    first = replays[0]
+    context = Context(trace.source, trace.num_layers, trace.num_experts, first.cluster)
+    windows = f"{len(first.windows)} windows of {first.window}, decisions every {first.interval}"
+    rows = [replay.figures() for replay in replays]
+    lines = [*policy_lines(rows), *(f"note: {note}" for note in first.notes)]
+    print_policies(f"{context.title()}; {windows}", rows, lines, sys.stdout)

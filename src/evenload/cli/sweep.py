@@ -2,119 +2,111 @@
 
 from __future__ import annotations
 
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from evenload.cli import shared
+from evenload.cli.replay import DEFAULT_POLICIES, replay_options, settings_of
 
-from evenload.cli.options import AsJson, Experts, LoadsFormat
-from evenload.cli.replaying import (
-    DEFAULT_POLICIES,
-    Costs,
-    Groups,
-    Hardware,
-    Model,
-    NoDelay,
-    OracleName,
-    Policies,
-    Sample,
-    TraceFile,
-    WarmStart,
-)
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+EXAMPLES = """
+Examples:
+  evenload sweep trace.npz --gpus 8 --redundant 0 --redundant 8 --redundant 16 -o results.parquet
+"""
 
 
-def sweep(
-    trace: TraceFile,
-    gpus: Annotated[
-        list[int], typer.Option(metavar="G", help="GPUs of the group. May be given repeatedly.")
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Where the results go: a .parquet (needs pyarrow), .csv or .json file. Finished "
-            "replays are kept in a folder of that name with .cells behind it.",
-        ),
-    ],
-    slots: Annotated[
-        list[int] | None,
-        typer.Option(metavar="S", help="Slots of a layer. May be given repeatedly."),
-    ] = None,
-    redundant: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="R",
-            help="Instead of --slots: slots beyond one for each expert. May be given repeatedly.",
-        ),
-    ] = None,
-    policy: Policies = None,
-    window: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="N",
-            help="Recorded windows summed into one. May be given repeatedly. Default: 1.",
-        ),
-    ] = None,
-    interval: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="N",
-            help="Windows from one decision to the next. May be given repeatedly. Default: 1.",
-        ),
-    ] = None,
-    gpus_per_node: Annotated[
-        int | None, typer.Option(metavar="N", help="GPUs of a node. Default: all in one.")
-    ] = None,
-    warm_start: WarmStart = 1,
-    groups: Groups = 1,
-    hardware: Hardware = "h100-ib",
-    model: Model = "deepseek-v3",
-    cost: Costs = None,
-    sample: Sample = 1.0,
-    oracle: OracleName = "fast",
-    no_delay: NoDelay = False,
-    workers: Annotated[
-        int | None, typer.Option(metavar="N", help="Processes. Default: one a core.")
-    ] = None,
-    dask: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Run on the Dask cluster of this scheduler instead."),
-    ] = None,
-    experts: Experts = None,
-    loads_format: LoadsFormat = None,
-    as_json: AsJson = False,
-) -> None:
+# fmt: off
+def arguments(parser: ArgumentParser) -> None:
+    """Add the options."""
+    shared.trace_options(parser)
+    cluster = shared.cluster_options(parser, several=True)
+    cluster.add_argument("--redundant", metavar="R", type=int, action="append", help="Instead of "
+        "--slots: slots beyond one for each expert. May be given repeatedly.")
+    replay_options(parser)
+    windows = parser.add_argument_group("windows")
+    windows.add_argument("--window", metavar="N", type=int, action="append",
+        help="Recorded windows summed into one. May be given repeatedly. Default: 1.")
+    windows.add_argument("--interval", metavar="N", type=int, action="append",
+        help="Windows from one decision to the next. May be given repeatedly. Default: 1.")
+    where = parser.add_argument_group("where it runs")
+    where.add_argument("--workers", metavar="N", type=int, help="Processes. Default: one per core.")
+    where.add_argument("--dask", metavar="ADDRESS",
+        help="Run on the Dask cluster of this scheduler instead.")
+    output = shared.output_options(parser, placements=False)
+    output.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="Where "
+        "the results go: a .parquet (needs pyarrow), .csv or .json file. Finished replays are kept "
+        "in a folder of that name with .cells behind it.")
+# fmt: on
+
+
+def run(args: Namespace) -> None:
     """Replay a grid of policies, GPUs, slots, windows and intervals.
 
     Answers how many redundant experts are worth their memory. Interrupted, or with more values, the
     same command goes on from what is done.
     """
-    from evenload.cli.replaying import cost_of, open_trace, oracle_of
-    from evenload.cli.sweeping import run_sweep, show_sweep, slots_of
-    from evenload.replay import write_results
+    from evenload.replay import sweep, write_results
     from evenload.replay.results import check_results_path
+    from evenload.report.tables import enough_slots, print_policies
 
-    check_results_path(output)
-    loads = open_trace(trace, experts, loads_format)
-    rows = run_sweep(
-        loads,
-        dask,
-        workers,
-        policies=policy or DEFAULT_POLICIES,
-        gpus=gpus,
-        slots=slots_of(slots, redundant, loads.num_experts),
-        windows=window or 1,
-        intervals=interval or 1,
-        gpus_per_node=gpus_per_node,
-        folder=output.with_name(f"{output.name}.cells"),
-        warm_start=warm_start,
-        cost=cost_of(hardware, model, cost),
-        num_groups=groups,
-        oracle=oracle_of(oracle),
-        sample=sample,
-        delay=not no_delay,
-    )
-    write_results(output, rows)
-    show_sweep(loads, rows, output, as_json)
+    check_results_path(args.output)
+    trace = shared.open_trace(args.trace, args)
+    folder = args.output.with_name(f"{args.output.name}.cells")
+    try:
+        with _pool(args.dask) as pool, shared.busy("replays") as tell:
+            rows = sweep(
+                trace,
+                policies=args.policy or DEFAULT_POLICIES,
+                gpus=args.gpus,
+                slots=slots_of(args.slots, args.redundant, trace.num_experts),
+                folder=folder,
+                windows=args.window or 1,
+                intervals=args.interval or 1,
+                gpus_per_node=args.gpus_per_node,
+                executor=pool,
+                workers=args.workers,
+                progress=tell,
+                **settings_of(args),
+            )
+    except KeyboardInterrupt:
+        shared.say(f"finished replays are kept in {folder}; the same command goes on from there")
+        raise
+    write_results(args.output, rows)
+    shared.say(f"wrote the results to {args.output}")
+    if args.json:
+        shared.show_json(trace, cells=rows)
+        return
+    T, L, E = trace.shape
+    title = f"{Path(trace.source).name}: {T} windows, {L} layers x {E} experts"
+    print_policies(title, rows, enough_slots(rows), sys.stdout, cells=True)
+
+
+def slots_of(slots: list[int] | None, redundant: list[int] | None, num_experts: int) -> list[int]:
+    """Return the numbers of slots, from either way of giving them."""
+    if not slots and not redundant:
+        raise ValueError(
+            f"how many slots is not said; give --slots (at least {num_experts}) or --redundant"
+        )
+    if slots and redundant:
+        raise ValueError("--slots and --redundant are two ways to say one thing; give one of them")
+    for extra in redundant or []:
+        if extra < 0:
+            raise ValueError(f"--redundant {extra} is less than 0; use 0 or more")
+    return slots or [num_experts + extra for extra in redundant or []]
+
+
+@contextmanager
+def _pool(dask: str | None) -> Iterator[Executor | None]:
+    if dask is None:
+        yield None
+        return
+    from evenload.extras import needed
+
+    with needed("distributed", "distributed", "dask", "--dask").Client(dask) as client:
+        yield client.get_executor()

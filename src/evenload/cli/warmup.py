@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from argparse import ArgumentParser, Namespace
 
-import typer
+from evenload.cli import shared
 
 
-def warmup() -> None:
+def arguments(parser: ArgumentParser) -> None:
+    """Add no options."""
+
+
+def run(args: Namespace) -> None:
     """Compile and cache all kernels ahead of time.
 
     No later call waits for it then. Run it once after installing, for example while building a
     container image.
     """
-    from evenload.ahead import warmup as compile_all
-    from evenload.cli.screen import busy
+    from evenload import warmup
 
     started = time.perf_counter()
-    with busy("compiling kernels"):
-        compile_all()
-    typer.echo(f"all kernels ready in {time.perf_counter() - started:.2f} s")
+    with shared.busy("compiling kernels"):
+        warmup()
+    sys.stdout.write(f"all kernels ready in {time.perf_counter() - started:.2f} s\n")

@@ -63,17 +63,25 @@ def sort_keys(keys: IntArray, n: int, scratch: IntArray) -> None:
     width = 1
     while width < n:
         for start in range(0, n, 2 * width):
-            middle = min(start + width, n)
-            end = min(start + 2 * width, n)
             i = start
+            middle = start + width if start + width < n else n
             j = middle
-            for place in range(start, end):
-                if j >= end or (i < middle and keys[i] <= keys[j]):
-                    scratch[place] = keys[i]
-                    i += 1
-                else:
-                    scratch[place] = keys[j]
-                    j += 1
+            end = start + 2 * width if start + 2 * width < n else n
+            place = start
+            while i < middle and j < end:  # without a branch on the keys, which are at random
+                left = keys[i] <= keys[j]
+                scratch[place] = keys[i] if left else keys[j]
+                i += left
+                j += 1 - left
+                place += 1
+            while i < middle:
+                scratch[place] = keys[i]
+                i += 1
+                place += 1
+            while j < end:
+                scratch[place] = keys[j]
+                j += 1
+                place += 1
         for place in range(n):
             keys[place] = scratch[place]
         width *= 2

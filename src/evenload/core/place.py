@@ -246,8 +246,8 @@ def place_layers(
     away_price : float
         What one token costs that is computed away from home, in tokens spread over all GPUs.
     is_begun : bool
-        Whether `placed` is the start; without, all GPUs have one speed and at most E slots, and no
-        expert a home.
+        Whether `placed` is the start; without, all GPUs have one speed and as many slots, at most
+        E, and no expert a home.
     most_pairs : int
         Pairs of GPUs that the exchanges of two for two and the disturbances of a layer look at.
     trials : int

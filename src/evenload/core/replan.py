@@ -229,26 +229,27 @@ def _place_of(s: State, giver: int) -> int:
     return NONE
 
 
-@step(StateType, Int, Int, Int, Int1, Int2)
-def _part_duplicates(
-    s: State, price: int, most: int, limit: int, row: IntArray, keys: IntArray
-) -> None:
-    """Give the second slot of an expert on a GPU to another one, where that costs no more."""
+@step(StateType, Int, Int1, Int2)
+def _part_duplicates(s: State, most: int, row: IntArray, keys: IntArray) -> None:
+    """Give the second slot of an expert on a GPU to another one, while moves are left."""
     for g in range(s.gpu.shape[1]):
         for i in range(s.gpu[SLOTS, g]):
             giver = s.slot[EXPERT, g, i]
             if s.held[HELD, giver, g] < 2:
                 continue
             best = NONE
+            best_is_new = True
             lowest = NEVER
             for taker in range(s.expert.shape[1]):
                 if s.held[HELD, taker, g] == 0 and may_hand_over(s, giver, g, taker):
-                    cost = _handover_peak(s, giver, g, taker, row)
-                    cost += price * _handover_moves(s, giver, g, taker)
-                    if cost < lowest:
-                        best, lowest = taker, cost
+                    # One that was there before costs no move, which counts for more than balance.
+                    peak = _handover_peak(s, giver, g, taker, row)
+                    new = s.held[OLD, taker, g] == 0
+                    better = peak < lowest if new == best_is_new else best_is_new
+                    if better:
+                        best, best_is_new, lowest = taker, new, peak
             if best != NONE:
-                _hand_over_if(s, _place_of(s, giver), g, best, price, most, limit, row, keys)
+                _hand_over_if(s, _place_of(s, giver), g, best, 0, most, lowest, row, keys)
 
 
 @step(StateType, RandomType, Int, Int, Int, Int1, Int2)
@@ -333,7 +334,7 @@ def _anneal(
     s: State, weight: IntArray, price: int, most: int, goal: int, steps: int, mean: int, heat: int,
     best: IntArray, row: IntArray, keys: IntArray, random: Random,
 ) -> bool:  # fmt: skip
-    """Search from a state, which ends as the best one found: never worse than the start.
+    """Part duplicates, and search from there; the state ends as the best one found.
 
     Threshold accepting (Dueck and Scheuer 1990): a step may raise the cost by a drawn part of a
     limit that sinks to 0 over the steps.
@@ -358,16 +359,10 @@ def _anneal(
     copy_out(s, best)
     if s.gpu.shape[1] == 1 or most == 0 or steps == 0:
         return found
-    lowest = worth(s, price, 0.0)
-    if price > 0 or most < NO_LIMIT:
-        _part_duplicates(s, price, most, lowest, row, keys)
-    else:
-        _part_duplicates(s, price, most, NEVER, row, keys)
+    _part_duplicates(s, most, row, keys)
     now = worth(s, price, 0.0)
-    if s.total[MOVES] <= most and (now < lowest or not found):
-        lowest = now
-        found = True
-        copy_out(s, best)
+    lowest = now
+    copy_out(s, best)
     heat = min(np.int64(HEAT * (s.total[PEAK] - mean)), heat)
     for trial in range(steps):
         if found and s.total[PEAK] <= goal and (price == 0 or s.total[MOVES] == 0):
@@ -456,10 +451,14 @@ def replan_layers(
         mean = (1 << bits) / speed * weights
         cost = np.int64(min(price * mean, float(s.total[PEAK])))  # no move gains more than all
         random[0] = SEED
+        start, start_moves = s.total[PEAK], s.total[MOVES]
         found = _anneal(
             s, weight, cost, most[layer], np.int64(goal * mean), steps, np.int64(mean),
             np.int64(heat * mean), best, row, keys, random,
         )  # fmt: skip
+        if s.total[PEAK] > start and start_moves <= most[layer]:
+            # Parting duplicates has cost more than the search has gained since.
+            fill(s, placed[layer], keys)
         copy_out(s, placed[layer])
         peak[layer] = s.total[PEAK] / mean if found else np.inf
         moves[layer] = s.total[MOVES]

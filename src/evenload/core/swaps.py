@@ -108,6 +108,23 @@ def best_swap(s: State, m: int, k: int, limit: int) -> tuple:
     j = 0
     best_i = NONE
     best_j = NONE
+    if unit_m == unit_k:  # the later of the two is done at half of both times and |2 d - surplus|
+        surplus = (time_m - time_k) // unit_m
+        room = (2 * limit - time_m - time_k) // unit_m
+        while i < slots_m and j < slots_k:
+            distance = 2 * (s.slot[SHARE, m, i] - s.slot[SHARE, k, j]) - surplus
+            if abs(distance) < room and may_swap(
+                s, s.slot[EXPERT, m, i], m, s.slot[EXPERT, k, j], k
+            ):
+                room = abs(distance)
+                best_i = i
+                best_j = j
+            too_little = distance < 0
+            j += too_little
+            i += 1 - too_little
+        if best_i != NONE:
+            limit = (time_m + time_k + room * unit_m) // 2
+        return limit, best_i, best_j
     while i < slots_m and j < slots_k:
         change = s.slot[SHARE, m, i] - s.slot[SHARE, k, j]
         after_m = time_m - change * unit_m
@@ -230,15 +247,18 @@ def _list_pairs(s: State, g: int, pairs: IntArray) -> int:
         j = K - 1
         place = listed + K - 2 - i
         listed = place + 1
+        high, low = s.slot[SHARE, g, i], (i << SLOT_BITS)
+        while left > 0 and j > i:  # without a branch on the sums
+            new = ((high + s.slot[SHARE, g, j]) << PAIR_BITS) | low | j
+            old = pairs[left - 1]
+            keep = old < new
+            pairs[place] = old if keep else new
+            left -= keep
+            j -= 1 - keep
+            place -= 1
         while j > i:
-            share = s.slot[SHARE, g, i] + s.slot[SHARE, g, j]
-            new = (share << PAIR_BITS) | (i << SLOT_BITS) | j
-            if left > 0 and pairs[left - 1] < new:
-                pairs[place] = pairs[left - 1]
-                left -= 1
-            else:
-                pairs[place] = new
-                j -= 1
+            pairs[place] = ((high + s.slot[SHARE, g, j]) << PAIR_BITS) | low | j
+            j -= 1
             place -= 1
     return listed
 
@@ -306,10 +326,11 @@ def exchange_pairs(
                 continue
             looked += 1
             n_k = _list_pairs(s, k, pairs[1])
+            # The walk of `best_swap`, over pairs.
             time_m, time_k = s.time[m, 0], s.time[k, 0]
             i = 0
             j = 0
-            while i < n_m and j < n_k:  # the walk of `best_swap`, over pairs
+            while i < n_m and j < n_k:
                 change = (pairs[0, i] >> PAIR_BITS) - (pairs[1, j] >> PAIR_BITS)
                 after_m = time_m - change * unit_m
                 after_k = time_k + change * unit_k

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from evenload.cost.hardware import Hardware, hardware_names
-from evenload.cost.model import CostModel
-from evenload.cost.models import Experts, model_names
-from evenload.cost.schedule import Schedule
+from evenload.cost.model import CostModel, Schedule
+from evenload.cost.presets import Experts, Hardware, hardware_names, model_names
 
 __all__ = ["CostModel", "Experts", "Hardware", "Schedule", "hardware_names", "model_names"]

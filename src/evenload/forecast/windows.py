@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap, check_weights, to_numpy, within_range
+from evenload.arrays import Rewrap, check_trace_shape, check_weights, to_numpy, within_range
 from evenload.trace import Trace
 
 Float = NDArray[np.float64]
@@ -51,13 +51,7 @@ def last_windows(trace: Any) -> tuple[Float, Rewrap]:
     if isinstance(trace, Trace):
         trace = trace.last(MEMORY, trace.num_windows)
     array, rewrap = to_numpy("trace", trace)
-    if array.ndim != 3:
-        raise ValueError(
-            f"trace has {array.ndim} dimensions {array.shape}; use [windows, layers, experts]"
-        )
-    for size, word in zip(array.shape, ("windows", "layers", "experts"), strict=True):
-        if size == 0:
-            raise ValueError(f"trace has 0 {word} {array.shape}; use at least 1")
+    check_trace_shape("trace", array.shape)
     first = max(0, len(array) - MEMORY)
     load = within_range(check_weights("trace", array[first:]))
     empty = np.flatnonzero(~load.any(axis=(1, 2)))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from evenload.replay.past import Past, Policy
-from evenload.replay.policies import get_policy, policy_names
-from evenload.replay.result import Replay
-from evenload.replay.results import write_results
+from evenload.replay.policies import Past, Policy, get_policy, policy_names
+from evenload.replay.results import Replay, write_results
 from evenload.replay.run import replay
 from evenload.replay.sweep import sweep
 

@@ -1,21 +1,94 @@
-"""Policies that have a name."""
+"""What a policy is asked and may know, and the policies that have a name."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload import solve
 from evenload.checks import positive_int
+from evenload.cluster import Cluster
+from evenload.cost import CostModel
 from evenload.moves import keep_slots
 from evenload.placement import Placement
-from evenload.planner import solve
-from evenload.replay.past import Past, Policy
 from evenload.solvers import get_solver
 
-MEMORY = 16
-"""Windows that ours looks at: what sketches on real traces found enough."""
+MEMORY = 16  # windows that ours looks at: what sketches on real traces found enough
 
-SECONDS = "seconds"
+
+@dataclass(frozen=True, eq=False)
+class Past:
+    """All that is known when a policy has to decide.
+
+    Parameters
+    ----------
+    load : float64 ndarray, [H, L, E], read-only
+        Tokens of each expert in the last H windows, oldest first; H is the policy's `memory`, or
+        fewer near the beginning, but at least 1.
+    window : int
+        Number of the next window, the first that the decision is for.
+    asked : int
+        How often the policy has been asked before in this replay.
+    current : Placement
+        What serves now.
+    cluster : Cluster
+    num_groups : int
+        Groups of experts that routing keeps on one node; 1 where there are none.
+    cost : CostModel
+    interval : int
+        Windows from this decision to the next.
+    sample : float
+        Fraction of the served tokens that the trace recorded, in (0, 1].
+    """
+
+    load: NDArray[np.float64]
+    window: int
+    asked: int
+    current: Placement
+    cluster: Cluster
+    num_groups: int
+    cost: CostModel
+    interval: int = 1
+    sample: float = 1.0
+
+
+class Policy(Protocol):
+    """Decides from the past whether experts move, and where to.
+
+    It should be deterministic and keep nothing between calls: what it needs of the past is in
+    `Past`.
+
+    Attributes
+    ----------
+    name : str
+        For tables.
+    memory : int
+        Windows that it wants to see, at least 1.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def memory(self) -> int: ...  # noqa: D102
+
+    def decide(self, past: Past) -> Placement | None:
+        """Return the placement to move to, or None to keep the current one."""
+        ...
+
+
+def check_policy(value: Any) -> Policy:
+    """Return `value` if it has what a policy needs, or raise `ValueError`."""
+    name = getattr(value, "name", None)
+    if not isinstance(name, str) or not callable(getattr(value, "decide", None)):
+        raise ValueError(
+            f"policy={value!r} is no policy; use a name, or an object with name, memory and decide"
+        )
+    positive_int(f"memory of the policy {name!r}", getattr(value, "memory", None))
+    policy: Policy = value
+    return policy
 
 
 @dataclass(frozen=True)
@@ -32,18 +105,9 @@ class Never:
 
 @dataclass(frozen=True)
 class Planned:
-    """Plan the last window from scratch with a solver, from time to time.
+    """Plan the last window from scratch with a solver, each `every`-th time (None: the first only).
 
-    Parameters
-    ----------
-    name : str
-    solver : str
-    every : int or None
-        Plan each time when it is asked the `every`-th time, the first included; None: only then.
-    keep : bool
-        Keep the slots of experts that stay on their GPU.
-    options : dict
-        Options of the solver.
+    With `keep` experts that stay on their GPU keep their slots.
     """
 
     name: str
@@ -57,14 +121,9 @@ class Planned:
         """Plan the last window, or keep."""
         if past.asked % self.every if self.every else past.asked:
             return None
-        plan = solve(
-            past.load[-1],
-            past.cluster,
-            num_groups=past.num_groups,
-            solver=self.solver,
-            **self.options,
-        )
-        return keep_slots(plan.placement, past.current) if self.keep else plan.placement
+        how = {"num_groups": past.num_groups, "solver": self.solver, **self.options}
+        placement = solve(past.load[-1], past.cluster, **how).placement
+        return keep_slots(placement, past.current) if self.keep else placement
 
 
 @dataclass(frozen=True)
@@ -72,16 +131,8 @@ class Evenload:
     """Ours: plan for what the past windows let expect, moving only what is worth it.
 
     Leaving the trivial placement, which an engine starts with, is free: it is made for no load, and
-    at a price per move a plan would stay near it.
-
-    Parameters
-    ----------
-    name : str
-    options : dict
-        Options of `evenload.solve`. A `move_cost` of ``"seconds"`` is worked out anew for each
-        decision, see `CostModel.move_cost`.
-    memory : int
-        Windows to look at.
+    at a price per move a plan would stay near it. `options` are those of `evenload.solve`; a
+    `move_cost` of ``"seconds"`` is worked out anew for each decision, see `CostModel.move_cost`.
     """
 
     name: str = "evenload"
@@ -94,27 +145,18 @@ class Evenload:
         _, L, E = past.load.shape
         if past.current == Placement.trivial(L, E, past.cluster):
             options["move_cost"] = 0.0
-        elif options.get("move_cost") == SECONDS:
+        elif options.get("move_cost") == "seconds":
             options["move_cost"] = past.cost.move_cost(
                 past.load[-1], past.cluster, windows=past.interval, sample=past.sample
             )
-        return solve(
-            past.load, past.cluster, current=past.current, num_groups=past.num_groups, **options
-        ).placement
+        options |= {"current": past.current, "num_groups": past.num_groups}
+        return solve(past.load, past.cluster, **options).placement
 
 
 def policy_names() -> list[str]:
     """Return the names that `get_policy` knows, with N for a number and SOLVER for a solver."""
-    return [
-        "never",
-        "once",
-        "once:SOLVER",
-        "every-N",
-        "every-N:SOLVER",
-        "deepseek",
-        "vllm",
-        "evenload",
-    ]
+    return ["never", "once", "once:SOLVER", "every-N", "every-N:SOLVER", "deepseek", "vllm",
+            "evenload"]  # fmt: skip
 
 
 def get_policy(name: str) -> Policy:
@@ -149,20 +191,14 @@ def get_policy(name: str) -> Policy:
         if kind == "never":
             return Never()
         return Planned(name, "greedy", keep=kind == "vllm")
-    every = _every(kind, name)
+    every, number = None, kind.removeprefix("every-")
+    if number != kind and number.isascii() and number.isdigit():
+        every = positive_int(f"policy={name!r}: N", int(number))
     if (every is None and kind != "once") or head.endswith(":"):
         raise ValueError(f"policy={name!r} is unknown; use one of: {', '.join(policy_names())}")
     if solver not in ("", "auto"):
         get_solver(solver)
     return Planned(name, solver or "auto", every, options=options)
-
-
-def _every(kind: str, name: str) -> int | None:
-    """Return N of ``every-N``, or None for another kind."""
-    start, _, number = kind.partition("-")
-    if start != "every" or not (number.isascii() and number.isdigit()):
-        return None
-    return positive_int(f"policy={name!r}: N", int(number))
 
 
 def _option(text: str, name: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""A sweep's rows in one file."""
+"""What came of a replay, and a sweep's rows in one file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,209 @@ import io
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.checks import unknown_ending
+from evenload.cluster import Cluster
 from evenload.extras import needed
-from evenload.formats.write import atomic_write
+from evenload.io import replace_file
+
+Int = NDArray[np.int64]
+Float = NDArray[np.float64]
 
 ENDINGS = (".parquet", ".csv", ".json")
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """A policy's course over the windows W of a trace that were served, and its R rebalances.
+
+    Parameters
+    ----------
+    policy : str
+    cluster : Cluster
+    window, interval : int
+        Recorded windows in one of the replay's, and windows from one decision to the next.
+    settings : dict
+        All that made it, in plain numbers and strings.
+    notes : tuple of str
+        What was left out or assumed, one sentence each.
+    windows : int64 ndarray, [W]
+        Numbers of the windows that were served.
+    balancedness : float64 ndarray, [W, L]
+        Reached, in (0, 1]; the mean over the time of a window in which a layer changes over.
+    kept_balancedness : float64 ndarray, [W, L]
+        What the placement before the last rebalance would have reached; the same as `balancedness`
+        before the first.
+    oracle : float64 ndarray, [W, L]
+        Best that is known of the window itself: planned on it, or reached where that is more; NaN
+        where none was asked for.
+    mean_seconds : float64 ndarray, [W, L]
+        What a layer would take if it were perfectly balanced.
+    served : int64 ndarray, [W]
+        Which of `placements` served, or was being moved to.
+    placements : int16 or int32 ndarray, [R + 1, L, S]
+        The one at the beginning, and that of each rebalance; only the last where the others were
+        not to be kept.
+    rebalance_window : int64 ndarray, [R]
+        Number of the window before which the moves began.
+    moves : int64 ndarray, [R, L]
+    bytes : float64 ndarray, [R]
+        Bytes that crossed a link.
+    transfer_seconds, move_seconds : float64 ndarray, [R]
+        How long the transfers took, and how much of that serving stood still.
+    saved_seconds : float64 ndarray, [R]
+        Straggler time saved until the next rebalance, against having kept the placement before.
+    plan_seconds : float64 ndarray, [R]
+        Time that the policy took to decide, by the clock; nothing else depends on it.
+    asked, put_off : int
+        How often the policy was asked, and how often it was not because experts were still moving.
+    asked_seconds : float
+        Time of all decisions, those to keep included.
+    """
+
+    policy: str
+    cluster: Cluster
+    window: int
+    interval: int
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+    windows: Int
+    balancedness: Float
+    kept_balancedness: Float
+    oracle: Float
+    mean_seconds: Float
+    served: Int
+    placements: NDArray[Any]
+    rebalance_window: Int
+    moves: Int
+    bytes: Float
+    transfer_seconds: Float
+    move_seconds: Float
+    saved_seconds: Float
+    plan_seconds: Float
+    asked: int
+    put_off: int
+    asked_seconds: float
+
+    @property
+    def num_rebalances(self) -> int:
+        """Rebalances R."""
+        return len(self.rebalance_window)
+
+    @property
+    def straggler_seconds(self) -> Float:
+        """What each layer took: until its last GPU was done, float64 [W, L]."""
+        return self.mean_seconds / self.balancedness
+
+    @property
+    def regret(self) -> Float:
+        """Balancedness that the oracle had over what was reached, float64 [W, L]."""
+        return self.oracle - self.balancedness
+
+    @property
+    def paid(self) -> NDArray[np.bool_]:
+        """Whether each rebalance saved more seconds than serving stood still for it: bool [R]."""
+        paid: NDArray[np.bool_] = self.saved_seconds > self.move_seconds
+        return paid
+
+    @property
+    def total_seconds(self) -> float:
+        """Straggler time of all windows and layers, and what moving took from serving."""
+        return float(self.straggler_seconds.sum() + self.move_seconds.sum())
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures of the whole replay as plain numbers, for tables and files.
+
+        Returns
+        -------
+        dict
+            ``oracle`` and ``regret`` are None where there is no oracle; ``moved_share`` is the part
+            of all slots that a rebalance moved, on average.
+        """
+        slots = self.cluster.num_slots * self.balancedness.shape[1]
+        count = self.num_rebalances
+        has_oracle = not np.isnan(self.oracle).any()
+        ideal = float(self.mean_seconds.sum())
+        return {
+            "policy": self.policy,
+            "windows": len(self.windows),
+            "balancedness": float(self.balancedness.mean()),
+            "worst_window": float(self.balancedness.mean(axis=1).min()),
+            "oracle": float(self.oracle.mean()) if has_oracle else None,
+            "regret": float(self.regret.mean()) if has_oracle else None,
+            "straggler_seconds": float(self.straggler_seconds.sum()),
+            "straggler_time": float(self.straggler_seconds.sum()) / ideal,
+            "rebalances": count,
+            "asked": self.asked,
+            "put_off": self.put_off,
+            "moves": int(self.moves.sum()),
+            "moved_share": float(self.moves.sum() / (count * slots)) if count else 0.0,
+            "bytes": float(self.bytes.sum()),
+            "transfer_seconds": float(self.transfer_seconds.sum()),
+            "move_seconds": float(self.move_seconds.sum()),
+            "saved_seconds": float(self.saved_seconds.sum()),
+            "paid": int(self.paid.sum()),
+            "total_seconds": self.total_seconds,
+            "plan_ms": 1e3 * self.asked_seconds / self.asked if self.asked else 0.0,
+        }
+
+    def summary(self) -> str:
+        """Return the figures in a few lines of text."""
+        f = self.figures()
+        oracle = "" if f["oracle"] is None else f", oracle {f['oracle']:.4f}"
+        lines = [
+            f"{self.policy} over {f['windows']} windows on {self.cluster}",
+            f"balancedness    mean {f['balancedness']:.4f}, worst window {f['worst_window']:.4f}"
+            f"{oracle}",
+            f"straggler time  {f['straggler_seconds']:.4g} s, {f['straggler_time']:.4f} x ideal",
+            f"rebalances      {f['rebalances']}, of which {f['paid']} paid; asked {f['asked']} "
+            f"times, {f['plan_ms']:.2f} ms each",
+            f"moves           {f['moves']:,} ({f['moved_share']:.1%} of slots a rebalance), "
+            f"{f['bytes'] / 1e9:.4g} GB, serving stood still for {f['move_seconds']:.4g} s",
+            f"total           {f['total_seconds']:.4g} s",
+        ]
+        return "\n".join([*lines, *(f"note            {note}" for note in self.notes)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as nested dicts and lists of plain numbers, for JSON; placements left out."""
+        figures = self.figures()
+        has_oracle = figures["oracle"] is not None
+        return {
+            **figures,
+            "settings": self.settings,
+            "notes": list(self.notes),
+            "per_window": {
+                "window": self.windows.tolist(),
+                "balancedness": self.balancedness.mean(axis=1).tolist(),
+                "kept_balancedness": self.kept_balancedness.mean(axis=1).tolist(),
+                "oracle": self.oracle.mean(axis=1).tolist() if has_oracle else None,
+                "straggler_seconds": self.straggler_seconds.sum(axis=1).tolist(),
+                "mean_seconds": self.mean_seconds.sum(axis=1).tolist(),
+            },
+            "per_rebalance": {
+                "window": self.rebalance_window.tolist(),
+                "moves": self.moves.sum(axis=1).tolist(),
+                "bytes": self.bytes.tolist(),
+                "transfer_seconds": self.transfer_seconds.tolist(),
+                "move_seconds": self.move_seconds.tolist(),
+                "saved_seconds": self.saved_seconds.tolist(),
+                "plan_seconds": self.plan_seconds.tolist(),
+                "paid": self.paid.tolist(),
+            },
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"<Replay of {self.policy}: {len(self.windows)} windows, balancedness "
+            f"{float(self.balancedness.mean()):.4f}, {self.num_rebalances} rebalances, "
+            f"{int(self.moves.sum())} moves>"
+        )
 
 
 def check_results_path(path: str | os.PathLike[str]) -> None:
@@ -22,10 +218,10 @@ def check_results_path(path: str | os.PathLike[str]) -> None:
     That is .parquet, where pyarrow is installed, .csv or .json.
     """
     place = Path(path)
-    if place.suffix.lower() not in ENDINGS:
+    if ending := unknown_ending(place, ENDINGS):
         raise ValueError(
-            f"{place}: a sweep is not written to files with the ending {place.suffix!r}; "
-            f"use one of {', '.join(ENDINGS)}"
+            f"{place}: a sweep is not written to files with {ending}; use one of "
+            f"{', '.join(ENDINGS)}"
         )
     if place.suffix.lower() == ".parquet":
         needed(
@@ -52,28 +248,23 @@ def write_results(path: str | os.PathLike[str], rows: Sequence[dict[str, Any]]) 
         If the file cannot be written.
     """
     check_results_path(path)
-    make = {".parquet": _parquet, ".csv": _csv, ".json": _json}[Path(path).suffix.lower()]
-    content = make(rows)
-    with atomic_write(path) as stream:
+    content = _bytes_of(rows, Path(path).suffix.lower())
+    with replace_file(path) as stream:
         stream.write(content)
 
 
-def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
+def _bytes_of(rows: Sequence[dict[str, Any]], ending: str) -> bytes:
+    if ending == ".json":
+        return (json.dumps(list(rows), indent=1) + "\n").encode()
+    if ending == ".csv":
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().encode()
     import pyarrow
     import pyarrow.parquet
 
-    target = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), target)
-    return target.getvalue()
-
-
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
-    target = io.StringIO(newline="")
-    writer = csv.DictWriter(target, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    return target.getvalue().encode()
-
-
-def _json(rows: Sequence[dict[str, Any]]) -> bytes:
-    return (json.dumps(list(rows), indent=1) + "\n").encode()
+    table = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), table)
+    return table.getvalue()

@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from evenload.checks import positive_int
-from evenload.cluster import check_groups
+import numpy as np
+
+import evenload
+from evenload.checks import multiple, positive_int
+from evenload.cluster import Cluster, check_groups
 from evenload.cost.model import check_sample
-from evenload.replay.cell import Cell, grid, run_cell
-from evenload.replay.run import check_cost, check_warm_start
-from evenload.replay.store import Store, trace_digest
+from evenload.io import replace_file
+from evenload.replay.policies import get_policy
+from evenload.replay.run import check_cost, check_warm_start, replay
 from evenload.solvers import get_solver
 from evenload.threads import usable_cores
 from evenload.trace import Trace, check_trace
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where a sweep's replays differ."""
+
+    policy: str
+    gpus: int
+    nodes: int
+    slots: int
+    window: int
+    interval: int
 
 
 def sweep(
@@ -90,55 +108,111 @@ def sweep(
         check_warm_start(warm_start, given.merged(merged))
     if executor is not None and workers is not None:
         raise ValueError(f"workers={workers} and an executor were given; leave one of them out")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise ValueError(
+            f"executor={executor!r} has no submit(); use a concurrent.futures.Executor, or None"
+        )
+    if oracle is not None and not isinstance(oracle, str):
+        raise ValueError(f"oracle={oracle!r}: a sweep takes 'fast', a solver's name or None")
+    if oracle not in (None, "fast", "auto"):
+        get_solver(oracle)
     how: dict[str, Any] = {
         "warm_start": warm_start,
         "cost": check_cost(cost),
         "num_groups": check_groups(num_groups, given.num_experts),
-        "oracle": _check_oracle(oracle),
+        "oracle": oracle,
         "sample": check_sample(sample),
         "delay": bool(delay),
     }
-    settings = {**how, "cost": asdict(how["cost"]), "trace": trace_digest(given)}
-    store = Store(Path(folder), settings)
-    todo = [cell for cell in cells if not store.has(cell)]
+    count = usable_cores() if workers is None else positive_int("workers", workers)
+    store = _Store(Path(folder), {**how, "cost": asdict(how["cost"]), "trace": _digest(given)})
+    todo = [cell for cell in cells if not store.path(cell).is_file()]
     tell = progress or (lambda done, total: None)
     tell(len(cells) - len(todo), len(cells))
-    count = usable_cores() if workers is None else positive_int("workers", workers)
-    if executor is None and min(count, len(todo)) <= 1:
-        for number, cell in enumerate(todo, len(cells) - len(todo) + 1):
-            store.put(cell, run_cell(given, cell, how))
-            tell(number, len(cells))
-    elif todo:
-        with _ours(min(count, len(todo))) if executor is None else _given(executor) as pool:
-            _run(pool, given, todo, how, store, lambda done: tell(done, len(cells)), len(cells))
+    count = min(count, len(todo))
+    if executor is None and count <= 1:
+        runs = ((cell, _run_cell(given, cell, how)) for cell in todo)
+    else:
+        runs = _side_by_side(executor, count, given, todo, how, store)
+    with closing(runs):  # at once, so that an error or interrupt here ends the workers as well
+        for done, (cell, figures) in enumerate(runs, len(cells) - len(todo) + 1):
+            store.put(cell, figures)
+            tell(done, len(cells))
     return [store.get(cell) for cell in cells]
 
 
-def _run(
-    pool: Executor,
+def grid(
+    trace: Trace,
+    policies: Sequence[str],
+    gpus: Any,
+    slots: Any,
+    windows: Any,
+    intervals: Any,
+    gpus_per_node: int | None,
+) -> list[Cell]:
+    """Return every combination, checked as `sweep` says; policies vary fastest."""
+    names = [policies] if isinstance(policies, str) else list(policies)
+    for name in names:
+        get_policy(name)
+    if not names:
+        raise ValueError("policies is empty; use one or more")
+    cells = []
+    for G, S, window, interval in itertools.product(
+        _numbers("gpus", gpus),
+        _numbers("slots", slots),
+        _numbers("windows", windows),
+        _numbers("intervals", intervals),
+    ):
+        trace.merged(window)
+        nodes = 1
+        if gpus_per_node is not None:
+            each = positive_int("gpus_per_node", gpus_per_node)
+            if each < G:
+                multiple("gpus", G, "gpus_per_node", each)
+            nodes = max(G // each, 1)
+        Cluster(G, nodes, num_slots=S).check_holds(trace.num_experts, "slots")
+        cells += [Cell(name, G, nodes, S, window, interval) for name in dict.fromkeys(names)]
+    return cells
+
+
+def _numbers(name: str, values: Any) -> list[int]:
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        values = [values]
+    numbers = [positive_int(name, value) for value in values]
+    if not numbers:
+        raise ValueError(f"{name} is empty; use one number or more")
+    return list(dict.fromkeys(numbers))
+
+
+def _run_cell(trace: Trace, cell: Cell, how: dict[str, Any]) -> Row:
+    """Replay one cell and return its figures; what workers run."""
+    cluster = Cluster(cell.gpus, cell.nodes, num_slots=cell.slots)
+    how = how | {"window": cell.window, "interval": cell.interval, "keep_placements": False}
+    return replay(trace, cluster, cell.policy, **how).figures()
+
+
+def _side_by_side(
+    executor: Executor | None,
+    workers: int,
     trace: Trace,
     todo: list[Cell],
     how: dict[str, Any],
-    store: Store,
-    tell: Callable[[int], object],
-    total: int,
-) -> None:
-    """Run cells and keep each as it comes; whatever happens, none that has finished is lost."""
+    store: _Store,
+) -> Generator[tuple[Cell, Row], None, None]:
+    """Yield cells as they finish; whatever happens, none that has finished is lost."""
     cells: dict[Future[Row], Cell] = {}
-    done = total - len(todo)
-    try:
-        for cell in todo:  # one by one: an interrupt may come between any two
-            cells[pool.submit(run_cell, trace, cell, how)] = cell
-        for future in as_completed(cells):
-            store.put(cells[future], future.result())
-            done += 1
-            tell(done)
-    except BaseException:
-        for future, cell in cells.items():
-            finished = not future.cancel() and future.done()
-            if finished and future.exception() is None and not store.has(cell):
-                store.put(cell, future.result())
-        raise
+    with nullcontext(executor) if executor is not None else _processes(workers) as pool:
+        try:
+            for cell in todo:  # one by one: an interrupt may come between any two
+                cells[pool.submit(_run_cell, trace, cell, how)] = cell
+            for future in as_completed(cells):
+                yield cells[future], future.result()
+        except BaseException:
+            for future, cell in cells.items():
+                finished = not future.cancel() and future.done()
+                if finished and future.exception() is None:
+                    store.put(cell, future.result())
+            raise
 
 
 def _one_thread() -> None:
@@ -147,7 +221,7 @@ def _one_thread() -> None:
 
 
 @contextmanager
-def _ours(workers: int) -> Iterator[Executor]:
+def _processes(workers: int) -> Iterator[Executor]:
     """Open a pool of processes; after an error or interrupt they are ended, not waited for."""
     # A forked process would inherit locks that other threads hold.
     context = multiprocessing.get_context("spawn")
@@ -163,18 +237,39 @@ def _ours(workers: int) -> Iterator[Executor]:
     pool.shutdown()
 
 
-@contextmanager
-def _given(executor: Any) -> Iterator[Executor]:
-    if not callable(getattr(executor, "submit", None)):
-        raise ValueError(
-            f"executor={executor!r} has no submit(); use a concurrent.futures.Executor, or None"
-        )
-    yield executor
+def _digest(trace: Trace) -> str:
+    """Return the SHA-256 of a trace's shape and windows, as 64 hex digits; reads all of it."""
+    digest = hashlib.sha256("x".join(map(str, trace.shape)).encode())
+    for window in trace:
+        digest.update(np.ascontiguousarray(window, "<f8").tobytes())
+    return digest.hexdigest()
 
 
-def _check_oracle(oracle: Any) -> str | None:
-    if oracle is not None and not isinstance(oracle, str):
-        raise ValueError(f"oracle={oracle!r}: a sweep takes 'fast', a solver's name or None")
-    if oracle not in (None, "fast", "auto"):
-        get_solver(oracle)
-    return oracle
+class _Store:
+    """Finished cells on disk, one small file each, named by all that a cell is the result of.
+
+    That is what all cells share (`settings`), the cell itself, and the version of evenload.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._settings = {"evenload": evenload.__version__, **settings}
+
+    def path(self, cell: Cell) -> Path:
+        text = json.dumps({**self._settings, **asdict(cell)}, sort_keys=True)
+        return self._folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+
+    def put(self, cell: Cell, figures: Row) -> None:
+        with replace_file(self.path(cell)) as stream:
+            stream.write(json.dumps({**asdict(cell), **figures}, indent=1).encode())
+
+    def get(self, cell: Cell) -> Row:
+        path = self.path(cell)
+        try:
+            row: Row = json.loads(path.read_text())
+            if {name: row[name] for name in asdict(cell)} == asdict(cell):
+                return row
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise ValueError(f"{path}: this is no finished cell of a sweep; delete it")

@@ -1,82 +1,289 @@
-"""Placements compared on one load: the columns of a report and the lines below it."""
+"""Placements compared on one load: the figures of each, the lines below them, and their JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
+import evenload
 from evenload.bounds import balancedness_bound
-from evenload.cluster import Cluster
-from evenload.formats import PlacementFile, load_digest
+from evenload.cluster import Cluster, check_groups
+from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.placement import Placement
+from evenload.plan import straggler_time
 from evenload.problem import Problem
-from evenload.report.digits import percent_down, percent_up
-from evenload.report.summary import Summary, summarise
+from evenload.report.text import counted, percent_down, percent_up
+from evenload.traffic import away_share, nodes_per_token
 
 if TYPE_CHECKING:
     from evenload.plan import Plan
 
-
-def _trivial(load: Any, cluster: Cluster, **traffic: Any) -> tuple[Placement, Summary]:
-    """Summarise the trivial placement, bounded as any is: it keeps no groups together."""
-    L, E = load.shape
-    placement = Placement.trivial(L, E, cluster)
-    bound = balancedness_bound(Problem.build(load, cluster))
-    return placement, summarise("trivial", placement, load, bound=bound, **traffic)
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
 
 
-def _first(load: Any, plan: Plan, **traffic: Any) -> tuple[Placement, Summary]:
+@dataclass(frozen=True)
+class Context:
+    """The load and the cluster that all placements of one report share."""
+
+    source: str  # where the load is from: a path, or a few words
+    num_layers: int
+    num_experts: int
+    cluster: Cluster
+    num_groups: int = 1  # of experts that share a node; 1 where there are none
+    num_windows: int = 1  # of the trace
+    window: int | None = None  # the one that was picked; None where they were summed
+    forecast: bool = False  # whether it is the load that is expected after the windows
+
+    @classmethod
+    def of(
+        cls, file: LoadFile, cluster: Cluster, num_groups: int = 1, *, forecast: bool = False
+    ) -> Context:
+        """Return the context of loads that were read from a file."""
+        L, E = file.load.shape
+        windows = file.num_windows, file.window
+        return cls(file.source, L, E, cluster, num_groups, *windows, forecast)
+
+    def title(self) -> str:
+        """Say it in one line."""
+        c = self.cluster
+        windows = ""
+        if self.forecast:
+            windows = f" (forecast after {self.num_windows} windows)"
+        elif self.window is not None:
+            windows = f" (window {self.window} of {self.num_windows})"
+        elif self.num_windows > 1:
+            windows = f" (sum of {self.num_windows} windows)"
+        return (
+            f"{Path(self.source).name}{windows}: {self.num_layers} layers x {self.num_experts} "
+            f"experts, {c.num_slots} slots on {counted(c.num_gpus, 'GPU')}"
+            f"{'' if c.all_alive else f' ({c.num_gpus - len(c.living_gpus)} gone)'}"
+            f"{f', {c.num_nodes} nodes' if c.num_nodes > 1 else ''}"
+            f"{f', {self.num_groups} groups' if self.num_groups > 1 else ''}"
+        )
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return it as nested dicts of plain numbers and strings, for JSON."""
+        names = ("source", "num_layers", "num_experts", "num_windows", "window", "forecast")
+        return {
+            "load": {name: getattr(self, name) for name in names},
+            "cluster": self.cluster.arguments | {"num_slots": self.cluster.num_slots},
+            "num_groups": self.num_groups,
+        }
+
+
+class Spot(NamedTuple):
+    """One GPU in one layer: its load in the unit of the load, and over the layer's mean."""
+
+    layer: int
+    gpu: int
+    tokens: float
+    relative: float
+
+
+def relative_load(gpu_load: Float, capacity: Float) -> Float:
+    """Divide GPU loads by their layer's fair shares: [L, G] -> [L, G].
+
+    1 in a layer without load, NaN for a GPU of capacity 0, which is gone.
+    """
+    fair = gpu_load.sum(axis=1, keepdims=True) * (capacity / capacity.sum())
+    relative: Float = np.divide(gpu_load, fair, out=np.ones_like(gpu_load), where=fair > 0.0)
+    relative[:, capacity == 0.0] = np.nan
+    return relative
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a placement does with a load: its figures, computed when they are first asked for.
+
+    Raises
+    ------
+    ValueError
+        If the load does not fit the placement, or is none, the groups do not divide the experts,
+        or, where that is asked for, the routed experts are none of the placement.
+    """
+
+    name: str  # head of its column
+    placement: Placement
+    load: Any  # tokens routed to each expert, [L, E]
+    start: Placement | None = None  # what moves are counted from; default: the trivial placement
+    solver: str | None = None
+    bound: Float | None = None  # on the balancedness, where tokens are shared evenly, [L]
+    milliseconds: float | None = None  # time that planning took
+    num_groups: int = 1  # groups of experts that routing sends tokens to
+    topk: Any = None  # experts that each token was routed to, [tokens, L, k]
+    split: bool = False  # whether to compute the best uneven split: a maximum flow for each layer
+
+    def __post_init__(self) -> None:
+        check_groups(self.num_groups, self.placement.num_experts)
+        _ = self.gpu_load
+
+    @cached_property
+    def gpu_load(self) -> Float:
+        """Load of each GPU, float64 [L, G]."""
+        return np.asarray(self.placement.gpu_load(self.load))
+
+    @cached_property
+    def relative_load(self) -> Float:
+        """GPU load over its layer's fair share, as the function of that name, float64 [L, G]."""
+        return relative_load(self.gpu_load, self.placement.cluster.capacity)
+
+    @cached_property
+    def balancedness(self) -> Float:
+        """Mean over max GPU load, float64 [L]."""
+        return np.asarray(self.placement.balancedness(self.load))
+
+    @property
+    def straggler_time(self) -> float:
+        """Sum over layers of the heaviest GPU, over the sum of the means: 1 at best."""
+        return straggler_time(self.gpu_load, self.placement.cluster.capacity)
+
+    def _spot(self, index: Any) -> Spot:
+        layer, gpu = divmod(int(index), self.gpu_load.shape[1])
+        tokens, relative = self.gpu_load[layer, gpu], self.relative_load[layer, gpu]
+        return Spot(layer, gpu, float(tokens), float(relative))
+
+    @property
+    def heaviest(self) -> Spot:
+        """The GPU with the largest load relative to its layer's mean."""
+        return self._spot(np.nanargmax(self.relative_load))
+
+    @property
+    def lightest(self) -> Spot:
+        """The GPU with the smallest load relative to its layer's mean."""
+        return self._spot(np.nanargmin(self.relative_load))
+
+    @property
+    def duplicates(self) -> Int:
+        """Slots wasted on an expert that its GPU has already, int64 [L]."""
+        return np.asarray(self.placement.duplicates)
+
+    @cached_property
+    def moves(self) -> Int:
+        """Experts to move from the start, int64 [L]."""
+        p = self.placement
+        start = self.start or Placement.trivial(p.num_layers, p.num_experts, p.cluster)
+        return np.asarray(p.moves_from(start))
+
+    @cached_property
+    def split_balancedness(self) -> Float | None:
+        """Balancedness if tokens are shared among replicas at best, [L]; None without `split`."""
+        split = self.placement.split(self.load) if self.split else None
+        return None if split is None else np.asarray(self.placement.balancedness(self.load, split))
+
+    @cached_property
+    def away_share(self) -> Float | None:
+        """Part of the load computed away from its group's home node, [L]; None without both."""
+        if self.placement.cluster.num_nodes == 1 or self.num_groups == 1:
+            return None
+        return np.asarray(away_share(self.placement, self.load, self.num_groups))
+
+    @cached_property
+    def nodes_per_token(self) -> Float | None:
+        """Fewest nodes that hold all experts of a token, mean over tokens, [L], where known."""
+        if self.placement.cluster.num_nodes == 1 or self.topk is None:
+            return None
+        return nodes_per_token(self.placement, self.topk)
+
+    @property
+    def worst_layer(self) -> int:
+        """The layer with the least balancedness, the first one on ties."""
+        return int(self.balancedness.argmin())
+
+    @property
+    def gap(self) -> Float | None:
+        """How far the balancedness is below its bound, [L], where a bound is known."""
+        return None if self.bound is None else self.bound - self.balancedness
+
+    def to_plain(self, first: str = "trivial") -> dict[str, Any]:
+        """Return it as nested dicts of plain numbers, strings and lists, for JSON.
+
+        Moves are counted from the placement named `first`; times are in milliseconds. ``bound`` and
+        ``gap`` are on even sharing of an expert's tokens; ``split_balancedness`` may be above them.
+        """
+        return {
+            "name": self.name,
+            "solver": self.solver,
+            "balancedness": _per_layer(self.balancedness, worst=True),
+            "bound": _per_layer(self.bound, worst=True),
+            "gap": None
+            if self.gap is None
+            else {"mean": self.gap.mean().item(), "largest": self.gap.max().item()},
+            "split_balancedness": _per_layer(self.split_balancedness, worst=True),
+            "straggler_time": self.straggler_time,
+            "heaviest_gpu": self.heaviest._asdict(),
+            "lightest_gpu": self.lightest._asdict(),
+            "away_share": _per_layer(self.away_share),
+            "nodes_per_token": _per_layer(self.nodes_per_token),
+            "duplicates": _total(self.duplicates),
+            f"moves_from_{first}": _total(self.moves),
+            "planning_ms": self.milliseconds,
+        }
+
+
+def _per_layer(values: Float | None, *, worst: bool = False) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    least = {"worst": values.min().item(), "worst_layer": int(values.argmin())} if worst else {}
+    return {"mean": values.mean().item(), **least, "per_layer": values.tolist()}
+
+
+def _total(values: Int) -> dict[str, Any]:
+    return {"total": int(values.sum()), "per_layer": values.tolist()}
+
+
+def report_to_plain(context: Context, summaries: Sequence[Summary]) -> dict[str, Any]:
+    """Return a whole report as nested dicts and lists; the best placement comes last."""
+    placements = [summary.to_plain(summaries[0].name) for summary in summaries]
+    return {"evenload": evenload.__version__, **context.to_plain(), "placements": placements}
+
+
+# ---- side by side ----------------------------------------------------------------------------
+
+
+def _start(load: Any, cluster: Cluster, current: Placement | None = None, **how: Any) -> Summary:
     """Summarise what runs now, or the trivial placement where that is not known.
 
-    Moves are not counted between different numbers of GPUs: a plan has its own.
+    Moves are not counted between different numbers of GPUs: a plan has its own. Either is bounded
+    as one that keeps no groups together.
     """
-    current = plan.current
-    if current is None or current.cluster.num_gpus != plan.placement.cluster.num_gpus:
-        return _trivial(load, plan.placement.cluster, **traffic)
+    name = "current"
+    if current is None or current.cluster.num_gpus != cluster.num_gpus:
+        L, E = load.shape
+        name, current = "trivial", Placement.trivial(L, E, cluster)
     bound = balancedness_bound(Problem.build(load, current.cluster))
-    return current, summarise("current", current, load, start=current, bound=bound, **traffic)
+    return Summary(name, current, load, start=current, bound=bound, **how)
 
 
-def compare_plans(
-    load: Any, plans: Mapping[str, tuple[Plan, float]], **traffic: Any
-) -> list[Summary]:
-    """Summarise what runs now, or the trivial placement, and then each plan.
+def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any) -> list[Summary]:
+    """Summarise what runs now, or the trivial placement, and then each of one or more plans.
 
-    Parameters
-    ----------
-    load : ndarray, [L, E]
-    plans : mapping, name -> (Plan, milliseconds)
-        At least one; all on one cluster.
-    **traffic
-        `num_groups` and `topk`, as `summary.summarise`.
+    `plans` are name -> (Plan, milliseconds), all on one cluster, and `how` is `num_groups`, `topk`
+    and `split` of `Summary`.
     """
     last, _ = list(plans.values())[-1]
-    start, column = _first(load, last, **traffic)
-    columns = [column]
-    for name, (plan, milliseconds) in plans.items():
-        columns.append(
-            summarise(
-                name,
-                plan.placement,
-                load,
-                start=start,
-                solver=plan.solver,
-                bound=plan.bound,
-                milliseconds=milliseconds,
-                **traffic,
-            )
-        )
-    return columns
+    start = _start(load, last.placement.cluster, last.current, **how)
+    how["start"] = start.placement
+    return [start] + [
+        Summary(name, plan.placement, load, solver=plan.solver, bound=np.asarray(plan.bound),
+                milliseconds=milliseconds, **how)
+        for name, (plan, milliseconds) in plans.items()
+    ]  # fmt: skip
 
 
-def compare_plan(load: Any, plan: Plan, milliseconds: float, **traffic: Any) -> list[Summary]:
+def compare_plan(load: Any, plan: Plan, milliseconds: float, **how: Any) -> list[Summary]:
     """Summarise what runs now, or the trivial placement, and one plan, named after its solver."""
-    return compare_plans(load, {plan.solver: (plan, milliseconds)}, **traffic)
+    return compare_plans(load, {plan.solver: (plan, milliseconds)}, **how)
 
 
-def compare_file(load: Any, file: PlacementFile, **traffic: Any) -> list[Summary]:
-    """Summarise the trivial placement and the one in a file; `traffic` as `compare_plans`.
+def compare_file(load: Any, file: PlacementFile, **how: Any) -> list[Summary]:
+    """Summarise the trivial placement and the one in a file; `how` as `compare_plans`.
 
     Raises
     ------
@@ -84,26 +291,15 @@ def compare_file(load: Any, file: PlacementFile, **traffic: Any) -> list[Summary
         If the placement is for another number of layers or experts than the load.
     """
     placement = file.placement
-    theirs = (placement.num_layers, placement.num_experts)
-    if load.shape != theirs:
+    L, E = placement.num_layers, placement.num_experts
+    if load.shape != (L, E):
         raise ValueError(
-            f"{file.source} places {theirs[0]} layers x {theirs[1]} experts, and the loads have "
+            f"{file.source} places {L} layers x {E} experts, and the loads have "
             f"{load.shape[0]} x {load.shape[1]}; use a placement and loads of one model"
         )
-    trivial, column = _trivial(load, placement.cluster, **traffic)
-    name = Path(file.source).name
-    return [
-        column,
-        summarise(
-            name,
-            placement,
-            load,
-            start=trivial,
-            solver=file.solver,
-            bound=column.bound,
-            **traffic,
-        ),
-    ]
+    start = _start(load, placement.cluster, **how)
+    how |= {"start": start.placement, "bound": start.bound, "solver": file.solver}
+    return [start, Summary(Path(file.source).name, placement, load, **how)]
 
 
 def relief(before: Summary, after: Summary) -> str:

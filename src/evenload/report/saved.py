@@ -1,4 +1,4 @@
-"""Replays kept in a file, so that pages and pictures can be made of them later."""
+"""Replays kept in files, to make pages and pictures of them later; which of them go together."""
 
 from __future__ import annotations
 
@@ -13,22 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evenload.cluster import Cluster
-from evenload.formats.base import FileFormatError
-from evenload.formats.write import atomic_write
+from evenload.io import FileFormatError, replace_file
+from evenload.report.text import check_ending
 
 if TYPE_CHECKING:
     from evenload.replay import Replay
+    from evenload.trace import Trace
 
-SUFFIX = ".npz"
 _KIND = "evenload replays, version 1"
 
 
 def check_saved_path(path: str | os.PathLike[str]) -> None:
     """Raise `ValueError` unless replays can be kept in a file of that name: one ending in .npz."""
-    suffix = Path(path).suffix
-    if suffix.lower() != SUFFIX:
-        ending = f"the ending {suffix!r}" if suffix else "no ending"
-        raise ValueError(f"{path}: replays are not kept in files with {ending}; use {SUFFIX}")
+    check_ending(path, [".npz"], "replays are not kept in files with {}")
 
 
 def save_replays(path: str | os.PathLike[str], replays: Sequence[Replay]) -> None:
@@ -55,19 +52,8 @@ def save_replays(path: str | os.PathLike[str], replays: Sequence[Replay]) -> Non
         arrays |= {f"{number}/{name}": values.pop(name) for name in names}
         rest.append(values | {"cluster": replay.cluster.arguments})
     arrays["about"] = np.array(json.dumps({"kind": _KIND, "replays": rest}))
-    with atomic_write(path) as stream:
+    with replace_file(path) as stream:
         np.savez_compressed(stream, **arrays)
-
-
-def _read(values: dict[str, Any], arrays: dict[str, Any]) -> Replay:
-    from evenload.replay import Replay
-
-    known = {field.name for field in fields(Replay)}
-    given = values | arrays
-    if set(given) != known:
-        raise ValueError(f"fields {sorted(set(given) ^ known)}")
-    cluster, notes = Cluster(**values["cluster"]), tuple(values["notes"])
-    return Replay(**given | {"cluster": cluster, "notes": notes})
 
 
 def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
@@ -80,21 +66,86 @@ def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
     FileFormatError
         If the file holds no replays, or is damaged.
     """
-    place = Path(path)
-    if place.is_dir():
-        raise FileFormatError(f"{place}: this is a folder; give a file")
+    from evenload.replay import Replay
+
+    known = {field.name for field in fields(Replay)}
+    if Path(path).is_dir():
+        raise FileFormatError(f"{path}: this is a folder; give a file")
     try:
-        with place.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             about = json.loads(str(file["about"]))
             if about["kind"] != _KIND:
                 raise ValueError(about["kind"])
-            members = [name.partition("/") for name in file.files if "/" in name]
-            return [
-                _read(values, {n: file[f"{i}/{n}"] for i, _, n in members if i == str(number)})
-                for number, values in enumerate(about["replays"])
-            ]
+            members, replays = [name.partition("/") for name in file.files if "/" in name], []
+            for number, values in enumerate(about["replays"]):
+                values |= {n: file[f"{i}/{n}"] for i, _, n in members if i == str(number)}
+                if set(values) != known:
+                    raise ValueError(f"fields {sorted(set(values) ^ known)}")
+                values |= {"cluster": Cluster(**values["cluster"]), "notes": tuple(values["notes"])}
+                replays.append(Replay(**values))
+            return replays
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise FileFormatError(
-            f"{place}: no replays are in it ({error}); use a file that `evenload replay --save` "
+            f"{path}: no replays are in it ({error}); use a file that `evenload replay --save` "
             "wrote with this version"
         ) from None
+
+
+# ---- which replays go together ---------------------------------------------------------------
+
+
+def _span(windows: Any) -> str:
+    return f"{len(windows)} windows ({windows[0]} to {windows[-1]})"
+
+
+def check_together(replays: Sequence[Replay], trace: Trace) -> None:
+    """Raise where one page cannot show all replays.
+
+    Raises
+    ------
+    ValueError
+        If there is none, two have one name, they differ in cluster, window or the windows that they
+        served, one has not kept its placements, or the trace is not the one they served.
+    """
+    if not replays:
+        raise ValueError("replays is empty; use at least one replay")
+    first = replays[0]
+    names = [replay.policy for replay in replays]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"replays: {name!r} is there {names.count(name)} times; use each once")
+    for other in replays:
+        for what, ours, theirs in (
+            ("cluster", first.cluster, other.cluster),
+            ("window", first.window, other.window),
+            ("layers", first.balancedness.shape[1], other.balancedness.shape[1]),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"replays: {first.policy!r} has {what}={ours}, and {other.policy!r} "
+                    f"{what}={theirs}; use replays of one trace with the same one"
+                )
+        if not np.array_equal(first.windows, other.windows):
+            raise ValueError(
+                f"replays: {first.policy!r} served {_span(first.windows)}, and {other.policy!r} "
+                f"{_span(other.windows)}; use replays of the same windows"
+            )
+        kept, made = len(other.placements), other.num_rebalances + 1
+        if kept != made:
+            raise ValueError(
+                f"replays: {other.policy!r} has kept {kept} of its {made} placements; replay with "
+                "keep_placements=True"
+            )
+    # Every expert has a slot, so the largest number tells how many there are.
+    layers, experts = first.placements.shape[1], int(first.placements.max()) + 1
+    if (trace.num_layers, trace.num_experts) != (layers, experts):
+        raise ValueError(
+            f"trace has {trace.num_layers} layers x {trace.num_experts} experts, and the replays "
+            f"{layers} x {experts}; use the trace that they served"
+        )
+    needed = (int(first.windows[-1]) + 1) * first.window
+    if trace.num_windows < needed:
+        raise ValueError(
+            f"trace has {trace.num_windows} windows, and the replays served {needed}; use the "
+            "trace that they served"
+        )

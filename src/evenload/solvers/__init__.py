@@ -1,7 +1,7 @@
 """Planning strategies, one a file, each a function from a problem to a placement.
 
 A package adds a strategy by declaring a function of the `Solver` protocol in its entry point group
-``evenload.solvers``.
+``evenload.solvers``. Names of evenload's own strategies stay evenload's.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from evenload.problem import Problem
 from evenload.solvers.answer import Answer
 
 GROUP = "evenload.solvers"
+# Not entry points: to look for those opens the metadata of every installed package.
+OURS = {
+    name: EntryPoint(name, f"{GROUP}.{name.replace('-', '_')}:{name.replace('-', '_')}", GROUP)
+    for name in ("exact", "greedy", "incremental", "iterated-greedy", "joint", "local-search")
+}
 
 
 class Solver(Protocol):
@@ -32,13 +37,14 @@ def _declared() -> dict[str, dict[str, EntryPoint]]:
     """Entry points by name, then by what they name: a package may be found twice on the path."""
     found: dict[str, dict[str, EntryPoint]] = {}
     for entry in entry_points(group=GROUP):
-        found.setdefault(entry.name, {})[entry.value] = entry
+        if entry.name not in OURS:
+            found.setdefault(entry.name, {})[entry.value] = entry
     return found
 
 
 def solver_names() -> list[str]:
     """Return the names that `get_solver` knows, sorted."""
-    return sorted(_declared())
+    return sorted([*OURS, *_declared()])
 
 
 def get_solver(name: str) -> Solver:
@@ -47,9 +53,11 @@ def get_solver(name: str) -> Solver:
     Raises
     ------
     ValueError
-        If no installed package declares the name (the message lists those that are), or several
-        mean different functions by it.
+        If neither evenload nor an installed package declares the name (the message lists those
+        that are), or several packages mean different functions by it.
     """
+    if isinstance(name, str) and name in OURS:
+        return OURS[name].load()  # type: ignore[no-any-return]
     if not isinstance(name, str) or name not in _declared():
         known = ", ".join(["auto", *solver_names()])
         raise ValueError(f"solver={name!r} is unknown; use one of: {known}")

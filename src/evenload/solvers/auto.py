@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from evenload.problem import Problem
 
+QUICK: dict[str, Any] = {"effort": 30, "target": 0.999}
+"""What the joint search has time for before the planner that vLLM ships would be done."""
 
-def choose(problem: Problem) -> tuple[str, str]:
+
+def choose(problem: Problem) -> tuple[str, str, dict[str, Any]]:
     """Name the solver that ``solver="auto"`` runs, with the reason.
 
-    Where experts are placed already, or a trace tells how loads vary, it is the incremental one.
-    Else it is the joint search wherever it is: where local search alone comes close to the bound,
-    the joint search leaves it at that.
+    Where experts are placed already, or a trace tells how loads vary, it is the incremental one;
+    else the joint search, which leaves a layer at swaps where these come close to the bound.
 
     Returns
     -------
     name, reason : str
+    options : dict
+        What it is run with unless an effort is asked for.
     """
     cluster = problem.cluster
     if problem.topology != "prefer":
         if problem.current is not None:
-            return "incremental", "experts are placed already: it moves those that are worth it"
+            return "incremental", "experts are placed already: it moves those worth it", {}
         if problem.samples is not None:
-            return "incremental", "it plans for all that the trace says the load may be"
+            return "incremental", "it plans for all that the trace says the load may be", {}
     if not cluster.gpus_are_equal:
-        return "joint", "the GPUs differ in slots or speed"
+        return "joint", "the GPUs differ in slots or speed", {}
     if problem.topology == "prefer":
-        return "joint", "it weighs balance against tokens that leave their group's node"
+        return "joint", "it weighs balance against tokens that leave their group's node", {}
     if max(cluster.slots) == 1:
-        return "joint", "one slot a GPU: only the replica counts matter, and they are best"
-    return "joint", "replicas and placement chosen together in layers where swaps are not enough"
+        return "joint", "one slot a GPU: only the replica counts matter, and they are best", {}
+    return "joint", "replicas and placement chosen together where swaps are not enough", QUICK

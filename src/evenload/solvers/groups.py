@@ -18,7 +18,7 @@ Float = NDArray[np.float64]
 
 QUICK_TRIALS = 30  # one part in so many of the effort goes to trying each set of groups
 LEAST_QUICK_TRIALS = 5  # where there are fewer, trying the sets would take most of the time
-GRID = 2.0**32  # times are compared on it, so that equal ones are equal whatever scales the load
+GRID = 2.0**32
 
 
 class Node(NamedTuple):
@@ -38,11 +38,11 @@ def longest_first_onto_nodes(load: Float, room: Int, speed: Float) -> Int:
         Groups that each node takes at most.
     speed : float64 ndarray, [N]
     """
-    time, left = np.zeros(len(speed)), room.copy()
+    time, left, mean = np.zeros(len(speed)), room.copy(), load.max() / speed.max()
     home = np.empty(len(load), np.int64)
     for q in np.argsort(-load, kind="stable"):
         after = np.where(left > 0, time * speed + load[q], np.inf) / np.maximum(speed, 1e-300)
-        node = int(np.argmin(after))
+        node = int(np.argmin(_relative(after, mean)))
         home[q] = node
         time[node] = after[node]
         left[node] -= 1
@@ -169,10 +169,8 @@ def _plan_ranked(problem: Problem, trials: int, close: float, bound: Float) -> P
     else:
         tried, time = _try_sets(problem, kinds, deals.sets, goal, trials // QUICK_TRIALS, close)
         chosen = np.empty((L, len(nodes)), np.int64)
-        whole = mean[:, None, None]
-        relative = np.divide(time, whole, out=np.zeros_like(time), where=whole > 0.0)
-        rounded = np.rint(relative * GRID)
-        deal_out(rounded, kind, deals.steps, problem.num_groups, chosen, np.empty(L))
+        relative = _relative(time, mean[:, None, None])
+        deal_out(relative, kind, deals.steps, problem.num_groups, chosen, np.empty(L))
         groups = deals.sets[chosen]
         at = np.arange(L) * len(deals.sets)
         begun = [
@@ -188,8 +186,14 @@ def _plan_ranked(problem: Problem, trials: int, close: float, bound: Float) -> P
         rows = _search_node(load, node, goal, trials, close, begun[n])
         placed.append(np.take_along_axis(expert[:, n], rows.expert, axis=1))
         last = np.maximum(last, rows.time * floor[n])
-    time = np.divide(last, mean, out=np.ones(L), where=mean > 0.0)
-    return Placed(np.concatenate(placed, axis=1), time, bound)
+    return Placed(np.concatenate(placed, axis=1), _relative(last, mean), bound)
+
+
+def _relative(time: Float, mean: Float) -> Float:
+    """Divide times by a mean, on a grid, so that equal ones are equal whatever scales the load."""
+    relative = np.divide(time, mean, out=np.ones_like(time), where=mean > 0.0)
+    rounded: Float = np.rint(relative * GRID) / GRID
+    return rounded
 
 
 def _search_node(
@@ -197,8 +201,8 @@ def _search_node(
 ) -> Placed:
     """Search rows [X, E / N] on a node until they take the time `goal` [X], over `close`."""
     mean = load.sum(axis=1) / node.capacity
-    wanted = np.divide(goal, mean, out=np.ones_like(mean), where=mean > 0.0)
-    return search(load, node.cluster, trials, begun=begun, close=close, goal=wanted)
+    goals = _relative(goal, mean)
+    return search(load, node.cluster, trials, begun=begun, close=close, goal=goals)
 
 
 def _try_sets(

@@ -8,9 +8,15 @@ from evenload.bounds import balancedness_bound
 from evenload.checks import fraction
 from evenload.placement import Placement
 from evenload.problem import Problem
-from evenload.solvers.by_node import better_of_layers, plan_by_node, to_placement
+from evenload.solvers.by_node import (
+    better_of_layers,
+    plan_at_least,
+    plan_by_node,
+    to_placement,
+)
 from evenload.solvers.greedy import greedy_rows
 from evenload.solvers.groups import home_nodes, plan_groups
+from evenload.solvers.local_search import local_rows
 from evenload.solvers.search import CLOSE, TRIALS, Placed, check_effort, place, search
 
 NEAR = 0.999  # share of the bound from which a layer is not worth the greedy plan
@@ -33,8 +39,9 @@ def joint(
     ----------
     problem : Problem
     effort : {"fast", "standard", "thorough"} or int, default "standard"
-        Trials of one layer: 2, 150, 4000, or a number; times 64 / S where S slots are fewer. A higher level is never worse than a lower
-        one (by time and price together, under the topology ``"prefer"``).
+        Trials of one layer: 4, 180, 4000, or a number; times (64 / S)**2 where the slots S are
+        fewer. A higher level is never worse than a lower one (by time and price together, under the
+        topology ``"prefer"``).
     target : float, optional
         Share of the bound in (0, 1] at which a layer is good enough. Default: 0.9999.
 
@@ -55,21 +62,25 @@ def joint(
         home, price = home_nodes(problem), problem.cross_node_price
         placed = place(load, cluster, trials=trials, close=close, home=home, away_price=price)
         return to_placement(problem, placed.expert)
-    if problem.keeps_groups:
-        bound = 1.0 / balancedness_bound(problem, thorough=False)
-        placed = plan_groups(problem, trials, close, bound)
-    else:
-        placed = search(load, cluster, trials, close=close)
-    return _at_least_greedy(problem, placed)
+    if not problem.keeps_groups:
+        return _at_least_greedy(problem, search(load, cluster, trials, close=close))
+    bound = balancedness_bound(problem, thorough=False)
+    if not (cluster.gpus_are_equal and cluster.nodes_are_equal):
+        return to_placement(problem, plan_groups(problem, trials, close, 1.0 / bound).expert)
+    begun = plan_at_least(problem, local_rows, greedy_rows)
+    layers = np.flatnonzero(begun.evaluate(load)[1] < close * bound)
+    if layers.size == 0:
+        return begun
+    part = problem.layers(layers)
+    placed = plan_groups(part, trials, close, 1.0 / bound[layers])
+    return better_of_layers(problem, begun, layers, to_placement(part, placed.expert))
 
 
 def _at_least_greedy(problem: Problem, placed: Placed) -> Placement:
     """Take the greedy plan in those layers where it is better, on equal GPUs."""
     found = to_placement(problem, placed.expert)
-    cluster = problem.cluster
     layers = np.flatnonzero(placed.time * NEAR > placed.bound)
-    comparable = cluster.gpus_are_equal and (cluster.nodes_are_equal or not problem.hierarchical)
-    if layers.size == 0 or not comparable:
+    if layers.size == 0 or not problem.cluster.gpus_are_equal:
         return found
     greedy = plan_by_node(problem.layers(layers), greedy_rows)
     return better_of_layers(problem, found, layers, greedy)

@@ -17,7 +17,7 @@ from evenload.threads import spread
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
-TRIALS = {"fast": 2, "standard": 150, "thorough": 4000}
+TRIALS = {"fast": 4, "standard": 180, "thorough": 4000}
 CLOSE = 0.9999  # share of the bound, and balancedness after swaps, at which a layer is left at that
 LEAST_PAIRS, PAIRS_A_GPU = 512, 16  # pairs of GPUs that exchanges and disturbances look at
 UNIT_BITS = 14  # of the time that the fastest GPU takes for a unit of load, where speeds differ
@@ -123,10 +123,11 @@ def place(
     load : float64 ndarray, [L, E]
     cluster : Cluster
     trials : int, default 0
-        Changes of replica counts and placement to try in a layer, times 64 / S where it has fewer
-        slots S than that; 0 leaves it at swaps.
+        Changes of replica counts and placement to try in a layer, times (64 / S)**2 where it has
+        fewer slots S than that; 0 leaves it at swaps.
     most_pairs : int, optional
-        Pairs of GPUs that exchanges and disturbances look at. Default: 16 a GPU, at least 512.
+        Pairs of GPUs that exchanges and disturbances look at. Default: 16 a GPU, at least 512
+        where 0.9999 of the bound is wanted.
     target, fine_target : float
         Balancedness at which swaps stop, and at which a layer is left after them.
     close : float
@@ -146,13 +147,15 @@ def place(
     L, E = load.shape
     gpu = gpu_rows(cluster)
     bits, bounding = _load_bits(gpu), _bounding(cluster)
-    G, equal = gpu.shape[1], len(set(gpu[2])) == 1
-    pairs = max(LEAST_PAIRS, PAIRS_A_GPU * G) if most_pairs is None else most_pairs
+    G, equal = gpu.shape[1], len(set(gpu[0])) == len(set(gpu[2])) == 1
+    pairs = most_pairs
+    if pairs is None:
+        pairs = max(LEAST_PAIRS if close >= CLOSE else 0, PAIRS_A_GPU * G)
     if only_counts_matter(cluster) and home is None:
         pairs = 0  # longest first is the best pairing
     goals = np.ones(L) if goal is None else goal
     homes = np.full((L, E), -1) if home is None else home
-    trials *= max(1, FEW_SLOTS // int(gpu[0].sum()))
+    trials *= max(1, FEW_SLOTS // int(gpu[0].sum())) ** 2
     alike = equal and len(set(gpu[0])) == 1
     starts = begun is None and (home is not None or not alike or int(gpu[0].max()) > E)
     expert = np.empty((L, int(gpu[0].sum())), np.int64) if begun is None else begun.copy()

@@ -7,8 +7,7 @@ window, a token counted once for each expert it goes to (tokens x top-k): every 
 window sums to exactly `tokens`.
 """
 
-from evenload.synth.calibrated import synthetic_load
-from evenload.synth.simple import lognormal_load, zipf_load
+from evenload.synth.loads import lognormal_load, synthetic_load, zipf_load
 from evenload.synth.trace import synthetic_trace
 
 __all__ = ["lognormal_load", "synthetic_load", "synthetic_trace", "zipf_load"]

@@ -1,12 +1,15 @@
 """Traces: a calibrated load whose popularities drift from window to window."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 
 import numpy as np
 
-from evenload.synth._common import (
+from evenload.synth.loads import (
     FloatArray,
     IntArray,
+    calibrated_shares,
     check_factor,
     check_shape,
     check_tokens,
@@ -14,7 +17,6 @@ from evenload.synth._common import (
     normalise_logs,
     stream,
 )
-from evenload.synth.calibrated import calibrated_shares
 
 WINDOW_TOKENS = 2**16
 """Default tokens of a layer in a window: 8,192 tokens that go to 8 experts each."""

@@ -99,7 +99,8 @@ def _notes(
         notes.append(
             f"not proven optimal: the effort ended first in {len(open_to)} of {L} layers "
             f"({_named(open_to)}), which reach a mean balancedness of "
-            f"{reached[open_to].mean():.6f} and at most {bound[open_to].mean():.6f} is possible; use more effort"
+            f"{reached[open_to].mean():.6f} and at most {bound[open_to].mean():.6f} is possible; "
+            "use more effort"
         )
     apart = [
         i for i, status in enumerate(solution.status)

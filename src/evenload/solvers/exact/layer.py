@@ -134,10 +134,15 @@ class Layer:
         """When all GPUs are done if the load could be divided at will."""
         return float(self.load.sum() / self.cluster.capacity.sum())
 
+    def by_gpu(self, expert: Int) -> list[Int]:
+        """Part a placement [S]: the experts of each GPU."""
+        return np.split(expert, self.cluster.first_slot[1:-1])
+
     def time(self, expert: Int) -> float:
         """When the last GPU is done under a placement [S]."""
         placed = Placement(expert, self.cluster, self.load.size)
-        return float((placed.evaluate(self.load[None])[0] / self.cluster.capacity).max())
+        gpu_load, _ = placed.evaluate(self.load[None])
+        return float((gpu_load / self.cluster.capacity).max())
 
     def outcome(self, expert: Int, least_time: float, least_apart: float = 0.0) -> Outcome:
         """Judge a placement; the start is kept where that is as good.

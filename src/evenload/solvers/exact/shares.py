@@ -53,56 +53,63 @@ class Sizes:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class ShareModel:
-    """The model of a layer.
+def _model(
+    layer: Layer, sizes: Sizes, start: Int, costs: list[Int], bounds: tuple[int, int]
+) -> tuple[Any, dict[tuple[int, int, int], Any]]:
+    """Model a layer: every expert has one count and that many replicas, every slot one expert.
+
+    GPUs that are alike are left to CP-SAT, which finds such symmetries itself: to demand an order
+    of them only gets in the way of the hint.
 
     Parameters
     ----------
+    start : int64 ndarray, [S]
+        A placement to try first.
+    costs : list of int64 ndarray, [E, most_replicas]
+        Time of one replica of each expert on each GPU, for every number of replicas.
+    bounds : tuple of int
+        Least and most time of the last GPU, which is minimised.
+
+    Returns
+    -------
     model : cp_model.CpModel
-    has : dict
-        (expert, count) to whether that expert has that many replicas.
-    held : dict
+    held : dict of cp_model.IntVar
         (expert, count, GPU) to the replicas on that GPU if it has that many, else 0.
-    time : cp_model.IntVar
-        When the last GPU is done.
     """
-
-    model: Any
-    has: dict[tuple[int, int], Any]
-    held: dict[tuple[int, int, int], Any]
-    time: Any
-
-
-def _variables(layer: Layer, sizes: Sizes, least: int, most: int) -> ShareModel:
-    """Give every expert one count and that many replicas, every slot one expert."""
     model = load_cp_model().CpModel()
     E, G = layer.load.size, len(layer.node)
-    counts = range(1, sizes.most_replicas + 1)
-    has = {(e, c): model.new_bool_var("") for e in range(E) for c in counts}
-    held = {
-        (e, c, g): model.new_int_var(0, min(c, sizes.most[g]), "") for e, c in has for g in range(G)
-    }
+    time = model.new_int_var(*bounds, "")
+    begun = [np.bincount(part, minlength=E) for part in layer.by_gpu(start)]
+    total = np.bincount(start, minlength=E)
+    held = {}
     for e in range(E):
-        model.add_exactly_one(has[e, c] for c in counts)
-    for (e, c), there in has.items():
-        model.add(sum(held[e, c, g] for g in range(G)) == c * there)
-        for g in range(G):
-            model.add(held[e, c, g] <= min(c, sizes.most[g]) * there)
-    for g in range(G):
-        model.add(sum(held[e, c, g] for e, c in has) == layer.cluster.slots[g])
-    return ShareModel(model, has, held, model.new_int_var(least, most, ""))
+        has = [model.new_bool_var("") for _ in range(sizes.most_replicas)]
+        model.add_exactly_one(has)
+        for c, there in enumerate(has, 1):
+            model.add_hint(there, int(total[e] == c))
+            for g in range(G):
+                most = min(c, sizes.most[g])
+                held[e, c, g] = model.new_int_var(0, most, "")
+                model.add(held[e, c, g] <= most * there)
+                model.add_hint(held[e, c, g], int(begun[g][e] * (total[e] == c)))
+            model.add(sum(held[e, c, g] for g in range(G)) == c * there)
+    choices = [(e, c) for e in range(E) for c in range(1, sizes.most_replicas + 1)]
+    for g, cost in enumerate(costs):
+        model.add(sum(held[e, c, g] for e, c in choices) == layer.cluster.slots[g])
+        model.add(sum(int(cost[e, c - 1]) * held[e, c, g] for e, c in choices) <= time)
+    _stay_on_node(model, held, layer, sizes)
+    model.minimize(time)
+    return model, held
 
 
-def _stay_on_node(this: ShareModel, layer: Layer, sizes: Sizes) -> None:
+def _stay_on_node(model: Any, held: dict[Any, Any], layer: Layer, sizes: Sizes) -> None:
     """Keep every group on one node, and equally many on each.
 
     With one node for all this still says that a GPU with room for every expert holds them all.
     """
-    model, nodes, groups = this.model, max(layer.node) + 1, layer.num_groups
-    if groups == 1:
-        at = {(0, n): 1 for n in range(nodes)}
-    else:
+    nodes, groups = max(layer.node) + 1, layer.num_groups
+    at: dict[tuple[int, int], Any] = {(0, n): 1 for n in range(nodes)}
+    if groups > 1:
         at = {(i, n): model.new_bool_var("") for i in range(groups) for n in range(nodes)}
         for i in range(groups):
             model.add_exactly_one(at[i, n] for n in range(nodes))
@@ -111,46 +118,11 @@ def _stay_on_node(this: ShareModel, layer: Layer, sizes: Sizes) -> None:
     size = layer.load.size // groups
     for e in range(layer.load.size):
         for g, node in enumerate(layer.node):
-            here = at[e // size, node]
-            on_gpu = sum(this.held[e, c, g] for c in range(1, sizes.most_replicas + 1))
+            on_gpu = sum(held[e, c, g] for c in range(1, sizes.most_replicas + 1))
             if groups > 1:
-                model.add(on_gpu <= sizes.most[g] * here)
+                model.add(on_gpu <= sizes.most[g] * at[e // size, node])
             if sizes.fewest[g]:
-                model.add(on_gpu >= here)
-
-
-def _take_time(this: ShareModel, layer: Layer, scale: float) -> None:
-    """Let the last GPU end it.
-
-    GPUs that are alike are left to CP-SAT, which finds such symmetries itself: to demand an order
-    of them only gets in the way of the hint.
-    """
-    capacity = layer.cluster.capacity
-    for g in range(len(layer.node)):
-        time = np.array([layer.load[e] / c / capacity[g] for e, c in this.has])
-        cost = np.floor(time * scale * (1.0 - 1e-15)).astype(np.int64)
-        held = [this.held[e, c, g] for e, c in this.has]
-        this.model.add(sum(int(t) * var for t, var in zip(cost, held, strict=True)) <= this.time)
-
-
-def _hint(this: ShareModel, layer: Layer, expert: Int) -> None:
-    """Try a placement [S] first."""
-    E = layer.load.size
-    slots = np.split(expert, layer.cluster.first_slot[1:-1])
-    held = [np.bincount(experts, minlength=E) for experts in slots]
-    count = np.bincount(expert, minlength=E)
-    for (e, c), has in this.has.items():
-        this.model.add_hint(has, int(count[e] == c))
-        for g, on_gpu in enumerate(held):
-            this.model.add_hint(this.held[e, c, g], int(on_gpu[e] * (count[e] == c)))
-
-
-def _experts(this: ShareModel, layer: Layer, solver: Any) -> Int:
-    """Read the expert of each slot, [S]."""
-    held = np.zeros((len(layer.node), layer.load.size), np.int64)
-    for (e, _, g), var in this.held.items():
-        held[g, e] += solver.value(var)
-    return np.concatenate([np.repeat(np.arange(layer.load.size), row) for row in held])
+                model.add(on_gpu >= at[e // size, node])
 
 
 def _minimise(
@@ -169,16 +141,22 @@ def _minimise(
     """
     scale = (1 << BITS) / layer.mean_time
     goal = int(max(layer.known.least_time * (1.0 - 1e-12), layer.goal) * scale) - max(sizes.most)
-    this = _variables(layer, sizes, max(goal, 0), int(layer.time(start) * scale) + 1)
-    _stay_on_node(this, layer, sizes)
-    _take_time(this, layer, scale)
-    _hint(this, layer, start)
-    this.model.minimize(this.time)
-    solver, status = budget.run(this.model, part, **PARAMETERS)
+    share = layer.load[:, None] / np.arange(1, sizes.most_replicas + 1)
+    costs = [
+        np.floor(share / speed * scale * (1.0 - 1e-15)).astype(np.int64)
+        for speed in layer.cluster.capacity
+    ]
+    bounds = max(goal, 0), int(layer.time(start) * scale) + 1
+    model, held = _model(layer, sizes, start, costs, bounds)
+    solver, status = budget.run(model, part, **PARAMETERS)
     if status not in ("OPTIMAL", "FEASIBLE"):
         return start, 0.0
+    found = np.zeros((len(layer.node), layer.load.size), np.int64)
+    for (e, _, g), var in held.items():
+        found[g, e] += solver.value(var)
+    expert = np.concatenate([np.repeat(np.arange(layer.load.size), row) for row in found])
     proven = solver.best_objective_bound
-    return _experts(this, layer, solver), proven / scale if proven > goal else 0.0
+    return expert, proven / scale if proven > goal else 0.0
 
 
 def search(layer: Layer, budget: Budget) -> Outcome:

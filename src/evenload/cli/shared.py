@@ -1,0 +1,347 @@
+"""What commands share: options, inputs that are opened, and what is printed where."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+import time
+from argparse import ArgumentParser, Namespace
+from argparse import _ArgumentGroup as ArgumentGroup
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evenload.cluster import Cluster
+    from evenload.io import LoadFile
+    from evenload.layers import ModelLayers
+    from evenload.placement import Placement
+    from evenload.report.compare import Context, Summary
+    from evenload.trace import Trace
+
+# ---- options ------------------------------------------------------------------------------------
+# fmt: off
+
+
+def load_options(parser: ArgumentParser) -> None:
+    """Add LOADS and how to read it."""
+    parser.add_argument("loads", metavar="LOADS", type=Path, help="Tokens routed to each expert: a "
+        ".npz, .npy, .csv, .json or .parquet file, or what an engine recorded (a file, a folder, "
+        "or a pattern in quotes: 'dump/*.pt'); see --format. A .npz holds `load` [windows, layers, "
+        "experts] or [layers, experts], or `topk` [tokens, layers, k]; a .csv has one row per "
+        "layer and one column per expert.")
+    group = parser.add_argument_group("loads")
+    group.add_argument("--window", metavar="N", type=int, help="Take window N of a trace (from 0, "
+        "or from the end: -1), not the sum of all.")
+    reading_options(group)
+
+
+def trace_options(parser: ArgumentParser) -> None:
+    """Add TRACE and how to read it."""
+    parser.add_argument("trace", metavar="TRACE", type=Path, help="Tokens routed to each expert, "
+        "window by window: a .npz with `load`, a .npy or a .json, [windows, layers, experts], a "
+        ".parquet, or what an engine recorded; see --format.")
+    reading_options(parser.add_argument_group("trace"))
+
+
+def reading_options(group: ArgumentGroup) -> None:
+    """Add what tells how loads are read."""
+    group.add_argument("--experts", metavar="N", type=int, help="Experts per layer, for a file of "
+        "routed experts (`topk`) that does not say.")
+    group.add_argument("--format", metavar="NAME", help="Format of the loads: npz, npy, csv, json, "
+        "parquet, sglang-recorder, sglang-logical-count, tensorrt-llm-statistics, "
+        "vllm-routed-experts or vllm-ascend-load. Default: told by the file's ending and content. "
+        "A .npy or .npz or folder of routed experts [tokens, layers, k] of vLLM's requests has to "
+        "be named.")
+
+
+def cluster_options(parser: ArgumentParser, *, several: bool = False) -> ArgumentGroup:
+    """Add GPUs, nodes and slots; with `several` each may be given repeatedly, for a grid."""
+    group = parser.add_argument_group("cluster")
+    again: dict[str, Any] = {"action": "append"} if several else {}
+    also = " May be given repeatedly." if several else ""
+    default = "" if several else " Default: as few as hold every expert once."
+    group.add_argument("--gpus", metavar="G", type=int, required=True, **again,
+        help=f"GPUs of the expert-parallel group.{also}")
+    if several:
+        group.add_argument("--gpus-per-node", metavar="N", type=int,
+            help="GPUs per node. Default: all in one.")
+    else:
+        group.add_argument("--nodes", metavar="N", type=int, default=1,
+            help="Nodes, with equally many GPUs each.")
+    group.add_argument("--slots", metavar="S", type=int, **again, help="Slots of a layer over all "
+        "GPUs; if they do not divide evenly, the first GPUs get one extra. Slots beyond the number "
+        f"of experts hold replicas of busy ones.{default}{also}")
+    return group
+
+
+def groups_option(group: ArgumentGroup) -> None:
+    """Add --groups."""
+    group.add_argument("--groups", metavar="N", type=int, default=1,
+        help="Groups of experts that routing keeps on one node (8 for DeepSeek-V3).")
+
+
+def placement_options(parser: ArgumentParser) -> ArgumentGroup:
+    """Add what a placement's file may leave out."""
+    group = parser.add_argument_group("what the file may leave out")
+    group.add_argument("--gpus", metavar="G", type=int,
+        help="GPUs that a placement is for, if its file does not say.")
+    group.add_argument("--nodes", metavar="N", type=int,
+        help="Nodes of these GPUs, if the file does not say. Default: 1.")
+    return group
+
+
+def placement_format_option(group: ArgumentGroup, name: str) -> None:
+    """Add an option that names the format of a placement's file."""
+    group.add_argument(name, metavar="NAME", help="Format of the placement's file, see `evenload "
+        "convert --to`. Default: told by its content.")
+
+
+def output_options(parser: ArgumentParser, *, placements: bool = True) -> ArgumentGroup:
+    """Add --json, and for a report on placements --plot and --split."""
+    group = parser.add_argument_group("output")
+    group.add_argument("--json", action="store_true", help="Print one JSON object, not a table.")
+    if placements:
+        group.add_argument("--plot", metavar="FILE", type=Path, help="Draw the load of each GPU in "
+            "each layer, before and after, to a .png, .svg or .pdf.")
+        group.add_argument("--split", action="store_true", help="Show also what the best uneven "
+            "sharing of tokens among replicas would reach.")
+    return group
+
+
+# fmt: on
+# ---- from what was parsed to the library's nouns -------------------------------------------------
+
+
+def both(given: Any, other: Any, rule: str) -> None:
+    """Raise `ValueError` if an option is given without the one that it is for."""
+    if given is not None and (other is None or other is False):
+        raise ValueError(f"{rule}; give both, or neither")
+
+
+def open_loads(args: Namespace) -> LoadFile:
+    """Read LOADS and tell on stderr what had to be assumed."""
+    from evenload.io import read_load
+
+    file = read_load(args.loads, args.window, num_experts=args.experts, format=args.format)
+    say_notes(file.notes)
+    return file
+
+
+def open_trace(path: Path, args: Namespace) -> Trace:
+    """Open a trace and tell on stderr what had to be assumed."""
+    from evenload.io import read_trace
+
+    trace = read_trace(path, num_experts=args.experts, format=args.format)
+    say_notes(trace.notes)
+    return trace
+
+
+def open_placement(
+    option: str, args: Namespace, num_experts: int, layers: ModelLayers | None
+) -> Placement | None:
+    """Read the file that an option gives, in the format that a second one names; None without it.
+
+    GPUs, nodes and experts are for a file that does not say them, as those of engines; one that
+    does may be of other GPUs.
+    """
+    from evenload.io import read_placement_file
+
+    path, form = getattr(args, option), getattr(args, f"{option}_format")
+    both(form, path, f"--{option}-format is of --{option}")
+    if path is None:
+        return None
+    shape = {"num_gpus": args.gpus, "num_nodes": args.nodes, "num_experts": num_experts}
+    file = read_placement_file(path, **shape, agree=False, layers=layers, format=form)
+    say_notes(file.notes)
+    return file.placement
+
+
+def cluster_of(
+    args: Namespace,
+    slots: int | None,
+    num_experts: int,
+    alive: list[bool] | None = None,
+    **how: Any,
+) -> Cluster:
+    """Return the cluster; without `slots`, as few per GPU as hold every expert once."""
+    from evenload.cluster import Cluster
+
+    if slots is not None:
+        return Cluster(args.gpus, args.nodes, num_slots=slots, alive=alive, **how)
+    count = args.gpus if alive is None else sum(alive)
+    smallest = Cluster.smallest_for(num_experts, max(count, 1))
+    cluster = Cluster(args.gpus, args.nodes, smallest.slots_per_gpu, alive=alive, **how)
+    say(
+        f"note: no --slots: {cluster.num_slots} for {num_experts} experts; one more on each GPU "
+        f"for replicas of busy experts would be --slots {cluster.num_slots + cluster.num_gpus}"
+    )
+    return cluster
+
+
+def extras(args: Namespace, cluster: Cluster) -> dict[str, Any]:
+    """Return what a summary may tell beyond balance, as arguments of `report.compare`.
+
+    Routed experts are read where the file has them and they may be on several nodes, but not for
+    one window: a file does not say which of its tokens are in it.
+    """
+    from evenload.io import read_topk
+
+    several = cluster.num_nodes > 1 and args.window is None
+    topk = read_topk(args.loads, format=args.format) if several else None
+    return {"num_groups": args.groups, "topk": topk, "split": args.split}
+
+
+# ---- stderr: notes and how far it is -------------------------------------------------------------
+
+
+_TERMINAL_SECONDS, _LOG_SECONDS = 0.2, 10.0  # from one look at long work to the next
+
+
+def _over(line: str) -> None:
+    """Write over the last line of a terminal."""
+    width = shutil.get_terminal_size().columns - 1
+    sys.stderr.write("\r" + line[:width].ljust(width) + "\r")
+    sys.stderr.flush()
+
+
+def say(line: str) -> None:
+    """Print a line to stderr."""
+    if sys.stderr.isatty():
+        _over("")
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Print notes to stderr, one a line."""
+    for note in notes:
+        say(f"note: {note}")
+
+
+@contextmanager
+def busy(what: str) -> Iterator[Callable[..., None]]:
+    """Show on stderr how far long work is: in one line on a terminal, else every ten seconds.
+
+    Yields a function that takes a few words, or how much is done and of how much.
+    """
+    terminal, stop = sys.stderr.isatty(), threading.Event()
+    pause, write = (_TERMINAL_SECONDS, _over) if terminal else (_LOG_SECONDS, say)
+    started, words, first = time.monotonic(), "", None
+
+    def tell(done: str | int, total: int | None = None) -> None:
+        nonlocal words, first
+        words = f"{done}, " if total is None else f"{done} of {total}, "
+        if total is None:
+            return
+        first = int(done) if first is None else first
+        if int(done) > first:
+            left = (time.monotonic() - started) * (total - int(done)) / (int(done) - first)
+            words += f"about {left:.0f} s left after "
+
+    def show() -> None:
+        while not stop.wait(pause):
+            write(f"{what}: {words}{time.monotonic() - started:.0f} s")
+
+    clock = threading.Thread(target=show, daemon=True)
+    clock.start()
+    try:
+        yield tell
+    finally:
+        stop.set()
+        clock.join()
+        if terminal:
+            _over("")
+
+
+@contextmanager
+def drawing(what: str, path: Path) -> Iterator[None]:
+    """Show that the block draws, and say where `what` is then."""
+    with busy("drawing"):
+        yield
+    say(f"wrote {what} to {path}")
+
+
+@contextmanager
+def kernels() -> Iterator[None]:
+    """Say on stderr when kernels have to be compiled, and after the block how long they took."""
+    from numba.core.event import Event, Listener, install_listener
+
+    from evenload.clock import Stopwatch
+
+    class First(Listener):  # type: ignore[misc]
+        told = False
+
+        def on_start(self, event: Event) -> None:
+            if not self.told:
+                say("compiling kernels; this takes a while, once")
+            self.told = True
+
+        def on_end(self, event: Event) -> None:
+            pass
+
+    with install_listener("numba:compile", First()), Stopwatch() as watch:
+        yield
+    compiled = f", of which {watch.compiling:.2f} s compiling" if watch.compiling else ""
+    say(f"kernels ready in {watch.kernels:.2f} s{compiled}")
+
+
+# ---- results -----------------------------------------------------------------------------------
+
+
+def check_outputs(output: Path | None, form: str | None, *plots: Path | None) -> None:
+    """Raise `ValueError` for an output that could not be written, before any work is done."""
+    both(form, output, "--output-format is of --output")
+    if output is not None:
+        from evenload.io import find_output
+
+        find_output(output, form)
+    for plot in plots:
+        if plot is not None:
+            from evenload.report.figures import check_plot_path
+
+            check_plot_path(plot)
+
+
+def show(
+    args: Namespace,
+    context: Context,
+    summaries: Sequence[Summary],
+    lines: Sequence[str],
+    **extra: Any,
+) -> None:
+    """Print a report to stdout, and draw its picture where one is wanted.
+
+    `lines` stand below the table; `extra` are more entries of the JSON object.
+    """
+    if args.plot is not None:
+        from evenload.report.figures import draw_heatmaps, save_figure
+
+        with drawing("the picture", args.plot):
+            nodes = context.cluster.num_nodes
+            save_figure(args.plot, draw_heatmaps(context.title(), summaries, nodes))
+    if args.json:
+        from evenload.report.compare import report_to_plain
+
+        print_json(report_to_plain(context, summaries) | extra)
+    else:
+        from evenload.report.tables import print_report
+
+        print_report(context.title(), summaries, lines, sys.stdout)
+
+
+def show_json(trace: Trace, **entries: Any) -> None:
+    """Print one JSON object about a trace."""
+    from evenload import __version__
+
+    about = {"source": trace.source, "shape": list(trace.shape)}
+    print_json({"evenload": __version__, "trace": about, **entries})
+
+
+def print_json(entries: dict[str, Any]) -> None:
+    """Print one JSON object to stdout."""
+    import json
+
+    sys.stdout.write(f"{json.dumps(entries)}\n")

@@ -1,1 +1,0 @@
-"""SGLang: its files, and what runs inside it."""

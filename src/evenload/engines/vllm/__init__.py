@@ -1,1 +1,0 @@
-"""vLLM: its files, and what runs inside it."""

@@ -1,1 +1,0 @@
-"""vllm-ascend: its files, and what runs inside it."""

@@ -1,0 +1,378 @@
+"""Files with loads and placements, ours and the engines': `FORMATS` lists what there is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.arrays import check_load, check_weights
+from evenload.checks import positive_int
+from evenload.io.base import (
+    ClusterMissingError,
+    FileFormatError,
+    Float,
+    LoadFile,
+    PlacementFile,
+    PlacementShape,
+    RawTrace,
+    check_window,
+)
+from evenload.io.files import replace_file
+from evenload.io.formats import FORMATS, Format, candidates, find_input, find_output
+from evenload.io.placements import for_layers
+from evenload.layers import ModelLayers
+from evenload.placement import Placement
+from evenload.trace import Trace
+
+__all__ = [
+    "FORMATS",
+    "ClusterMissingError",
+    "FileFormatError",
+    "Format",
+    "Found",
+    "LoadFile",
+    "PlacementFile",
+    "PlacementShape",
+    "RawTrace",
+    "check_window",
+    "find_output",
+    "for_layers",
+    "load_digest",
+    "read_anything",
+    "read_load",
+    "read_placement",
+    "read_placement_file",
+    "read_topk",
+    "read_trace",
+    "replace_file",
+    "write_load",
+    "write_placement",
+    "write_placement_file",
+]
+
+AnyPath = str | os.PathLike[str]
+
+
+# ---- loads ---------------------------------------------------------------------------------------
+
+
+def read_load(
+    path: AnyPath,
+    window: int | None = None,
+    *,
+    num_experts: int | None = None,
+    format: str | None = None,
+) -> LoadFile:
+    """Read a load or a trace.
+
+    Parameters
+    ----------
+    path : path-like
+        A file, a folder or a pattern as ``dump/*.pt``; see `FORMATS` for what each may hold.
+    window : int, optional
+        The window of a trace to take, from 0, or from the end where negative. Without it a trace is
+        summed over its windows.
+    num_experts : int, optional
+        Experts E of the model, for a file of routed experts that does not say it. Where the file
+        does say it the two must agree.
+    format : str, optional
+        Name of the file's format, see `FORMATS`. Default: told by the file's ending and what is in
+        it.
+
+    Returns
+    -------
+    LoadFile
+        Its `load` is float64 [L, E], finite and >= 0.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FileFormatError
+        If the file is empty, damaged, of the wrong kind or holds no load; or there is no
+        such format.
+    ValueError
+        If the window is not in the file, the numbers are no load, or `num_experts` is below 1.
+    """
+    reader, raw = _open_load(path, num_experts, format)
+    T, L, E = raw.windows.shape
+    source = str(Path(path))
+    index = None if window is None else check_window(window, T, source)
+    load = np.zeros((L, E))
+    for t in range(T) if index is None else (index,):
+        where = f"{source}: window {t}: load" if raw.over_time else f"{source}: load"
+        load += check_weights(where, raw.windows.read(t))
+    trace = _trace(raw, source) if raw.over_time else None
+    return LoadFile(load, trace, source, reader.name, index, raw.notes, raw.layers)
+
+
+def read_trace(
+    path: AnyPath, *, num_experts: int | None = None, format: str | None = None
+) -> Trace:
+    """Read loads over time.
+
+    Parameters
+    ----------
+    path, num_experts, format
+        As `read_load`. A file without windows is a trace of one. Windows are read when they are
+        asked for, so that memory does not grow with the file, except those of .csv and .json files,
+        of arrays that lie column by column in a compressed .npz, and of a .parquet that is not
+        sorted by window, which are read at once.
+
+    Returns
+    -------
+    Trace
+        Its numbers are checked window by window, as they are read.
+
+    Raises
+    ------
+    FileNotFoundError, FileFormatError, ValueError
+        As `read_load`.
+    """
+    return _trace(_open_load(path, num_experts, format)[1], str(Path(path)))
+
+
+def _trace(raw: RawTrace, source: str) -> Trace:
+    return Trace.of(raw.windows, source=source, notes=raw.notes, layers=raw.layers)
+
+
+def _open_load(
+    path: AnyPath, num_experts: int | None, format: str | None
+) -> tuple[Format, RawTrace]:
+    if num_experts is not None:
+        num_experts = positive_int("num_experts", num_experts)
+    reader = find_input(Path(path), "read_load", format)
+    return reader, _read_raw(reader, Path(path), num_experts)
+
+
+def _read_raw(reader: Format, path: Path, num_experts: int | None) -> RawTrace:
+    raw: RawTrace = reader.function("read_load")(path, num_experts)
+    found = raw.windows.shape[-1]
+    if num_experts is not None and num_experts != found:
+        raise FileFormatError(
+            f"{path}: the file has {found} experts a layer, and num_experts={num_experts} was "
+            f"given; use {found}, or leave it out"
+        )
+    return raw
+
+
+def read_topk(path: AnyPath, *, format: str | None = None) -> NDArray[Any] | None:
+    """Read the experts of each token, integers [tokens, L, k]; None where the file has none."""
+    reader = find_input(Path(path), "read_load", format)
+    if "read_topk" not in reader.can:
+        return None
+    topk: NDArray[Any] | None = reader.function("read_topk")(Path(path))
+    return topk
+
+
+def write_load(path: AnyPath, trace: RawTrace, *, format: str | None = None) -> tuple[str, ...]:
+    """Write loads; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path, format
+        The path's ending picks the format where none is named: .npz, .npy, .csv or .parquet.
+    trace : RawTrace
+        Asked for each window once, in order, so that memory need not grow with it.
+
+    Returns
+    -------
+    tuple of str
+        What the format has no place for, one sentence each.
+
+    Raises
+    ------
+    FileFormatError
+        If no format writes loads to a file of that name.
+    ValueError
+        If the format cannot hold them, or a number is not finite and >= 0.
+    OSError
+        If the file cannot be written.
+    """
+    write = find_output(Path(path), format, "write_load").function("write_load")
+    with replace_file(path) as stream:
+        left_out: tuple[str, ...] = write(stream, trace)
+        return left_out
+
+
+def load_digest(load: Float) -> str:
+    """Return the SHA-256 of a load's shape and values, as ``sha256:`` and 64 hex digits.
+
+    Tells later which load a placement was made for.
+
+    Parameters
+    ----------
+    load : float64 ndarray, [L, E]
+        Tokens routed to each expert; hashed as little-endian float64 after ``LxE:``.
+    """
+    shape = "x".join(str(n) for n in load.shape)
+    values = np.ascontiguousarray(load, dtype="<f8").tobytes()
+    return "sha256:" + hashlib.sha256(f"{shape}:".encode() + values).hexdigest()
+
+
+# ---- placements ----------------------------------------------------------------------------------
+
+
+def read_placement(path: AnyPath, **shape: Any) -> Placement:
+    """Read a placement, as `read_placement_file`; it equals the one that was written."""
+    return read_placement_file(path, **shape).placement
+
+
+def read_placement_file(
+    path: AnyPath,
+    *,
+    num_gpus: int | None = None,
+    num_nodes: int | None = None,
+    num_experts: int | None = None,
+    agree: bool = True,
+    layers: ModelLayers | None = None,
+    format: str | None = None,
+) -> PlacementFile:
+    """Read a placement together with what the file says about its origin.
+
+    Parameters
+    ----------
+    path : path-like
+    num_gpus, num_nodes, num_experts : int, optional
+        The placement's cluster and experts, for files that do not say them.
+    agree : bool, default True
+        Whether a file that says them too has to say the same; else the file is believed.
+    layers : ModelLayers, optional
+        The model's MoE layers. Where the file has rows for more layers (SGLang has one for each
+        dense layer too), those of these layers are taken, which is said in `notes`; where it does
+        not name its layers, they are these.
+    format : str, optional
+        Name of the file's format, see `FORMATS`. Default: told by the file's ending and what is in
+        it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FileFormatError
+        If the file is empty, damaged, of the wrong kind or holds no placement, or has not these
+        layers; or there is no such format.
+    ClusterMissingError
+        A `FileFormatError`: neither the file nor the caller says the number of GPUs.
+    ValueError
+        If a number is below 1.
+    """
+    shape = PlacementShape(num_gpus, num_nodes, num_experts, agree)
+    reader = find_input(Path(path), "read_placement", format)
+    file: PlacementFile = reader.function("read_placement")(Path(path), shape)
+    return file if layers is None else for_layers(file, layers)
+
+
+def write_placement(
+    path: AnyPath,
+    placement: Placement,
+    *,
+    solver: str | None = None,
+    load: Any = None,
+    layers: ModelLayers | None = None,
+    format: str | None = None,
+) -> tuple[str, ...]:
+    """Write a placement; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path, format
+        The path's ending picks the format where none is named; ``.json`` and ``.npz`` are ours.
+    placement : Placement
+    solver : str, optional
+        Name of the solver that made it, for the record.
+    load : array_like, [L, E], optional
+        The load it was made for; its digest is kept, where the format has a place for it.
+    layers : ModelLayers, optional
+        The model's numbers of the layers, for formats that need them.
+
+    Returns
+    -------
+    tuple of str
+        What the format has no place for and what was assumed, one sentence each.
+
+    Raises
+    ------
+    FileFormatError
+        If no format writes placements to a file of that name.
+    ValueError
+        If the format cannot hold the placement, or `layers` are of another number.
+    OSError
+        If the file cannot be written.
+    """
+    digest = None if load is None else load_digest(check_load(load)[0])
+    file = PlacementFile(placement, "", solver, digest, layers)
+    return write_placement_file(path, file, format=format)
+
+
+def write_placement_file(
+    path: AnyPath, file: PlacementFile, *, format: str | None = None
+) -> tuple[str, ...]:
+    """Write a placement with what is known of its origin, as `write_placement` does."""
+    write = find_output(Path(path), format).function("write_placement")
+    layers, there = file.layers, file.placement.num_layers
+    if layers is not None and len(layers) != there:
+        raise ValueError(
+            f"layers names {len(layers)} layers, and the placement has {there}; name {there}"
+        )
+    with replace_file(path) as stream:
+        left_out: tuple[str, ...] = write(stream, replace(file, source=str(path)))
+        return left_out
+
+
+# ---- either --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file turned out to hold, one of the two, and the format that read it.
+
+    Windows of `loads` are as they were recorded, not checked; they are read when they are asked
+    for.
+    """
+
+    format: Format
+    loads: RawTrace | None = None
+    placement: PlacementFile | None = None
+
+
+def read_anything(
+    path: Path, shape: PlacementShape, *, format: str | None = None, prefer: str | None = None
+) -> Found:
+    """Read a file of loads or of a placement.
+
+    Parameters
+    ----------
+    path : Path
+    shape : PlacementShape
+        What the caller says of a placement; `num_experts` of loads too.
+    format : str, optional
+        Name of the file's format. Default: told by what is in the file, then by its ending.
+    prefer : {"read_load", "read_placement"}, optional
+        Which of them, where a file may be either.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    FileFormatError
+        If it is neither; the message is that of the likelier one.
+    """
+    first: FileFormatError | None = None
+    for ability, reader in candidates(path, format, prefer):
+        try:
+            if ability == "read_load":
+                return Found(reader, loads=_read_raw(reader, path, shape.num_experts))
+            return Found(reader, placement=reader.function(ability)(path, shape))
+        except ClusterMissingError:
+            raise
+        except FileFormatError as error:
+            first = first or error
+    assert first is not None
+    raise first

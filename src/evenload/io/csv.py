@@ -1,0 +1,89 @@
+"""Comma-separated text: one row a layer, one column an expert."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from evenload.io.base import FileFormatError, RawTrace, refusing
+from evenload.io.npy import checked_windows, layers_left_out
+
+_INDEX_HEADS = {"", "layer", "layers", "layer_id", "index", "unnamed: 0"}
+
+
+def read_load(path: Path, num_experts: int | None) -> RawTrace:
+    """Read a load ``[L, E]``; a first row in which any cell is no number is a header."""
+    rows = _rows(path)
+    head = rows[0][1] if rows else []
+    if not all(map(_is_number, head)):
+        if len(head) > 1 and head[0].strip().lower() in _INDEX_HEADS:
+            raise FileFormatError(
+                f"{path}, line 1: the first column is headed {head[0]!r} and would be read as an "
+                "expert; leave row numbers out, every column is an expert"
+            )
+        del rows[0]
+    if not rows:
+        raise FileFormatError(f"{path}: no row of numbers; write one row a layer")
+    width = len(rows[0][1])
+    for line, cells in rows:
+        if len(cells) != width:
+            raise FileFormatError(
+                f"{path}, line {line}: {len(cells)} columns, and line {rows[0][0]} has {width}; "
+                "every row needs one column an expert"
+            )
+    for line, cells in rows:
+        odd = next((i for i, cell in enumerate(cells) if not _is_number(cell)), None)
+        if odd is not None:
+            raise FileFormatError(
+                f"{path}, line {line}, column {odd + 1}: {cells[odd]!r} is no number"
+            )
+    table = np.array([list(map(float, cells)) for _, cells in rows])
+    notes: tuple[str, ...] = ()
+    if width > 1 and (table[0] == np.arange(width)).all():
+        notes = (
+            f"{path}: the first row reads 0, 1, 2, ... and was taken as the load of a layer; "
+            "if it is a header, give it names that are no numbers",
+        )
+    return RawTrace.of(table, str(path), notes)
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Return (line number, cells) of every line; empty lines at the end are no rows."""
+    what = f"{path}: this is no comma-separated text"
+    # utf-8-sig: spreadsheets put a byte order mark in front.
+    with (
+        refusing(what, UnicodeDecodeError, csv.Error),
+        path.open(newline="", encoding="utf-8-sig") as stream,
+    ):
+        reader = csv.reader(stream, strict=True)
+        rows = [(reader.line_num, row) for row in reader]
+    while rows and not any(cell.strip() for cell in rows[-1][1]):
+        rows.pop()
+    return rows
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
+    """Write the one window of a trace; floats keep all their digits."""
+    windows = trace.windows.shape[0]
+    if windows > 1:
+        raise ValueError(
+            f"a .csv file has one window, and the trace has {windows}; take one with --window, or "
+            "use a .npz, .npy or .parquet file"
+        )
+    text = io.StringIO()
+    for window in checked_windows(trace):
+        csv.writer(text, lineterminator="\n").writerows(window.tolist())
+    stream.write(text.getvalue().encode())
+    return layers_left_out(trace, ".csv")

@@ -1,0 +1,163 @@
+"""Files as files: which ones a path stands for, what kind they are, and how one is replaced."""
+
+from __future__ import annotations
+
+import errno
+import glob
+import os
+import re
+import secrets
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+# What zipfile and zlib raise on damaged bytes; OSError is a seek to before the file's start.
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+
+_TEXT_HEAD, _PICKLE_END = 4096, 2**16  # bytes
+_DIGITS = re.compile(r"(\d+)")
+
+_KINDS = (
+    (b"\x93NUMPY", "a .npy file (rename it)"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"%PDF", "a PDF document"),
+    (b"\x1f\x8b", "a gzip file (unpack it)"),
+    (b"BZh", "a bzip2 file (unpack it)"),
+    (b"\x28\xb5\x2f\xfd", "a zstd file (unpack it)"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"PAR1", "a Parquet file"),
+    *((b"\x80" + bytes([protocol]), "a Python pickle") for protocol in range(2, 6)),
+    (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"),
+)
+
+
+def kind_of(path: Path) -> str:
+    """Name the kind of file at `path` by its first bytes, as ``it is a PNG image``."""
+    with path.open("rb") as stream:
+        head = stream.read(24)
+    for start, kind in _KINDS:
+        if head.startswith(start):
+            return f"it is {kind}"
+    return f"it starts with {head[:8]!r}"
+
+
+def has_mark(path: Path, *marks: str) -> bool:
+    """Whether a folder has a file of such a name, or a file shows such a mark; nothing is parsed.
+
+    Marks are sought near the start of a .json text, where programs write its keys, and in an
+    archive among its members' names, with a NUL on either side, and near the ends of its pickle.
+    """
+    if path.is_dir():
+        return any(next(path.glob(mark), None) for mark in marks)
+    shown = _peek(path)
+    return any(mark.encode("latin-1") in shown for mark in marks)
+
+
+def _peek(path: Path) -> bytes:
+    if path.suffix.lower().startswith(".json"):
+        with path.open("rb") as stream:
+            return stream.read(_TEXT_HEAD)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            shown = "\0".join(["", *names, ""]).encode()
+            for member in (n for n in names if n.endswith("data.pkl")):
+                size = archive.getinfo(member).file_size
+                with archive.open(member) as stream:
+                    shown += stream.read(_PICKLE_END)
+                    stream.seek(max(size - _PICKLE_END, 0))
+                    return shown + b"\0" + stream.read(_PICKLE_END)
+            return shown
+    except DAMAGED:
+        return b""
+
+
+def is_glob(path: Path) -> bool:
+    """Whether a path is a pattern as ``dump/*.pt``; what there is under that very name is none."""
+    return glob.has_magic(str(path)) and not path.exists()
+
+
+def natural(path: Path) -> list[tuple[bool, int, str]]:
+    """Return what sorts names as people do: ``rank2`` before ``rank10``."""
+    parts = _DIGITS.split(path.name)
+    return [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts]
+
+
+def files_of(path: Path, *suffixes: str) -> list[Path]:
+    """Return the files that a path stands for, sorted by name with numbers as numbers.
+
+    It is a file; a folder, of which the files with these endings are taken that are directly in
+    it; or a pattern, where ``**`` is any folders and nothing found a `FileNotFoundError`.
+    """
+    if is_glob(path):
+        found = map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207 (absolute too)
+        files = [p for p in found if p.is_file()]
+        if not files:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    elif path.is_dir():
+        files = [p for p in path.iterdir() if p.is_file()]
+        if suffixes:
+            files = [p for p in files if p.suffix.lower() in suffixes]
+    else:
+        return [path]
+    return sorted(files, key=natural)
+
+
+@contextmanager
+def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a binary stream whose content becomes the file at `path` once all went well.
+
+    The bytes go to a temporary file in the same folder, which then takes the place of `path` in one
+    step. On any error, and on an interrupt, the temporary file goes and `path` stays as it was.
+    Links are followed; a device or pipe, which nothing can take the place of, is written directly.
+
+    Raises
+    ------
+    OSError
+        If the folder does not exist or cannot be written; it names `path`.
+    """
+    asked = Path(path)
+    target = asked.resolve()
+    if target.exists() and not target.is_file():
+        with _named(asked), target.open("wb") as stream:
+            yield stream
+        return
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    with _named(asked):
+        try:
+            with temporary.open("xb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            if target.exists():
+                shutil.copymode(target, temporary)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Make an `OSError` name the file that was asked for instead of the temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -1,0 +1,279 @@
+"""Every file format of loads and placements, in one list, and which of them a path is meant for.
+
+A format is a module of this package; it is imported when a file is of that format, or may be. To
+add one, write the module and add its line to `FORMATS`. A module may have
+
+- ``read_load(path, num_experts or None) -> RawTrace``: windows are read when they are asked for;
+- ``read_topk(path) -> integer ndarray [tokens, L, k] or None``: the experts of each token, where
+  the file has them;
+- ``read_placement(path, shape) -> PlacementFile``: what the file does not have is taken from the
+  `PlacementShape`; what both have must agree;
+- ``write_load(binary stream, RawTrace)`` and ``write_placement(binary stream, PlacementFile)``:
+  return what the format does not hold and was left out, a tuple of sentences; what cannot be left
+  out they refuse by a `ValueError`. Windows are asked for once each, in order.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from evenload.checks import unknown_ending
+from evenload.io.base import FileFormatError
+from evenload.io.files import files_of, has_mark, is_glob
+
+_FOLDER = "/"
+_BARE_TENSOR = "\x80\x02ctorch._utils\n_rebuild_"  # a pickle's first step, not of a dict's
+_JSON = (".json",)
+_PLACEMENT = ("read_placement", "write_placement")
+_LOAD = ("read_load", "write_load")
+
+
+@dataclass(frozen=True)
+class Format:
+    """One file format: how it is told, and what can be done with it.
+
+    Parameters
+    ----------
+    name, module : str
+        Short name, as shown to people, and its module in `evenload.io`.
+    summary : str
+        What a file of this format holds, in one line.
+    can : tuple of str
+        Names of the functions that are this format's there, as ``read_load``.
+    suffixes, written_to : tuple of str
+        Endings in lower case, with their dot, of files that are of this format if no format
+        recognises them, and that mean it when a file is written and no format is named.
+    told_by : mapping of str to tuple of str
+        Marks that tell this format in files of an ending, and in folders under ``"/"``, see
+        `has_mark`. Such formats are asked before any ending is compared.
+    many : bool
+        Whether a pattern of several files' names can be read.
+    """
+
+    name: str
+    module: str
+    summary: str
+    can: tuple[str, ...]
+    suffixes: tuple[str, ...] = ()
+    told_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    written_to: tuple[str, ...] = ()
+    many: bool = False
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """Return one of the module's functions."""
+        found: Callable[..., Any] = getattr(import_module(f"evenload.io.{self.module}"), name)
+        return found
+
+    def recognises(self, path: Path) -> bool:
+        """Whether a file or folder, or the first file of a pattern, is of this format for sure."""
+        first = files_of(path)[0] if is_glob(path) else path
+        ending = _FOLDER if first.is_dir() else first.suffix.lower()
+        return ending in self.told_by and has_mark(first, *self.told_by[ending])
+
+
+# Those told by content first, then by name: in this order they are asked.
+FORMATS = (
+    Format(
+        "evenload", "placement_json",
+        "an evenload placement: the expert in each slot, and the cluster it is for",
+        _PLACEMENT, _JSON, {".json": ('"evenload.placement"',)}, written_to=_JSON,
+    ),
+    Format(
+        "evenload-npz", "placement_npz",
+        "an evenload placement: `physical_to_logical`, and `about` with the cluster it is for",
+        _PLACEMENT, (".npz",), {".npz": ("\0physical_to_logical.npy\0",)}, written_to=(".npz",),
+    ),
+    Format(
+        "sglang", "sglang",
+        "SGLang's --init-expert-location: `physical_to_logical_map`, a row for each layer of the "
+        "model",
+        _PLACEMENT, (".pt", ".json"),
+        {".pt": ("physical_to_logical_map",), ".json": ('"physical_to_logical_map"',)},
+        written_to=(".pt",),
+    ),
+    Format(
+        "sglang-logical-count", "sglang",
+        "SGLang's `logical_count` [layers, experts] or [steps, layers, experts], dense layers zero",
+        ("read_load",), _JSON, {".json": ('"logical_count"',)},
+    ),
+    Format(
+        "sglang-recorder", "sglang_recorder",
+        "dumps of SGLang's expert distribution recorder, any mode: a file, or all ranks' in a "
+        "folder",
+        ("read_load",), (".pt",),
+        {
+            # As pickles write a text: X, its length, the letters.
+            ".pt": ("X\x0d\0\0\0logical_count", "X\x07\0\0\0records"),
+            _FOLDER: ("*expert_distribution_recorder*.pt",),
+        },
+        many=True,
+    ),
+    Format(
+        "tensorrt-llm-statistics", "tensorrt_llm",
+        "a folder of TensorRT-LLM's expert statistics: meta_info.json and rank*.safetensors",
+        ("read_load",), told_by={_FOLDER: ("meta_info.json",)},
+    ),
+    Format(
+        "vllm-ascend", "vllm_ascend",
+        "vllm-ascend's expert map: the experts of each device of each MoE layer",
+        _PLACEMENT, _JSON, {".json": ('"moe_layer_count"', '"layer_list"')},
+    ),
+    Format(
+        "vllm-ascend-load", "vllm_ascend",
+        "a tensor that torch saved: a load [layers, experts] or a trace [windows, layers, experts]",
+        ("read_load",), (".pth",), {".pt": (_BARE_TENSOR,), ".pth": (_BARE_TENSOR,)},
+    ),
+    Format(
+        "vllm-routed-experts", "vllm_routed",
+        "vLLM's routed experts [tokens, layers, k] of requests: .jsonl, .npy, .npz, a folder",
+        ("read_load", "read_topk"), (".jsonl",),
+        {".jsonl": ("",), ".npz": ("\0routed_experts.npy\0",)}, many=True,
+    ),
+    Format(
+        "csv", "csv",
+        "one row a layer, one column an expert; a first row with any non-number is a header",
+        _LOAD, (".csv",), written_to=(".csv",),
+    ),
+    Format(
+        "json", "json",
+        "nested lists [layers][experts] or [windows][layers][experts], alone or under `load` or "
+        "`logical_count`",
+        ("read_load",), _JSON,
+    ),
+    Format(
+        "npy", "npy",
+        "one array: a load [layers, experts] or a trace [windows, layers, experts]",
+        _LOAD, (".npy",), written_to=(".npy",),
+    ),
+    Format(
+        "npz", "npz",
+        "`load` [windows, layers, experts] or [layers, experts], or `topk` [tokens, layers, k]",
+        (*_LOAD, "read_topk"), (".npz",), written_to=(".npz",),
+    ),
+    Format(
+        "parquet", "parquet",
+        "a table with the columns window (or not), layer, expert and tokens, or window, layer and "
+        "one column an expert",
+        _LOAD, (".parquet",), written_to=(".parquet",),
+    ),
+    Format(
+        "tensorrt-llm", "tensorrt_llm",
+        "TensorRT-LLM's load balancer YAML: `initial_global_assignments`, the experts of the slots "
+        "of each MoE layer",
+        _PLACEMENT, (".yaml", ".yml"), written_to=(".yaml", ".yml"),
+    ),
+)  # fmt: skip
+
+
+def _able(ability: str) -> list[Format]:
+    return [f for f in FORMATS if ability in f.can]
+
+
+def _named(name: str, ability: str) -> Format:
+    able = _able(ability)
+    for candidate in able:
+        if candidate.name == name:
+            return candidate
+    done, what = ability.split("_")
+    raise FileFormatError(
+        f"format={name!r} is not known for a {what} to be {'read' if done == 'read' else 'written'}"
+        f"; use one of {', '.join(f.name for f in able)}"
+    )
+
+
+def _no_format(path: Path, ability: str, endings: set[str]) -> FileFormatError:
+    known = ", ".join(sorted(endings))
+    return FileFormatError(
+        f"{path}: a file with {unknown_ending(path)} is not known as a {ability.split('_')[1]}; "
+        f"use one of {known}"
+    )
+
+
+def find_output(path: Path, name: str | None = None, ability: str = "write_placement") -> Format:
+    """Return the format `name`, or the one that a placement or a load is written in to `path`.
+
+    Raises
+    ------
+    FileFormatError
+        If there is no such format, or none for the ending; the message lists what there is.
+    """
+    if name is not None:
+        return _named(name, ability)
+    able = _able(ability)
+    for candidate in able:
+        if path.suffix.lower() in candidate.written_to:
+            return candidate
+    raise _no_format(path, ability, {end for f in able for end in f.written_to})
+
+
+def find_input(path: Path, ability: str, name: str | None = None) -> Format:
+    """Return the format `name`, or that of a file, a folder or the first file of a pattern.
+
+    Parameters
+    ----------
+    ability : {"read_load", "read_placement"}
+        What the format must be able to do.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing at `path`, which may be a pattern as ``dump/*.pt`` too.
+    FileFormatError
+        If it is a folder that no format takes, is empty, or has an unknown ending; or if no format
+        has that name, or reads several files.
+    """
+    if is_glob(path):
+        first = files_of(path)[0]
+        found = find_input(first, ability) if name is None else _named(name, ability)
+        if not found.many:
+            many = ", ".join(f.name for f in _able(ability) if f.many)
+            raise FileFormatError(
+                f"{path}: files of format {found.name} are read one at a time; give one, or name "
+                f"the format of a recording of several, {many or 'which there is none of'}"
+            )
+        return found
+    status = path.stat()
+    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+        raise FileFormatError(f"{path}: the file is empty (0 bytes)")
+    if name is not None:
+        return _named(name, ability)
+    able = _able(ability)
+    for candidate in able:
+        if candidate.recognises(path):
+            return candidate
+    # Those that go by the ending alone come first: the others have looked, and did not know it.
+    for candidate in sorted(able, key=lambda f: bool(f.told_by)):
+        if path.suffix.lower() in candidate.suffixes:
+            return candidate
+    if stat.S_ISDIR(status.st_mode):
+        raise FileFormatError(f"{path}: this is a folder; give a file")
+    raise _no_format(path, ability, {suffix for f in able for suffix in f.suffixes})
+
+
+def candidates(path: Path, name: str | None, prefer: str | None) -> list[tuple[str, Format]]:
+    """Return what a file may be, most likely first: told by content, preferred, loads.
+
+    What can be neither loads nor a placement is a `FileFormatError`.
+    """
+    found, errors = [], []
+    for ability in ("read_load", "read_placement"):
+        try:
+            reader = find_input(path, ability, name)
+        except FileFormatError as error:
+            errors.append(error)
+            continue
+        found.append((ability, reader, name is None and reader.recognises(path)))
+    if not found and name is None:
+        raise errors[-1]
+    if not found:
+        readable = [f.name for ability in ("read_load", "read_placement") for f in _able(ability)]
+        raise FileFormatError(
+            f"format={name!r} is not known; use one of {', '.join(dict.fromkeys(readable))}"
+        )
+    found.sort(key=lambda f: (not f[2], f[0] != prefer))
+    return [(ability, reader) for ability, reader, _ in found]

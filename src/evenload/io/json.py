@@ -1,0 +1,98 @@
+"""JSON text: loads as nested lists, and what other formats in JSON share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.io.base import FileFormatError, RawTrace, refusing
+
+MOST_TEXT = 2**25  # bytes of a placement: 100 layers of 8192 slots, each on a line of its own
+_DEEPEST = 3
+
+
+def read_load(path: Path, num_experts: int | None) -> RawTrace:
+    """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under ``load``/``logical_count``."""
+    value, key = parse_json(path), "load"
+    if isinstance(value, dict):
+        key, value = key_in(value, path, "load", "logical_count")
+    elif not isinstance(value, list):
+        raise FileFormatError(f"{path}: the file holds {value!r}; use nested lists or an object")
+    return RawTrace.of(to_array(value, key, str(path)), str(path))
+
+
+def check_text(path: Path, most: int) -> None:
+    """Raise `FileFormatError` if a text is larger than any placement."""
+    size = path.stat().st_size
+    if size > most:
+        raise FileFormatError(
+            f"{path}: the file has {size} bytes, more than the {most} that a placement is read "
+            "from; is it one?"
+        )
+
+
+def parse_json(path: Path, most: int | None = None) -> Any:
+    """Return the value in a JSON file; what is no JSON is refused with its line and column."""
+    if most is not None:
+        check_text(path, most)
+    with refusing(f"{path}: this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
+        text = path.read_text(encoding="utf-8-sig")
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            raise FileFormatError(
+                f"{path}, line {error.lineno}, column {error.colno}: this is no JSON, or it is cut "
+                f"off ({error.msg})"
+            ) from None
+
+
+def key_in(value: Any, path: Path, *keys: str) -> tuple[str, Any]:
+    """Return the first of the keys that an object has, with what is under it."""
+    for key in keys if isinstance(value, dict) else ():
+        if key in value:
+            return key, value[key]
+    named = " or ".join(map(repr, keys))
+    raise FileFormatError(f"{path}: no key {named}; keys found: {keys_found(value)}")
+
+
+def keys_found(value: Any) -> str:
+    """Name the keys of an object, or the kind of anything else, for messages."""
+    if not isinstance(value, dict):
+        return type(value).__name__
+    return ", ".join(map(str, value))[:200] or "none"
+
+
+def to_array(value: Any, name: str, where: str) -> NDArray[Any]:
+    """Turn nested lists of numbers, three deep at most and of one shape, into one array."""
+    _check_lists(value, name, where)
+    return np.asarray(value)
+
+
+def _check_lists(value: Any, name: str, where: str) -> tuple[int, ...]:
+    """Return the shape of nested lists of numbers; raise at the first place that does not fit."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return ()
+    if name.count("[") > _DEEPEST:
+        raise FileFormatError(f"{where}: {name} is nested deeper than [windows][layers][experts]")
+    if not isinstance(value, list):
+        raise FileFormatError(f"{where}: {name} is {json.dumps(value)[:40]}; use a number")
+    if set(map(type, value)) <= {int, float}:
+        return (len(value),)
+    shapes = [_check_lists(item, f"{name}[{i}]", where) for i, item in enumerate(value)]
+    for index, shape in enumerate(shapes):
+        if shape != shapes[0]:
+            raise FileFormatError(
+                f"{where}: {name}[{index}] has shape {list(shape)}, and {name}[0] has "
+                f"{list(shapes[0])}; make all of one shape"
+            )
+    return (len(value), *shapes[0])
+
+
+def lines_of(array: NDArray[Any], indent: str = "") -> str:
+    """Return the rows of a table of whole numbers as JSON, one on a line, with commas between."""
+    rows = (json.dumps(row, separators=(",", ":")) for row in array.tolist())
+    return ",\n".join(indent + row for row in rows)

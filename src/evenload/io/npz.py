@@ -1,0 +1,216 @@
+"""NumPy .npz archives: ``load``, or ``topk`` with the experts that each token was routed to.
+
+``layer_ids`` [L] and ``num_model_layers`` say which of the model's layers the rows are.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.checks import positive_int
+from evenload.io.base import FileFormatError, RawTrace, model_layers, refusing, trace_shape
+from evenload.io.files import DAMAGED, kind_of
+from evenload.io.npy import StoredArray, read_array, read_layout, write_windows
+from evenload.io.recorded import check_routed, count_topk
+from evenload.layers import ModelLayers
+
+_MOST_IDS = 2**20  # bytes of an array that names layers
+# A member's own header in an archive: up to the lengths of its name and of its extra field.
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+
+
+def read_load(path: Path, num_experts: int | None) -> RawTrace:
+    """Read ``load`` [T, L, E] or [L, E]; where there is none, count ``topk`` [tokens, L, k].
+
+    A stored array is read from its place in the file and a compressed one unpacked, window by
+    window; only one that lies column by column and compressed is read at once.
+    """
+    with open_archive(path) as archive:
+        keys = keys_of(archive)
+        if "load" in keys:
+            return _member_trace(archive, "load", path, _layers(archive, path))
+        if "topk" not in keys:
+            raise FileFormatError(
+                f"{path}: no key 'load' or 'topk' in the archive; keys found: "
+                f"{', '.join(keys) or 'none'}"
+            )
+        if num_experts is None and "num_experts" in keys:
+            array = read_member(archive, "num_experts", path)
+            if array.size != 1:
+                raise FileFormatError(
+                    f"{path}: num_experts has shape {array.shape}; use one number"
+                )
+            num_experts = positive_int(f"{path}: num_experts", array.item())
+        counted, notes = count_topk(read_member(archive, "topk", path), num_experts, str(path))
+        return RawTrace.of(counted, str(path), notes, _layers(archive, path))
+
+
+def _layers(archive: zipfile.ZipFile, path: Path) -> ModelLayers | None:
+    keys = keys_of(archive)
+    ids, number = (
+        read_member(archive, key, path, _MOST_IDS).ravel().tolist() if key in keys else []
+        for key in ("layer_ids", "num_model_layers")
+    )
+    if "layer_ids" not in keys:
+        return None
+    return model_layers(ids, number[0] if number else None, str(path))
+
+
+def read_topk(path: Path) -> NDArray[Any] | None:
+    """Read ``topk`` [tokens, L, k], or return None where the archive has none."""
+    with open_archive(path) as archive:
+        if "topk" not in keys_of(archive):
+            return None
+        topk = read_member(archive, "topk", path)
+    check_routed(topk, str(path))
+    return topk
+
+
+def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
+    """Write a trace as ``load`` [T, L, E], and the model's layers where they are known."""
+    with zipfile.ZipFile(stream, "w", allowZip64=True) as archive:
+        with archive.open("load.npy", "w", force_zip64=True) as member:
+            write_windows(member, trace)
+        if trace.layers is not None:
+            write_member(archive, "layer_ids", np.array(trace.layers.ids, np.int64))
+            if trace.layers.num_model_layers is not None:
+                number = np.array(trace.layers.num_model_layers, np.int64)
+                write_member(archive, "num_model_layers", number)
+    return ()
+
+
+# ---- archives ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open a .npz archive."""
+    with path.open("rb") as stream:
+        try:
+            archive = zipfile.ZipFile(stream)
+        except DAMAGED:
+            kind = kind_of(path)
+            if kind == "it is a zip archive":
+                raise FileFormatError(f"{path}: the archive is cut off or damaged") from None
+            raise FileFormatError(f"{path}: this is no .npz archive: {kind}") from None
+        with archive:
+            yield archive
+
+
+def keys_of(archive: zipfile.ZipFile) -> list[str]:
+    """Return the names of an archive's arrays, in its order."""
+    return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
+
+
+def read_member(
+    archive: zipfile.ZipFile, key: str, path: Path, most: int | None = None
+) -> NDArray[Any]:
+    """Read one array of plain numbers, of `most` bytes at most."""
+    member = archive.getinfo(f"{key}.npy")
+    where = f"{path}, key {key!r}"
+    if most is not None and member.file_size > most:
+        raise FileFormatError(
+            f"{where}: the array has {member.file_size} bytes, more than the {most} that are read"
+        )
+    damaged = f"{where}: the archive is cut off or damaged"
+    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
+        array = read_array(stream, member.file_size, where)
+        stream.read(1)  # only at the very end does zipfile compare the checksum
+        return array
+
+
+def _member_trace(
+    archive: zipfile.ZipFile, key: str, path: Path, layers: ModelLayers | None
+) -> RawTrace:
+    """Return the windows of an array of loads; they stay in the archive until they are asked for.
+
+    Stored ones are compared with their checksum here, compressed ones as they are unpacked; only
+    what lies column by column and compressed is read at once.
+    """
+    member = archive.getinfo(f"{key}.npy")
+    where = f"{path}, key {key!r}"
+    damaged = f"{where}: the archive is cut off or damaged"
+    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
+        layout = read_layout(stream, member.file_size, where, path)
+        trace_shape(layout.shape, where)
+        stored = member.compress_type == zipfile.ZIP_STORED
+        while stored and stream.read(2**20):
+            pass
+    if stored:
+        offset = start_of(path, member) + layout.offset
+        return replace(layout, offset=offset).trace(layers)
+    if layout.by_row:
+        windows = StreamWindows(member.filename, layout)
+        return RawTrace(windows, (), layers, len(layout.shape) == 3)
+    return RawTrace.of(read_member(archive, key, path), where, (), layers)
+
+
+def start_of(path: Path, member: zipfile.ZipInfo) -> int:
+    """Return where a stored member's bytes begin: behind a header of its own."""
+    with path.open("rb") as stream:
+        stream.seek(member.header_offset)
+        header = stream.read(_LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
+        raise FileFormatError(f"{path}: the archive is cut off or damaged")
+    *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    return member.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)
+
+
+def write_member(archive: zipfile.ZipFile, key: str, array: NDArray[Any]) -> None:
+    """Write one small array of an archive; its bytes do not depend on the time."""
+    with archive.open(zipfile.ZipInfo(f"{key}.npy"), "w") as stream:
+        np.lib.format.write_array(stream, array, allow_pickle=False)
+
+
+class StreamWindows:
+    """Windows of a compressed member of an archive, unpacked as they are read.
+
+    Reading forwards unpacks each byte once; reading backwards starts anew.
+    """
+
+    def __init__(self, member: str, layout: StoredArray) -> None:
+        assert layout.by_row
+        self._path, self._member, self._layout = layout.path, member, layout
+        self.shape = trace_shape(layout.shape, str(layout.path))
+        self._num_bytes = math.prod(self.shape[1:]) * layout.dtype.itemsize
+        self._stream: IO[bytes] | None = None
+        self._next = 0
+
+    def read(self, number: int) -> NDArray[Any]:
+        """Return one window, [L, E]."""
+        damaged = f"{self._path}: the archive is cut off or damaged at window {number}"
+        with refusing(damaged, *DAMAGED):
+            stream = self._stream_at(number)
+            packed = stream.read(self._num_bytes)
+            window = np.frombuffer(packed, self._layout.dtype).reshape(self.shape[1:])
+            if number + 1 < self.shape[0]:
+                self._stream, self._next = stream, number + 1
+            else:
+                with stream:
+                    stream.read(1)  # only at the very end does zipfile compare the checksum
+            return window
+
+    def _stream_at(self, number: int) -> IO[bytes]:
+        """Return the stream before a window; it is let go unless `read` keeps it."""
+        stream, self._stream = self._stream, None
+        if stream is None or number < self._next:
+            with zipfile.ZipFile(self._path) as archive:
+                stream = archive.open(self._member)  # outlives the archive
+            self._next = 0
+            stream.read(self._layout.offset)
+        for _ in range(number - self._next):
+            stream.read(self._num_bytes)
+        return stream
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_stream": None, "_next": 0}

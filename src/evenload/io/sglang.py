@@ -1,0 +1,133 @@
+"""What SGLang's ``--init-expert-location`` takes: loads as JSON, and placements.
+
+**Loads**: ``logical_count``, one table [model layers, experts] or one for each step. Dense layers
+have rows of zeros there; they are left out, and the others named by their number in the model.
+
+**Placements**: a .json or .pt file with the one key ``physical_to_logical_map`` [model layers,
+slots]; a second key is an error there. Read also from the dumps of its recorder
+(``last_physical_to_logical_map``).
+
+**Layers.** SGLang has a row for every layer of the model, dense ones too, and never looks at those
+of dense layers; they are written as SGLang's own start, slot s with expert ``s % E``. Reading, a
+dense layer looks like any other: the rows are layers 0 to L-1 of the model, and a caller who knows
+the MoE layers says them (``layers=``) to get back what was written. Where only their numbers are
+known the model is taken to end with the last of them; where not even these are, rows become layers
+0 to L-1. Both are said in a note.
+
+**Not in the file**: the number of GPUs and nodes, which the reader has to be told (nodes are 1
+where not said); the GPUs' speed, solver and digest, which are left out with a note. Placements with
+GPUs that are gone or have different numbers of slots are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.extras import needed
+from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, RawTrace, trace_shape
+from evenload.io.json import MOST_TEXT, key_in, lines_of, parse_json, to_array
+from evenload.io.placements import (
+    check_experts,
+    check_slots,
+    equal_gpus,
+    left_out,
+    need_whole_gpus,
+    placement_file,
+)
+from evenload.io.torch_file import load_torch, stored
+from evenload.layers import ModelLayers
+
+_COUNT = "logical_count"
+_KEY = "physical_to_logical_map"
+_RECORDED = "last_physical_to_logical_map"
+
+
+def read_load(path: Path, num_experts: int | None) -> RawTrace:
+    """Read a load or a trace, without layers that never had a token."""
+    array = to_array(key_in(parse_json(path), path, _COUNT)[1], _COUNT, str(path))
+    if array.ndim < 2:
+        raise FileFormatError(
+            f"{path}: {_COUNT} has shape {list(array.shape)}; use [layers][experts] or "
+            "[steps][layers][experts]"
+        )
+    _, L, _ = trace_shape(array.shape, str(path))
+    used = np.flatnonzero(array.any(axis=-1).reshape(-1, L).any(axis=0))
+    if used.size == 0:
+        raise FileFormatError(f"{path}: {_COUNT} is all zero; no token was counted")
+    notes: tuple[str, ...] = ()
+    if used.size < L:
+        notes = (
+            f"{path}: {L - used.size} of {L} layers have no tokens, as dense layers have; they "
+            "are left out",
+        )
+    layers = ModelLayers(used.tolist(), L)
+    return RawTrace.of(array[..., used, :], str(path), notes, layers)
+
+
+def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
+    """Read a placement: one layer for each layer of the model, dense ones included."""
+    where = str(path)
+    array = _map_in(path)
+    check_experts(array, where)
+    L, S = array.shape
+    cluster = equal_gpus(S, shape, where)
+    return placement_file(array, cluster, shape.num_experts, where, ModelLayers(range(L), L))
+
+
+def _map_in(path: Path) -> NDArray[Any]:
+    if path.suffix.lower() != ".pt":
+        key, value = _first_map(parse_json(path, MOST_TEXT), path)
+        return to_array(value, key, str(path))
+    # Tensors alone: a list in a pickle may name one list many times over.
+    key, value = _first_map(load_torch(path), path)
+    tensor = stored(value, key, path)
+    check_slots(1, math.prod(tensor.shape), str(path))
+    return tensor.whole()
+
+
+def _first_map(value: Any, path: Path) -> tuple[str, Any]:
+    recorded = isinstance(value, dict) and _KEY not in value and _RECORDED in value
+    return key_in(value, path, _RECORDED if recorded else _KEY)
+
+
+def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
+    """Write a placement as .json or .pt, which SGLang reads, by the ending of ``file.source``."""
+    need_whole_gpus(file, "SGLang")
+    rows, notes = _rows_for(file)
+    suffix = Path(file.source).suffix.lower()
+    if suffix == ".pt":
+        torch = needed("torch", "torch", "torch", "a .pt file", instead="a .json file")
+        torch.save({_KEY: torch.from_numpy(rows)}, stream)
+    elif suffix == ".json":
+        stream.write(f'{{"{_KEY}": [\n{lines_of(rows)}\n]}}\n'.encode())
+    else:
+        raise FileFormatError(
+            f"{file.source}: SGLang reads a placement from .json and .pt files; use one of these"
+        )
+    return (*notes, *left_out(file, "SGLang", "layer numbers", "number of layers"))
+
+
+def _rows_for(file: PlacementFile) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return a row for each layer of the model: [model layers, S]."""
+    placement, layers = file.placement, file.layers
+    rows = np.array(placement.physical_to_logical, np.int64)
+    L, S = rows.shape
+    if layers is None:
+        return rows, (
+            f"which of the model's layers these are is not known: written as layers 0 to {L - 1}",
+        )
+    number = layers.num_model_layers or layers.ids[-1] + 1
+    check_slots(number, S, "this placement")
+    every = np.tile(np.arange(S) % placement.num_experts, (number, 1))
+    every[list(layers.ids)] = rows
+    if layers.num_model_layers is not None:
+        return every, ()
+    return every, (
+        f"the model's number of layers is not known: written as {number}, up to the last with "
+        "experts",
+    )

@@ -1,0 +1,1 @@
+"""evenload inside serving engines: one thin file per engine, and what they share."""

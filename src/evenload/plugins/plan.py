@@ -1,0 +1,272 @@
+"""From what an engine asks for to the map that it gets back, the same for all engines.
+
+Only the request and the settings decide, so ranks that share both come to the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.checks import multiple
+from evenload.cluster import Cluster
+from evenload.forecast.windows import shares
+from evenload.moves import in_old_slots
+from evenload.placement import Placement
+from evenload.planner import solve_problem
+from evenload.plugins.settings import Settings
+from evenload.problem import Problem
+
+Int = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+EMPTY = -1  # in a map: a slot that holds nothing
+NO_LOAD = "no layer has a load that is finite, not negative and not zero"
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What an engine asks for.
+
+    Parameters
+    ----------
+    windows : ndarray, [W, L, E]
+        Tokens of each logical expert in each of some windows, in any order: the plan has to hold
+        under all of them.
+    current : integer ndarray, [L, S'] or None
+        Expert in each slot now; anything but an expert, such as -1, stands for nothing. Slots
+        beyond `num_slots` belong to ranks that go, those missing to ranks that come. None: nothing
+        runs yet.
+    num_slots, num_ranks : int
+        Slots S and ranks G, those that are gone included.
+    num_nodes, num_groups : int, default 1
+        Groups that do not divide the experts, or do not divide over the nodes, are ignored.
+    alive : tuple of bool, [G], optional
+        False for a rank that is gone. Default: all are there.
+
+    Raises
+    ------
+    ValueError
+        If the numbers do not divide, the living ranks have fewer slots than there are experts, or
+        the current map has another number of layers.
+    """
+
+    windows: NDArray[Any]
+    current: Int | None
+    num_slots: int
+    num_ranks: int
+    num_nodes: int = 1
+    num_groups: int = 1
+    alive: tuple[bool, ...] | None = None
+
+    def __post_init__(self) -> None:
+        multiple("num_slots", self.num_slots, "num_ranks", self.num_ranks)
+        multiple("num_ranks", self.num_ranks, "num_nodes", self.num_nodes)
+        _, L, E = self.windows.shape
+        self.cluster.check_holds(E, step=self.num_ranks)
+        if self.current is not None and (self.current.ndim != 2 or len(self.current) != L):
+            raise ValueError(f"the old map has shape {self.current.shape}; use [{L} layers, slots]")
+
+    @cached_property
+    def cluster(self) -> Cluster:
+        """The ranks."""
+        return Cluster(self.num_ranks, self.num_nodes, num_slots=self.num_slots, alive=self.alive)
+
+    @cached_property
+    def sound(self) -> Bool:
+        """Whether each layer's load is finite, not negative and not all zero: bool [L]."""
+        fine: Bool = (np.isfinite(self.windows) & (self.windows >= 0)).all(axis=(0, 2))
+        return fine & (self.windows > 0).any(axis=(0, 2))
+
+    @cached_property
+    def old(self) -> Int:
+        """What the slots that there are now hold, -1 for nothing: int64 [L, S].
+
+        If nothing runs yet it is what engines start with: living slot s holds expert ``s % E``.
+        """
+        _, L, E = self.windows.shape
+        old, living = np.full((L, self.num_slots), EMPTY), self.cluster.living_slot
+        if self.current is None:
+            old[:, living] = np.arange(living.sum()) % E
+            return old
+        width = min(self.num_slots, self.current.shape[1])
+        old[:, :width] = self.current[:, :width]
+        old[(old < 0) | (old >= E)] = EMPTY
+        return old
+
+    @cached_property
+    def kept(self) -> Int:
+        """The old map with every expert in a slot, -1 on ranks that are gone: int64 [L, S].
+
+        An old slot changes only where it has to: experts without a slot take the empty ones, else
+        the last slot of the expert with most. What is empty still goes to experts with fewest slots
+        that their rank does not hold. Ties go to the lowest number. Plain NumPy and no kernel: a
+        rank whose kernels fail comes to the same bytes.
+        """
+        kept, living = np.full_like(self.old, EMPTY), self.cluster.living_slot
+        for new, old in zip(kept, self.old, strict=True):
+            new[living] = _filled(old[living], self.windows.shape[2], self.cluster.slots_per_gpu)
+        return kept
+
+    def running(self, layers: Int) -> Placement | None:
+        """Return what runs in some layers as a placement, None if nothing does.
+
+        Ranks that went since are in it. A rank without any expert in any layer is one that comes.
+        Where the map is none of whole ranks, what was made of it counts as running.
+        """
+        if self.current is None:
+            return None
+        E, slots = self.windows.shape[2], self.cluster.slots_per_gpu
+        old = self.current[layers]
+        ranks, rest = divmod(old.shape[1], slots)
+        if not rest:
+            holds = (old != EMPTY).reshape(len(old), ranks, slots).any(axis=(0, 2))
+            try:
+                return Placement(old, Cluster(ranks, slots_per_gpu=slots, alive=holds.tolist()), E)
+            except ValueError:  # an expert is missing, or some of a rank's slots are empty
+                pass
+        return Placement(self.kept[layers], self.cluster, E)
+
+
+def _filled(row: Int, num_experts: int, slots_per_rank: int) -> Int:
+    """Give every expert a slot and every slot an expert, in place; see `Request.kept`."""
+    count = np.bincount(row[row != EMPTY], minlength=num_experts)
+    for expert in np.flatnonzero(count == 0):
+        empty = np.flatnonzero(row == EMPTY)
+        if empty.size:
+            slot = empty[0]
+        else:
+            most = count.argmax()
+            slot = np.flatnonzero(row == most)[-1]
+            count[most] -= 1
+        row[slot] = expert
+        count[expert] += 1
+    for slot in np.flatnonzero(row == EMPTY):
+        first = slot - slot % slots_per_rank
+        others = np.setdiff1d(np.arange(num_experts), row[first : first + slots_per_rank])
+        choice = others if others.size else np.arange(num_experts)
+        row[slot] = choice[count[choice].argmin()]
+        count[row[slot]] += 1
+    return row
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A map, and what it is worth.
+
+    Parameters
+    ----------
+    map : int64 ndarray, [L, S]
+        Expert in each slot, -1 on ranks that are gone.
+    before, after : float
+        Balancedness on the load, mean over the layers with a sound one; not a number where nobody
+        measured it, or nothing ran.
+    moves : int
+        Experts that are new to their rank, over all layers; 0 where nothing ran.
+    kept : str
+        Why the old map is kept; empty where a plan was made.
+    """
+
+    map: Int
+    before: float = math.nan
+    after: float = math.nan
+    moves: int = 0
+    kept: str = ""
+
+
+def plan_map(request: Request, settings: Settings) -> Outcome:
+    """Plan the layers with a sound load, and keep the old map in the others.
+
+    A window counts as a load that may come again, as often as its tokens say. An expert that stays
+    on its rank stays in its slot.
+
+    Raises
+    ------
+    ValueError
+        For a solver, option or topology that the problem cannot be planned with, or a placement
+        planned ahead that is of another shape.
+    """
+    if settings.placement:
+        return _as_planned_ahead(request, settings.placement)
+    layers = np.flatnonzero(request.sound)
+    if not layers.size:
+        return Outcome(request.kept, kept=NO_LOAD)
+    windows = np.ascontiguousarray(request.windows[:, layers], np.float64)
+    E, groups = windows.shape[2], request.num_groups
+    if groups % request.num_nodes or E % groups:
+        groups = 1
+    topology = None if settings.topology == "auto" else settings.topology
+    running = request.running(layers)
+    problem = replace(
+        Problem.build(windows.sum(axis=0), request.cluster, groups, topology), current=running
+    )
+    if len(windows) > 1:
+        tokens = windows.sum(axis=(1, 2))
+        problem = replace(
+            problem, samples=shares(windows), sample_weight=tokens / tokens.sum()
+        )  # fmt: skip
+    plan = solve_problem(problem, settings.solver, **settings.for_solver(running is not None))
+    moves = 0 if running is None else int(plan.moves.sum())
+    return _outcome(request, plan.placement.physical_to_logical, layers, running, moves)
+
+
+def _as_planned_ahead(request: Request, path: str) -> Outcome:
+    ahead = placement_ahead(path)
+    _, L, E = request.windows.shape
+    has = (*ahead.physical_to_logical.shape, ahead.num_experts, ahead.cluster.num_gpus)
+    wanted = (L, request.num_slots, E, request.num_ranks)
+    if has != wanted:
+        raise ValueError(
+            f"{path} is for (layers, slots, experts, GPUs) = {has}, and the engine runs {wanted}; "
+            "plan for those"
+        )
+    running = None if request.current is None else Placement(request.kept, request.cluster, E)
+    moves = 0 if running is None else int(ahead.moves_from(running).sum())
+    return _outcome(request, ahead.physical_to_logical, np.arange(L), running, moves)
+
+
+def _outcome(
+    request: Request, placed: Int, layers: Int, running: Placement | None, moves: int
+) -> Outcome:
+    """Put what was planned for some layers into the old map, and measure it."""
+    if running is not None:
+        placed = in_old_slots(placed, request.old[layers], request.cluster)
+    result = request.kept.copy()
+    result[layers] = placed
+    measured = request.sound[layers]
+    load = np.where(measured[:, None], request.windows[:, layers], 0.0).sum(axis=0)
+
+    def balance(of: Placement | None) -> float:
+        if of is None or not measured.any():
+            return math.nan
+        return float(np.mean(of.balancedness(load)[measured]))
+
+    after = Placement(placed, request.cluster, load.shape[1])
+    return Outcome(result, balance(running), balance(after), moves)
+
+
+@cache
+def placement_ahead(path: str) -> Placement:
+    """Read a placement, once in a process: at registration, so that no later change counts.
+
+    Raises
+    ------
+    OSError, ValueError
+        If there is no such file, it holds no placement, or one with dead GPUs or GPUs of different
+        numbers of slots, which these engines do not have.
+    """
+    from evenload.io import read_placement_file
+
+    placement = read_placement_file(path).placement
+    cluster = placement.cluster
+    if not cluster.all_alive or len(set(cluster.slots)) > 1:
+        raise ValueError(
+            f"{path} is for GPUs that are gone, or have different numbers of slots; plan for GPUs "
+            "that are all alive and alike"
+        )
+    return placement

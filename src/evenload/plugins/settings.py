@@ -1,0 +1,223 @@
+"""What the user can set on the plug-ins: environment variables, and a file.
+
+Imports neither NumPy nor Numba: every process of an engine looks here, also where nobody asks for
+evenload.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+PREFIX = "EVENLOAD_"
+FLAGS = {"1": True, "true": True, "yes": True, "on": True,
+         "0": False, "false": False, "no": False, "off": False, "": False}  # fmt: skip
+MOST_BYTES = 1 << 20  # of an options file
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _whole(value: Any) -> int:
+    number = int(value)
+    if isinstance(value, (bool, float)) or number < 0:
+        raise ValueError
+    return number
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    if isinstance(value, bool) or not 0.0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+@dataclass(frozen=True)
+class Knob:
+    """One setting: a key of the options file, and ``EVENLOAD_`` with the key in capitals.
+
+    Parameters
+    ----------
+    name : str
+    read : callable
+        Makes the value of a text, or of what a file says; raises `LookupError`, `TypeError` or
+        `ValueError`.
+    wanted : str
+        What `read` takes, for the message.
+    default : object
+        Value where nothing is said; None leaves it to the solver.
+    meaning : str
+        For the table of the docs.
+    in_file : bool
+        Whether the options file may say it.
+    """
+
+    name: str
+    read: Callable[[Any], Any]
+    wanted: str
+    default: Any
+    meaning: str
+    in_file: bool
+
+    @property
+    def variable(self) -> str:
+        """Name of the environment variable."""
+        return PREFIX + self.name.upper()
+
+    def parse(self, value: Any, said_as: str) -> Any:
+        """Return the value, or raise `ValueError`; `said_as` is the user's word for the knob."""
+        try:
+            return self.read(value)
+        except (LookupError, TypeError, ValueError):
+            raise ValueError(f"{said_as}={value!r} is not {self.wanted}") from None
+
+
+FLAG = (lambda value: FLAGS[str(value).strip().lower()], "yes or no; use 1 or 0")
+TEXT = (_text, "a text; put it in quotes")
+WHOLE = (_whole, "an integer of at least 0; use 0 or more")
+NUMBER = (_number, "a number of at least 0; use 0 or more")
+EFFORTS = {level: level for level in ("fast", "standard", "thorough")}
+EFFORT = (lambda value: EFFORTS[value] if value in EFFORTS else _whole(value),
+          f"an effort; use one of: {', '.join(EFFORTS)}, or a number of steps")  # fmt: skip
+
+
+def _one_of(*choices: str) -> tuple[Callable[[Any], Any], str]:
+    wanted = f"one of those known; use one of: {', '.join(choices)}"
+    return {choice: choice for choice in choices}.__getitem__, wanted
+
+
+def _knob(
+    kind: tuple[Callable[[Any], Any], str], default: Any, meaning: str, in_file: bool = True
+) -> Any:
+    return field(default=default, metadata={"knob": (*kind, default, meaning, in_file)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every setting's value, and what each means."""
+
+    # fmt: off
+    options: str = _knob(TEXT, "", "a file (.toml or .json) that says the knobs below by their "
+        "names in small letters; an environment variable beats it", in_file=False)
+    vllm: bool = _knob(FLAG, False, "install evenload as vLLM's policy `default`")
+    vllm_ascend: bool = _knob(FLAG, False,
+        "install evenload for every `eplb_policy_type` of vllm-ascend's own runner")
+    sglang_elastic: bool = _knob(FLAG, False,
+        "plan SGLang's `elasticity_aware` and `elasticity_aware_hierarchical` by evenload")
+    on_failure: str = _knob(_one_of("fallback", "raise"), "fallback",
+        "where the self-test at registration fails: `fallback` keeps the engine's own policy, and "
+        "still compares plans with the other ranks; `raise` does not let the engine start")
+    placement: str = _knob(TEXT, "", "a placement that was planned ahead: every rebalance of vLLM "
+        "returns it, whatever the load")
+    solver: str = _knob(TEXT, "auto", "solver by name; `auto` moves few experts")
+    effort: str | int | None = _knob(EFFORT, None,
+        "how long a plan is searched for, where the solver takes it")
+    move_cost: float | None = _knob(NUMBER, None, "balancedness that a move has to gain in its "
+        "layer; without it 0.1 over a layer's slots")
+    max_moves: int | None = _knob(WHOLE, None,
+        "experts of one layer that may move in a rebalance")
+    max_total_moves: int | None = _knob(WHOLE, None,
+        "experts of all layers that may move in a rebalance")
+    topology: str = _knob(_one_of("auto", "strict", "ignore"), "auto", "`strict` keeps the "
+        "replicas of a group on one node, `ignore` plans without groups, `auto` is strict where "
+        "the groups divide over the nodes")
+    agree: bool = _knob(FLAG, True, "vLLM's ranks compare the digests of their plans at each "
+        "rebalance, and all keep the old map where two differ")
+    agree_timeout: float = _knob(NUMBER, 300.0, "seconds after which a rank that compares alone "
+        "raises; the first comparison is before serving")
+    num_threads: int | None = _knob(WHOLE, None, "threads of a plan, default one a core and at "
+        "most 8; it never changes a plan", in_file=False)
+    # fmt: on
+
+    def for_solver(self, something_runs: bool) -> dict[str, Any]:
+        """Return the options of the solver that were said; what moves cost, where there are any."""
+        of_moves = ("move_cost", "max_moves", "max_total_moves") if something_runs else ()
+        said = {name: getattr(self, name) for name in ("effort", *of_moves)}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+KNOBS = tuple(Knob(setting.name, *setting.metadata["knob"]) for setting in fields(Settings))
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read the knobs; an environment variable beats the options file.
+
+    Parameters
+    ----------
+    environment : mapping, optional
+        Default: that of the process.
+
+    Raises
+    ------
+    ValueError
+        For a value that is not of its knob's kind, a knob that does not exist, or an options file
+        that cannot be read.
+    """
+    environ = os.environ if environment is None else environment
+    by_variable = {knob.variable: knob for knob in KNOBS}
+    for variable in environ:
+        if variable.startswith(PREFIX) and variable not in by_variable:
+            raise ValueError(f"{variable} is no setting; {_nearest(variable, by_variable)}")
+    file = environ.get(f"{PREFIX}OPTIONS", "")
+    values = _from_file(Path(file)) if file else {}
+    for variable, knob in by_variable.items():
+        if variable in environ:
+            values[knob.name] = knob.parse(environ[variable], variable)
+    return Settings(**values)
+
+
+def is_asked_for(name: str) -> bool:
+    """Whether the knob of an engine is on, or the user tried to say so and failed.
+
+    A setting that cannot be read counts as asked for, so that it is told of and not passed over;
+    without any setting this only looks at the environment.
+    """
+    variable = PREFIX + name.upper()
+    if variable not in os.environ and f"{PREFIX}OPTIONS" not in os.environ:
+        return False
+    try:
+        return bool(getattr(read_settings(), name))
+    except ValueError:
+        return os.environ.get(variable, "1").strip() != "0"
+
+
+def _nearest(name: str, known: Mapping[str, Knob]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"use {near[0]}" if near else f"use one of: {', '.join(known)}"
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    said = _parsed(path)
+    if not isinstance(said, dict):
+        raise ValueError(f"{path} holds a {type(said).__name__}; use names and values")
+    knobs = {knob.name: knob for knob in KNOBS if knob.in_file}
+    for name in said:
+        if name not in knobs:
+            raise ValueError(
+                f"{path} says {name!r}, which is no setting of a file; {_nearest(name, knobs)}"
+            )
+    return {name: knobs[name].parse(value, f"{path}: {name}") for name, value in said.items()}
+
+
+def _parsed(path: Path) -> Any:
+    import json
+    import tomllib
+
+    readers = {".json": json.loads, ".toml": tomllib.loads}
+    if path.suffix not in readers:
+        raise ValueError(f"{PREFIX}OPTIONS={path} ends in neither .toml nor .json; use one of them")
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise ValueError("it has more than 1 MB")
+        return readers[path.suffix](raw.decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{PREFIX}OPTIONS={path} cannot be read: {error}") from None

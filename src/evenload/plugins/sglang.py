@@ -1,0 +1,319 @@
+"""evenload inside SGLang: ``--eplb-algorithm evenload`` and ``evenload_hierarchical``.
+
+SGLang loads `register` in each of its processes through the entry point group
+``sglang.srt.plugins``. It hooks three functions and imports nothing else, so a server that asks for
+another algorithm runs as without it.
+
+**Names.** ``evenload`` plans without groups; ``evenload_hierarchical`` keeps each group of experts
+on one node, where the groups divide over the nodes. SGLang looks a name up at the first rebalance
+only, and refuses none before that. Elastic expert parallelism does refuse all but
+``elasticity_aware`` and ``elasticity_aware_hierarchical``; with ``EVENLOAD_SGLANG_ELASTIC=1`` those
+two are planned by evenload, around the ranks that are gone.
+
+**When it compiles.** Before a model is loaded, SGLang's ranks make their first expert location;
+those that will rebalance by evenload compile and test themselves there.
+
+**Who plans.** Every rank, on loads that SGLang has added up over all of them, and SGLang compares
+nothing. (Only after an elastic scale-up it plans on rank 0 alone, and broadcasts.) A plan follows
+from the loads and the map that runs, which all ranks share, and from evenload's release and
+options, which they should. So that a rank with other options, or one whose self-test failed, does
+no harm, the ranks compare digests of their maps before they use them, and where two differ all keep
+the map that runs; the log tells of self-tests that planned otherwise. Elastic ranks come and go at
+different times, so there is no moment at which all compare: there a rank whose self-test fails does
+not start.
+
+**Steps.** SGLang hands over the counts of up to 1000 passes. They become up to 16 windows, and a
+plan has to hold under each, whatever their order: the buffer is circular, and its tensor does not
+say where it begins. On recorded traffic this was better than planning for the sum, and as good as a
+forecast from windows in order, which loses where the buffer begins in its middle.
+
+**Dense layers** have rows without load: they keep what they have, as all layers do before there is
+traffic. Slots of a **rank that is gone** hold expert 0, as SGLang has it; no replica is counted
+there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
+
+from evenload.plugins.settings import Settings, is_asked_for
+
+if TYPE_CHECKING:
+    from evenload.plugins.agreement import Gather, Planner
+
+OURS = ("evenload", "evenload_hierarchical")
+ELASTIC = ("elasticity_aware", "elasticity_aware_hierarchical")
+FILLER = 0  # in slots of ranks that are gone, as SGLang's own algorithm has it
+MOST_WINDOWS = 16  # a plan holds hardly better under more of them, and each costs time
+log = logging.getLogger("sglang.evenload")
+
+
+def register() -> None:
+    """Register the hooks; SGLang's plug-in loader calls this."""
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    first = "expert_location.compute_initial_expert_location_metadata"
+    for target, hook, kind in (
+        ("eplb_algorithms.compute_algorithm", compute_algorithm, HookType.AROUND),
+        ("eplb_algorithms.rebalance_experts", rebalance_experts, HookType.AROUND),
+        (first, before_first_location, HookType.BEFORE),
+    ):
+        HookRegistry.register(f"sglang.srt.eplb.{target}", hook, kind)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Stands for a name that evenload plans by where SGLang has a member of its enum.
+
+    Parameters
+    ----------
+    name : str
+    instead : object
+        SGLang's own member for a rank that cannot plan.
+    """
+
+    name: str
+    instead: Any
+
+    @property
+    def hierarchical(self) -> bool:
+        """Whether groups are to stay on one node."""
+        return self.name.endswith("hierarchical")
+
+
+def is_ours(name: str) -> bool:
+    """Whether evenload plans by this name."""
+    return name in OURS or (name in ELASTIC and is_asked_for("sglang_elastic"))
+
+
+def compute_algorithm(
+    original: Callable[..., Any], raw_algorithm: str, *args: Any, **kwargs: Any
+) -> Any:
+    """Look up a name of an algorithm: evenload's, or SGLang's own."""
+    own = original("auto" if raw_algorithm in OURS else raw_algorithm, *args, **kwargs)
+    return Algorithm(raw_algorithm, own) if is_ours(raw_algorithm) else own
+
+
+def before_first_location(*_args: Any, **_kwargs: Any) -> None:
+    """Compile and test before a model is loaded, where this server will plan by evenload."""
+    from sglang.srt.runtime_context import get_exec
+
+    moe = get_exec().moe
+    plans = moe.enable_eplb or moe.init_expert_location != "trivial"
+    if plans and is_ours(moe.eplb_algorithm):
+        planner()
+
+
+@cache
+def planner() -> Planner:
+    """Read the settings, compile and test; once a process, and told in the log.
+
+    Raises
+    ------
+    RuntimeError
+        If it failed, and the settings say to raise, or the ranks cannot compare their maps.
+    """
+    from evenload.plugins.selftest import planner_for
+
+    found = planner_for("SGLang", log, _refuse_placement)
+    if found.failure and not compares():
+        raise RuntimeError(
+            f"evenload cannot plan on this rank: {found.failure}; elastic ranks do not compare "
+            "their maps, so it must not plan otherwise than the others"
+        )
+    return found
+
+
+def _refuse_placement(settings: Settings) -> None:
+    if settings.placement:
+        raise ValueError(
+            f"EVENLOAD_PLACEMENT={settings.placement} is for vLLM; use SGLang's own "
+            "--init-expert-location"
+        )
+
+
+def rebalance_experts(
+    original: Callable[..., Any],
+    tokens_per_expert: Any,
+    num_physical_experts: int,
+    num_local_physical_experts: int,
+    num_groups: int | None,
+    num_nodes: int,
+    algorithm: Any,
+) -> tuple[Any, Any, Any]:
+    """Plan the tokens [steps, L, E] by the algorithm that `compute_algorithm` returned.
+
+    Returns
+    -------
+    physical_to_logical : int64 tensor, [L, S]
+    logical_to_physical : int64 tensor, [L, E, X]
+        X is the largest replica count; padded with -1.
+    count : int64 tensor, [L, E]
+        All on the CPU, where SGLang's own algorithm has them too. Slots of ranks that are gone hold
+        expert 0, and count as no replica.
+
+    Raises
+    ------
+    ValueError
+        If the slots do not divide over the ranks, or the living ones have fewer than experts.
+    """
+
+    def own(which: Any) -> Any:
+        return original(
+            tokens_per_expert=tokens_per_expert, num_physical_experts=num_physical_experts,
+            num_local_physical_experts=num_local_physical_experts, num_groups=num_groups,
+            num_nodes=num_nodes, algorithm=which,
+        )  # fmt: skip
+
+    if not isinstance(algorithm, Algorithm):
+        return own(algorithm)  # type: ignore[no-any-return]
+    from evenload.checks import multiple
+    from evenload.plugins.plan import Request
+
+    slots, slots_per_rank = num_physical_experts, num_local_physical_experts
+    multiple("num_physical_experts", slots, "num_local_physical_experts", slots_per_rank)
+    ranks = slots // slots_per_rank
+    compare, first = reach()
+    windows = _windows(tokens_per_expert, compare is not None)
+    _, L, E = windows.shape
+    request = Request(
+        windows,
+        running_map(L, E, slots_per_rank),
+        slots,
+        ranks,
+        num_nodes if ranks % num_nodes == 0 else 1,
+        num_groups if algorithm.hierarchical and num_groups else 1,
+        living_ranks(ranks),
+    )
+
+    def by_sglang() -> Any:
+        return own(algorithm.instead)[0].cpu().long().numpy()
+
+    return as_tensors(planner().rebalance(request, by_sglang, compare, log, first), E)
+
+
+def as_tensors(placed: Any, num_experts: int) -> tuple[Any, Any, Any]:
+    """Return a map int64 [L, S], -1 on ranks that are gone, as the three that SGLang wants.
+
+    Without a kernel: a rank whose kernels fail has to come to the same.
+    """
+    import numpy as np
+    import torch
+
+    count = np.stack([np.bincount(row[row >= 0], minlength=num_experts) for row in placed])
+    slots = np.full((*count.shape, count.max()), -1)
+    for layer, row in enumerate(placed):
+        held = np.argsort(row, kind="stable")[(row < 0).sum() :]  # by expert, then by slot
+        first = np.cumsum(count[layer]) - count[layer]
+        slots[layer, row[held], np.arange(len(held)) - first[row[held]]] = held
+    filled = np.where(placed < 0, FILLER, placed)
+    return torch.tensor(filled), torch.tensor(slots), torch.tensor(count)
+
+
+def _windows(tokens: Any, compared: bool) -> Any:
+    """Add the passes up. Where that fails the rank still comes to the comparison: others wait."""
+    import numpy as np
+
+    try:
+        return windows_of(tokens)
+    except Exception as error:
+        if not compared or isinstance(error, ValueError):  # of a shape that all ranks have
+            raise
+        log.exception("evenload: no loads on this rank, which is for keeping the map that runs")
+        return np.zeros((1, *tokens.shape[1:]))
+
+
+def windows_of(tokens: Any, most: int = MOST_WINDOWS) -> Any:
+    """Add up consecutive passes to at most `most` windows; passes without tokens are left out.
+
+    Whole numbers are added up on the tensor's device, where no order can change their sum, and only
+    the windows come to the CPU: a thousand passes of 61 layers of 256 experts are 62 MB.
+
+    Parameters
+    ----------
+    tokens : torch.Tensor, [steps, L, E]
+        Tokens of each expert in each pass. Unused rows of the buffer are zero.
+    most : int, default 16
+        Windows at most, with equally many passes that have tokens, or almost.
+
+    Returns
+    -------
+    int64 or float64 ndarray, [W, L, E]
+        One window of zeros where no pass has tokens.
+
+    Raises
+    ------
+    ValueError
+        If the tensor has not three dimensions, or none of one of them.
+    """
+    import numpy as np
+
+    if tokens.ndim != 3 or 0 in tokens.shape:
+        raise ValueError(
+            f"tokens_per_expert has shape {tuple(tokens.shape)}; use [steps, layers, experts], at "
+            "least 1 of each"
+        )
+    used = tokens.flatten(1).any(dim=1).nonzero().flatten().tolist()
+    windows = min(most, len(used))
+    first = [0, *(used[len(used) * w // windows] for w in range(1, windows))]
+    bounds = list(zip(first, [*first[1:], len(tokens)], strict=True))
+    if tokens.is_floating_point():
+        exact = tokens.cpu().double().numpy()  # its sums keep one order on every machine
+        return np.stack([exact[begin:end].sum(axis=0) for begin, end in bounds])
+    return np.stack([tokens[begin:end].sum(dim=0).cpu().numpy() for begin, end in bounds])
+
+
+def running_map(num_layers: int, num_experts: int, slots_per_rank: int) -> Any:
+    """Return the map that runs, int64 [L, S'], or None: before the first, or for another model."""
+    from sglang.srt.eplb.expert_location import get_global_expert_location_metadata
+
+    metadata = get_global_expert_location_metadata()
+    if metadata is None:
+        return None
+    old = metadata.physical_to_logical_map_cpu.long().numpy()
+    shape = (len(old), metadata.num_logical_experts, old.shape[1] % slots_per_rank)
+    return old if shape == (num_layers, num_experts, 0) else None
+
+
+def living_ranks(num_ranks: int) -> tuple[bool, ...] | None:
+    """Return which ranks are there, or None where SGLang is not elastic.
+
+    SGLang counts ranks up to the most that there may be; those beyond `num_ranks` have no slots.
+    """
+    from sglang.srt.elastic_ep.elastic_ep import ElasticEPStateManager
+
+    state = ElasticEPStateManager.instance()
+    if state is None or state.active_ranks is None:
+        return None
+    return tuple(bool(active) for active in state.active_ranks.tolist()[:num_ranks])
+
+
+def compares() -> bool:
+    """Whether all ranks come here together, so that they can compare their maps.
+
+    Elastic ones do not: they join at different times, and after a scale-up rank 0 plans alone.
+    """
+    from sglang.srt.runtime_context import get_exec
+
+    return get_exec().moe.elastic_ep_backend is None
+
+
+def reach() -> tuple[Gather | None, bool]:
+    """Return what reaches all ranks, and whether this is the one that speaks for them.
+
+    It goes over the group that SGLang adds loads up over; None where ranks do not compare.
+    """
+    from sglang.srt.runtime_context import get_device
+    from torch import distributed
+
+    from evenload.plugins.agreement import gather
+
+    if not distributed.is_available() or not distributed.is_initialized():
+        return (lambda mine: [mine]) if compares() else None, True
+    world = distributed.group.WORLD
+    over_all = partial(gather, group=world, device=get_device().device)
+    return over_all if compares() else None, world.rank() == 0

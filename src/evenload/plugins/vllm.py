@@ -1,0 +1,122 @@
+"""evenload inside vLLM: the function behind the entry point ``vllm.general_plugins``.
+
+vLLM calls it in every process that it starts, perhaps more than once. Unless the user asks for
+evenload it looks at two environment variables and returns.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from evenload.plugins.settings import is_asked_for
+
+if TYPE_CHECKING:
+    from evenload.plugins.agreement import Planner
+
+NAME = "default"  # the only policy that vLLM's configuration lets through
+# vLLM makes this group on every rank or on none, and runs the policy on every member of it, in the
+# same order as all else that uses it.
+EPLB_GROUP = ("vllm.distributed.parallel_state", "get_eplb_group")
+logger = logging.getLogger("vllm.evenload")
+
+
+class BrokenContractError(AssertionError, ValueError):
+    """Numbers that no policy can plan with; vLLM's own policy asserts them."""
+
+
+def register() -> None:
+    """Install evenload as vLLM's policy ``"default"`` if `EVENLOAD_VLLM` or a file asks for it.
+
+    Called again it does nothing.
+
+    Raises
+    ------
+    RuntimeError
+        If the self-test fails and `EVENLOAD_ON_FAILURE` says ``raise``. Else vLLM's own policy
+        stays then, inside a class that compares plans with the other ranks all the same.
+    """
+    if is_asked_for("vllm"):
+        _install()
+    if is_asked_for("vllm_ascend"):
+        from evenload.plugins import vllm_ascend
+
+        vllm_ascend.install()
+
+
+def _install() -> None:
+    try:
+        from vllm.distributed.eplb.policy import EPLB_POLICIES, AbstractEplbPolicy
+
+        own: Any = EPLB_POLICIES[NAME]
+    except (ImportError, KeyError) as error:
+        logger.warning("evenload: vLLM's own policy stays, since this release has %s", error)
+        return
+    if getattr(own, "policy", None) is not None:
+        return
+    from evenload.plugins.selftest import planner_for
+
+    planner = planner_for("vLLM", logger)
+
+    class EvenloadPolicy(AbstractEplbPolicy):  # type: ignore[misc]
+        """What vLLM calls."""
+
+        policy = planner
+
+        @classmethod
+        def rebalance_experts(cls, *args: Any, **kwargs: Any) -> Any:
+            return rebalance(planner, own, *args, **kwargs)
+
+    EPLB_POLICIES[NAME] = EvenloadPolicy
+
+
+def rebalance(
+    planner: Planner, own: Any, weight: Any, num_replicas: int, num_groups: int, num_nodes: int,
+    num_ranks: int, old_global_expert_indices: Any = None,
+) -> Any:  # fmt: skip
+    """Return the expert of each slot, as vLLM's ``AbstractEplbPolicy`` has it.
+
+    Parameters
+    ----------
+    planner : Planner
+    own : type
+        vLLM's own policy.
+    weight : torch.Tensor, [L, E]
+        Tokens of each logical expert, summed over all ranks.
+    num_replicas : int
+        Slots S of a layer.
+    num_groups, num_nodes, num_ranks : int
+    old_global_expert_indices : torch.Tensor, [L, S'], optional
+        What runs; -1 in slots of ranks that came, wider where ranks go.
+
+    Returns
+    -------
+    torch.Tensor, int64 [L, S], on the CPU
+        The old map where nothing can be planned, and where ranks do not agree.
+
+    Raises
+    ------
+    BrokenContractError
+        If the numbers do not divide.
+    RuntimeError
+        If other ranks do not compare their plans within `agree_timeout`.
+    """
+    import torch
+
+    from evenload.arrays import to_numpy
+    from evenload.plugins.agreement import eplb_gather
+    from evenload.plugins.plan import Request
+
+    windows, old = to_numpy("weight", weight)[0][None], old_global_expert_indices
+    current = None if old is None else to_numpy("old_global_expert_indices", old)[0]
+    try:
+        request = Request(windows, current, num_replicas, num_ranks, num_nodes, num_groups)
+    except ValueError as error:
+        raise BrokenContractError(str(error)) from None
+
+    def by_vllm() -> Any:
+        numbers = (num_replicas, num_groups, num_nodes, num_ranks)
+        return own.rebalance_experts(weight, *numbers, old).cpu().long().numpy()
+
+    compare, first = eplb_gather(planner.settings, *EPLB_GROUP)
+    return torch.from_numpy(planner.rebalance(request, by_vllm, compare, logger, first))

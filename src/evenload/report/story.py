@@ -1,0 +1,230 @@
+"""Everything a page or its pictures show, computed once from replays and their trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.placement import Placement
+from evenload.report.compare import relative_load
+from evenload.report.figures import colour_limit
+from evenload.report.palette import styles
+from evenload.report.saved import check_together
+from evenload.report.text import shorten
+from evenload.report.tradeoff import tradeoff
+from evenload.report.words import answer, hero, shared_and_own, subtitle
+
+if TYPE_CHECKING:
+    from evenload.replay import Replay
+    from evenload.trace import Trace
+
+Float = NDArray[np.float64]
+Int = NDArray[np.int64]
+
+MOST_POINTS = 1000  # of a line: more than a screen has pixels for
+MOST_COLUMNS = 120  # of the heat map of hot experts
+MOST_SHOWN = 120  # windows on the slider
+MAP_BYTES = 4 * 2**20  # for all heat maps of GPU loads
+BYTES_A_NUMBER = 2 * 4 / 3  # of a heat map: 16 bits in base64
+MOST_EXPERTS = 16  # hot ones of a layer
+_LONGEST = 27  # characters of a name in a legend
+
+
+# ---- fewer windows than were served ----------------------------------------------------------
+
+
+def spaced(num: int, most: int) -> Int:
+    """Return at most `most` of the indices 0 to ``num - 1``, evenly spaced, both ends included."""
+    count = min(num, max(most, 1))
+    return np.unique(np.linspace(0, num - 1, count).round().astype(np.int64))
+
+
+class Runs:
+    """Windows in runs of nearly equal length, in order; one window each where `most` suffices."""
+
+    def __init__(self, windows: Int, most: int) -> None:
+        num = len(windows)
+        edges = np.linspace(0, num, min(num, most) + 1).round().astype(np.int64)
+        self.first, self.end = edges[:-1], edges[1:]  # where each begins, and where it ends
+        self.sizes = np.diff(edges)  # windows in each run, int64 [B]
+        self.ends = windows[self.first], windows[self.end - 1]  # numbers of first and last window
+        self.middles: Float = (self.ends[0] + self.ends[1]) / 2.0  # where runs are drawn
+
+    def mean(self, values: Float) -> Float:
+        """Average along the first axis: [W, ...] -> [B, ...]."""
+        sums = np.add.reduceat(values, self.first, axis=0)
+        return np.asarray(sums / self.sizes.reshape(-1, *(1,) * (values.ndim - 1)))
+
+    def last(self, values: Float) -> Float:
+        """Take what a running sum has come to by the end of each run: [W, ...] -> [B, ...]."""
+        return np.asarray(values[self.end - 1])
+
+    def rule(self, what: str) -> str:
+        """Say in one sentence what a point, or whatever is drawn, stands for."""
+        least, most = int(self.sizes.min()), int(self.sizes.max())
+        if most == 1:
+            return f"Every {what} is one window."
+        each = f"{most}" if least == most else f"{least} to {most}"
+        return f"Every {what} is the mean of {each} windows that follow each other."
+
+
+# ---- what is drawn ---------------------------------------------------------------------------
+
+
+class Balance(NamedTuple):
+    """Balancedness over time: mean over layers, and of the worst layer."""
+
+    mean: Float  # [B]
+    worst: Float  # [B]
+
+
+class Level(NamedTuple):
+    """What policies are measured by, with the style of its line in plotly's words."""
+
+    name: str
+    balance: Balance
+    mean: float  # over windows and layers
+    worst_window: float  # mean over layers
+    colour: str
+    dash: str
+    anchor: str  # where its name touches the line
+
+
+class Moving(NamedTuple):
+    """What a policy moved, and what that brought against the placement at the start."""
+
+    moved: Float  # experts so far, [B]
+    saved: Float  # seconds so far, [B], with the time spent moving taken off
+    at: Int  # number of the window that each rebalance came with, [R]
+    moves: Int  # its experts, [R]
+    seconds: Float  # how long it took, [R]
+    paid: NDArray[np.bool_]  # whether it paid for itself, [R]
+
+
+class Hot(NamedTuple):
+    """Hot experts over time: the X of each layer with the highest peaks, largest mean first.
+
+    The hottest are an eighth of all experts; what stays of them is a mean over layers.
+    """
+
+    experts: Int  # [L, X]
+    load: Float  # relative to the layer's mean, [L, X, B]
+    since_last: Float  # part of the hottest that was among them in the run before, [B]
+    since_first: Float  # and in the first one, [B]
+    layer: int  # whose hot experts change most
+
+
+def _hot(share: Float) -> Hot:
+    """Find the hot experts in loads relative to their layer's mean, [B, L, E]."""
+    B, _, E = share.shape
+    peak, mean = share.max(axis=0), share.mean(axis=0)
+    highest = np.argsort(-peak, axis=1, kind="stable")[:, :MOST_EXPERTS]
+    by_mean = np.argsort(-np.take_along_axis(mean, highest, axis=1), axis=1, kind="stable")
+    experts = np.take_along_axis(highest, by_mean, axis=1)
+    load = np.take_along_axis(share, experts[None], axis=2).transpose(1, 2, 0)
+    count = max(1, E // 8)
+    order = np.argsort(-share, axis=2, kind="stable")[..., :count]  # the lowest number on ties
+    hottest = np.zeros(share.shape, bool)
+    np.put_along_axis(hottest, order, True, axis=2)
+    before = hottest[np.maximum(np.arange(B) - 1, 0)]
+    kept_last = (hottest & before).sum(axis=2) / count
+    kept_first = (hottest & hottest[0]).sum(axis=2) / count
+    layer = int(kept_first.mean(axis=0).argmin())
+    return Hot(experts, load, kept_last.mean(axis=1), kept_first.mean(axis=1), layer)
+
+
+class Story:
+    """All that a page or its pictures show of P policies.
+
+    The trace is the one that the replays served, and is walked over once; `ValueError` as
+    `saved.check_together`.
+    """
+
+    def __init__(self, replays: Sequence[Replay], trace: Trace) -> None:
+        check_together(replays, trace)
+        first = replays[0]
+        W, L = first.balancedness.shape
+        self.title = f"Replay of {PurePath(trace.source).name or 'a trace'}"
+        self.subtitle = subtitle(first, trace)
+        self.rows = [replay.figures() for replay in replays]
+        self.names = [shorten(replay.policy, _LONGEST) for replay in replays]  # for a legend
+        self.hero = hero(self.rows)  # the policy that the answer is about
+        self.styles = styles(len(replays), self.hero)
+        self.num_nodes = first.cluster.num_nodes
+        self.windows: Int = first.windows  # numbers of those served
+        self.runs, self.columns = Runs(self.windows, MOST_POINTS), Runs(self.windows, MOST_COLUMNS)
+        bytes_a_window = (1 + len(replays)) * L * first.cluster.num_gpus * BYTES_A_NUMBER
+        # Indices of the windows that have heat maps.
+        self.shown = spaced(W, int(min(MOST_SHOWN, max(MAP_BYTES // bytes_a_window, 2))))
+        # GPU load over the layer's mean, first with the starting placement: [P + 1, N, L, G].
+        start, share, self.maps = self._walk(replays, trace)
+        self.colour_limit = colour_limit([self.maps])
+        self.hot = _hot(share)
+        self.start_seconds = float((first.mean_seconds / start).sum())
+        self.balances = [self._balance(replay.balancedness) for replay in replays]
+        self.movings = [self._moving(replay, start) for replay in replays]
+        below = self._level("starting placement", start, "quiet", "dash", "top")
+        oracles = [replay.oracle for replay in replays if not np.isnan(replay.oracle).any()]
+        self.above = [self._level("oracle", of, "ink", "dot", "bottom") for of in oracles[:1]]
+        # The starting placement needs a line of its own where nobody kept it.
+        self.below = [below] if all(row["moves"] for row in self.rows) else []
+        levels = [level.mean for level in (below, *self.above)]
+        self.tradeoff = tradeoff(self.rows, self.names, levels)
+        self.answer = answer(self.rows, self.start_seconds)
+        self.settings, self.own_settings = shared_and_own(replays, trace)
+
+    def colour_of(self, members: Sequence[int]) -> int:
+        """Return the number of the colour that a curve through some policies has."""
+        return self.styles[self.hero if self.hero in members else members[0]].colour
+
+    def _balance(self, reached: Float) -> Balance:
+        return Balance(self.runs.mean(reached.mean(axis=1)), self.runs.mean(reached.min(axis=1)))
+
+    def _level(self, name: str, reached: Float, *style: str) -> Level:
+        worst_window = float(reached.mean(axis=1).min())
+        return Level(name, self._balance(reached), float(reached.mean()), worst_window, *style)
+
+    def _moving(self, replay: Replay, start: Float) -> Moving:
+        at = np.searchsorted(self.windows, replay.rebalance_window)
+        at = np.minimum(at, len(self.windows) - 1)
+        moves = replay.moves.sum(axis=1)
+        moved, spent = np.zeros((2, len(self.windows)))
+        np.add.at(moved, at, moves)
+        np.add.at(spent, at, replay.move_seconds)
+        saved = (replay.mean_seconds / start - replay.straggler_seconds).sum(axis=1) - spent
+        sums = self.runs.last(moved.cumsum()), self.runs.last(saved.cumsum())
+        return Moving(*sums, self.windows[at], moves, replay.move_seconds, replay.paid)
+
+    def _walk(self, replays: Sequence[Replay], trace: Trace) -> tuple[Float, Float, Float]:
+        """Walk over the served windows once; no more than one window of loads is held.
+
+        Returns what the placement at the start reaches, [W, L]; the load of each expert relative to
+        its layer's mean, averaged over each run of windows, [B, L, E]; and `maps`.
+        """
+        first, E, sizes = replays[0], trace.num_experts, self.columns.sizes
+        W, L = first.balancedness.shape
+        made = [
+            {k: Placement(r.placements[k], r.cluster, E) for k in {0, *r.served[self.shown]}}
+            for r in replays
+        ]
+        start, at = made[0][0], {int(w): n for n, w in enumerate(self.shown)}
+        reached, share = np.empty((W, L)), np.zeros((len(sizes), L, E))
+        maps = np.empty((1 + len(replays), len(at), L, first.cluster.num_gpus))
+        run_of = np.repeat(np.arange(len(sizes)), sizes)
+        merged = trace.merged(first.window)
+        for w, number in enumerate(first.windows):
+            load = merged.window(int(number))
+            reached[w] = start.balancedness(load)
+            mean = load.mean(axis=1, keepdims=True)
+            relative = np.divide(load, mean, out=np.ones_like(load), where=mean > 0.0)
+            share[run_of[w]] += relative / sizes[run_of[w]]
+            if w in at:
+                served = [of[r.served[w]] for of, r in zip(made, replays, strict=True)]
+                for p, placement in enumerate((start, *served)):
+                    gpu_load = placement.gpu_load(load)
+                    maps[p, at[w]] = relative_load(gpu_load, first.cluster.capacity)
+        return reached, share, maps

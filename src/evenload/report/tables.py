@@ -1,0 +1,283 @@
+"""Tables on the console: placements side by side, policies side by side, slots that were tried."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from operator import itemgetter
+from typing import IO, TYPE_CHECKING, Any
+from unicodedata import combining, east_asian_width
+
+from evenload.report.text import down, percent_down, percent_up, up
+
+if TYPE_CHECKING:
+    from evenload.redundancy import Redundancy
+    from evenload.report.compare import Float, Spot, Summary
+
+Row = dict[str, Any]
+Column = tuple[str, Callable[[Row], Any]]
+
+_NONE = "-"
+_GAP = "   "  # between columns
+_HEAD = 24  # characters of a placement's name side by side
+_LEAST = 8  # characters that folding leaves a column
+BOLD, DIM = "1", "2"
+
+
+def _wide(text: str) -> int:
+    """Return how many places of a terminal a line takes."""
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _widths(rows: Iterable[Sequence[str]]) -> list[int]:
+    columns = zip(*rows, strict=True)
+    return [max(_wide(line) for cell in of for line in cell.split("\n")) for of in columns]
+
+
+def _table_width(rows: Iterable[Sequence[str]]) -> int:
+    widths = _widths(rows)
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def print_table(
+    title: str,
+    heads: Sequence[str] | None,
+    rows: Sequence[Sequence[str]],
+    lines: Iterable[str | tuple[str, str]],
+    file: IO[str],
+    *,
+    left: int = 1,
+    bold: int | None = None,
+    fold: int | None = None,
+) -> None:
+    """Print title, table and closing lines; bold and dim on a terminal only.
+
+    A head or cell may have several lines; in columns on the right, those after the first are
+    details. A closing line may be a pair with its style.
+
+    Parameters
+    ----------
+    left : int
+        How many columns are on the left; numbers are on the right.
+    bold, fold : int, optional
+        The column that stands out, and the one whose cells are broken into lines where the table is
+        wider than the terminal.
+    """
+    wanted = file.isatty() or os.environ.get("FORCE_COLOR")
+    plain = not wanted or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+
+    def styled(text: str, *codes: str) -> str:
+        style = ";".join(filter(None, codes))
+        return text if plain or not (style and text) else f"\x1b[{style}m{text}\x1b[0m"
+
+    table = [heads, *rows] if heads else [*rows]
+    over = _table_width(table) - shutil.get_terminal_size().columns
+    if fold is not None and over > 0:
+        room = max(_LEAST, _widths(table)[fold] - over)
+        table = [
+            ["\n".join(textwrap.wrap(c, room)) if i == fold else c for i, c in enumerate(cells)]
+            for cells in table
+        ]
+    widths = _widths(table)
+    print(styled(title, BOLD), end="\n\n", file=file)
+    for number, cells in enumerate(table):
+        head = number == 0 and bool(heads)
+        parts = [cell.split("\n") for cell in cells]
+        height = max(map(len, parts))
+        for n in range(height):
+            texts = []
+            for i, part in enumerate(parts):
+                at = n - (height - len(part) if head else 0)  # heads end on one line
+                text = part[at] if 0 <= at < len(part) else ""
+                strong = BOLD if head or i == bold else ""
+                shown = styled(text, strong, DIM if at > 0 and i >= left and not head else "")
+                space = " " * (widths[i] - _wide(text))
+                texts.append(shown + space if i < left else space + shown)
+            print(_GAP.join(texts).rstrip(), file=file)
+        if head:
+            encoding = getattr(file, "encoding", None) or "utf-8"
+            rule = "─" if encoding.lower().startswith("utf") else "-"
+            print(rule * _table_width(table), file=file)
+    print(file=file)
+    for line in lines:
+        print(line if isinstance(line, str) else styled(*line), file=file)
+
+
+# ---- placements ------------------------------------------------------------------------------
+
+
+def _spot(spot: Spot, relative: str) -> str:
+    few = spot.tokens < 100 and spot.tokens != int(spot.tokens)
+    tokens = f"{spot.tokens:.4g}" if few else f"{spot.tokens:,.0f}"
+    return f"{relative} x mean\n{tokens} tokens\nlayer {spot.layer}, GPU {spot.gpu}"
+
+
+def _moves(summary: Summary) -> str:
+    moves, slots = int(summary.moves.sum()), summary.placement.physical_to_logical.size
+    return f"{moves:,}\n{moves / slots:.1%} of slots" if moves else "0"
+
+
+def _mean(values: Float | None, show: Callable[[float], str]) -> str:
+    return _NONE if values is None else show(float(values.mean()))
+
+
+_ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
+    ("balancedness, mean", lambda s: _mean(s.balancedness, down)),
+    ("balancedness, worst", lambda s: f"{down(s.balancedness.min())}\nlayer {s.worst_layer}"),
+    ("proven bound, mean", lambda s: _mean(s.bound, up)),
+    ("gap to it, mean", lambda s: _mean(s.gap, up)),
+    ("if split unevenly", lambda s: _mean(s.split_balancedness, down)),
+    ("straggler time", lambda s: f"{up(s.straggler_time)} x ideal"),
+    ("heaviest GPU", lambda s: _spot(s.heaviest, up(s.heaviest.relative, 4))),
+    ("lightest GPU", lambda s: _spot(s.lightest, down(s.lightest.relative, 4))),
+    ("away from home node", lambda s: _mean(s.away_share, percent_up)),
+    ("nodes for one token", lambda s: _mean(s.nodes_per_token, lambda x: up(x, 3))),
+    ("duplicates", lambda s: f"{int(s.duplicates.sum()):,}"),
+    ("moves from {first}", _moves),
+    ("planning time", lambda s: _NONE if s.milliseconds is None else f"{s.milliseconds:,.2f} ms"),
+)
+
+
+def print_report(
+    title: str, summaries: Sequence[Summary], lines: Sequence[str], file: IO[str]
+) -> None:
+    """Print a table with a row a figure and a column a placement; coloured on a terminal only.
+
+    A figure that none of them has gets no row; the last of one or more columns stands out. `title`
+    says what the figures are about, and `lines` are sentences below the table.
+    """
+    heads = ["\n".join(textwrap.wrap(summary.name, _HEAD)) for summary in summaries]
+    rows = []
+    for label, cell in _ROWS:
+        cells = [cell(summary) for summary in summaries]
+        if any(text != _NONE for text in cells):
+            rows.append([label.format(first=summaries[0].name), *cells])
+    print_table(title, ["", *heads], rows, lines, file, bold=len(summaries))
+
+
+# ---- policies --------------------------------------------------------------------------------
+
+WITHIN = 0.01  # of the least time, to be enough
+_seconds = itemgetter("total_seconds")
+
+
+_FIGURES: tuple[Column, ...] = (
+    ("balancedness", lambda r: down(r["balancedness"], 4)),
+    ("regret", lambda r: _NONE if r["regret"] is None else up(r["regret"], 4)),
+    ("straggler\nx ideal", lambda r: up(r["straggler_time"], 4)),
+    ("rebalances", itemgetter("rebalances")),
+    ("paid", lambda r: r["paid"] if r["rebalances"] else _NONE),
+    ("moves", lambda r: f"{r['moves']:,}"),
+    ("of slots\neach", lambda r: f"{r['moved_share']:.1%}" if r["rebalances"] else _NONE),
+    ("moved\nGB", lambda r: f"{r['bytes'] / 1e9:,.4g}"),
+    ("standing\nstill s", lambda r: f"{r['move_seconds']:.4g}"),
+    ("total s", lambda r: f"{r['total_seconds']:.4g}"),
+    ("planning\nms", lambda r: f"{r['plan_ms']:,.2f}" if r["asked"] else _NONE),
+)
+_CELLS: tuple[Column, ...] = tuple(
+    (name, itemgetter(name)) for name in ("gpus", "slots", "window", "interval")
+)
+# What a narrow terminal has no room for, the first to go first.
+_SPARED = ("planning\nms", "of slots\neach", "moved\nGB", "standing\nstill s", "paid", "rebalances",
+           "window", "interval", "regret", "straggler\nx ideal")  # fmt: skip
+
+
+def print_policies(
+    title: str, rows: Sequence[Row], lines: Sequence[str], file: IO[str], *, cells: bool = False
+) -> None:
+    """Print a table with a row a replay; coloured on a terminal only.
+
+    Columns that a terminal has no room for are left out and named; a file or pipe gets all. Rows
+    are as `Replay.figures`; with `cells`, which shows what sets those of a sweep apart, as `sweep`
+    returns them. `lines` are sentences below the table.
+    """
+    columns = [*_CELLS, *_FIGURES] if cells else list(_FIGURES)
+
+    def table() -> list[list[str]]:
+        heads = ["policy", *(head for head, _ in columns)]
+        return [heads, *([row["policy"], *(str(cell(row)) for _, cell in columns)] for row in rows)]
+
+    gone = []
+    for head in _SPARED if file.isatty() else ():
+        if _table_width(table()) <= shutil.get_terminal_size().columns:
+            break
+        fewer = [column for column in columns if column[0] != head]
+        if len(fewer) < len(columns):
+            gone.append(head.replace("\n", " "))
+        columns = fewer
+    left_out = [(f"no room here for: {', '.join(gone)}; --json has all", DIM)] if gone else []
+    heads, *shown = table()
+    fold = 0 if file.isatty() else None
+    print_table(title, heads, shown, [*left_out, *lines], file, fold=fold)
+
+
+def policy_lines(rows: Sequence[Row]) -> list[str]:
+    """Return what the rows of one comparison come to: who takes least time, and what held it up."""
+    best = min(rows, key=_seconds)
+    line = (
+        f"{best['policy']} takes the least time in all, {best['total_seconds']:.4g} s "
+        "(straggler time, and serving standing still for moves)"
+    )
+    stay = next((r for r in rows if r["policy"] == "never"), None)
+    if stay is not None and stay is not best:
+        less = 1.0 - best["total_seconds"] / stay["total_seconds"]
+        line += f"; {percent_down(less)} less than never moving"
+    return [f"{line}."] + [
+        f"note: {row['policy']} was not asked {row['put_off']} of {row['put_off'] + row['asked']} "
+        "times, since experts were still on their way"
+        for row in rows
+        if row["put_off"]
+    ]
+
+
+def enough_slots(rows: Sequence[Row]) -> list[str]:
+    """Say for each number of GPUs how many slots are enough: the answer that a sweep is for."""
+    lines = []
+    for gpus in dict.fromkeys(row["gpus"] for row in rows):
+        fastest = sorted((row for row in rows if row["gpus"] == gpus), key=_seconds)
+        least, limit = fastest[0], (1.0 + WITHIN) * _seconds(fastest[0])
+        enough = min((row for row in fastest if _seconds(row) <= limit), key=itemgetter("slots"))
+        line = (
+            f"{gpus} GPUs: {least['slots']} slots with {least['policy']} take the least time in "
+            f"all, {_seconds(least):.4g} s"
+        )
+        if enough["slots"] != least["slots"]:
+            line += f"; {enough['slots']} with {enough['policy']} come within {WITHIN:.0%} of it"
+        lines.append(f"{line}.")
+    return lines
+
+
+# ---- slots that were tried -------------------------------------------------------------------
+
+_MOST_LINES = 12
+
+
+def slots_entry(found: Redundancy | None) -> dict[str, Any]:
+    """Return the curve as an entry of a JSON object; none if the slots were given."""
+    if found is None:
+        return {}
+    experts = found.plan.placement.num_experts
+    curve = [asdict(point) | {"redundant": point.num_slots - experts} for point in found.curve]
+    return {"redundancy": {"wanted": found.wanted, "curve": curve}}
+
+
+def slots_lines(found: Redundancy | None) -> list[str]:
+    """Return a line for each number of slots tried, those between left out where they are many.
+
+    None if the number of slots was given.
+    """
+    if found is None:
+        return []
+    experts = found.plan.placement.num_experts
+    lines = [
+        f"  {point.num_slots:>6} slots ({point.num_slots - experts} redundant): "
+        f"{down(point.balancedness)} (even sharing: at most {up(point.bound)})"
+        for point in found.curve
+    ]
+    hidden = len(lines) - _MOST_LINES
+    if hidden > 0:
+        lines[1 : 1 + hidden] = [f"  {'...':>6} and {hidden} more between; --json has them all"]
+    return [f"slots tried for a balancedness of {found.wanted:g}, mean over layers:", *lines]

@@ -1,0 +1,175 @@
+"""What the page of a replay says in words: the answer at its top, and the settings at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import evenload
+from evenload.report.text import counted, down, percent_down, percent_up, show_bytes, show_seconds
+
+if TYPE_CHECKING:
+    from evenload.replay import Replay
+    from evenload.trace import Trace
+
+Row = Mapping[str, Any]  # as `Replay.figures`
+
+OURS = "evenload"
+_PUBLISHED = "deepseek"
+_seconds: Callable[[Row], float] = itemgetter("total_seconds")
+
+
+def hero(rows: Sequence[Row]) -> int:
+    """Return which policy the answer is about: ours if there, else the one that takes least time.
+
+    Of several of ours it is the one that takes least time.
+    """
+    ours = [i for i, row in enumerate(rows) if row["policy"].startswith(OURS)]
+    return min(ours or range(len(rows)), key=lambda i: _seconds(rows[i]))
+
+
+def _reached(rows: Sequence[Row], chosen: int) -> str:
+    """Say what it reached, its moves counted in DeepSeek's, else in those of who moves most.
+
+    Another policy of ours is no reference, unless there is nothing else.
+    """
+    row = rows[chosen]
+    of = "" if row["oracle"] is None else f" of the oracle's {down(row['oracle'], 3)}"
+    text = f"{row['policy']} reached a balancedness of {down(row['balancedness'], 3)}{of}"
+    if not row["moves"]:
+        return f"{text} without moving an expert."
+    others = [other for i, other in enumerate(rows) if i != chosen and other["moves"]]
+    if not others:
+        return f"{text} with {row['moves']:,} experts moved."
+    foreign = [other for other in others if not other["policy"].startswith(OURS)] or others
+    published = [other for other in foreign if other["policy"].startswith(_PUBLISHED)] or foreign
+    other = max(published, key=itemgetter("moves"))
+    share = row["moves"] / other["moves"]
+    part = f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.1f}%"
+    return (
+        f"{text}, with {part} of the moves of {other['policy']}, "
+        f"which reached {down(other['balancedness'], 3)}."
+    )
+
+
+def _paid(row: Row) -> str:
+    paid, count = row["paid"], row["rebalances"]
+    if count == 1:
+        return f" Its one rebalance {'paid' if paid else 'did not pay'} for itself."
+    return f" Rebalancing paid for itself in {paid:,} of {count:,} cases." if count else ""
+
+
+def answer(rows: Sequence[Row], start_seconds: float) -> str:
+    """Return the paragraph at the top of the page; the starting placement would take that long."""
+    chosen = hero(rows)
+    best = min(rows, key=_seconds)
+    gain = 1.0 - best["total_seconds"] / start_seconds
+    if gain > 0.0:
+        fastest = (
+            f"{best['policy']} took the least time: {percent_down(gain)} less than with the "
+            "starting placement kept."
+        )
+    else:
+        loss = f"{percent_up(-gain, 1)} more" if gain else "just as much"
+        fastest = (
+            "no policy took less time than keeping the starting placement would have; the best, "
+            f"{best['policy']}, took {loss}."
+        )
+    return f"{_reached(rows, chosen)}{_paid(rows[chosen])} Moving included, {fastest}"
+
+
+def subtitle(replay: Replay, trace: Trace) -> str:
+    """Say in one line what was replayed."""
+    c = replay.cluster
+    nodes = f" in {c.num_nodes} nodes" if c.num_nodes > 1 else ""
+    return (
+        f"{trace.num_layers} layers of {trace.num_experts} experts, {c.num_slots} slots on "
+        f"{counted(c.num_gpus, 'GPU')}{nodes}, {counted(len(replay.windows), 'window')} served"
+    )
+
+
+# ---- settings --------------------------------------------------------------------------------
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "none"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1e4 and value == int(value) else f"{value:,.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_text(item) for item in value)
+    return str(value)
+
+
+def _part(value: float) -> str:
+    return f"{100 * value:g}%"
+
+
+def _bandwidth(value: float) -> str:
+    return f"{show_bytes(value)}/s"
+
+
+_ABOUT = ("source", "shape", "policy", "cluster", "window")  # said in words of their own
+_WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "interval": ("windows between decisions", _text),
+    "warm_start": ("windows seen before the first", _text),
+    "num_groups": ("groups of experts", _text),
+    "sample": ("part of the traffic recorded", _part),
+    "delay": ("moves take time", _text),
+    "start": ("starting placement", _text),
+    # Four digits are more than anybody measured.
+    "cost: tokens_per_second": (
+        "tokens a second through an expert", lambda v: f"{float(f'{v:.4g}'):,.0f}"),
+    "cost: expert_bytes": ("weights of an expert", show_bytes),
+    "cost: bandwidth_in_node": ("bandwidth inside a node", _bandwidth),
+    "cost: bandwidth_between_nodes": ("bandwidth between nodes", _bandwidth),
+    "cost: latency": ("latency of a transfer", show_seconds),
+    "cost: overlap": ("transfers hidden behind serving", _part),
+}  # fmt: skip
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return every setting's words and value; what is nested gets its outer name before it."""
+    flat: dict[str, str] = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if name in _ABOUT:
+            continue
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{name}: ")
+            continue
+        words, show = _WORDS.get(name, (name.replace("_", " "), _text))
+        flat[words] = show(value)
+    return flat
+
+
+def shared_and_own(
+    replays: Sequence[Replay], trace: Trace
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Return the settings that all replays share, and the others with a value for each replay.
+
+    An empty text stands where a replay has no such setting.
+    """
+    first, experts = replays[0], trace.num_experts
+    c, windows = first.cluster, first.windows
+    gpus = f"{c.num_gpus} on {counted(c.num_nodes, 'node')}"
+    gpus += "" if c.all_alive else f", {c.num_gpus - len(c.living_gpus)} gone"
+    gpus += ", of different speed" if len(set(c.speed)) > 1 else ""
+    about = {
+        "trace": PurePath(trace.source).name or "in memory",
+        "model": f"{trace.num_layers} layers of {experts} experts",
+        "GPUs": gpus,
+        "slots of a layer": f"{c.num_slots} ({c.num_slots - experts} redundant)",
+        "one window": counted(first.window, "recorded window"),
+        "served": f"{counted(len(windows), 'window')}, {windows[0]} to {windows[-1]}",
+        "evenload": evenload.__version__,
+    }
+    each = [_flat(replay.settings) for replay in replays]
+    names = dict.fromkeys(name for of in each for name in of)
+    values = {name: [of.get(name, "") for of in each] for name in names}
+    own = {name: of for name, of in values.items() if len(set(of)) > 1}
+    return about | {name: of[0] for name, of in values.items() if name not in own}, own

@@ -1,0 +1,422 @@
+"""The command line: what goes where, exit codes, and the words for what went wrong."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import fails, process, run
+
+import evenload
+from evenload import Cluster, Placement, __version__
+from evenload.cli import COMMANDS, parser_of, shared
+from evenload.io import read_placement, read_placement_file, write_placement
+from evenload.traffic import nodes_per_token
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+LOAD = np.random.default_rng(3).integers(1, 1000, (2, 3, 8))
+
+
+@pytest.fixture
+def loads(tmp_path):
+    path = tmp_path / "loads.npz"
+    np.savez(path, load=LOAD)
+    return str(path)
+
+
+# ---- plan ------------------------------------------------------------------------------------
+
+
+def test_plan_prints_a_table_and_writes_both_files(tmp_path, loads):
+    pytest.importorskip("matplotlib")
+    out, picture = tmp_path / "p.json", tmp_path / "p.png"
+    result = run("plan", loads, "--gpus", 4, "--slots", 12, "-o", out, "--plot", picture)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("loads.npz (sum of 2 windows): 3 layers x 8 experts, 12 slots")
+    for word in ("balancedness", "straggler time", "moves from trivial", "planning time", "solver"):
+        assert word in result.stdout
+    assert "\x1b" not in result.stdout + result.stderr
+    assert f"wrote the placement to {out}" in result.stderr
+    assert f"wrote the picture to {picture}" in result.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert read_placement(out).cluster == Cluster(4, slots_per_gpu=3)
+
+
+def test_plan_as_json_agrees_with_the_file_it_writes(tmp_path, loads):
+    out = tmp_path / "p.json"
+    args = ("--gpus", 4, "--nodes", 2, "--slots", 12, "--groups", 2, "--solver", "greedy")
+    result = run("plan", loads, *args, "--json", "-o", out)
+    assert result.exit_code == 0, result.stderr
+    plain = json.loads(result.stdout)
+    file = read_placement_file(out)
+    assert plain["physical_to_logical"] == file.placement.physical_to_logical.tolist()
+    assert plain["solver"] == file.solver == "greedy"
+    assert plain["cluster"]["num_nodes"] == plain["num_groups"] == 2
+    trivial, ours = plain["placements"]
+    expected = file.placement.balancedness(LOAD.sum(axis=0))
+    assert ours["balancedness"]["per_layer"] == expected.tolist()
+    assert (trivial["name"], ours["name"]) == ("trivial", "greedy")
+    assert ours["planning_ms"] > 0
+
+
+def test_plan_of_one_window(loads):
+    plain = json.loads(run("plan", loads, "--gpus", 2, "--window", -1, "--json").stdout)
+    assert plain["load"]["window"] == 1
+    placement = Placement(plain["physical_to_logical"], Cluster(2, slots_per_gpu=4), 8)
+    expected = placement.balancedness(LOAD[1]).tolist()
+    assert plain["placements"][-1]["balancedness"]["per_layer"] == expected
+
+
+def test_slots_default_to_as_few_as_hold_all_experts(loads):
+    result = run("plan", loads, "--gpus", 3, "--json")
+    assert json.loads(result.stdout)["cluster"]["num_slots"] == 9
+    assert (
+        "note: no --slots: 9 for 8 experts; one more on each GPU for replicas of busy experts "
+        "would be --slots 12\n"
+    ) in result.stderr
+
+
+def test_notes_of_the_reader_go_to_stderr(tmp_path):
+    np.savez(tmp_path / "x.npz", topk=np.array([[[0, 1]], [[2, 3]]]))
+    result = run("plan", tmp_path / "x.npz", "--gpus", 2, "--json")
+    assert "taken as the largest expert number + 1 = 4" in result.stderr
+    assert json.loads(result.stdout)["load"]["num_experts"] == 4
+    result = run("plan", tmp_path / "x.npz", "--gpus", 2, "--experts", 6, "--json")
+    assert json.loads(result.stdout)["load"]["num_experts"] == 6
+    assert "taken as" not in result.stderr
+
+
+def test_bad_numbers(loads):
+    fails(
+        *("plan", loads, "--gpus", 4, "--slots", 3),
+        error="num_slots=3 is fewer than num_gpus=4, and every GPU has one at least; use 4",
+    )
+    fails(
+        *("plan", loads, "--gpus", 4, "--nodes", 3, "--slots", 12),
+        error="num_gpus=4 is not a multiple of num_nodes=3; use 3 or 6",
+    )
+    fails(*("plan", loads, "--gpus", 0), error="num_gpus=0 is less than 1; use 1 or more")
+    fails(
+        *("plan", loads, "--gpus", 4, "--slots", 4),
+        error="num_slots=4 is fewer than num_experts=8, and every expert needs a slot; use 8 or "
+        "more",
+    )
+    fails(
+        *("plan", loads, "--gpus", 4, "--groups", 3),
+        error="num_groups=3 does not divide num_experts=8; use 2 or 4",
+    )
+
+
+def test_slots_that_do_not_divide_need_a_solver_that_can(loads):
+    result = run("plan", loads, "--gpus", 4, "--slots", 13, "--solver", "greedy")
+    assert result.exit_code == 2
+    last = result.stderr.splitlines()[-1]
+    assert re.match(r"error: cluster=.*slots=\(4, 3, 3, 3\).* plans for equal ones; use ", last)
+
+
+def test_unknown_solver_is_answered_with_the_list(loads):
+    result = run("plan", loads, "--gpus", 4, "--solver", "best")
+    assert result.exit_code == 2
+    assert re.search(r"^error: .*'best'.*greedy.*iterated-greedy", result.stderr, re.MULTILINE)
+
+
+def test_bad_files(tmp_path, loads):
+    missing = tmp_path / "none.npz"
+    fails("plan", missing, "--gpus", 4, error=f"{missing}: no such file or directory")
+    fails("plan", tmp_path, "--gpus", 4, error=f"{tmp_path}: this is a folder; give a file")
+    fails(
+        *("plan", loads, "--gpus", 4, "--window", 2),
+        error=f"window=2 is not in {loads}, which has 2 (0 to 1, or from the end -1 to -2); use 1",
+    )
+
+
+def test_outputs_that_cannot_be_written(tmp_path, loads):
+    before = sorted(tmp_path.iterdir())
+    plan = ("plan", loads, "--gpus", 4)
+    out = tmp_path / "none" / "p.json"
+    fails(*plan, "-o", out, error=f"{out}: no such file or directory")
+    fails(
+        *(*plan, "-o", "p.txt"),
+        error="p.txt: a file with the ending '.txt' is not known as a placement; use one of .json, "
+        ".npz, .pt, .yaml, .yml",
+    )
+    # The picture cannot work, so the placement is not written either.
+    fails(
+        *(*plan, "-o", tmp_path / "p.json", "--plot", "p.gif"),
+        error="p.gif: pictures with the ending '.gif' are not known; use one of .png, .svg, .pdf",
+    )
+    assert sorted(tmp_path.iterdir()) == before
+
+
+# ---- evaluate, demo, warmup ------------------------------------------------------------------
+
+
+def test_evaluate(tmp_path, loads):
+    path = tmp_path / "p.json"
+    placement = Placement.trivial(3, 8, Cluster(4, slots_per_gpu=3))
+    write_placement(path, placement, solver="mine", load=LOAD.sum(axis=0))
+    result = run("evaluate", loads, path)
+    assert result.exit_code == 0, result.stderr
+    assert "The placement was made for these very loads.\n" in result.stdout
+    plain = json.loads(run("evaluate", loads, path, "--window", 0, "--json").stdout)
+    assert plain["solver"] == "mine"
+    trivial, ours = plain["placements"]
+    assert ours["balancedness"] == trivial["balancedness"]
+    assert ours["balancedness"]["per_layer"] == placement.balancedness(LOAD[0]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("cluster", "keys"),
+    [
+        (Cluster(4, num_slots=13), {"slots": [4, 3, 3, 3], "num_slots": 13}),
+        (
+            Cluster(4, slots_per_gpu=4, speed=[1, 2, 1, 1], alive=[True, True, True, False]),
+            {"slots_per_gpu": 4, "speed": [1, 2, 1, 1], "alive": [True, True, True, False]},
+        ),
+    ],
+)
+def test_evaluate_gpus_that_differ(tmp_path, loads, cluster, keys):
+    path = tmp_path / "p.json"
+    placement = Placement.trivial(3, 8, cluster)
+    write_placement(path, placement)
+    assert f"{cluster.num_slots} slots on 4 GPUs" in run("evaluate", loads, path).stdout
+    plain = json.loads(run("evaluate", loads, path, "--json").stdout, parse_constant=pytest.fail)
+    assert plain["cluster"].items() >= keys.items()
+    expected = placement.balancedness(LOAD.sum(axis=0)).tolist()
+    assert plain["placements"][-1]["balancedness"]["per_layer"] == expected
+    gpu_load = placement.gpu_load(LOAD.sum(axis=0))
+    heaviest = plain["placements"][-1]["heaviest_gpu"]
+    assert heaviest["tokens"] == gpu_load[heaviest["layer"], heaviest["gpu"]] > 0
+
+
+def test_evaluate_tells_what_crosses_nodes(tmp_path):
+    topk = np.random.default_rng(0).integers(0, 8, (64, 2, 2))
+    loads, path = tmp_path / "x.npz", tmp_path / "p.json"
+    np.savez(loads, topk=topk, num_experts=8)
+    placement = Placement.trivial(2, 8, Cluster(4, 2, slots_per_gpu=3))
+    write_placement(path, placement)
+    result = run("evaluate", loads, path, "--groups", 2)
+    assert result.exit_code == 0, result.stderr
+    assert re.search(r"^away from home node +\d+\.\d\d%", result.stdout, re.MULTILINE)
+    assert re.search(r"^nodes for one token +1\.\d{3}", result.stdout, re.MULTILINE)
+    plain = json.loads(run("evaluate", loads, path, "--groups", 2, "--json").stdout)
+    ours = plain["placements"][-1]
+    assert plain["num_groups"] == 2
+    assert ours["nodes_per_token"]["per_layer"] == nodes_per_token(placement, topk).tolist()
+    fails(
+        *("evaluate", loads, path, "--groups", 3),
+        error="num_groups=3 does not divide num_experts=8; use 2 or 4",
+    )
+
+
+def test_routed_experts_are_not_taken_for_those_of_one_window(tmp_path):
+    loads = tmp_path / "x.npz"
+    np.savez(loads, load=LOAD, topk=np.zeros((4, 3, 2), int))
+    options = ("--gpus", 4, "--nodes", 2, "--slots", 12, "--json")
+    of_all = json.loads(run("plan", loads, *options).stdout)["placements"][-1]
+    assert of_all["nodes_per_token"]["per_layer"] == [1, 1, 1]
+    of_one = json.loads(run("plan", loads, *options, "--window", 0).stdout)["placements"][-1]
+    assert of_one["nodes_per_token"] is None
+
+
+def test_evaluate_a_placement_that_does_not_fit(tmp_path, loads):
+    path = tmp_path / "p.json"
+    write_placement(path, Placement.trivial(3, 6, Cluster(4, slots_per_gpu=3)))
+    fails(
+        *("evaluate", loads, path),
+        error=f"{path} places 3 layers x 6 experts, and the loads have 3 x 8; use a placement and "
+        "loads of one model",
+    )
+
+
+def test_demo(tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "demo.svg"
+    result = run("demo", "--seed", 5, "--plot", picture)
+    assert result.exit_code == 0, result.stderr
+    assert "58 layers x 256 experts, 288 slots on 32 GPUs, 4 nodes" in result.stdout
+    assert "DeepSeek's greedy" in result.stdout
+    assert "evenload plan YOUR_LOADS.npz" in result.stderr
+    assert "kernels ready in" in result.stderr
+    assert picture.stat().st_size > 1000
+
+
+def test_demo_as_json_depends_on_the_seed_only():
+    def figures(seed):
+        plain = json.loads(run("demo", "--seed", seed, "--json").stdout)
+        return [{**p, "planning_ms": None} for p in plain["placements"]]
+
+    trivial, greedy, ours = figures(1)
+    assert trivial["straggler_time"] > greedy["straggler_time"] >= ours["straggler_time"] >= 1.0
+    assert figures(1) == [trivial, greedy, ours]
+    assert figures(2) != [trivial, greedy, ours]
+
+
+def test_warmup():
+    result = run("warmup")
+    assert result.exit_code == 0, result.stderr
+    assert re.fullmatch(r"all kernels ready in \d+\.\d\d s\n", result.stdout)
+
+
+# ---- the program -----------------------------------------------------------------------------
+
+
+def test_version_and_no_arguments():
+    assert run("--version").stdout == f"evenload {__version__}\n"
+    assert run().exit_code == 2
+
+
+def test_usage_errors():
+    for given, message in (
+        (("plan", "x.npz"), "the following arguments are required: --gpus; see evenload plan -"),
+        (("plan", "--gpus", 4), "the following arguments are required: LOADS; see evenload plan"),
+        (("plan", "x.npz", "--gpus", "many"), "--gpus: invalid int value: 'many'"),
+        (("plan", "x.npz", "--gpus", 4, "--slot", 8), "unrecognized arguments: --slot 8"),
+        (("unknown",), "'unknown' is not a command; use one of: plan, evaluate, convert"),
+    ):
+        result = run(*given)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert message in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("where", ["evenload.io.read_load", "evenload.solve", "os.fsync"])
+def test_interrupt(monkeypatch, tmp_path, loads, where):
+    """While reading, while planning, and while the placement is written."""
+
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(where, interrupt)
+    result = run("plan", loads, "--gpus", 4, "--slots", 12, "-o", tmp_path / "p.json")
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr.splitlines()[-1] == "interrupted"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_reader_that_goes_is_no_failure_of_ours(loads):
+    command = [sys.executable, "-m", "evenload", "inspect", loads]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        program.stdout.close()
+        assert program.stderr.read() == b""
+        assert program.wait(timeout=60) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (("plan", "--slots", 12, "--solver", "greedy"), 1),
+        (("plan", "--redundant", "auto", "--target", 0.5), 1),
+        (("plan", "--next", "--slots", 12), 1),
+    ],
+)
+def test_plan_solves_once(monkeypatch, loads, options, problem):
+    solved = []
+    true_solve = evenload.solve
+
+    def solve(*args, **how):
+        solved.append(args)
+        return true_solve(*args, **how)
+
+    monkeypatch.setattr("evenload.solve", solve, raising=False)
+    monkeypatch.setattr("evenload.redundancy.solve", solve)
+    command, *more = options
+    result = run(command, loads, "--gpus", 4, *more, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert len(solved) == problem
+    assert json.loads(result.stdout)["placements"][-1]["planning_ms"] > 0
+    assert re.search(r"^kernels ready in \d+\.\d\d s", result.stderr, re.MULTILINE)
+
+
+class Terminal(io.StringIO):
+    def __init__(self, terminal):
+        super().__init__()
+        self.isatty = lambda: terminal
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_long_work_shows_how_far_it_is(monkeypatch, terminal):
+    monkeypatch.setattr(shared, "_TERMINAL_SECONDS", 0.001)
+    monkeypatch.setattr(shared, "_LOG_SECONDS", 0.001)
+    monkeypatch.setattr(sys, "stderr", Terminal(terminal))
+    with shared.busy("replaying") as tell:
+        for done, words in ((2, "replaying: 2 of 9, "), (3, "replaying: 3 of 9, about ")):
+            tell(done, 9)
+            while words not in sys.stderr.getvalue():  # until the thread that shows it has run
+                pass
+        tell("32 slots")
+        while "replaying: 32 slots, 0 s" not in sys.stderr.getvalue():
+            pass
+        shared.say("a note")
+    lines = sys.stderr.getvalue()
+    assert ("\r" in lines) == terminal
+    if terminal:  # nothing is left of it, and the note stands on a line of its own
+        assert re.search(r"\r +\ra note\n", lines)
+        assert re.search(r"\r +\r$", lines)
+
+
+def test_options_may_stand_anywhere():
+    parsed = parser_of("report").parse_intermixed_args(["a.npz", "--json", "b.npz", "-o", "c.html"])
+    assert [str(path) for path in parsed.replays] == ["a.npz", "b.npz"]
+    parsed = parser_of("plan").parse_intermixed_args(["--window", "-1", "x.csv", "--gpus=4"])
+    assert (parsed.window, parsed.gpus, str(parsed.loads)) == (-1, 4, "x.csv")
+
+
+def test_failure_inside_is_not_called_the_users(monkeypatch, loads):
+    def broken(*args, **options):
+        raise RuntimeError("inside")
+
+    monkeypatch.setattr("evenload.io.read_load", broken)
+    result = run("plan", loads, "--gpus", 4)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, RuntimeError)
+
+
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_every_command_and_option_is_documented(command):
+    (page,) = DOCS.rglob("cli.md")
+    parser, reference = parser_of(command), page.read_text(encoding="utf-8")
+    name = f"evenload {command or ''}".strip()
+    _, _, section = reference.partition(f"\n## `{name}`\n")
+    section, _, _ = section.partition("\n## ")
+    assert section, f"{name} is not in {page}"
+    assert parser.description
+    for exit_code in ("0 ", "1 ", "2 ", "130 "):
+        assert f"\n  {exit_code}" in parser.epilog
+    for action in parser._actions:
+        assert action.help, action
+        for said in action.option_strings or [action.metavar]:
+            assert said in section, f"{said} of {name} is not in {page}"
+
+
+def test_help_starts_without_heavy_imports():
+    script = (
+        "import sys, evenload.cli\n"
+        "for given in (['plan', '--help'], ['--help'], ['--version']):\n"
+        "    try: evenload.cli.main(given)\n"
+        "    except SystemExit: pass\n"
+        "heavy = {'numba', 'numpy', 'rich', 'typer', 'matplotlib', 'torch', 'importlib.metadata'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=60)
+
+
+def test_user_errors_show_no_traceback():
+    result = process("plan", "none.npz", "--gpus", 4)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: none.npz: no such file or directory\n"
+
+
+def test_real_loads_end_to_end(shared, tmp_path):
+    out = tmp_path / "p.json"
+    path = shared / "data" / "gpt-oss-20b.npz"
+    result = process("plan", path, "--gpus", 8, "--slots", 40, "--json", "-o", out)
+    assert result.returncode == 0, result.stderr
+    trivial, ours = json.loads(result.stdout)["placements"]
+    assert ours["balancedness"]["mean"] > 0.99 > trivial["balancedness"]["mean"]
+    evaluated = json.loads(run("evaluate", path, out, "--json").stdout)["placements"]
+    assert evaluated[-1]["balancedness"] == ours["balancedness"]

@@ -1,0 +1,162 @@
+"""The command that compares policies."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import process, run
+
+from evenload import Cluster, CostModel, solve
+from evenload.io import write_placement
+from evenload.replay import replay
+from evenload.report.tables import enough_slots, policy_lines, print_policies
+from evenload.synth import synthetic_trace
+
+LOADS = synthetic_trace(8, 2, 8, seed=2, tokens=2000)
+
+
+@pytest.fixture
+def trace(tmp_path) -> Path:
+    np.savez_compressed(tmp_path / "trace.npz", load=LOADS)
+    return tmp_path / "trace.npz"
+
+
+def replaying(trace, *more):
+    return run("replay", trace, "--gpus", 4, *more)
+
+
+def test_the_table(trace) -> None:
+    done = process("replay", trace, "--gpus", 4, "--slots", 12)
+    assert done.returncode == 0, done.stderr
+    title, *_ = done.stdout.splitlines()
+    assert title == (
+        "trace.npz: 2 layers x 8 experts, 12 slots on 4 GPUs; 7 windows of 1, decisions every 1"
+    )
+    for name in ("never", "once", "deepseek", "evenload"):
+        assert re.search(rf"^{name} +0\.\d{{4}} ", done.stdout, flags=re.MULTILINE)
+    assert re.search(r"^\w+ takes the least time in all, ", done.stdout, flags=re.MULTILINE)
+    assert "replayed 28 windows" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr  # no colours and no bar outside a terminal
+
+
+def test_json_is_what_the_library_gives(trace) -> None:
+    done = replaying(
+        trace, "--slots", "12", "--nodes", "2", "--policy", "every-2:greedy", "--policy", "never",
+        "--window", "2", "--interval", "1", "--warm-start", "2", "--hardware", "l40s-pcie",
+        "--model", "gpt-oss-20b", "--cost", "overlap=0.75", "--sample", "0.5", "--groups", "2",
+        "--oracle", "joint", "--no-delay", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    entry = json.loads(done.stdout)
+    assert entry["trace"]["shape"] == [8, 2, 8]
+    result = replay(
+        LOADS,
+        Cluster(4, 2, num_slots=12),
+        "every-2:greedy",
+        window=2,
+        warm_start=2,
+        cost=CostModel.preset("l40s-pcie", "gpt-oss-20b", overlap=0.75),
+        sample=0.5,
+        num_groups=2,
+        oracle="joint",
+        delay=False,
+    )
+    ours, other = entry["replays"][0], json.loads(json.dumps(result.to_dict()))
+    ours["settings"].pop("source")
+    other["settings"].pop("source")
+    for clocked in ("plan_ms",):
+        ours.pop(clocked)
+        other.pop(clocked)
+    ours["per_rebalance"].pop("plan_seconds")
+    other["per_rebalance"].pop("plan_seconds")
+    assert ours == other
+
+
+def test_a_start_from_a_file(trace, tmp_path) -> None:
+    place = solve(LOADS[0], Cluster(4, num_slots=12)).placement
+    write_placement(tmp_path / "start.json", place)
+    start = str(tmp_path / "start.json")
+    done = replaying(trace, "--slots", "12", "--policy", "never", "--start", start, "--json")
+    entry = json.loads(done.stdout)["replays"][0]
+    result = replay(LOADS, Cluster(4, num_slots=12), "never", start=place)
+    assert entry["balancedness"] == result.balancedness.mean()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--policy", "nevr"), "policy='nevr' is unknown; use one of: never, once, once:SOLVER, "
+         "every-N, every-N:SOLVER, deepseek, vllm, evenload"),
+        (("--policy", "once:best"), "solver='best' is unknown; use one of: auto, exact, greedy"),
+        (("--window", "9"), "window=9 is longer than the trace, which has 8 windows; use 8"),
+        (("--interval", "0"), "interval=0 is less than 1; use 1 or more"),
+        (("--hardware", "abacus"), "hardware='abacus' is unknown; use one of: h100-ib"),
+        (("--model", "eliza"), "model='eliza' is unknown; use one of: deepseek-v3"),
+        (("--cost", "latency=-1"), "latency=-1.0 is not finite and above 0; use e.g. 1.0"),
+        (("--cost", "speed=1"), "speed is no number of a CostModel; use one of: tokens_per"),
+        (
+            ("--report", "page.pdf"),
+            "page.pdf: pages with the ending '.pdf' are not known; use one of .html, .htm",
+        ),
+        (("--slots", "6"), "num_slots=6 is fewer than num_experts=8"),
+        (("--experts", "9"), "trace.npz: the file has 8 experts a layer, and num_experts=9"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence(trace, more, message) -> None:
+    done = replaying(trace, *more)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    *_, error = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+    assert "Traceback" not in done.stderr
+
+
+def test_a_gap_in_the_file_is_named(tmp_path) -> None:
+    loads = LOADS.copy()
+    loads[5, 1] = 0
+    np.savez(tmp_path / "gap.npz", load=loads)
+    done = replaying(tmp_path / "gap.npz", "--policy", "never")
+    assert done.exit_code == 2
+    assert "gap.npz: window 5: layer 1 is all zero, a gap in the recording" in done.stderr
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_narrow_terminal_gets_fewer_columns_and_is_told(monkeypatch, width) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    cluster = Cluster(4, num_slots=12)
+    names = ("never", "every-4:joint,effort=fast")
+    cells = {"gpus": 4, "slots": 12, "window": 1, "interval": 1}
+    rows = [replay(LOADS, cluster, name).figures() | cells for name in names]
+    stream = Terminal()
+    print_policies("title", rows, policy_lines(rows), stream, cells=True)
+    text = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+    table = text[: text.index("in all, ")].splitlines()[:-1]
+    assert max(len(line) for line in table if not line.startswith("no room")) <= width
+    assert "…" not in text
+    assert ("no room here for: planning ms" in text) == (width < 200)
+    assert "total s" in text
+    everything = io.StringIO()
+    print_policies("title", rows, [], everything, cells=True)
+    assert "planning" in everything.getvalue()
+
+
+def test_what_a_sweep_is_for() -> None:
+    def row(gpus, slots, policy, seconds):
+        return {"gpus": gpus, "slots": slots, "policy": policy, "total_seconds": seconds}
+
+    rows = [row(8, 32, "a", 2.0), row(8, 32, "b", 1.5), row(8, 40, "a", 1.005)]
+    rows += [row(8, 48, "b", 1.0), row(16, 32, "a", 1.0)]
+    assert enough_slots(rows) == [
+        "8 GPUs: 48 slots with b take the least time in all, 1 s; 40 with a come within 1% of it.",
+        "16 GPUs: 32 slots with a take the least time in all, 1 s.",
+    ]

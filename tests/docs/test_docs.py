@@ -1,0 +1,155 @@
+"""What the pages show is what happens."""
+
+import doctest
+import importlib
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command import run
+
+import evenload
+import evenload.solvers.exact
+from evenload import Cluster, CostModel
+from evenload.io import FORMATS
+from evenload.replay import policy_names
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+SOURCE = ROOT / "src"
+WITH_EXAMPLES = [file for file in SOURCE.rglob("*.py") if ">>> " in file.read_text("utf-8")]
+LOAD = np.random.default_rng(0).integers(1, 1000, (12, 2, 32))
+TOLD = {"inspect": "12 windows, 2 layers, 32 experts", "convert": "wrote the placement to"}
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(language: str, page: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    """Return the commands of a page, from top to bottom."""
+    found = re.findall(r"```(shell|console)\n(.*?)```", page, flags=re.DOTALL)
+    lines = [(kind, line) for kind, block in found for line in block.splitlines() if line.strip()]
+    return [line.removeprefix("$ ") for kind, line in lines if kind == "shell" or line[0] == "$"]
+
+
+@pytest.mark.parametrize(
+    ("name", "subcommands", "num_blocks"),
+    [
+        ("README.md", {"plan", "evaluate", "replay"}, 2),
+        ("docs/tutorial.md", {"plan", "evaluate"}, 2),
+        ("docs/how-to/plan.md", {"plan", "evaluate", "inspect", "convert"}, 6),
+        ("docs/how-to/replay.md", {"replay", "report", "sweep"}, 3),
+    ],
+)
+def test_examples_run(generate, tmp_path, monkeypatch, name, subcommands, num_blocks) -> None:
+    page = read(name)
+    np.savetxt(tmp_path / "loads.csv", np.concatenate(LOAD[:2]), fmt="%d", delimiter=",")
+    np.savez(tmp_path / "trace.npz", load=LOAD)
+    for file, text in generate.FILE.findall(page):
+        (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    ran = commands(page)
+    assert {command.split()[1] for command in ran} == subcommands
+    for command in ran:
+        program, *arguments = shlex.split(command)
+        assert program == "evenload"
+        result = run(*arguments)
+        assert result.exit_code == 0, result.stderr
+        said = result.stderr if arguments[0] == "convert" else result.stdout
+        assert TOLD.get(arguments[0], "balancedness") in said
+    if "convert" in subcommands:
+        assert (tmp_path / "moe_load_balancer.yaml").read_text().startswith("num_slots: 40")
+    examples = blocks("python", page)
+    assert len(examples) >= num_blocks
+    exec(compile("\n".join(examples), name, "exec"), {})
+
+
+def test_pages_show_commands_that_there_are(generate) -> None:
+    known = re.findall(r"^## `evenload (\S+)`", read("docs/reference/cli.md"), flags=re.MULTILINE)
+    assert len(known) >= 9
+    for page in PAGES:
+        for command in commands(page.read_text(encoding="utf-8")):
+            if command.startswith("evenload "):
+                assert command.split()[1] in known, f"{page.name}: {command}"
+
+
+def test_command_reference_is_current(generate) -> None:
+    assert read("docs/reference/cli.md") == generate.command_reference(), "run `make figures`"
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if re.search(r"<!-- (examples/|output|settings)", read(name))]
+)
+def test_a_page_shows_what_the_program_says(generate, name) -> None:
+    page = ROOT / name
+    assert page.read_text(encoding="utf-8") == generate.filled(page), "run `make figures`"
+
+
+def slugs(page: str) -> set[str]:
+    """Return the anchors that a page's headings get, on the site and where Markdown is shown."""
+    prose = re.sub(r"```.*?```", "", page, flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name) -> None:
+    prose = re.sub(r"```.*?```", "", read(name), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", prose):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / name).parent / path if path else ROOT / name
+        assert file.exists(), target
+        assert not anchor or anchor in slugs(file.read_text(encoding="utf-8")), target
+
+
+def test_the_readme_leads_to_the_pages() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)", read("README.md"))
+    assert {"docs/index.md", "docs/tutorial.md", "CONTRIBUTING.md", "CHANGELOG.md"} <= set(targets)
+
+
+def test_the_pages_on_replays_and_formats_name_everything() -> None:
+    replays, formats = read("docs/reference/replay.md"), read("docs/reference/formats.md")
+    names = [*policy_names(), *(field.name for field in fields(CostModel))]
+    assert not [name for name in names if f"`{name}`" not in replays]
+    assert not [form.name for form in FORMATS if f"| `{form.name}` |" not in formats]
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_the_two_commands_of_the_readme_exist(target: str) -> None:
+    assert f"    make {target} " in read("README.md")
+    assert re.search(rf"^{target}:", read("Makefile"), flags=re.MULTILINE)
+
+
+def test_docstrings_have_examples() -> None:
+    assert {"cluster", "trace"} <= {file.stem for file in WITH_EXAMPLES}
+    assert len(WITH_EXAMPLES) >= 5
+
+
+@pytest.mark.parametrize("file", WITH_EXAMPLES, ids=lambda file: file.stem)
+def test_docstring_examples_run(file: Path) -> None:
+    module = importlib.import_module(".".join(file.relative_to(SOURCE).with_suffix("").parts))
+    result = doctest.testmod(module, extraglobs={"Cluster": Cluster})
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+def test_exact_is_named_where_the_same_bytes_are_promised() -> None:
+    """Its plan depends on the version of OR-tools, and every place that promises must say so."""
+    names = ["README.md", "CONTRIBUTING.md", "docs/explanation/how-it-works.md"]
+    pages = [evenload.solve.__doc__, evenload.solvers.exact.exact.__doc__, *map(read, names)]
+    for page in pages:
+        plain = " ".join(str(page).split())
+        assert re.search(r"same (bytes|result) (on|for|only)", plain)
+        assert re.search(r"version of OR-tools", plain)

@@ -1,0 +1,25 @@
+"""The site that `make docs` builds, where what builds it is installed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def test_the_site_builds_strictly_and_asks_the_network_for_nothing(tmp_path) -> None:
+    for tool in ("sphinx", "myst_parser", "furo"):
+        pytest.importorskip(tool, reason="needs what `make docs` installs")
+    build = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--quiet"]
+    run = subprocess.run(
+        [*build, str(DOCS), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert len(pages) >= len(list(DOCS.rglob("*.md")))
+    for file in [*pages, *tmp_path.rglob("*.css")]:
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(r"""(src=|<link[^>]* href=|url\()["']?(https?:)?//""", text), file

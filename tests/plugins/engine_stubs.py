@@ -1,0 +1,83 @@
+"""Stand-ins for the parts of engines that a plug-in touches, for tests without the engines."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import torch
+
+from evenload.plugins import agreement, plan
+
+MOST_FUNCTIONS = 8  # from what an engine calls to the solver
+
+
+def put_module(monkeypatch, name, **content):
+    """Make `import name` give a module with this content, and its parents packages."""
+    parts = name.split(".")
+    for end in range(1, len(parts) + 1):
+        part = ".".join(parts[:end])
+        if part not in sys.modules:
+            module = ModuleType(part)
+            module.__path__ = []
+            monkeypatch.setitem(sys.modules, part, module)
+    for key, value in content.items():
+        monkeypatch.setattr(sys.modules[name], key, value, raising=False)
+    return sys.modules[name]
+
+
+class OwnPolicy:
+    """An engine's own policy, which always gives the trivial map."""
+
+    @classmethod
+    def rebalance_experts(cls, weight, slots, groups, nodes, ranks, old=None):
+        L, E = weight.shape
+        return (torch.arange(slots) % E).expand(L, -1).contiguous()
+
+
+def stub_vllm(monkeypatch):
+    """Put vLLM's table of policies in place, and return it."""
+    policies = {"default": OwnPolicy}
+    put_module(
+        monkeypatch,
+        "vllm.distributed.eplb.policy",
+        EPLB_POLICIES=policies,
+        AbstractEplbPolicy=type("AbstractEplbPolicy", (), {}),
+    )
+    return policies
+
+
+class FakeGroup(SimpleNamespace):
+    """One member of a group of two on the CPU, whose other member says what it is told to."""
+
+    def size(self):
+        return 2
+
+    def rank(self):
+        return 0
+
+
+def two_ranks(monkeypatch, module, name, other):
+    """Make the policy meet one other rank, which says `other` of what this one says."""
+    put_module(monkeypatch, module, **{name: lambda: SimpleNamespace(cpu_group=FakeGroup())})
+    monkeypatch.setattr(agreement, "gather", lambda mine, **_: [mine, other(mine)])
+
+
+def functions_to_the_solver(monkeypatch, call):
+    """Count the functions of evenload that run one inside the other when the solver is called."""
+    depth = []
+    solved = plan.solve_problem
+
+    def solve(*args, **kwargs):
+        frame, names = sys._getframe(1), []
+        while frame is not None:
+            if frame.f_globals.get("__name__", "").startswith("evenload."):
+                names.append(frame.f_code.co_name)
+            frame = frame.f_back
+        depth.append(names)
+        return solved(*args, **kwargs)
+
+    monkeypatch.setattr(plan, "solve_problem", solve)
+    call()
+    (names,) = depth
+    return names
