@@ -53,7 +53,9 @@ large_packs = st.one_of(
     packs(fewest_slots=LEAST_K, most_slots=6),
     packs(values=SMALL, fewest_slots=LEAST_K, most_slots=6),
 )
-units = st.one_of(st.just([1] * 5), st.lists(st.integers(1, 4), min_size=5, max_size=5))
+units = st.one_of(
+    st.sampled_from([[1] * 5, [4] * 5]), st.lists(st.integers(1, 4), min_size=5, max_size=5)
+)
 
 
 # --- what is legal ----------------------------------------------------------------------------
@@ -126,6 +128,7 @@ def test_the_best_swap_is_the_best_where_no_expert_is_replicated(packs, unit, da
         later = later_times(layer, m, k)
         best = int(later.min())
         assert layer.run("best_swap", m, k, best) == [best, -1, -1]
+        assert layer.run("best_swap", m, k, best + 1)[0] == best
         limit = data.draw(st.integers(0, 2 * best + 2))
         time, i, j = layer.run("best_swap", m, k, limit)
         assert time == min(best, limit)

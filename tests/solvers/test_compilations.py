@@ -14,7 +14,8 @@ compiled, counts = [], {}
 
 class Listener(event.Listener):
     def on_start(self, event):
-        compiled.append(event.data["dispatcher"].__name__)
+        function = event.data["dispatcher"].py_func
+        compiled.append(f"{function.__module__}.{function.__qualname__}")
 
     def on_end(self, event):
         pass
@@ -35,11 +36,11 @@ cluster = Cluster(4, slots_per_gpu=7)
 count("import", lambda: None)
 plan = count("solve", lambda: solve(trace[0], cluster))
 count("current", lambda: solve(trace[:4], cluster, current=plan.placement))
-count("replay", lambda: replay(trace, cluster, "incremental"))
+count("replay", lambda: replay(trace, cluster, "evenload"))
 print(json.dumps(counts))
 """
 
-MOST = {"import": 0, "solve": 75, "current": 40, "replay": 10}
+MOST = {"import": 0, "solve": 70, "current": 26, "replay": 6}
 
 
 def run(folder):
@@ -58,7 +59,8 @@ def run(folder):
 def test_first_plans_compile_so_much_and_the_next_process_nothing(tmp_path):
     first = run(tmp_path)
     for name, compiled in first.items():
-        assert len(compiled) == len(set(compiled)), name  # each kernel once
+        ours = [kernel for kernel in compiled if kernel.startswith("evenload.")]
+        assert len(ours) == len(set(ours)), name
     counts = {name: len(compiled) for name, compiled in first.items()}
     assert all(counts[name] <= most for name, most in MOST.items()), counts
     assert counts["solve"] > 0

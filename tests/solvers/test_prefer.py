@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from evenload import Cluster, solve
@@ -133,8 +133,17 @@ def test_groups_that_do_not_fit_whole_are_told():
 # --- plans ------------------------------------------------------------------------------------
 
 
+# Nothing to do, and the first node is gone.
+IDLE = (
+    np.array([[1134.0, 876], [0, 0]]),
+    Cluster(3, 3, slots_per_gpu=1, alive=[False, True, True]),
+    2,
+)
+
+
 @settings(max_examples=200, deadline=None)
 @given(case=cases(), price=PRICES, effort=EFFORTS)
+@example(case=IDLE, price=1.0, effort=0)
 def test_any_plan(case, price, effort):
     load, cluster, groups = case
     before = load.copy()

@@ -110,7 +110,7 @@ def best_swap(s: State, m: int, k: int, limit: int) -> tuple:
     best_j = NONE
     if unit_m == unit_k:  # the later of the two is done at half of both times and |2 d - surplus|
         surplus = (time_m - time_k) // unit_m
-        room = (2 * limit - time_m - time_k) // unit_m
+        room = -((time_m + time_k - 2 * limit) // unit_m)  # rounded up: anything below counts
         while i < slots_m and j < slots_k:
             distance = 2 * (s.slot[SHARE, m, i] - s.slot[SHARE, k, j]) - surplus
             if abs(distance) < room and may_swap(

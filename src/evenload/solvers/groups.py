@@ -38,7 +38,7 @@ def longest_first_onto_nodes(load: Float, room: Int, speed: Float) -> Int:
         Groups that each node takes at most.
     speed : float64 ndarray, [N]
     """
-    time, left, mean = np.zeros(len(speed)), room.copy(), load.max() / speed.max()
+    time, left, mean = np.zeros(len(speed)), room.copy(), (load.max() or 1.0) / speed.max()
     home = np.empty(len(load), np.int64)
     for q in np.argsort(-load, kind="stable"):
         after = np.where(left > 0, time * speed + load[q], np.inf) / np.maximum(speed, 1e-300)
