@@ -27,6 +27,7 @@ from numba.core.cgutils import normalize_ir_text
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import PassManager, register_pass
+from numba.core.lowering import Lower
 from numba.core.serialize import dumps
 from numba.core.typed_passes import NativeLowering, NopythonTypeInference
 
@@ -119,8 +120,56 @@ class _EntryLibrary(JITCodeLibrary):  # type: ignore[misc]
         manager.run(self._final_module, builder)
 
 
+class _Lower(Lower):  # type: ignore[misc]
+    """Reads and writes elements of arrays where they are.
+
+    Numba copies the description of the array to the stack each time, which made two thirds of the
+    code that LLVM had to look at.
+    """
+
+    def lower_getitem(self, wanted: Any, expr: Any, value: Any, index: Any, signature: Any) -> Any:
+        element = self._element(value, index)
+        if element is None:
+            return super().lower_getitem(wanted, expr, value, index, signature)
+        kind = self.typeof(value.name).dtype
+        loaded = self.context.unpack_value(self.builder, kind, element)
+        return self.context.cast(self.builder, loaded, kind, wanted)
+
+    def lower_setitem(self, target: Any, index: Any, value: Any, signature: Any) -> Any:
+        element = self._element(target, index)
+        if element is None:
+            return super().lower_setitem(target, index, value, signature)
+        kind = self.typeof(target.name).dtype
+        stored = self.loadvar(value.name)
+        stored = self.context.cast(self.builder, stored, self.typeof(value.name), kind)
+        return self.context.pack_value(self.builder, kind, stored, element)
+
+    def _element(self, array: Any, index: Any) -> Any:
+        """Point to one element; None unless int64 numbers tell which."""
+        kind, at, context = self.typeof(array.name), self.typeof(index.name), self.context
+        is_tuple = isinstance(at, types.BaseTuple)
+        whole = [types.unliteral(number) for number in (at.types if is_tuple else [at])]
+        if not isinstance(kind, types.Array) or whole != [Int] * kind.ndim:
+            return None
+        if kind.layout != "C" or not kind.aligned or context.enable_boundscheck:
+            return None
+        b, numbers = self.builder, [self.loadvar(index.name)]
+        if is_tuple:
+            numbers = [b.extract_value(numbers[0], axis) for axis in range(kind.ndim)]
+        model, described = context.data_model_manager[kind], self.loadvar(array.name)
+        shape = model.get(b, described, "shape")
+        place = None
+        for axis, number in enumerate(numbers):
+            size = b.extract_value(shape, axis)
+            negative = b.icmp_signed("<", number, number.type(0))
+            number = b.select(negative, b.add(number, size), number)
+            place = number if place is None else b.add(b.mul(place, size), number)
+        return b.gep(model.get(b, described, "data"), [place])
+
+
 class _Lowering(NativeLowering):  # type: ignore[misc]
     library = JITCodeLibrary
+    lowering_class = _Lower
 
     def run_pass(self, state: Any) -> bool:
         state.library = self.library(state.targetctx.codegen(), state.func_id.func_qualname)
