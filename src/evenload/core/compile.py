@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import threading
 import uuid
 import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numba
-from llvmlite.binding import Linkage, parse_assembly
 from numba import types
 from numba.core.caching import FunctionCache
-from numba.core.cgutils import normalize_ir_text
-from numba.core.codegen import JITCodeLibrary
-from numba.core.compiler import CompilerBase, DefaultPassBuilder
-from numba.core.compiler_machinery import PassManager, register_pass
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.serialize import dumps
-from numba.core.typed_passes import NativeLowering, NopythonTypeInference
+
+try:
+    from evenload.core.pipeline import ENTRY_OPTIONS, KERNEL_OPTIONS
+except ImportError:  # another Numba: the same results, compiled four times as slowly
+    ENTRY_OPTIONS = KERNEL_OPTIONS = {}
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -76,161 +75,6 @@ def _mark(arguments: tuple[Any, ...], **more: bool) -> Callable[[F], F]:
     return mark
 
 
-class _KernelLibrary(JITCodeLibrary):  # type: ignore[misc]  # Numba has no types
-    """The code of a kernel on its way into an entry, as it was lowered.
-
-    Entries link and optimise all that they reach. Doing so for each kernel too, and making machine
-    code of it that nobody runs, took half of the time.
-    """
-
-    def add_ir_module(self, ir_module: Any) -> None:
-        self._final_module = parse_assembly(normalize_ir_text(str(ir_module)))
-        for function in self._final_module.functions:
-            if not function.is_declaration:
-                function.linkage = Linkage.linkonce_odr
-
-    def finalize(self) -> None:
-        self._finalized = True
-
-    def _get_module_for_linking(self) -> Any:
-        return self._final_module
-
-
-class _EntryLibrary(JITCodeLibrary):  # type: ignore[misc]
-    """The code of an entry, optimised once: Numba's first round only serves to count references."""
-
-    def _optimize_functions(self, ll_module: Any) -> None:
-        ll_module.data_layout = self._codegen._data_layout
-
-    def finalize(self) -> None:
-        reached = self._linking_libraries
-        for library in reached:  # which grows
-            if isinstance(library, _KernelLibrary):
-                reached += [more for more in library._linking_libraries if more not in reached]
-        super().finalize()
-
-    def _optimize_final_module(self) -> None:
-        # What nobody else can call loses the arguments that it does not use: most of a state's
-        # hundred numbers. The search runs up to one and a half times as fast for it.
-        for function in self._final_module.functions:
-            if function.linkage == Linkage.linkonce_odr:
-                function.linkage = Linkage.internal
-        manager, builder = self._codegen._module_pass_manager()
-        manager.run(self._final_module, builder)
-
-
-class _Lowering(NativeLowering):  # type: ignore[misc]
-    library = JITCodeLibrary
-
-    def run_pass(self, state: Any) -> bool:
-        state.library = self.library(state.targetctx.codegen(), state.func_id.func_qualname)
-        state.library.enable_object_caching()
-        lowered: bool = super().run_pass(state)
-        return lowered
-
-
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _EntryLowering(_Lowering):
-    _name = "entry_lowering"
-    library = _EntryLibrary
-
-
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _KernelLowering(_Lowering):
-    _name = "kernel_lowering"
-    library = _KernelLibrary
-
-    def run_pass(self, state: Any) -> bool:
-        state.flags.no_compile = True
-        super().run_pass(state)
-        key: Any = [].append  # Numba finds the code by a built-in function of its own
-        state.targetctx.insert_user_function(key, state.cr.fndesc, [state.library])
-        state.cr = state.cr._replace(cfunc=key)
-        return True
-
-
-class _Typing:
-    """Numba's rules of types, each asked once: inference asks for every operator many times."""
-
-    def __init__(self, context: Any) -> None:
-        self._context = context
-        self._known: dict[Any, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._context, name)
-
-    def resolve_function_type(self, function: Any, arguments: Any, keywords: Any) -> Any:
-        key = function, tuple(arguments), tuple(keywords.items())
-        if key not in self._known:
-            self._known[key] = self._context.resolve_function_type(function, arguments, keywords)
-        return self._known[key]
-
-
-@cache
-def _typing(context: Any) -> _Typing:
-    return _Typing(context)
-
-
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _Inference(NopythonTypeInference):  # type: ignore[misc]
-    _name = "inference"
-
-    def run_pass(self, state: Any) -> bool:
-        usual = state.typingctx
-        state.typingctx = _typing(usual)
-        inferred: bool = super().run_pass(state)
-        state.typingctx = usual
-        return inferred
-
-
-UNUSED = {
-    "with_lifting",
-    "nopython_rewrites",
-    "dead_branch_prune",
-    "inline_closure_likes",
-    "make_function_op_code_to_jit_function",
-    "inline_inlinables",
-    "find_literally",
-    "literal_unroll",
-    "inline_overloads",
-}
-"""Passes for what no kernel has: closures, contexts, literals that pick the code."""
-
-
-class _Passes(PassManager):  # type: ignore[misc]
-    """The passes of a kernel, without a check of the code after each of them."""
-
-    _ENFORCING = False
-
-
-class _Compiler(CompilerBase):  # type: ignore[misc]
-    own: ClassVar[dict[Any, Any]] = {
-        NativeLowering: _EntryLowering,
-        NopythonTypeInference: _Inference,
-    }
-
-    def define_pipelines(self) -> list[PassManager]:
-        usual = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        manager = _Passes("evenload")
-        for step, description in usual.passes:
-            if step.name() not in UNUSED:
-                manager.add_pass(self.own.get(step, step), description)
-        manager.finalize()
-        return [manager]
-
-
-class _KernelCompiler(_Compiler):
-    own: ClassVar[dict[Any, Any]] = {**_Compiler.own, NativeLowering: _KernelLowering}
-
-
-KERNEL_OPTIONS = {
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-    "pipeline_class": _KernelCompiler,
-}
-ENTRY_OPTIONS = {"no_cfunc_wrapper": True, "pipeline_class": _Compiler}
-
-
 def entry(*arguments: Any) -> Callable[[F], F]:
     """Mark a function that Python calls, with the types of its arguments."""
 
@@ -257,11 +101,10 @@ class Entry:
         self.__doc__ = function.__doc__
         self.arguments = arguments
         self._compiled: Any = None
-        self._lock = threading.Lock()
 
     def compile(self) -> None:
         """Compile or load, so that the first call does not have to."""
-        with self._lock:
+        with global_compiler_lock:  # of all entries, since they share kernels
             if self._compiled is not None:
                 return
             if numba.config.DISABLE_JIT:  # everything runs as plain Python then

@@ -1,0 +1,128 @@
+"""Kernels through our own pipeline and through Numba's, where parts of it are missing."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import numpy as np
+import pytest
+from numba import types
+from numba.core.lowering import Lower
+
+from evenload.core import compile, pipeline
+from evenload.core.bound import quick_times
+from evenload.core.compile import Entry, Flag2, Float1, Float2, Int, Int1, Int2, step
+from evenload.core.grid import sort_keys
+
+SCRIPT = """
+import json, sys
+import numpy as np
+import numba.core.{module}
+del numba.core.{module}.{name}
+from evenload.core import compile
+from evenload.core.bound import quick_times
+load = np.array(json.loads(sys.argv[1]))
+time = np.empty(len(load))
+quick_times(load, 9, np.arange(4.0), *np.arange(4) * np.array([[3], [3]]), time)
+print(json.dumps([compile.KERNEL_OPTIONS, time.tolist()]))
+"""
+
+
+def load():
+    return -np.sort(-np.random.default_rng(0).lognormal(0, 1, (5, 7)))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("typed_passes", "NativeLowering"), ("codegen", "JITCodeLibrary")]
+)
+def test_results_are_the_same_without_what_a_future_numba_may_lack(module, name, tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            SCRIPT.format(module=module, name=name),
+            json.dumps(load().tolist()),
+        ],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    options, time = json.loads(done.stdout)
+    assert options == {}
+    ours = np.empty(5)
+    quick_times(load(), 9, np.arange(4.0), *np.arange(4) * np.array([[3], [3]]), ours)
+    assert compile.KERNEL_OPTIONS
+    assert time == ours.tolist()
+
+
+def test_a_numba_without_a_method_that_is_overridden_is_told_at_import(monkeypatch):
+    monkeypatch.delattr(Lower, "lower_setitem")
+    with pytest.raises(ImportError, match=r"no Lower\.lower_setitem"):
+        importlib.reload(pipeline)
+
+
+shared = step(Int1, Int, Int1)(sort_keys.py_func)
+
+
+def first(keys, scratch):
+    shared(keys, keys.size, scratch)
+
+
+def second(keys, scratch):
+    shared(keys, keys.size, scratch)
+    keys[0] += 1
+
+
+def test_threads_compile_entries_that_share_kernels_at_once(monkeypatch):
+    class NoFolder:
+        def __init__(self, function):
+            raise RuntimeError
+
+    monkeypatch.setattr(compile, "_Cache", NoFolder)
+    monkeypatch.setattr(compile, "_warn_that_nothing_is_kept", lambda: None)
+    barrier = Barrier(2)
+
+    def run(function):
+        entry, keys = Entry(function, (Int1, Int1)), np.array([3, 1, 2])
+        barrier.wait()
+        entry(keys, np.empty(3, np.int64))
+        return keys.tolist()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(run, [first, second])) == [[1, 2, 3], [2, 2, 3]]
+
+
+def read(ints, floats, flags, row, out):
+    out[0] = ints[-1, row] + ints[row, -1]
+    out[1] = floats[-row]
+    out[2] = flags[row, row - 1]
+    flags[-1, 0] = 7
+    ints[row][-1] = row
+
+
+def test_elements_are_counted_from_the_end_as_in_numpy():
+    for row in range(3):
+        made = []
+        for run in (read, Entry(read, (Int2, Float1, Flag2, Int, Float1))):
+            ints, floats = np.arange(12).reshape(3, 4), np.arange(5) / 3
+            flags, out = np.arange(9, dtype=np.uint8).reshape(3, 3), np.empty(3)
+            run(ints, floats, flags, row, out)
+            made.append([a.tolist() for a in (ints, floats, flags, out)])
+        assert made[0] == made[1]
+
+
+def test_other_layouts_and_indices_are_left_to_numba():
+    def column(rows, which, out):
+        turned = rows.T
+        out[0] = turned[1, 0] + turned[0][which[0]]
+
+    rows, out = np.arange(6.0).reshape(2, 3), np.empty(1)
+    Entry(column, (Float2, types.uint8[::1], Float1))(rows, np.array([1], np.uint8), out)
+    assert out.tolist() == [1.0 + 3.0]
