@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any, ClassVar
 
-from llvmlite.binding import Linkage, parse_assembly  # type: ignore[import-untyped]
+from llvmlite.binding import Linkage, parse_assembly
 from numba import types
 from numba.core.base import BaseContext
 from numba.core.cgutils import normalize_ir_text
