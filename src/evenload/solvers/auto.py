@@ -9,6 +9,8 @@ from evenload.problem import Problem
 QUICK: dict[str, Any] = {"effort": 30, "target": 0.999}
 """What the joint search has time for before the planner that vLLM ships would be done."""
 
+FEW_SLOTS = 32  # a layer of so few is searched in no time
+
 
 def choose(problem: Problem) -> tuple[str, str, dict[str, Any]]:
     """Name the solver that ``solver="auto"`` runs, with the reason.
@@ -34,4 +36,5 @@ def choose(problem: Problem) -> tuple[str, str, dict[str, Any]]:
         return "joint", "it weighs balance against tokens that leave their group's node", {}
     if max(cluster.slots) == 1:
         return "joint", "one slot a GPU: only the replica counts matter, and they are best", {}
-    return "joint", "replicas and placement chosen together where swaps are not enough", QUICK
+    options = QUICK if cluster.num_living_slots > FEW_SLOTS else {}
+    return "joint", "replicas and placement chosen together where swaps are not enough", options

@@ -126,8 +126,7 @@ def place(
         Changes of replica counts and placement to try in a layer, times (64 / S)**2 where it has
         fewer slots S than that; 0 leaves it at swaps.
     most_pairs : int, optional
-        Pairs of GPUs that exchanges and disturbances look at. Default: 16 a GPU, at least 512
-        where 0.9999 of the bound is wanted.
+        Pairs of GPUs that exchanges and disturbances look at. Default: 16 a GPU, at least 512.
     target, fine_target : float
         Balancedness at which swaps stop, and at which a layer is left after them.
     close : float
@@ -148,16 +147,13 @@ def place(
     gpu = gpu_rows(cluster)
     bits, bounding = _load_bits(gpu), _bounding(cluster)
     G, equal = gpu.shape[1], len(set(gpu[0])) == len(set(gpu[2])) == 1
-    pairs = most_pairs
-    if pairs is None:
-        pairs = max(LEAST_PAIRS if close >= CLOSE else 0, PAIRS_A_GPU * G)
+    pairs = max(LEAST_PAIRS, PAIRS_A_GPU * G) if most_pairs is None else most_pairs
     if only_counts_matter(cluster) and home is None:
         pairs = 0  # longest first is the best pairing
     goals = np.ones(L) if goal is None else goal
     homes = np.full((L, E), -1) if home is None else home
     trials *= max(1, FEW_SLOTS // int(gpu[0].sum())) ** 2
-    alike = equal and len(set(gpu[0])) == 1
-    starts = begun is None and (home is not None or not alike or int(gpu[0].max()) > E)
+    starts = begun is None and (home is not None or not equal or int(gpu[0].max()) > E)
     expert = np.empty((L, int(gpu[0].sum())), np.int64) if begun is None else begun.copy()
     time = np.empty((L, 2))
 
