@@ -95,15 +95,17 @@ def test_pairs_of_more_experts_than_gpus_end_at_the_best_there_is(seed):
     assert best * NEAR <= plan.balancedness <= best * EXACT
 
 
+COUNTED_AS_PAIRED = pytest.mark.xfail(
+    reason="counts are judged as if replicas of one expert could pair", strict=True
+)
 APART = [
     ([11, 29, 8], 4),
     ([28, 22, 64], 4),
-    ([34, 18, 19, 34], 5),
+    pytest.param([34, 18, 19, 34], 5, marks=COUNTED_AS_PAIRED),
     ([12, 24, 23, 40], 5),
 ]
 
 
-@pytest.mark.xfail(reason="counts are judged as if replicas of one expert could pair", strict=True)
 @pytest.mark.parametrize(("load", "gpus"), APART)
 def test_pairs_of_few_experts_end_at_the_best_there_is(load, gpus):
     load, cluster = np.array([load], float), Cluster(gpus, slots_per_gpu=2)

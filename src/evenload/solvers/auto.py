@@ -9,7 +9,9 @@ from evenload.problem import Problem
 QUICK: dict[str, Any] = {"effort": 30, "target": 0.999}
 """What the joint search has time for before the planner that vLLM ships would be done."""
 
-FEW_SLOTS = 32  # a layer of so few is searched in no time
+FEW_SLOTS, MANY_SLOTS = 32, 256
+"""Slots of a layer between which it is left at that: fewer are searched in no time, and of more the
+counts decide so much that a user would rather wait some 30 ms."""
 
 
 def choose(problem: Problem) -> tuple[str, str, dict[str, Any]]:
@@ -36,5 +38,6 @@ def choose(problem: Problem) -> tuple[str, str, dict[str, Any]]:
         return "joint", "it weighs balance against tokens that leave their group's node", {}
     if max(cluster.slots) == 1:
         return "joint", "one slot a GPU: only the replica counts matter, and they are best", {}
-    options = QUICK if cluster.num_living_slots > FEW_SLOTS else {}
+    small = FEW_SLOTS < cluster.num_living_slots <= MANY_SLOTS and not problem.keeps_groups
+    options = QUICK if small else {}
     return "joint", "replicas and placement chosen together where swaps are not enough", options
