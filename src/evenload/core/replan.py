@@ -353,10 +353,10 @@ def _anneal(
     Returns
     -------
     bool
-        Whether the moves are no more than there may be; else the state is as it was at the start.
+        Whether the moves are no more than there may be; else the state has the duplicates parted
+        and nothing else changed.
     """
     found = s.total[MOVES] <= most
-    copy_out(s, best)
     if s.gpu.shape[1] == 1 or most == 0 or steps == 0:
         return found
     _part_duplicates(s, most, row, keys)
