@@ -197,8 +197,7 @@ def main() -> int:
     if options.src:
         return _elsewhere(options.src)
     from benchmarks import frozen as parts
-    from benchmarks.measure import machine
-    from benchmarks.run import say
+    from benchmarks.measure import machine, say
 
     now = {part: getattr(parts, part)(say) for part in options.only or JUDGES}
     say("")

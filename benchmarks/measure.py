@@ -20,6 +20,13 @@ Calls = Mapping[str, Callable[[], object]]
 Rounds = dict[str, list[float]]
 
 
+def say(text: str) -> None:
+    """Show what is being measured, on one line of a terminal."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+
 def clocked(calls: Calls, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Time calls in turn (A B C, A B C, ...), so that a slow spell hits all of them.
 

@@ -22,7 +22,7 @@ from benchmarks import (
     replay_speed,
     scaling,
 )
-from benchmarks.measure import machine, number, origin, table, times
+from benchmarks.measure import machine, number, origin, say, table, times
 from evenload.io import replace_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,13 +77,6 @@ def _run(name: str, quick: bool) -> dict[str, Any]:
     say("")
     date = datetime.now(UTC).strftime("%Y-%m-%d")
     return {"date": date, "command": command, "machine": machine(), "result": result}
-
-
-def say(text: str) -> None:
-    """Show what is being measured, on one line of a terminal."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\033[K{text}")
-        sys.stderr.flush()
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -35,7 +35,7 @@ def rebalance_twice(rank):
 
 
 def main(rank, ranks, port, *rounds):
-    from sglang_world import join
+    from sglang_world import join, leave
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     join(rank, ranks, port)
@@ -48,6 +48,7 @@ def main(rank, ranks, port, *rounds):
         rebalance_twice(rank)
         for name in settings:
             del os.environ[name]
+    leave()
 
 
 if __name__ == "__main__":

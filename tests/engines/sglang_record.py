@@ -57,7 +57,6 @@ def forward(recorder, number, rows, counted, rng):
 
 def record(mode, rank, ranks, folder):
     """Record some passes in one mode, and dump them."""
-    import torch
     from sglang.srt.eplb.expert_distribution import ExpertDistributionRecorder
     from sglang_world import configured
 
@@ -77,17 +76,17 @@ def record(mode, rank, ranks, folder):
             forward(recorder, number, rows, counted, rng)
         recorder.dump_record("file")
     np.save(folder / f"counted_{rank}.npy", counted)
-    torch.distributed.barrier()
 
 
 def main(rank, ranks, port, folder, *modes):
     import torch
-    from sglang_world import join
+    from sglang_world import join, leave
 
     torch.cpu.empty_cache = lambda: None  # the recorder calls it, and a CPU's torch has none
     join(int(rank), int(ranks), int(port))
     for mode in modes:
         record(mode, int(rank), int(ranks), Path(folder) / mode)
+    leave()
 
 
 if __name__ == "__main__":

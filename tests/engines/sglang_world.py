@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -26,6 +27,17 @@ def join(rank: int = 0, world: int = 1, port: int | None = None) -> None:
     if not torch.distributed.is_initialized():
         address = f"tcp://127.0.0.1:{port or free_port()}"
         torch.distributed.init_process_group("gloo", address, rank=rank, world_size=world)
+
+
+def leave() -> None:
+    """End this process once all ranks are done.
+
+    Without Python's own teardown: gloo's threads run until then, and abort the process at times.
+    """
+    torch.distributed.barrier()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 @contextmanager

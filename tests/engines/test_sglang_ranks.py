@@ -22,23 +22,28 @@ ROUNDS = [
 
 
 @pytest.fixture(scope="module")
-def printed():
+def printed(tmp_path_factory):
     """What each rank printed in each round; a process is as slow to start as ten rounds."""
     port = str(free_port())
-    running = [
-        Popen(
-            [sys.executable, SCRIPT, str(rank), str(len(PROCESSES)), port,
-             *(json.dumps(settings[rank]) for settings in ROUNDS)],
-            env={**os.environ, **more}, stdout=PIPE, text=True,
-        )
-        for rank, more in enumerate(PROCESSES)
-    ]  # fmt: skip
+    folder = tmp_path_factory.mktemp("ranks")
+    errors = [folder / f"{rank}.txt" for rank in range(len(PROCESSES))]
+    running = []
+    for rank, more in enumerate(PROCESSES):
+        settings = [json.dumps(both[rank]) for both in ROUNDS]
+        with errors[rank].open("w") as file:  # a pipe could fill up while the other is waited for
+            running.append(
+                Popen(
+                    [sys.executable, SCRIPT, str(rank), str(len(PROCESSES)), port, *settings],
+                    env={**os.environ, **more}, stdout=PIPE, stderr=file, text=True,
+                )
+            )  # fmt: skip
     try:
         texts = [process.communicate(timeout=600)[0] for process in running]
     finally:
         for process in running:
             process.kill()
-    assert [process.returncode for process in running] == [0] * len(PROCESSES)
+    for process, error in zip(running, errors, strict=True):
+        assert process.returncode == 0, error.read_text()
     return list(zip(*(text.split("\nROUND ")[1:] for text in texts), strict=True))
 
 
