@@ -5,7 +5,7 @@ import numpy as np
 from evenload.core.compile import Float, Int, Int1, Int2, entry
 from evenload.core.place import Scratch, ScratchType
 from evenload.core.search import _disturb, search
-from evenload.core.start import FIRST, NODE, PLACE, SLOTS, UNIT_TIME
+from evenload.core.start import FIRST, NEVER, NODE, SLOTS, UNIT_TIME
 from evenload.core.state import (
     AT_HOME,
     AWAY,
@@ -91,11 +91,11 @@ def _run(step, s, w, x, placed, log, price, result):  # noqa: PLR0912
 
 
 def gpus(slots, unit_time=None, node=None):
-    """Describe GPUs for kernels, see `core.start`: [5, G]."""
+    """Describe GPUs for kernels, see `core.start`: [4, G]."""
     slots, G = np.asarray(slots), len(slots)
-    zero, one = np.zeros(G, np.int64), np.ones(G, np.int64)
-    unit_time, node = one if unit_time is None else unit_time, zero if node is None else node
-    return np.array([slots, np.cumsum(slots) - slots, unit_time, node, zero], np.int64)
+    unit_time = np.ones(G, np.int64) if unit_time is None else unit_time
+    node = np.zeros(G, np.int64) if node is None else node
+    return np.array([slots, np.cumsum(slots) - slots, unit_time, node], np.int64)
 
 
 class Layer:
@@ -167,7 +167,7 @@ class Layer:
         """Compare everything that is kept up to date with what the slots say, from scratch."""
         s, gpu, placed = self.state, self.gpu, self.placed
         (E, M), G = s.cost.shape[1:], gpu.shape[1]
-        np.testing.assert_array_equal(s.gpu[:PLACE], gpu[:PLACE])
+        np.testing.assert_array_equal(s.gpu, gpu)
         held = np.zeros((E, G), np.int64)
         np.add.at(held, (placed, np.repeat(np.arange(G), gpu[SLOTS])), 1)
         count = held.sum(axis=1)
@@ -180,16 +180,15 @@ class Layer:
         np.testing.assert_array_equal(np.sort(s.spare), np.repeat(np.arange(E), count - 1))
         time = held.T @ s.cost[NOW] * gpu[UNIT_TIME][:, None]
         np.testing.assert_array_equal(s.time, time)
-        order = [sorted(range(G), key=lambda g: (-time[g, m], g)) for m in range(M)]
+        keys = np.sort((-time << s.gpu_bits) | np.arange(G)[:, None], axis=0).T
         if M == 1:
-            assert s.slowest.tolist() == order
-            assert s.gpu[PLACE].tolist() == [order[0].index(g) for g in range(G)]
+            assert s.slowest.tolist() == keys.tolist()
             for g, n in enumerate(gpu[SLOTS]):
                 share = s.slot[SHARE, g, :n]
                 np.testing.assert_array_equal(share, s.cost[NOW, s.slot[EXPERT, g, :n], 0])
                 assert (np.diff(share) <= 0).all()
         else:
-            assert s.slowest.tolist() == [(row + [-1] * 3)[:3] for row in order]
+            assert s.slowest.tolist() == [(row + [NEVER] * 3)[:3] for row in keys.tolist()]
         home = s.expert[HOME][:, None]
         away = held * ((home >= 0) & (home != gpu[NODE]))
         np.testing.assert_array_equal(s.expert[AT_HOME], count - away.sum(axis=1))

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from layer import Layer, gpus, random_layer
 
@@ -35,6 +35,7 @@ def search(layer, trials, most_pairs=WITHOUT_END, counts=True, goal=0, price=0.0
 
 @settings(max_examples=150, deadline=None)
 @given(seed=seeds, counts=st.booleans(), steps=st.integers(0, 5))
+@example(seed=55710, counts=True, steps=1)  # two replicas of one expert in an exchange
 def test_a_trial_is_taken_back_without_a_trace(seed, counts, steps):
     """Handovers, random swaps, descents one for one and two for two, kept and taken back."""
     rng = np.random.default_rng(seed)

@@ -41,7 +41,7 @@ class Scratch(NamedTuple):
     spare : int64 ndarray, [S - E]
     load : float64 ndarray, [E]
     shares : float64 ndarray, [2, S]
-    pairs : int64 ndarray, [2, K (K - 1) / 2]
+    pairs : int64 ndarray, [G, K (K - 1) / 2]
     tree : int64 ndarray, [2 * 2**bits]
     log, no_log : int64 ndarray, [52, 4], [0, 4]
     random : uint64 ndarray, [1]
@@ -64,7 +64,7 @@ class Scratch(NamedTuple):
 
     @classmethod
     def empty(cls, gpu: IntArray, num_experts: int) -> Scratch:
-        """Make room to search layers on GPUs [5, G]."""
+        """Make room to search layers on GPUs [4, G]."""
         G, S, K = gpu.shape[1], int(gpu[SLOTS].sum()), int(gpu[SLOTS].max())
         return cls(
             np.empty((7, num_experts), np.int64),
@@ -76,7 +76,7 @@ class Scratch(NamedTuple):
             np.empty(S - num_experts, np.int64),
             np.empty(num_experts),
             np.empty((2, S)),
-            np.empty((2, max(K * (K - 1) // 2, 1)), np.int64),
+            np.empty((G, max(K * (K - 1) // 2, 1)), np.int64),
             np.empty(2 << max((G - 1).bit_length(), 1), np.int64),
             np.empty((LOG_ROWS, 4), np.int64),
             np.empty((0, 4), np.int64),
@@ -266,7 +266,8 @@ def place_layers(
     placed : int64, [L, S], output
         Expert in each slot, the slots of the GPUs one after the other.
     time : float64, [L, 2], output
-        Time of the slowest GPU and a bound on it, over that of a load divided at will.
+        Time of the slowest GPU, and a bound on it where trials were in question, over that of a
+        load divided at will.
     """
     L, E = load.shape
     G, S = s.gpu.shape[1], placed.shape[1]
@@ -291,10 +292,10 @@ def place_layers(
         if G > 1:
             wanted = mean * goal[layer]
             _swap(s, w, mean, wanted, price, most_pairs, target, fine_target)
-            if s.total[PEAK] > mean / fine_target and s.total[PEAK] > wanted:
+            if trials > 0 and s.total[PEAK] > max(mean / fine_target, wanted):
                 time[layer, 1] = max(_bound(w, S, reach, fewest, most), 1.0)
                 good = max(mean * time[layer, 1], wanted) / close
-                if trials > 0 and s.total[PEAK] > good:
+                if s.total[PEAK] > good:
                     _search(s, w, mean, good, price, trials, MANY, True)
         copy_out(s, w.best)
         _by_number(w, placed[layer])

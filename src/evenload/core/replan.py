@@ -25,6 +25,7 @@ from evenload.core.state import (
     StateType,
     copy_out,
     fill,
+    gpu_at,
     hand_over,
     slot_with,
     swap,
@@ -71,7 +72,7 @@ def _last_of_others(s: State, m: int, k: int, out: IntArray) -> None:
     for sample in range(out.size):
         out[sample] = 0
         for place in range(s.slowest.shape[1]):
-            g = s.slowest[sample, place]
+            g = gpu_at(s, sample, place)
             if g not in (m, k):
                 if g != NONE:
                     out[sample] = s.time[g, sample]
@@ -160,7 +161,7 @@ def _handover_peak(s: State, giver: int, gpu: int, taker: int, last: IntArray) -
         last[sample] = 0
         known = False
         for place in range(s.slowest.shape[1]):
-            g = s.slowest[sample, place]
+            g = gpu_at(s, sample, place)
             if g == NONE:
                 known = True
                 break
@@ -307,7 +308,7 @@ def _try(
     G = s.gpu.shape[1]
     if kind < 3:
         sample = _draw_sample(s, weight, random)
-        m = s.slowest[sample, 0]
+        m = gpu_at(s, sample, 0)
         k = (m + 1 + random_below(random, G - 1)) % G
         cost, i, j = _best_swap(s, m, k, sample, price, most, row)
         if i < 0 or cost > limit:
@@ -320,7 +321,7 @@ def _try(
         return False
     place = random_below(random, s.spare.size)
     if random_below(random, 4) > 0:
-        last = s.slowest[_draw_sample(s, weight, random), 0]
+        last = gpu_at(s, _draw_sample(s, weight, random), 0)
         taker = s.slot[EXPERT, last, random_below(random, s.gpu[SLOTS, last])]
     else:
         taker = random_below(random, s.expert.shape[1])

@@ -23,6 +23,7 @@ from evenload.core.state import (
     StateType,
     copy_out,
     fill,
+    gpu_at,
     hand_over,
     swap,
 )
@@ -72,8 +73,8 @@ def _disturb(s: State, counts: bool, random: Random, log: IntArray, keys: IntArr
     logged = 0
     if s.spare.size == 0 or not counts or random_below(random, 2) == 0:
         for _ in range(1 + random_below(random, 2)):
-            m = s.slowest[0, 0]
-            k = s.slowest[0, s.gpu.shape[1] - 1 - random_below(random, s.gpu.shape[1] - 1)]
+            m = gpu_at(s, 0, 0)
+            k = gpu_at(s, 0, s.gpu.shape[1] - 1 - random_below(random, s.gpu.shape[1] - 1))
             i = random_below(random, s.gpu[SLOTS, m])
             j = random_below(random, s.gpu[SLOTS, k])
             a, b = s.slot[EXPERT, m, i], s.slot[EXPERT, k, j]
@@ -85,7 +86,7 @@ def _disturb(s: State, counts: bool, random: Random, log: IntArray, keys: IntArr
     place = random_below(random, s.spare.size)
     giver = s.spare[place]
     if random_below(random, 2) == 0:
-        last = s.slowest[0, 0]
+        last = gpu_at(s, 0, 0)
         taker = s.slot[EXPERT, last, random_below(random, s.gpu[SLOTS, last])]
     else:
         taker = random_below(random, s.expert.shape[1])
@@ -132,7 +133,7 @@ def search(
         Whether replica counts may change; else two are exchanged for two as well.
     random : uint64, [1]
         Moves on.
-    log : int64, [n, 4]; pairs : int64, [2, K (K - 1) / 2]; keys : int64, [2, G]; scratch
+    log : int64, [n, 4]; pairs : int64, [G, K (K - 1) / 2]; keys : int64, [2, G]; scratch
     best : int64, [S], output
         Expert in each slot.
 

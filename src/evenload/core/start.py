@@ -17,9 +17,8 @@ IntArray = NDArray[np.int64]
 NONE = -1
 NEVER = np.int64(2**62)
 
-# Rows of `gpu` [5, G]: the number of slots, the first slot, the time for a unit of load, the node,
-# and where a search keeps the place of each in the order of time.
-SLOTS, FIRST, UNIT_TIME, NODE, PLACE = range(5)
+# Rows of `gpu` [4, G]: the number of slots, the first slot, the time for a unit of load, the node.
+SLOTS, FIRST, UNIT_TIME, NODE = range(4)
 
 
 @step(Int1, Int, Int, Int2, Int1, Int1)
@@ -116,7 +115,7 @@ def longest_first(
     weight, count : [E]
     order : [E]
         Experts in the order to be placed.
-    gpu : [5, G]
+    gpu : [4, G]
     tree : [2 * 2**bits], scratch, where `bits` hold a GPU's number
     scratch : [2, G]
     placed : [S], output
@@ -181,7 +180,7 @@ def soonest_done(
     order : [E]
     count : [E], output
         Replicas placed, in the end with those that fill the slots left.
-    gpu : [5, G]
+    gpu : [4, G]
     home : [E]
         Node that has to hold a replica of each expert, -1 for none.
     lightest : bool

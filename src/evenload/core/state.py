@@ -13,8 +13,8 @@ from numba import types
 from numpy.typing import NDArray
 
 from evenload.core.compile import Bool, Int, Int1, Int2, Int3, step
-from evenload.core.grid import bit_length, sort_keys
-from evenload.core.start import FIRST, NODE, NONE, PLACE, SLOTS, UNIT_TIME
+from evenload.core.grid import sort_keys
+from evenload.core.start import FIRST, NEVER, NODE, NONE, SLOTS, UNIT_TIME
 
 IntArray = NDArray[np.int64]
 
@@ -33,8 +33,8 @@ class State(NamedTuple):
     ----------
     slot : int64 ndarray, [2, G, K]
         `EXPERT` in each slot, and under one sample its `SHARE`, by which each GPU's slots descend.
-    gpu : int64 ndarray, [5, G]
-        See `start`; `PLACE` is where `slowest` has the GPU, under one sample.
+    gpu : int64 ndarray, [4, G]
+        See `start`.
     expert : int64 ndarray, [3, E]
         Replicas of each expert (`COUNT`), the node that has to hold one of them or -1 (`HOME`), and
         how many are there (`AT_HOME`).
@@ -48,10 +48,13 @@ class State(NamedTuple):
     time : int64 ndarray, [G, M]
         When each GPU is done, times what the sample counts.
     slowest : int64 ndarray, [M, G] for one sample, else [M, 3]
-        GPUs by descending time, equal ones by number; -1 where there are fewer.
+        Keys ``-time << gpu_bits | gpu``, ascending: by descending time, equal ones by number;
+        `NEVER` where there are fewer.
     total : int64 ndarray, [3]
         Time of the last GPU, summed over the samples (`PEAK`); experts that are new to their GPU
         (`MOVES`); under one sample the load computed away from its home (`AWAY`).
+    gpu_bits : int
+        Bits that hold a GPU's number.
     strict : bool
         Whether no expert may leave its home, or only one replica of each has to stay.
     """
@@ -65,11 +68,12 @@ class State(NamedTuple):
     time: IntArray
     slowest: IntArray
     total: IntArray
+    gpu_bits: int
     strict: bool
 
     @classmethod
     def empty(cls, gpu: IntArray, num_experts: int, num_samples: int, strict: bool) -> State:
-        """Make room for the state of a layer on GPUs [5, G]."""
+        """Make room for the state of a layer on GPUs [4, G]."""
         G, E, M = gpu.shape[1], num_experts, num_samples
         S = int(gpu[SLOTS].sum())
         return cls(
@@ -80,14 +84,15 @@ class State(NamedTuple):
             np.empty((4, E, M), np.int64),
             np.empty(S - E, np.int64),
             np.empty((G, M), np.int64),
-            np.full((M, G if M == 1 else TOP), NONE),
+            np.full((M, G if M == 1 else TOP), NEVER),
             np.zeros(3, np.int64),
+            max((G - 1).bit_length(), 1),
             strict,
         )
 
 
 StateType = types.NamedTuple(
-    (Int3, Int2, Int2, types.int16[:, :, ::1], Int3, Int1, Int2, Int2, Int1, Bool), State
+    (Int3, Int2, Int2, types.int16[:, :, ::1], Int3, Int1, Int2, Int2, Int1, Int, Bool), State
 )
 
 
@@ -161,57 +166,70 @@ def _sort_slots(s: State, g: int) -> None:
         s.slot[EXPERT, g, i] = e
 
 
-@step(StateType, Int)
-def _rerank(s: State, g: int) -> None:
-    """Move a GPU whose time has changed to its place, under one sample."""
-    place, time = s.gpu[PLACE, g], s.time[g, 0]
-    while place > 0:
-        other = s.slowest[0, place - 1]
-        if s.time[other, 0] > time or (s.time[other, 0] == time and other < g):
-            break
-        s.slowest[0, place] = other
-        s.gpu[PLACE, other] = place
-        place -= 1
-    while place + 1 < s.gpu.shape[1]:
-        other = s.slowest[0, place + 1]
-        if s.time[other, 0] < time or (s.time[other, 0] == time and other > g):
-            break
-        s.slowest[0, place] = other
-        s.gpu[PLACE, other] = place
-        place += 1
-    s.slowest[0, place] = g
-    s.gpu[PLACE, g] = place
+@step(StateType, Int, Int)
+def gpu_at(s: State, m: int, place: int) -> int:
+    """Return the GPU at a place of `State.slowest` in a sample, -1 where there are fewer."""
+    key = s.slowest[m, place]
+    return NONE if key == NEVER else key & ((1 << s.gpu_bits) - 1)
+
+
+@step(StateType, Int, Int)
+def time_at(s: State, m: int, place: int) -> int:
+    """Return when the GPU at a place of `State.slowest` is done."""
+    return -(s.slowest[m, place] >> s.gpu_bits)
+
+
+@step(StateType, Int, Int)
+def _rerank(s: State, g: int, before: int) -> None:
+    """Move a GPU to its place, of which the time was another one before, under one sample."""
+    ranking, last = s.slowest[0], s.slowest.shape[1] - 1
+    old = (-before << s.gpu_bits) | g
+    new = (-s.time[g, 0] << s.gpu_bits) | g
+    low = 0
+    high = last
+    while low < high:
+        middle = (low + high) >> 1
+        if ranking[middle] < old:
+            low = middle + 1
+        else:
+            high = middle
+    while low > 0 and ranking[low - 1] > new:
+        ranking[low] = ranking[low - 1]
+        low -= 1
+    while low < last and ranking[low + 1] < new:
+        ranking[low] = ranking[low + 1]
+        low += 1
+    ranking[low] = new
 
 
 @step(StateType, Int, Int, Int)
 def _put(s: State, g: int, i: int, e: int) -> None:
     """Put a replica in place of the one in a slot; no other GPU may be out of its place."""
+    before = s.time[g, 0]
     _tally(s, s.slot[EXPERT, g, i], g, -1)
     _tally(s, e, g, 1)
     s.slot[EXPERT, g, i] = e
     if s.time.shape[1] == 1:
         s.slot[SHARE, g, i] = s.cost[NOW, e, 0]
         _sift(s, g, i)
-        _rerank(s, g)
+        _rerank(s, g, before)
 
 
 @step(StateType, Int)
 def _find_slowest(s: State, m: int) -> None:
     """Find the three GPUs that are done last in one of many samples."""
-    a, b, c = NONE, NONE, NONE
-    time_a, time_b, time_c = NONE, NONE, NONE
+    a = NEVER
+    b = NEVER
+    c = NEVER
     for g in range(s.time.shape[0]):
-        time = s.time[g, m]
-        if time > time_c:
-            if time > time_a:
-                a, b, c = g, a, b
-                time_a, time_b, time_c = time, time_a, time_b
-            elif time > time_b:
-                b, c = g, b
-                time_b, time_c = time, time_b
+        key = (-s.time[g, m] << s.gpu_bits) | g
+        if key < c:
+            if key < a:
+                a, b, c = key, a, b
+            elif key < b:
+                b, c = key, b
             else:
-                c = g
-                time_c = time
+                c = key
     s.slowest[m, 0] = a
     s.slowest[m, 1] = b
     s.slowest[m, 2] = c
@@ -221,7 +239,7 @@ def _find_slowest(s: State, m: int) -> None:
 def _add_up(s: State) -> None:
     peak = np.int64(0)
     for m in range(s.time.shape[1]):
-        peak += s.time[s.slowest[m, 0], m]
+        peak += time_at(s, m, 0)
     s.total[PEAK] = peak
 
 
@@ -271,14 +289,9 @@ def rank_all(s: State, keys: IntArray) -> None:
     """Rank the GPUs where any time may have changed; `keys` [2, G] is scratch."""
     G, M = s.time.shape
     if M == 1:
-        bits = bit_length(G)
         for g in range(G):
-            keys[0, g] = (-s.time[g, 0] << bits) | g
-        sort_keys(keys[0], G, keys[1])
-        for place in range(G):
-            g = keys[0, place] & ((1 << bits) - 1)
-            s.slowest[0, place] = g
-            s.gpu[PLACE, g] = place
+            s.slowest[0, g] = (-s.time[g, 0] << s.gpu_bits) | g
+        sort_keys(s.slowest[0], G, keys[1])
     else:
         for m in range(M):
             _find_slowest(s, m)
@@ -309,12 +322,11 @@ def swap(s: State, m: int, i: int, k: int, j: int) -> None:
     _put(s, m, i, b)
     _put(s, k, j, a)
     for sample in range(s.time.shape[1] if s.time.shape[1] > 1 else 0):
-        third = s.slowest[sample, TOP - 1]
-        least = s.time[third, sample] if third != NONE else NONE
+        least = time_at(s, sample, TOP - 1)
         # The third may be one of the two: then it is among the top, and that says enough.
         touched = s.time[m, sample] >= least or s.time[k, sample] >= least
         for place in range(TOP):
-            g = s.slowest[sample, place]
+            g = gpu_at(s, sample, place)
             touched = touched or g in (m, k)
         if touched:
             _find_slowest(s, sample)
@@ -333,6 +345,7 @@ def _recount(s: State, e: int, by: int) -> None:
         held = s.held[HELD, e, g]
         if held == 0:
             continue
+        before = s.time[g, 0]
         for m in range(M):
             change = s.cost[after, e, m] - s.cost[NOW, e, m]
             s.time[g, m] += held * change * s.gpu[UNIT_TIME, g]
@@ -341,7 +354,7 @@ def _recount(s: State, e: int, by: int) -> None:
                 if s.slot[EXPERT, g, i] == e:
                     s.slot[SHARE, g, i] = s.cost[after, e, 0]
             _sort_slots(s, g)
-            _rerank(s, g)
+            _rerank(s, g, before)
     s.expert[COUNT, e] += by
     recost(s, e)
 

@@ -23,10 +23,12 @@ from evenload.core.state import (
     SHARE,
     State,
     StateType,
+    gpu_at,
     hand_over,
     is_away,
     slot_with,
     swap,
+    time_at,
 )
 
 IntArray = NDArray[np.int64]
@@ -84,6 +86,14 @@ def may_hand_over(s: State, giver: int, g: int, taker: int) -> bool:
     return is_away(s, giver, g) or s.expert[AT_HOME, giver] > 1
 
 
+@step(StateType, Int, Int)
+def _even_change(s: State, m: int, k: int) -> int:
+    """Return how much load m has to give to k, at least, to be done no later than k."""
+    surplus = s.time[m, 0] - s.time[k, 0]
+    unit = s.gpu[UNIT_TIME, m] + s.gpu[UNIT_TIME, k]
+    return (surplus + 1) >> 1 if unit == 2 else -(-surplus // unit)
+
+
 @step(StateType, Int, Int, Int)
 def best_swap(s: State, m: int, k: int, limit: int) -> tuple:
     """Find the exchange after which the later of two GPUs is done soonest, under one sample.
@@ -104,27 +114,11 @@ def best_swap(s: State, m: int, k: int, limit: int) -> tuple:
     slots_m, slots_k = s.gpu[SLOTS, m], s.gpu[SLOTS, k]
     unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
     time_m, time_k = s.time[m, 0], s.time[k, 0]
+    even = _even_change(s, m, k)
     i = 0
     j = 0
     best_i = NONE
     best_j = NONE
-    if unit_m == unit_k:  # the later of the two is done at half of both times and |2 d - surplus|
-        surplus = (time_m - time_k) // unit_m
-        room = -((time_m + time_k - 2 * limit) // unit_m)  # rounded up: anything below counts
-        while i < slots_m and j < slots_k:
-            distance = 2 * (s.slot[SHARE, m, i] - s.slot[SHARE, k, j]) - surplus
-            if abs(distance) < room and may_swap(
-                s, s.slot[EXPERT, m, i], m, s.slot[EXPERT, k, j], k
-            ):
-                room = abs(distance)
-                best_i = i
-                best_j = j
-            too_little = distance < 0
-            j += too_little
-            i += 1 - too_little
-        if best_i != NONE:
-            limit = (time_m + time_k + room * unit_m) // 2
-        return limit, best_i, best_j
     while i < slots_m and j < slots_k:
         change = s.slot[SHARE, m, i] - s.slot[SHARE, k, j]
         after_m = time_m - change * unit_m
@@ -134,7 +128,7 @@ def best_swap(s: State, m: int, k: int, limit: int) -> tuple:
             limit = later
             best_i = i
             best_j = j
-        too_little = after_m > after_k
+        too_little = change < even
         j += too_little
         i += 1 - too_little
     return limit, best_i, best_j
@@ -145,7 +139,7 @@ def least_time(s: State, m: int, k: int) -> int:
     """Bound the time of the later of two GPUs after any exchange between them."""
     unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
     if unit_m == unit_k:
-        return (s.time[m, 0] + s.time[k, 0] + 1) // 2
+        return (s.time[m, 0] + s.time[k, 0] + 1) >> 1
     load = s.time[m, 0] / unit_m + s.time[k, 0] / unit_k
     return np.int64(load * (unit_m * (unit_k / (unit_m + unit_k))))
 
@@ -179,15 +173,15 @@ def descend(s: State, mean: int, goal: int, most_pairs: int, log: IntArray, logg
     while pairs < most_pairs and s.total[PEAK] > goal:
         if log.shape[0] > 0 and logged >= log.shape[0]:
             break
-        m = s.slowest[0, 0]
-        second = s.time[s.slowest[0, min(1, G - 1)], 0]
+        m = gpu_at(s, 0, 0)
+        second = time_at(s, 0, min(1, G - 1))
         enough = mean + 3 * (second - mean) // 4
         best = s.time[m, 0]
         partner = NONE
         slot_m = NONE
         slot_k = NONE
         for place in range(G - 1, 0, -1):
-            k = s.slowest[0, place]
+            k = gpu_at(s, 0, place)
             if least_time(s, m, k) >= best:
                 if s.gpu[UNIT_TIME, m] == s.gpu[UNIT_TIME, k]:
                     break
@@ -235,13 +229,15 @@ def take_back(s: State, log: IntArray, logged: int, keys: IntArray) -> None:
 
 @step(StateType, Int, Int1)
 def _list_pairs(s: State, g: int, pairs: IntArray) -> int:
-    """List the pairs of slots i < j of a GPU by descending share; return how many.
+    """List the pairs of slots i < j of a GPU by descending share, unless done; return how many.
 
     One key holds a pair, ``share << PAIR_BITS | i << SLOT_BITS | j``. For one i the sums fall with
     j, so each such run is merged into the list from its light end.
     """
     K = s.gpu[SLOTS, g]
     listed = 0
+    if pairs[0] != NONE:
+        return K * (K - 1) // 2
     for i in range(K - 2, -1, -1):
         left = listed
         j = K - 1
@@ -267,11 +263,16 @@ def _list_pairs(s: State, g: int, pairs: IntArray) -> int:
 def _may_exchange(s: State, m: int, pair_m: int, k: int, pair_k: int) -> bool:
     """Whether two replicas of m may change places with two of k."""
     mask = (1 << SLOT_BITS) - 1
+    last_a = NONE
+    last_b = NONE
     for x in range(2):
         a = s.slot[EXPERT, m, (pair_m >> (SLOT_BITS * x)) & mask]
         b = s.slot[EXPERT, k, (pair_k >> (SLOT_BITS * x)) & mask]
         if s.held[HELD, a, k] > 0 or s.held[HELD, b, m] > 0 or not may_swap(s, a, m, b, k):
             return False
+        if a == last_a or b == last_b:  # both replicas of one expert might leave its home
+            return False
+        last_a, last_b = a, b
     return True
 
 
@@ -295,7 +296,8 @@ def exchange_pairs(
 
     Parameters
     ----------
-    pairs : int64, [2, K (K - 1) / 2], scratch
+    pairs : int64, [G, K (K - 1) / 2], scratch
+        Lists of `_list_pairs` that are up to date, -1 in the first place of others.
     most_slots : int
         Slots K of the GPU that has most.
     s, mean, goal, most_pairs, log, logged
@@ -304,48 +306,53 @@ def exchange_pairs(
     looked = 0
     mask = (1 << PAIR_BITS) - 1
     low = (1 << SLOT_BITS) - 1
+    for g in range(pairs.shape[0]):
+        pairs[g, 0] = NONE
     while most_slots <= MOST_K and looked < most_pairs and s.total[PEAK] > goal:
         if log.shape[0] > 0 and logged + 2 > log.shape[0]:
             break
-        m = s.slowest[0, 0]
+        m = gpu_at(s, 0, 0)
         if s.gpu[SLOTS, m] < LEAST_K or s.gpu.shape[1] < 2:
             break
-        enough = max(goal, mean + (s.time[s.slowest[0, 1], 0] - mean) // 2)
+        enough = max(goal, mean + (time_at(s, 0, 1) - mean) // 2)
         best = s.time[m, 0]
         partner = NONE
         pair_m = 0
         pair_k = 0
-        n_m = _list_pairs(s, m, pairs[0])
+        n_m = _list_pairs(s, m, pairs[m])
         unit_m = s.gpu[UNIT_TIME, m]
         for place in range(s.gpu.shape[1] - 1, 0, -1):
-            k = s.slowest[0, place]
+            k = gpu_at(s, 0, place)
             unit_k = s.gpu[UNIT_TIME, k]
             if least_time(s, m, k) >= best:
                 if unit_m == unit_k:
                     break
                 continue
             looked += 1
-            n_k = _list_pairs(s, k, pairs[1])
+            n_k = _list_pairs(s, k, pairs[k])
             # The walk of `best_swap`, over pairs.
             time_m, time_k = s.time[m, 0], s.time[k, 0]
+            even = _even_change(s, m, k)
             i = 0
             j = 0
             while i < n_m and j < n_k:
-                change = (pairs[0, i] >> PAIR_BITS) - (pairs[1, j] >> PAIR_BITS)
+                change = (pairs[m, i] >> PAIR_BITS) - (pairs[k, j] >> PAIR_BITS)
                 after_m = time_m - change * unit_m
                 after_k = time_k + change * unit_k
                 later = max(after_m, after_k)
-                if later < best and _may_exchange(s, m, pairs[0, i] & mask, k, pairs[1, j] & mask):
+                if later < best and _may_exchange(s, m, pairs[m, i] & mask, k, pairs[k, j] & mask):
                     best = later
                     partner = k
-                    pair_m, pair_k = pairs[0, i] & mask, pairs[1, j] & mask
-                too_little = after_m > after_k
+                    pair_m, pair_k = pairs[m, i] & mask, pairs[k, j] & mask
+                too_little = change < even
                 j += too_little
                 i += 1 - too_little
             if best <= enough:
                 break
         if partner == NONE:
             break
+        pairs[m, 0] = NONE
+        pairs[partner, 0] = NONE
         # By expert, since the first exchange moves slots.
         a, c = s.slot[EXPERT, m, pair_m >> SLOT_BITS], s.slot[EXPERT, m, pair_m & low]
         b, d = s.slot[EXPERT, partner, pair_k >> SLOT_BITS], s.slot[EXPERT, partner, pair_k & low]

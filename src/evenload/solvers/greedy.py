@@ -68,15 +68,17 @@ def replicate(
     return expert, rank, count
 
 
-def greedy_rows(load: Float, num_slots: int, num_gpus: int, descending: Sorter = _stably) -> Rows:
-    """Plan rows on their own; a `by_node.RowPlanner`."""
+def greedy_rows(
+    load: Float, num_slots: int, num_gpus: int, descending: Sorter = _stably, ranked: bool = False
+) -> Rows:
+    """Plan rows on their own, with ranks if they are wanted; a `by_node.RowPlanner`."""
     weight = to_float32(load)
     expert, rank, count = replicate(weight, num_slots)
     share = np.take_along_axis(np.divide(weight, count, dtype=np.float32), expert, axis=1)
     order = descending(share) if num_slots > num_gpus else expert
     # One attempt without swaps is longest-first packing.
     pack, place = pack_rows(share, order, num_gpus, 1, 1.0, 0, math.inf)
-    return in_slots(expert, pack, place), in_slots(rank, pack, place)
+    return in_slots(expert, pack, place), in_slots(rank, pack, place) if ranked else None
 
 
 def in_slots(value: Int, pack: Int, place: Int) -> Int:
@@ -103,4 +105,4 @@ def greedy(problem: Problem) -> Placement:
         May hold an expert twice on one GPU. Replicas are numbered in the order they were given out.
     """
     descending = _stably if problem.rewrap is keep_numpy else _as_torch
-    return plan_by_node(problem, partial(greedy_rows, descending=descending))
+    return plan_by_node(problem, partial(greedy_rows, descending=descending, ranked=True))

@@ -76,16 +76,15 @@ def check_effort(effort: Any, levels: Mapping[str, int], unit: str) -> int:
 
 @lru_cache(maxsize=64)
 def gpu_rows(cluster: Cluster) -> Int:
-    """Describe the living GPUs for kernels, see `core.start`: int64 [5, G], to be read only."""
+    """Describe the living GPUs for kernels, see `core.start`: int64 [4, G], to be read only."""
     living = np.array(cluster.living_gpus)
     capacity = cluster.capacity[living]
-    rows = np.empty((5, len(living)), np.int64)
+    rows = np.empty((4, len(living)), np.int64)
     rows[0] = np.array(cluster.slots)[living]
     rows[1] = np.cumsum(rows[0]) - rows[0]
     alike = (capacity == capacity[0]).all()
     rows[2] = 1 if alike else np.rint(2.0**UNIT_BITS / capacity)
     rows[3] = living // cluster.gpus_per_node
-    rows[4] = 0
     return rows
 
 
