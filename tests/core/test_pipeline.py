@@ -100,14 +100,14 @@ def test_threads_compile_entries_that_share_kernels_at_once(monkeypatch):
 
 
 def read(ints, floats, flags, row, out):
-    out[0] = ints[-1, row] + ints[row, -1]
-    out[1] = floats[-row]
-    out[2] = flags[row, row - 1]
-    flags[-1, 0] = 7
-    ints[row][-1] = row
+    out[0] = ints[2, row] + ints[row, 3]
+    out[1] = floats[row + 2]
+    out[2] = flags[row, 2 - row]
+    flags[2, 0] = 7
+    ints[row][3] = row
 
 
-def test_elements_are_counted_from_the_end_as_in_numpy():
+def test_elements_are_those_of_numpy():
     for row in range(3):
         made = []
         for run in (read, Entry(read, (Int2, Float1, Flag2, Int, Float1))):
@@ -116,6 +116,54 @@ def test_elements_are_counted_from_the_end_as_in_numpy():
             run(ints, floats, flags, row, out)
             made.append([a.tolist() for a in (ints, floats, flags, out)])
         assert made[0] == made[1]
+
+
+CHECKED = """
+import hashlib, os
+import numpy as np
+from evenload import Cluster, Placement, solve
+from evenload.core.compile import Entry, Int, Int1
+
+def get(array, i):
+    return array[i]
+
+if "NUMBA_BOUNDSCHECK" in os.environ:
+    for i in (-1, 3):
+        try:
+            Entry(get, (Int1, Int))(np.arange(3), i)
+        except IndexError:
+            continue
+        raise SystemExit(f"{i} passes")
+rng, told = np.random.default_rng(0), hashlib.sha256()
+load = rng.lognormal(0.0, 1.5, (4, 5, 16))
+clusters = [Cluster(8, 2, slots_per_gpu=k) for k in (2, 3, 4)]
+clusters += [Cluster(4, 2, slots=[3, 9, 7, 5], speed=[1, 2, 1, 3], alive=[True, True, False, True])]
+for cluster in clusters:
+    plan = solve(load[0], cluster)
+    plans = [plan, solve(load[1], cluster, current=plan.placement),
+             solve(load, cluster, current=plan.placement, max_moves=3)]
+    if cluster.all_alive:
+        plans += [solve(load[0], cluster, solver=name)
+                  for name in ("greedy", "local-search", "iterated-greedy")]
+        plans += [solve(load[2], cluster, num_groups=4, topology=kept)
+                  for kept in ("strict", "prefer")]
+    for plan in plans:
+        told.update(plan.placement.physical_to_logical.tobytes())
+        told.update(plan.bound.tobytes() + plan.split.tobytes())
+print(told.hexdigest())
+"""
+
+
+def test_no_kernel_looks_outside_of_its_arrays(tmp_path):
+    """None asks for the last element by -1 either, which compiled code would look for before."""
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", CHECKED], env={**os.environ, **more}, check=True,
+            capture_output=True, text=True,
+        ).stdout
+        for more in ({}, {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)})
+    ]  # fmt: skip
+    assert told[0] == told[1]
 
 
 def test_other_layouts_and_indices_are_left_to_numba():
