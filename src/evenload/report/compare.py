@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -98,15 +97,15 @@ def relative_load(gpu_load: Float, capacity: Float) -> Float:
     return relative
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Summary:
-    """What a placement does with a load: its figures, computed when they are first asked for.
+    """What a placement does with a load: its figures.
 
     Raises
     ------
     ValueError
-        If the load does not fit the placement, or is none, the groups do not divide the experts,
-        or, where that is asked for, the routed experts are none of the placement.
+        If the load does not fit the placement, or is none, the groups do not divide the experts, or
+        the routed experts are none of the placement.
     """
 
     name: str  # head of its column
@@ -121,85 +120,34 @@ class Summary:
     split: bool = False  # whether to compute the best uneven split: a maximum flow for each layer
 
     def __post_init__(self) -> None:
-        check_groups(self.num_groups, self.placement.num_experts)
-        _ = self.gpu_load
-
-    @cached_property
-    def gpu_load(self) -> Float:
-        """Load of each GPU, float64 [L, G]."""
-        return np.asarray(self.placement.gpu_load(self.load))
-
-    @cached_property
-    def relative_load(self) -> Float:
-        """GPU load over its layer's fair share, as the function of that name, float64 [L, G]."""
-        return relative_load(self.gpu_load, self.placement.cluster.capacity)
-
-    @cached_property
-    def balancedness(self) -> Float:
-        """Mean over max GPU load, float64 [L]."""
-        return np.asarray(self.placement.balancedness(self.load))
-
-    @property
-    def straggler_time(self) -> float:
-        """Sum over layers of the heaviest GPU, over the sum of the means: 1 at best."""
-        return straggler_time(self.gpu_load, self.placement.cluster.capacity)
+        p, cluster, load = self.placement, self.placement.cluster, self.load
+        check_groups(self.num_groups, p.num_experts)
+        self.gpu_load: Float = np.asarray(p.gpu_load(load))  # [L, G]
+        self.relative_load = relative_load(self.gpu_load, cluster.capacity)
+        self.balancedness: Float = np.asarray(p.balancedness(load))  # mean over max GPU load, [L]
+        self.worst_layer = int(self.balancedness.argmin())  # the first one on ties
+        self.gap = None if self.bound is None else self.bound - self.balancedness
+        # Sum over layers of the heaviest GPU, over the sum of the means: 1 at best.
+        self.straggler_time = straggler_time(self.gpu_load, cluster.capacity)
+        self.heaviest = self._spot(np.nanargmax(self.relative_load))
+        self.lightest = self._spot(np.nanargmin(self.relative_load))
+        self.duplicates: Int = np.asarray(p.duplicates)
+        start = self.start or Placement.trivial(p.num_layers, p.num_experts, cluster)
+        self.moves: Int = np.asarray(p.moves_from(start))
+        # Three of what not every load or cluster has, [L]: balancedness if tokens are shared among
+        # replicas at best, part of the load away from its group's home node, nodes of a token.
+        self.split_balancedness = self.away_share = self.nodes_per_token = None
+        if self.split:
+            self.split_balancedness = np.asarray(p.balancedness(load, p.split(load)))
+        if cluster.num_nodes > 1 and self.num_groups > 1:
+            self.away_share = np.asarray(away_share(p, load, self.num_groups))
+        if cluster.num_nodes > 1 and self.topk is not None:
+            self.nodes_per_token = nodes_per_token(p, self.topk)
 
     def _spot(self, index: Any) -> Spot:
         layer, gpu = divmod(int(index), self.gpu_load.shape[1])
         tokens, relative = self.gpu_load[layer, gpu], self.relative_load[layer, gpu]
         return Spot(layer, gpu, float(tokens), float(relative))
-
-    @property
-    def heaviest(self) -> Spot:
-        """The GPU with the largest load relative to its layer's mean."""
-        return self._spot(np.nanargmax(self.relative_load))
-
-    @property
-    def lightest(self) -> Spot:
-        """The GPU with the smallest load relative to its layer's mean."""
-        return self._spot(np.nanargmin(self.relative_load))
-
-    @property
-    def duplicates(self) -> Int:
-        """Slots wasted on an expert that its GPU has already, int64 [L]."""
-        return np.asarray(self.placement.duplicates)
-
-    @cached_property
-    def moves(self) -> Int:
-        """Experts to move from the start, int64 [L]."""
-        p = self.placement
-        start = self.start or Placement.trivial(p.num_layers, p.num_experts, p.cluster)
-        return np.asarray(p.moves_from(start))
-
-    @cached_property
-    def split_balancedness(self) -> Float | None:
-        """Balancedness if tokens are shared among replicas at best, [L]; None without `split`."""
-        split = self.placement.split(self.load) if self.split else None
-        return None if split is None else np.asarray(self.placement.balancedness(self.load, split))
-
-    @cached_property
-    def away_share(self) -> Float | None:
-        """Part of the load computed away from its group's home node, [L]; None without both."""
-        if self.placement.cluster.num_nodes == 1 or self.num_groups == 1:
-            return None
-        return np.asarray(away_share(self.placement, self.load, self.num_groups))
-
-    @cached_property
-    def nodes_per_token(self) -> Float | None:
-        """Fewest nodes that hold all experts of a token, mean over tokens, [L], where known."""
-        if self.placement.cluster.num_nodes == 1 or self.topk is None:
-            return None
-        return nodes_per_token(self.placement, self.topk)
-
-    @property
-    def worst_layer(self) -> int:
-        """The layer with the least balancedness, the first one on ties."""
-        return int(self.balancedness.argmin())
-
-    @property
-    def gap(self) -> Float | None:
-        """How far the balancedness is below its bound, [L], where a bound is known."""
-        return None if self.bound is None else self.bound - self.balancedness
 
     def to_plain(self, first: str = "trivial") -> dict[str, Any]:
         """Return it as nested dicts of plain numbers, strings and lists, for JSON.

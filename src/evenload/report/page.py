@@ -12,18 +12,29 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from evenload.extras import needed
 from evenload.io import replace_file
 from evenload.report import palette, text
-from evenload.report.charts import moving_height, page_data
-from evenload.report.figures import PICTURES, check_plot_path, colour_ticks, save_figure
+from evenload.report.charts import moving_height, page_data, stills
+from evenload.report.figures import (
+    check_plot_path,
+    colour_map,
+    colour_ticks,
+    draw_chart,
+    draw_maps,
+    save_figure,
+)
 from evenload.report.story import Story
+from evenload.report.words import shared_and_own, subtitle
 
 if TYPE_CHECKING:
     from evenload.replay import Replay
     from evenload.trace import Trace
 
 SUFFIXES = (".html", ".htm")
+PICTURES = ("tradeoff", "balance", "moving", "loads", "hot")
 _NONE = "&ndash;"
 
 
@@ -58,7 +69,7 @@ def write_page(replays: Sequence[Replay], trace: Trace, path: str | os.PathLike[
         If the file cannot be written.
     """
     check_page_path(path)
-    document = _document(Story(replays, trace)).encode("utf-8")
+    document = _document(Story(replays, trace), trace).encode("utf-8")
     with replace_file(path) as stream:
         stream.write(document)
 
@@ -101,10 +112,17 @@ def write_figures(
     check_figures_folder(folder)
     story = Story(replays, trace)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, draw in PICTURES.items():
-        written.append(Path(folder) / f"{name}.png")
-        save_figure(written[-1], draw(story))
+    drawn = {name: draw_chart(chart, height) for name, chart, height in stills(story)}
+    panels = []
+    for number, name in ((0, "starting placement"), (story.hero + 1, story.names[story.hero])):
+        each = 1.0 / np.nanmax(story.maps[number, -1], axis=1)
+        says = f"balancedness {each.mean():.3f}, worst layer {each.min():.3f}"
+        panels.append((name, story.maps[number, -1], says))
+    title, colours = f"window {story.windows[-1]}", colour_map("evenness")
+    drawn["loads"] = draw_maps(title, panels, story.num_nodes, colours, dpi=200)
+    written = [Path(folder) / f"{name}.png" for name in PICTURES]
+    for path in written:
+        save_figure(path, drawn[path.stem])
     return written
 
 
@@ -122,7 +140,7 @@ def _safe_script(code: str) -> str:
     return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _document(story: Story) -> str:
+def _document(story: Story, trace: Trace) -> str:
     """Return the whole page.
 
     A policy of content security in it forbids every request, so that it stays as it is offline.
@@ -132,10 +150,10 @@ def _document(story: Story) -> str:
     folder = files("evenload.report")
     return Template((folder / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(story.title),
-        subtitle=escape(story.subtitle),
+        subtitle=escape(subtitle(story.replays[0], trace)),
         answer=escape(story.answer),
         policies="".join(_rows(story)),
-        settings=_settings(story),
+        settings=_settings(story, trace),
         points=story.runs.rule("point"),
         columns=story.columns.rule("column"),
         slider=_slider_rule(len(story.shown), len(story.windows)),
@@ -225,23 +243,26 @@ def _rows(story: Story) -> Iterator[str]:
         kind = ' class="hero"' if index == story.hero and len(story.rows) > 1 else ""
         yield _row(row["policy"], cells, kind, swatch)
     for level in story.below:
-        reached = [text.down(level.mean, 4), text.down(level.worst_window, 4)]
+        reached = [
+            text.down(of, 4) for of in (level.reached.mean(), level.reached.mean(axis=1).min())
+        ]
         cells = [*reached, _NONE, _NONE, "0", "0 B", "0 s", _NONE, "&plusmn;0.0%"]
         swatch = _swatch(level.colour, level.dash, 1.5)
         yield _row(level.name, cells, ' class="start"', swatch)
 
 
-def _settings(story: Story) -> str:
+def _settings(story: Story, trace: Trace) -> str:
     """Return the settings that all replays share as a list, and the others as a table."""
+    common, own = shared_and_own(story.replays, trace)
     items = [
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in story.settings.items()
+        for name, value in common.items()
     ]
     shared = f'<dl class="settings">{"".join(items)}</dl>'
-    if not story.own_settings:
+    if not own:
         return shared
-    heads = [f'<th scope="col">{escape(name)}</th>' for name in ("Policy", *story.own_settings)]
-    each = zip(story.rows, *story.own_settings.values(), strict=True)
+    heads = [f'<th scope="col">{escape(name)}</th>' for name in ("Policy", *own)]
+    each = zip(story.rows, *own.values(), strict=True)
     rows = [_row(row["policy"], [escape(v) or _NONE for v in values]) for row, *values in each]
     return (
         f'{shared}<div class="scroll" tabindex="0" role="region" aria-label="Settings of each '
