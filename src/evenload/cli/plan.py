@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from pathlib import Path
+from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from evenload.cli import shared
@@ -21,54 +20,50 @@ Examples:
 
 _TARGET = 0.99
 
-
-# fmt: off
-def arguments(parser: ArgumentParser) -> None:
-    """Add the options."""
-    shared.load_options(parser)
-    cluster = shared.cluster_options(parser)
-    cluster.add_argument("--redundant", metavar="R|auto", help="Instead of --slots: slots beyond "
-        "one for each expert. auto finds the fewest, equally many on each GPU, that reach the "
-        "--target.")
-    cluster.add_argument("--target", metavar="B", type=float, help="Balancedness, mean over "
-        "layers, for --redundant auto to reach. Default: 0.99.")
-    cluster.add_argument("--speed", metavar="A,B,...",
-        help="Speed of each GPU, where they differ: e.g. 1,1,2,2.")
-    cluster.add_argument("--dead", metavar="GPU", type=int, action="append",
-        help="Number of a GPU that is gone. May be given repeatedly.")
-    groups = parser.add_argument_group("groups of experts")
-    shared.groups_option(groups)
-    groups.add_argument("--topology", metavar="NAME", help="strict (all of a group on one node), "
-        "prefer (one replica of each on its group's node, others where they pay), or ignore. "
-        "Default: strict where the groups divide evenly over the nodes, else ignore.")
-    groups.add_argument("--cross-node-price", metavar="P", type=float, help="For --topology "
-        "prefer: what a token costs that is computed away from its group's node, in tokens "
-        "computed by a GPU. Default: 1.")
-    search = parser.add_argument_group("search")
-    search.add_argument("--solver", metavar="NAME", default="auto", help="auto (the best there is "
-        "for the problem), greedy (DeepSeek EPLB's own plan), iterated-greedy, local-search, "
-        "joint, exact (small layers), or one that a plug-in adds.")
-    search.add_argument("--effort", metavar="LEVEL", help="How long to search, for the solvers "
-        "auto, joint and exact: fast, standard, thorough, or a number of steps.")
-    search.add_argument("--next", action="store_true", help="Plan a trace for the window after "
-        "it: for a forecast, and so that it holds under the last windows.")
-    moves = parser.add_argument_group("moves")
-    moves.add_argument("--current", metavar="FILE", type=Path, help="Running placement: the plan "
-        "moves few experts from it, see --move-cost and --max-moves.")
-    shared.placement_format_option(moves, "--current-format")
-    moves.add_argument("--move-cost", metavar="P", type=float, help="With --current: minimum gain "
-        "required per move in its layer, in balancedness. Default: 0.1 over the slots of a layer.")
-    moves.add_argument("--max-moves", metavar="M", type=int,
-        help="With --current: experts of each layer that may move at most.")
-    output = shared.output_options(parser)
-    output.add_argument("-o", "--output", metavar="FILE", type=Path, help="Write the placement to "
-        "a file: .json or .npz (evenload's own), .pt (SGLang), .yaml (TensorRT-LLM), or what "
-        "--output-format says.")
-    output.add_argument("--output-format", metavar="NAME", help="Format of --output: evenload, "
-        "evenload-npz, sglang, tensorrt-llm or vllm-ascend. Default: by its ending.")
-    output.add_argument("--curve", metavar="FILE", type=Path, help="Draw what each number of slots "
-        "reaches that --redundant auto tried, to a .png, .svg or .pdf.")
-# fmt: on
+OPTIONS = {
+    "arguments": shared.LOADS,
+    "loads": shared.WINDOW | shared.READING,
+    "cluster": shared.CLUSTER | {
+        "--redundant R|auto": "Instead of --slots: slots beyond one for each expert. auto finds "
+        "the fewest, equally many on each GPU, that reach the --target.",
+        "--target B": "Balancedness, mean over layers, for --redundant auto to reach. Default: "
+        "0.99.",
+        "--speed A,B,...": "Speed of each GPU, where they differ: e.g. 1,1,2,2.",
+        "--dead GPU*": "Number of a GPU that is gone. May be given repeatedly.",
+    },
+    "groups of experts": shared.GROUPS | {
+        "--topology NAME": "strict (all of a group on one node), prefer (one replica of each on "
+        "its group's node, others where they pay), or ignore. Default: strict where the groups "
+        "divide evenly over the nodes, else ignore.",
+        "--cross-node-price P": "For --topology prefer: what a token costs that is computed away "
+        "from its group's node, in tokens computed by a GPU. Default: 1.",
+    },
+    "search": {
+        "--solver NAME:auto": "auto (the best there is for the problem), greedy (DeepSeek EPLB's "
+        "own plan), iterated-greedy, local-search, joint, exact (small layers), or one that a "
+        "plug-in adds.",
+        "--effort LEVEL": "How long to search, for the solvers auto, joint and exact: fast, "
+        "standard, thorough, or a number of steps.",
+        "--next": "Plan a trace for the window after it: for a forecast, and so that it holds "
+        "under the last windows.",
+    },
+    "moves": {
+        "--current FILE": "Running placement: the plan moves few experts from it, see --move-cost "
+        "and --max-moves.",
+        "--current-format NAME": shared.PLACEMENT_FORMAT,
+        "--move-cost P": "With --current: minimum gain required per move in its layer, in "
+        "balancedness. Default: 0.1 over the slots of a layer.",
+        "--max-moves M": "With --current: experts of each layer that may move at most.",
+    },
+    "output": shared.JSON | shared.PLOT | {
+        "-o, --output FILE": "Write the placement to a file: .json or .npz (evenload's own), .pt "
+        "(SGLang), .yaml (TensorRT-LLM), or what --output-format says.",
+        "--output-format NAME": "Format of --output: evenload, evenload-npz, sglang, tensorrt-llm "
+        "or vllm-ascend. Default: by its ending.",
+        "--curve FILE": "Draw what each number of slots reaches that --redundant auto tried, to a "
+        ".png, .svg or .pdf.",
+    },
+}  # fmt: skip
 
 
 def run(args: Namespace) -> None:

@@ -193,35 +193,28 @@ def _draw_points(axes: Any, trace: Mapping[str, Any], scale: float = 0.65) -> No
     x, y, line, marks = trace["x"], trace["y"], trace.get("line", {}), trace.get("marker", {})
     colour = COLOURS[line.get("color") or marks["color"]]
     if "lines" in trace["mode"]:
-        legend = {"label": _literal(trace["name"])} if trace.get("showlegend", True) else {}
-        step = {"drawstyle": "steps-post"} if line.get("shape") == "hv" else {}
-        how = (
-            {
-                "linewidth": scale * line["width"],
-                "zorder": line["width"],
-                "alpha": trace.get("opacity"),
-            }
-            | legend
-            | step
-        )
-        axes.plot(x, y, DASHES[line.get("dash", "solid")][0], color=colour, **how)
+        name = _literal(trace["name"]) if trace.get("showlegend", True) else None
+        how = {"label": name, "alpha": trace.get("opacity"), "zorder": line["width"]}
+        how["drawstyle"] = "steps-post" if line.get("shape") == "hv" else "default"
+        dash, width = DASHES[line.get("dash", "solid")][0], scale * line["width"]
+        axes.plot(x, y, dash, color=colour, linewidth=width, **how)
     if "markers" in trace["mode"]:
         symbols = marks.get("symbol", "circle")
-        for symbol in {symbols} if isinstance(symbols, str) else sorted(set(symbols)):
-            at = [i for i in range(len(x)) if symbols in (symbol,) or symbols[i] == symbol]
+        symbols = [symbols] * len(x) if isinstance(symbols, str) else symbols
+        for symbol in sorted(set(symbols)):
+            at = [
+                (left, up_) for left, up_, one in zip(x, y, symbols, strict=True) if one == symbol
+            ]
             face = "white" if symbol.endswith("-open") else colour
             size = {"markersize": scale * marks.get("size", 6), "zorder": 4}
             shape = MARKS[symbol.removesuffix("-open")][0]
-            axes.plot([x[i] for i in at], [y[i] for i in at], shape, mfc=face, mec=colour, **size)
+            axes.plot(*zip(*at, strict=True), shape, mfc=face, mec=colour, **size)
     for left, up_, text in zip(x, y, trace.get("text", ()), strict=False):
         across, above = PLACES[trace["textposition"]]
         far = 7.0 if 0 in (across, above) else 5.0
-        place = {"xytext": (far * across, far * above), "textcoords": "offset points"}
-        place |= {
-            "ha": ("center", "left", "right")[across],
-            "va": ("center", "bottom", "top")[above],
-        }
-        axes.annotate(_literal(text), (left, up_), fontsize=10, **place)
+        offset = {"xytext": (far * across, far * above), "textcoords": "offset points"}
+        ha, va = ("center", "left", "right")[across], ("center", "bottom", "top")[above]
+        axes.annotate(_literal(text), (left, up_), ha=ha, va=va, fontsize=10, **offset)
 
 
 def colour_map(name: str) -> Any:
