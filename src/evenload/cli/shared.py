@@ -62,6 +62,7 @@ GPUS = {
 PLACEMENT_FORMAT = (
     "Format of the placement's file, see `evenload convert --to`. Default: told by its content."
 )
+ONE_WAY = "--slots and --redundant are two ways to say one thing; give one of them"
 JSON = {"--json": "Print one JSON object, not a table."}
 PLOT = {
     "--plot FILE": "Draw the load of each GPU in each layer, before and after, to a .png, .svg or "

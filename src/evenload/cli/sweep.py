@@ -96,7 +96,7 @@ def slots_of(slots: list[int] | None, redundant: list[int] | None, num_experts: 
             f"how many slots is not said; give --slots (at least {num_experts}) or --redundant"
         )
     if slots and redundant:
-        raise ValueError("--slots and --redundant are two ways to say one thing; give one of them")
+        raise ValueError(shared.ONE_WAY)
     for extra in redundant or []:
         if extra < 0:
             raise ValueError(f"--redundant {extra} is less than 0; use 0 or more")

@@ -126,11 +126,10 @@ def _reach(values: Sequence[float], room: float) -> tuple[float, float]:
 
 def _tradeoff(story: Story) -> Figure:
     """Return a point for every policy, and a curve for those whose names differ in numbers only."""
-    levels, families = story.below + story.above, dict[str, list[int]]()
+    families: dict[str, list[int]] = {}
     moved = [row["moves"] / row["windows"] for row in story.rows]
     reached = [row["balancedness"] for row in story.rows]
-    heights = [float(level.reached.mean()) for level in levels]
-    known = [float(story.start.mean()), *(float(level.reached.mean()) for level in story.above)]
+    known = [float(of.mean()) for of in (story.start, *(level.reached for level in story.above))]
     x_range, y_range = _reach((0.0, *moved), _ROOM), _reach((*reached, *known), 2 * _ROOM)
 
     def pixels(across: float, up: float) -> tuple[float, float]:
@@ -163,8 +162,8 @@ def _tradeoff(story: Story) -> Figure:
             hovertemplate=f"balancedness %{{y:.4f}}<br>%{{x:,.1f}} experts moved per window{_NAME}",
         ))  # fmt: skip
     shapes, notes = [], []
-    for level, mean in zip(levels, _rounded(heights, 5), strict=True):
-        line = {"color": f"--{level.colour}", "width": 1.5, "dash": level.dash}
+    for level in story.below + story.above:
+        mean, line = round(float(level.reached.mean()), 5), _level(level)
         shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": mean, "y1": mean,
                        "line": line})  # fmt: skip
         notes.append({"xref": "paper", "x": 1, "y": mean, "xanchor": "right", "text": level.name,
@@ -180,19 +179,17 @@ def _tradeoff(story: Story) -> Figure:
     )
 
 
+def _level(level: Level) -> dict[str, Any]:
+    return {"color": f"--{level.colour}", "width": 1.5, "dash": level.dash}
+
+
 def _balance(story: Story) -> tuple[Figure, dict[str, list[list[float]]]]:
     """Return the figure and, under ``mean`` and ``worst``, what its lines show, in their order."""
-    x = story.runs.middles.tolist()
-
-    def level(of: Level) -> tuple[Float, Trace]:
-        line = {"color": f"--{of.colour}", "width": 1.5, "dash": of.dash}
-        return of.reached, {"type": "scatter", "mode": "lines", "x": x, "name": of.name,
-                            "line": line}  # fmt: skip
-
+    level = {"type": "scatter", "mode": "lines", "x": story.runs.middles.tolist()}
     shown = [
-        *map(level, story.above),
+        *((of.reached, level | {"name": of.name, "line": _level(of)}) for of in story.above),
         *((of.balancedness, _over(story, i, [])) for i, of in enumerate(story.replays)),
-        *map(level, story.below),
+        *((of.reached, level | {"name": of.name, "line": _level(of)}) for of in story.below),
     ]
     mean = [_rounded(story.runs.mean(reached.mean(axis=1)), 4) for reached, _ in shown]
     worst = [_rounded(story.runs.mean(reached.min(axis=1)), 4) for reached, _ in shown]
@@ -229,10 +226,8 @@ def _moves(story: Story, policy: int) -> tuple[Trace, Trace, Trace]:
     lower = _over(story, policy, sums, yaxis="y2", showlegend=False, **lines)
     upper["hovertemplate"] = f"%{{y:,d}} moved{_NAME}"
     lower["hovertemplate"] = f"%{{y:.4~s}}s saved{_NAME}"
-    marks, said = (
-        _marks(story, policy, 5 if len(at) > 150 else 9),
-        ("did not pay", "paid for itself"),
-    )
+    marks, said = _marks(story, policy, 9), ("did not pay", "paid for itself")
+    marks["size"] = 5 if len(at) > 150 else 9
     marks["symbol"] = [marks["symbol"] + ("" if paid else "-open") for paid in replay.paid]
     marks["line"] = {"color": marks["color"], "width": 1.5}
     paid = _named(
@@ -252,16 +247,14 @@ def _moving(story: Story) -> Figure:
     x, P = story.runs.middles, len(story.names)
     strip = 24 * P / (moving_height(story) - 60)
     middle = strip + 0.05 + (0.95 - strip) / 2
-    window = _axis("window", anchor="y3", hoverformat="d")
-    if len(x) == 1:
-        window["range"] = [x[0] - 1, x[0] + 1]
+    around = {"range": [x[0] - 1, x[0] + 1]} if len(x) == 1 else {}
     captions = [escape(shorten(row["policy"], _CAPTION), quote=False) for row in story.rows]
     rows = {"tickvals": list(range(P)), "ticktext": captions}
     zero = {"zeroline": True, "zerolinecolor": "--quiet"}
     upper, lower = [middle + 0.03, 1], [strip + 0.05, middle - 0.03]
     return _figure(
         [trace for policy in range(P) for trace in _moves(story, policy)],
-        xaxis=window,
+        xaxis=_axis("window", anchor="y3", hoverformat="d", **around),
         yaxis=_axis("experts moved", domain=upper, rangemode="tozero", tickformat=",~s"),
         yaxis2=_axis("seconds saved", domain=lower, tickformat="~s", **zero),
         yaxis3=_axis("", domain=[0, strip], range=[P - 0.4, -0.6], fixedrange=True, **rows),
@@ -279,8 +272,8 @@ def _map(story: Story) -> Figure:
         "hovertemplate": "layer %{y}, GPU %{x}<br>%{customdata:.3f} x the layer's mean"
         "<extra></extra>",
     }  # fmt: skip
-    line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1}
-    line |= {"line": {"color": "--ink", "width": 1}}
+    line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1,
+            "line": {"color": "--ink", "width": 1}}  # fmt: skip
     ends = [n * G / nodes - 0.5 for n in range(1, nodes)]
 
     def ticks(count: int) -> dict[str, Any]:
@@ -353,18 +346,14 @@ def page_data(story: Story) -> dict[str, Any]:
         },
         "balance": balances,
         "loads": {
-            "windows": story.windows[story.shown].tolist(),
-            "layers": L,
-            "gpus": G,
-            "step": step,
-            "maps": [pack(of, step) for of in story.maps],
+            "windows": story.windows[story.shown].tolist(), "layers": L, "gpus": G,
+            "step": step, "maps": [pack(of, step) for of in story.maps],
         },
         "hot": {
             "experts": story.hot.experts.tolist(),
-            "step": hot_step,
-            "load": pack(story.hot.load, hot_step),
+            "step": hot_step, "load": pack(story.hot.load, hot_step),
         },
-    }
+    }  # fmt: skip
 
 
 def stills(story: Story) -> list[tuple[str, Figure, float]]:

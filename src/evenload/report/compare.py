@@ -41,40 +41,26 @@ class Context:
     forecast: bool = False  # whether it is the load that is expected after the windows
 
     @classmethod
-    def of(
-        cls, file: LoadFile, cluster: Cluster, num_groups: int = 1, *, forecast: bool = False
-    ) -> Context:
+    def of(cls, file: LoadFile, cluster: Cluster, num_groups: int = 1, **how: Any) -> Context:
         """Return the context of loads that were read from a file."""
         L, E = file.load.shape
-        windows = file.num_windows, file.window
-        return cls(file.source, L, E, cluster, num_groups, *windows, forecast)
+        return cls(file.source, L, E, cluster, num_groups, file.num_windows, file.window, **how)
 
     def title(self) -> str:
         """Say it in one line."""
-        c = self.cluster
-        windows = ""
+        c, gone = self.cluster, self.cluster.num_gpus - len(self.cluster.living_gpus)
+        windows = f" (sum of {self.num_windows} windows)" if self.num_windows > 1 else ""
         if self.forecast:
             windows = f" (forecast after {self.num_windows} windows)"
         elif self.window is not None:
             windows = f" (window {self.window} of {self.num_windows})"
-        elif self.num_windows > 1:
-            windows = f" (sum of {self.num_windows} windows)"
         return (
             f"{Path(self.source).name}{windows}: {self.num_layers} layers x {self.num_experts} "
             f"experts, {c.num_slots} slots on {counted(c.num_gpus, 'GPU')}"
-            f"{'' if c.all_alive else f' ({c.num_gpus - len(c.living_gpus)} gone)'}"
+            f"{f' ({gone} gone)' if gone else ''}"
             f"{f', {c.num_nodes} nodes' if c.num_nodes > 1 else ''}"
             f"{f', {self.num_groups} groups' if self.num_groups > 1 else ''}"
         )
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return it as nested dicts of plain numbers and strings, for JSON."""
-        names = ("source", "num_layers", "num_experts", "num_windows", "window", "forecast")
-        return {
-            "load": {name: getattr(self, name) for name in names},
-            "cluster": self.cluster.arguments | {"num_slots": self.cluster.num_slots},
-            "num_groups": self.num_groups,
-        }
 
 
 class Spot(NamedTuple):
@@ -155,14 +141,15 @@ class Summary:
         Moves are counted from the placement named `first`; times are in milliseconds. ``bound`` and
         ``gap`` are on even sharing of an expert's tokens; ``split_balancedness`` may be above them.
         """
+        gap = self.gap
         return {
             "name": self.name,
             "solver": self.solver,
             "balancedness": _per_layer(self.balancedness, worst=True),
             "bound": _per_layer(self.bound, worst=True),
             "gap": None
-            if self.gap is None
-            else {"mean": self.gap.mean().item(), "largest": self.gap.max().item()},
+            if gap is None
+            else {"mean": float(gap.mean()), "largest": float(gap.max())},
             "split_balancedness": _per_layer(self.split_balancedness, worst=True),
             "straggler_time": self.straggler_time,
             "heaviest_gpu": self.heaviest._asdict(),
@@ -188,18 +175,23 @@ def _total(values: Int) -> dict[str, Any]:
 
 def report_to_plain(context: Context, summaries: Sequence[Summary]) -> dict[str, Any]:
     """Return a whole report as nested dicts and lists; the best placement comes last."""
-    placements = [summary.to_plain(summaries[0].name) for summary in summaries]
-    return {"evenload": evenload.__version__, **context.to_plain(), "placements": placements}
+    names = ("source", "num_layers", "num_experts", "num_windows", "window", "forecast")
+    return {
+        "evenload": evenload.__version__,
+        "load": {name: getattr(context, name) for name in names},
+        "cluster": context.cluster.arguments | {"num_slots": context.cluster.num_slots},
+        "num_groups": context.num_groups,
+        "placements": [summary.to_plain(summaries[0].name) for summary in summaries],
+    }
 
 
 # ---- side by side ----------------------------------------------------------------------------
 
 
 def _start(load: Any, cluster: Cluster, current: Placement | None = None, **how: Any) -> Summary:
-    """Summarise what runs now, or the trivial placement where that is not known.
+    """Summarise what runs now, or the trivial placement where its GPUs are others or unknown.
 
-    Moves are not counted between different numbers of GPUs: a plan has its own. Either is bounded
-    as one that keeps no groups together.
+    Either is bounded as one that keeps no groups together.
     """
     name = "current"
     if current is None or current.cluster.num_gpus != cluster.num_gpus:
@@ -215,14 +207,12 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any
     `plans` are name -> (Plan, milliseconds), all on one cluster, and `how` is `num_groups`, `topk`
     and `split` of `Summary`.
     """
-    last, _ = list(plans.values())[-1]
-    start = _start(load, last.placement.cluster, last.current, **how)
-    how["start"] = start.placement
-    return [start] + [
-        Summary(name, plan.placement, load, solver=plan.solver, bound=np.asarray(plan.bound),
-                milliseconds=milliseconds, **how)
-        for name, (plan, milliseconds) in plans.items()
-    ]  # fmt: skip
+    *_, (last, _) = plans.values()
+    found = [_start(load, last.placement.cluster, last.current, **how)]
+    for name, (plan, milliseconds) in plans.items():
+        how |= {"start": found[0].placement, "solver": plan.solver, "milliseconds": milliseconds}
+        found.append(Summary(name, plan.placement, load, bound=np.asarray(plan.bound), **how))
+    return found
 
 
 def compare_plan(load: Any, plan: Plan, milliseconds: float, **how: Any) -> list[Summary]:

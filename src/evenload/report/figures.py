@@ -137,10 +137,7 @@ def draw_heatmaps(title: str, summaries: Sequence[Summary], num_nodes: int = 1) 
 
 
 def draw_slots_curve(found: Redundancy) -> Figure:
-    """Draw the balancedness that each number of slots reaches, with its bound and what is wanted.
-
-    The figure is not registered with pyplot; nothing global changes.
-    """
+    """Draw the balancedness that each number of slots reaches, its bound and what is wanted."""
     placement = found.plan.placement
     gpus, E = placement.cluster.num_gpus, placement.num_experts
     tried = [point.num_slots - E for point in found.curve]
@@ -153,11 +150,8 @@ def draw_slots_curve(found: Redundancy) -> Figure:
     limits = axes.hlines([point.bound for point in found.curve], left, right, color="0.35")
     axes.plot(tried, reached, "-", color="tab:blue", alpha=0.35, linewidth=1.2)
     (dots,) = axes.plot(tried, reached, "o", color="tab:blue", markersize=6)
-    names = (
-        f"wanted: {found.wanted:g}",
-        "proven bound, tokens shared evenly",
-        f"reached by {found.plan.solver}",
-    )
+    names = [f"wanted: {found.wanted:g}", "proven bound, tokens shared evenly"]
+    names.append(f"reached by {found.plan.solver}")
     legend = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3}
     axes.legend((wanted, limits, dots), names, frameon=False, fontsize=9, **legend)
     # Ticks and figures at tried sizes only, no more than fit, the outer ones always.

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenload.placement import Placement
+from evenload.replay import Replay
 from evenload.report.compare import relative_load
 from evenload.report.figures import colour_limit
 from evenload.report.palette import styles
 from evenload.report.saved import check_together
 from evenload.report.text import shorten
 from evenload.report.words import answer, hero
-
-if TYPE_CHECKING:
-    from evenload.replay import Replay
-    from evenload.trace import Trace
+from evenload.trace import Trace
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -65,10 +63,9 @@ class Runs:
     def rule(self, what: str) -> str:
         """Say in one sentence what a point, or whatever is drawn, stands for."""
         least, most = int(self.sizes.min()), int(self.sizes.max())
-        if most == 1:
-            return f"Every {what} is one window."
         each = f"{most}" if least == most else f"{least} to {most}"
-        return f"Every {what} is the mean of {each} windows that follow each other."
+        mean = f"the mean of {each} windows that follow each other"
+        return f"Every {what} is {'one window' if most == 1 else mean}."
 
 
 # ---- what is drawn ---------------------------------------------------------------------------
