@@ -67,7 +67,7 @@ def run(args: Namespace) -> None:
 def _convert_loads(loads: RawTrace, layers: ModelLayers | None, args: Namespace) -> None:
     from dataclasses import replace
 
-    from evenload.io import check_window, find_output, write_load
+    from evenload.io import check_window, write_load
     from evenload.report.text import counted
     from evenload.trace import ArrayWindows
 
@@ -77,7 +77,6 @@ def _convert_loads(loads: RawTrace, layers: ModelLayers | None, args: Namespace)
     if args.window is not None:
         number = check_window(args.window, loads.windows.shape[0], "the trace")
         loads = replace(loads, windows=ArrayWindows(loads.windows.read(number)[None]))
-    find_output(args.out, args.to, "write_load")
     shared.say_notes(write_load(args.out, loads, format=args.to))
     words = map(counted, loads.windows.shape, ("window", "layer", "expert"))
     shared.say(f"wrote loads of {', '.join(words)} to {args.out}")

@@ -127,8 +127,8 @@ def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redu
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if args.redundant != "auto":
         experts = tokens.shape[-1]
-        speed, alive = _speed(args.speed), _alive(args)
-        cluster = shared.cluster_of(args, _slots(args, experts), experts, alive, speed=speed)
+        differ = {"speed": _speed(args.speed), "alive": _alive(args)}
+        cluster = shared.cluster_of(args, _slots(args, experts), experts, **differ)
         with shared.kernels(), shared.busy("planning"), Stopwatch() as watch:
             plan = solve(tokens, cluster, **how)
         return plan, watch.seconds, None

@@ -118,21 +118,15 @@ def open_placement(
     return file.placement
 
 
-def cluster_of(
-    args: Namespace,
-    slots: int | None,
-    num_experts: int,
-    alive: list[bool] | None = None,
-    **how: Any,
-) -> Cluster:
+def cluster_of(args: Namespace, slots: int | None, num_experts: int, **how: Any) -> Cluster:
     """Return the cluster; without `slots`, as few per GPU as hold every expert once."""
     from evenload.cluster import Cluster
 
     if slots is not None:
-        return Cluster(args.gpus, args.nodes, num_slots=slots, alive=alive, **how)
-    count = args.gpus if alive is None else sum(alive)
-    smallest = Cluster.smallest_for(num_experts, max(count, 1))
-    cluster = Cluster(args.gpus, args.nodes, smallest.slots_per_gpu, alive=alive, **how)
+        return Cluster(args.gpus, args.nodes, num_slots=slots, **how)
+    living = args.gpus if how.get("alive") is None else sum(how["alive"])
+    smallest = Cluster.smallest_for(num_experts, max(living, 1))
+    cluster = Cluster(args.gpus, args.nodes, smallest.slots_per_gpu, **how)
     say(
         f"note: no --slots: {cluster.num_slots} for {num_experts} experts; one more on each GPU "
         f"for replicas of busy experts would be --slots {cluster.num_slots + cluster.num_gpus}"
@@ -265,11 +259,7 @@ def check_outputs(output: Path | None, form: str | None, *plots: Path | None) ->
 
 
 def show(
-    args: Namespace,
-    context: Context,
-    summaries: Sequence[Summary],
-    lines: Sequence[str],
-    **extra: Any,
+    args: Namespace, context: Context, summaries: Sequence[Summary], lines: list[str], **extra: Any
 ) -> None:
     """Print a report to stdout, and draw its picture where one is wanted.
 

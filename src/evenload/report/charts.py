@@ -45,8 +45,7 @@ def step_for(largest: float) -> float:
 
 def pack(values: NDArray[np.float64], step: float) -> str:
     """Round numbers >= 0 to multiples of `step`, little-endian uint16 in base64; NaN is `GAP`."""
-    gone = np.isnan(values)
-    counts = np.where(gone, GAP, np.rint(np.where(gone, 0.0, values) / step))
+    counts = np.nan_to_num(np.rint(values / step), nan=GAP)
     return base64.b64encode(counts.astype("<u2").tobytes()).decode("ascii")
 
 

@@ -215,16 +215,15 @@ def print_policies(
 
 def policy_lines(rows: Sequence[Row]) -> list[str]:
     """Return what the rows of one comparison come to: who takes least time, and what held it up."""
-    best = min(rows, key=_seconds)
-    line = (
-        f"{best['policy']} takes the least time in all, {best['total_seconds']:.4g} s "
-        "(straggler time, and serving standing still for moves)"
-    )
-    stay = next((r for r in rows if r["policy"] == "never"), None)
-    if stay is not None and stay is not best:
-        less = 1.0 - best["total_seconds"] / stay["total_seconds"]
-        line += f"; {percent_down(less)} less than never moving"
-    return [f"{line}."] + [
+    best, less = min(rows, key=_seconds), ""
+    for stay in rows:
+        if stay["policy"] == "never" and stay is not best:
+            saved = percent_down(1.0 - _seconds(best) / _seconds(stay))
+            less = f"; {saved} less than never moving"
+    return [
+        f"{best['policy']} takes the least time in all, {_seconds(best):.4g} s "
+        f"(straggler time, and serving standing still for moves){less}."
+    ] + [
         f"note: {row['policy']} was not asked {row['put_off']} of {row['put_off'] + row['asked']} "
         "times, since experts were still on their way"
         for row in rows
@@ -264,16 +263,15 @@ def slots_entry(found: Redundancy | None) -> dict[str, Any]:
 
 
 def slots_lines(found: Redundancy | None) -> list[str]:
-    """Return a line for each number of slots tried, those between left out where they are many.
+    """Return a line for each number of slots tried, the middle ones left out where they are many.
 
     None if the number of slots was given.
     """
     if found is None:
         return []
-    experts = found.plan.placement.num_experts
     lines = [
-        f"  {point.num_slots:>6} slots ({point.num_slots - experts} redundant): "
-        f"{down(point.balancedness)} (even sharing: at most {up(point.bound)})"
+        f"  {point.num_slots:>6} slots ({point.num_slots - found.plan.placement.num_experts} "
+        f"redundant): {down(point.balancedness)} (even sharing: at most {up(point.bound)})"
         for point in found.curve
     ]
     hidden = len(lines) - _MOST_LINES
