@@ -12,10 +12,10 @@ from replay_pages import EXPERTS, LAYERS, POLICIES, WINDOWS, renamed, small_repl
 
 from evenload import Cluster, Placement, Trace
 from evenload.report.charts import GAP, pack, step_for
+from evenload.report.labels import PLACES, place_labels
 from evenload.report.page import write_figures, write_page
 from evenload.report.story import Runs, Story, spaced
 from evenload.report.text import down
-from evenload.report.tradeoff import PLACES, Box, place_labels
 
 pytest.importorskip("plotly")
 
@@ -337,7 +337,7 @@ def test_thinning_out(num, most):
 
 def test_labels_keep_out_of_each_others_way():
     points = [(100.0, 100.0), (104.0, 101.0), (880.0, 100.0)]
-    frame = Box(0.0, 0.0, 900.0, 300.0)
+    frame = (900.0, 300.0)
     places = place_labels(points, ["first", "second", "at the edge"], frame)
     assert set(places) <= set(PLACES)
     assert places[0] != places[1]

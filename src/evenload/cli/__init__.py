@@ -9,6 +9,8 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
+from inspect import cleandoc
+from pathlib import Path
 from typing import Any, NoReturn
 
 from evenload import __version__
@@ -17,6 +19,12 @@ from evenload.cli.shared import say
 __all__ = ["COMMANDS", "main", "parser_of"]
 
 COMMANDS = ("plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "demo", "warmup")
+
+_FILES = ("FILE", "FOLDER", "IN", "OUT", "LOADS", "TRACE", "PLACEMENT", "REPLAYS")
+_WHOLE, _REAL = ("G", "GPU", "M", "N", "R", "S"), ("B", "P", "X")
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(_FILES, Path), **dict.fromkeys(_WHOLE, int), **dict.fromkeys(_REAL, float)
+}  # fmt: skip
 
 _BAD_INPUT, _BROKEN_PIPE, _INTERRUPTED = 2, 1, 130
 
@@ -31,40 +39,32 @@ Exit codes:
 """
 
 
-class _Help(argparse.HelpFormatter):
-    """Help in the same words on every version of Python: wrapped paragraphs, lists as they are."""
+def _names(action: argparse.Action) -> str:
+    return f"{', '.join(action.option_strings)} {action.metavar or ''}".strip()
 
-    def __init__(self, prog: str) -> None:
-        width = min(shutil.get_terminal_size().columns, 100) - 2
-        super().__init__(prog, max_help_position=26, width=width)
 
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        first, _, rest = text.strip().partition("\n")
-        paragraphs = f"{first}\n{textwrap.dedent(rest)}".split("\n\n")
-        return "\n\n".join(
-            p if "\n  " in p else "\n".join(self._split_lines(p, width)) for p in paragraphs
-        )
+def _explained(action: argparse.Action) -> str:
+    if action.option_strings and action.required:
+        return f"{action.help} [required]"
+    shown = action.option_strings and action.default not in (None, False, argparse.SUPPRESS)
+    return f"{action.help} [default: {action.default}]" if shown else str(action.help)
 
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        if action.option_strings and action.required:
-            return f"{text}  [required]"
-        shown = action.option_strings and action.default not in (None, False, argparse.SUPPRESS)
-        return f"{text}  [default: %(default)s]" if shown else text
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        names = ", ".join(action.option_strings)
-        return f"{names} {action.metavar or ''}".strip()
+
+def _paragraphs(text: str, width: int) -> str:
+    """Wrap paragraphs, and leave lists as they are."""
+    parts = cleandoc(text).split("\n\n")
+    return "\n\n".join(p if "\n  " in p else "\n".join(_wrapped(p, width)) for p in parts)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with our help, whose complaints are one sentence."""
+    """A parser whose complaints are one sentence, and whose help is the same on every Python."""
 
     def __init__(self, prog: str, description: str, epilog: str) -> None:
-        how: dict[str, Any] = {"formatter_class": _Help, "allow_abbrev": False, "add_help": False}
+        how: dict[str, Any] = {"allow_abbrev": False, "add_help": False}
         super().__init__(prog, description=description, epilog=epilog, **how)
         self._positionals.title = "arguments"
         self.add_argument("-h", "--help", action="help", help="Show this message and exit.")
@@ -76,32 +76,62 @@ class Parser(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return usage, description, arguments, options by topic, and examples."""
-        formatter = self._get_formatter()
-        formatter.add_text(self.description)
+        width = min(shutil.get_terminal_size().columns, 100) - 2
         positionals, options, *topics = self._action_groups
+        column = min(26, 4 + max(len(_names(action)) for action in self._actions))
+        blocks = [self.format_usage().rstrip(), _paragraphs(self.description or "", width)]
         for group in (positionals, *topics, options):
-            formatter.start_section(group.title)
-            formatter.add_arguments(group._group_actions)
-            formatter.end_section()
-        formatter.add_text(self.epilog)
-        return f"{self.format_usage()}\n{formatter.format_help()}"
+            lines = [f"{group.title}:"]
+            for action in group._group_actions:
+                if action.help != argparse.SUPPRESS:
+                    first, *rest = _wrapped(_explained(action), max(11, width - column))
+                    head = f"  {_names(action):{column - 4}}  "
+                    lines += [head + first] if len(head) == column else [head, " " * column + first]
+                    lines += [" " * column + line for line in rest]
+            if len(lines) > 1:
+                blocks.append("\n".join(line.rstrip() for line in lines))
+        return "\n\n".join([*blocks, _paragraphs(self.epilog or "", width)]) + "\n"
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the usage, and exit."""
         self.exit(_BAD_INPUT, f"{self.format_usage()}error: {message}; see {self.prog} --help\n")
 
 
+def _add(group: argparse._ActionsContainer, usage: str, text: str) -> None:
+    """Add an option or argument from its usage, as ``-o, --output FILE``, ``--json``, or ``LOADS``.
+
+    The word in capitals says the type, see `_TYPES`; an option without it is a switch. Behind it
+    stand ``*`` if several may be given, ``!`` if one has to be, and ``:1`` for a default.
+    """
+    names, _, word = usage.rpartition(" ")
+    if usage.startswith("--") and not names:
+        group.add_argument(usage, action="store_true", help=text)
+        return
+    word, _, default = word.partition(":")
+    metavar, several = word.rstrip("*!"), "*" in word
+    how: dict[str, Any] = {"metavar": metavar, "type": _TYPES.get(metavar, str), "help": text}
+    if names:
+        how |= {"action": "append" if several else "store", "required": "!" in word}
+        group.add_argument(*names.split(", "), default=default or None, **how)
+    else:
+        group.add_argument(metavar.lower(), nargs="+" if several else None, **how)
+
+
 def parser_of(command: str | None) -> Parser:
     """Return the parser of a command, or of ``evenload`` itself for None.
 
-    The module of a command has `arguments`, which adds its options, `run`, which takes what was
-    parsed and whose docstring is the help, and optionally `EXAMPLES`.
+    The module of a command has `run`, which takes what was parsed and whose docstring is the help,
+    and optionally `EXAMPLES`, and `OPTIONS`: by title, usages as `_add` reads them, and their help.
     """
     if command is not None:
         module = import_module(f"evenload.cli.{command}")
         examples = getattr(module, "EXAMPLES", "")
         parser = Parser(f"evenload {command}", module.run.__doc__, examples + _EPILOG)
-        module.arguments(parser)
+        for title, options in getattr(module, "OPTIONS", {}).items():
+            arguments = title == "arguments"
+            group = parser._positionals if arguments else parser.add_argument_group(title)
+            for usage, text in options.items():
+                _add(group, usage, text)
         parser.set_defaults(run=module.run)
         return parser
     about = "Decide on which GPU every expert of a Mixture-of-Experts model lives.\n\nCommands:"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,31 +22,27 @@ Examples:
 _WRITE = {"write_load": "read_load", "write_placement": "read_placement"}
 _DIGITS = 5  # of a layer's number
 
-
-# fmt: off
-def arguments(parser: ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument("source", metavar="IN", type=Path,
-        help="Loads or a placement, in any format that evenload reads.")
-    parser.add_argument("target", metavar="OUT", type=Path, help="Where it goes. Loads: a .npz, "
-        ".npy, .csv (one window) or .parquet file. Placements: .json or .npz (evenload's own), "
-        ".pt (SGLang), .yaml (TensorRT-LLM), or what --to says.")
-    formats = parser.add_argument_group("formats")
-    formats.add_argument("--from", metavar="NAME", dest="from_format",
-        help="Format of IN. Default: told by its content.")
-    formats.add_argument("--to", metavar="NAME", dest="to_format", help="Format of OUT: sglang, "
-        "tensorrt-llm, vllm-ascend, evenload or evenload-npz for placements; npz, npy, csv or "
-        "parquet for loads. Default: by OUT's ending.")
-    group = shared.placement_options(parser)
-    group.add_argument("--experts", metavar="N", type=int,
-        help="Experts per layer, if IN does not say.")
-    group.add_argument("--layers", metavar="A-B,...", help="The model's MoE layers, e.g. 3-60: "
-        "names those of a file that does not, and takes only these of a placement that has others "
-        "too (SGLang's has dense ones).")
-    group = parser.add_argument_group("loads")
-    group.add_argument("--window", metavar="N", type=int,
-        help="Take only window N of loads (from 0, or from the end: -1). Default: all.")
-# fmt: on
+OPTIONS = {
+    "arguments": {
+        "IN": "Loads or a placement, in any format that evenload reads.",
+        "OUT": "Where it goes. Loads: a .npz, .npy, .csv (one window) or .parquet file. "
+        "Placements: .json or .npz (evenload's own), .pt (SGLang), .yaml (TensorRT-LLM), or what "
+        "--to says.",
+    },
+    "formats": {
+        "--from NAME": "Format of IN. Default: told by its content.",
+        "--to NAME": "Format of OUT: sglang, tensorrt-llm, vllm-ascend, evenload or evenload-npz "
+        "for placements; npz, npy, csv or parquet for loads. Default: by OUT's ending.",
+    },
+    "what the file may leave out": shared.GPUS | {
+        "--experts N": "Experts per layer, if IN does not say.",
+        "--layers A-B,...": "The model's MoE layers, e.g. 3-60: names those of a file that does "
+        "not, and takes only these of a placement that has others too (SGLang's has dense ones).",
+    },
+    "loads": {
+        "--window N": "Take only window N of loads (from 0, or from the end: -1). Default: all.",
+    },
+}  # fmt: skip
 
 
 def run(args: Namespace) -> None:
@@ -57,10 +53,11 @@ def run(args: Namespace) -> None:
     """
     from evenload.io import PlacementShape, read_anything
 
-    layers, able = _layers(args.layers), _writable(args.target, args.to_format)
+    source, form = vars(args)["in"], vars(args)["from"]
+    layers, able = _layers(args.layers), _writable(args.out, args.to)
     prefer = _WRITE[able[0]] if len(able) == 1 else None
     shape = PlacementShape(args.gpus, args.nodes, args.experts)
-    found = read_anything(args.source, shape, format=args.from_format, prefer=prefer)
+    found = read_anything(source, shape, format=form, prefer=prefer)
     if found.loads is not None:
         _convert_loads(found.loads, layers, args)
     elif found.placement is not None:
@@ -70,7 +67,7 @@ def run(args: Namespace) -> None:
 def _convert_loads(loads: RawTrace, layers: ModelLayers | None, args: Namespace) -> None:
     from dataclasses import replace
 
-    from evenload.io import check_window, find_output, write_load
+    from evenload.io import check_window, write_load
     from evenload.report.text import counted
     from evenload.trace import ArrayWindows
 
@@ -80,10 +77,9 @@ def _convert_loads(loads: RawTrace, layers: ModelLayers | None, args: Namespace)
     if args.window is not None:
         number = check_window(args.window, loads.windows.shape[0], "the trace")
         loads = replace(loads, windows=ArrayWindows(loads.windows.read(number)[None]))
-    find_output(args.target, args.to_format, "write_load")
-    shared.say_notes(write_load(args.target, loads, format=args.to_format))
+    shared.say_notes(write_load(args.out, loads, format=args.to))
     words = map(counted, loads.windows.shape, ("window", "layer", "expert"))
-    shared.say(f"wrote loads of {', '.join(words)} to {args.target}")
+    shared.say(f"wrote loads of {', '.join(words)} to {args.out}")
 
 
 def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Namespace) -> None:
@@ -96,8 +92,8 @@ def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Na
         known = len(file.notes)
         file = for_layers(file, layers)
         shared.say_notes(file.notes[known:])
-    shared.say_notes(write_placement_file(args.target, file, format=args.to_format))
-    shared.say(f"wrote the placement to {args.target}")
+    shared.say_notes(write_placement_file(args.out, file, format=args.to))
+    shared.say(f"wrote the placement to {args.out}")
 
 
 def _check_layers(loads: RawTrace, layers: ModelLayers) -> ModelLayers:
@@ -135,23 +131,19 @@ def _layers(text: str | None) -> ModelLayers | None:
 def _writable(target: Path, to_format: str | None) -> list[str]:
     """Return which of loads and a placement can be written; raise `ValueError` for neither."""
     from evenload.checks import unknown_ending
-    from evenload.io import FORMATS, FileFormatError, find_output
+    from evenload.io import FORMATS
 
-    able = []
-    for ability in _WRITE:
-        try:
-            find_output(target, to_format, ability)
-            able.append(ability)
-        except FileFormatError:
-            pass
-    if able:
+    def keys(ability: str) -> list[str]:
+        able = [f for f in FORMATS if ability in f.can]
+        if to_format is not None:
+            return sorted(f.name for f in able)
+        return sorted({ending for f in able for ending in f.written_to})
+
+    wanted = target.suffix.lower() if to_format is None else to_format
+    if able := [ability for ability in _WRITE if wanted in keys(ability)]:
         return able
-    able_to = [[f for f in FORMATS if ability in f.can] for ability in _WRITE]
-    if to_format is not None:
-        names = [{f.name for f in formats} for formats in able_to]
-        what = f"--to {to_format} is no format that is written"
-    else:
-        names = [{ending for f in formats for ending in f.written_to} for formats in able_to]
+    what = f"--to {to_format} is no format that is written"
+    if to_format is None:
         what = f"{target}: a file with {unknown_ending(target)} is of no format that is written"
-    loads, placements = (", ".join(sorted(known)) for known in names)
+    loads, placements = (", ".join(keys(ability)) for ability in _WRITE)
     raise ValueError(f"{what}; use {loads} for loads, {placements} for a placement")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from evenload.cli import shared
 
@@ -13,12 +13,7 @@ _WHAT = (
 _TIMES = "times: both planners compiled here; DeepSeek's own code makes the same plan in Python"
 _NEXT = "Next: evenload plan YOUR_LOADS.npz --gpus 32 --nodes 4 --slots 288 -o placement.json"
 
-
-def arguments(parser: ArgumentParser) -> None:
-    """Add the options."""
-    output = shared.output_options(parser)
-    output.add_argument("--seed", metavar="N", type=int, default=0,
-        help="Seed of the synthetic load.")  # fmt: skip
+OPTIONS = {"output": shared.JSON | shared.PLOT | {"--seed N:0": "Seed of the synthetic load."}}
 
 
 def run(args: Namespace) -> None:

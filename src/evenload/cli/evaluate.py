@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from pathlib import Path
+from argparse import Namespace
 
 from evenload.cli import shared
 
@@ -13,16 +12,17 @@ Examples:
   evenload evaluate trace.npz expert_map.json --gpus 16 --window -1
 """
 
-
-def arguments(parser: ArgumentParser) -> None:
-    """Add the options."""
-    shared.load_options(parser)
-    parser.add_argument("placement", metavar="PLACEMENT", type=Path, help="A file that `plan -o` "
-        "wrote, or a placement of an engine, in any format that evenload reads.")  # fmt: skip
-    placement = shared.placement_options(parser)
-    shared.placement_format_option(placement, "--placement-format")
-    shared.groups_option(placement)
-    shared.output_options(parser)
+OPTIONS = {
+    "arguments": shared.LOADS | {
+        "PLACEMENT": "A file that `plan -o` wrote, or a placement of an engine, in any format that "
+        "evenload reads.",
+    },
+    "loads": shared.WINDOW | shared.READING,
+    "what the file may leave out": shared.GPUS | {
+        "--placement-format NAME": shared.PLACEMENT_FORMAT,
+    } | shared.GROUPS,
+    "output": shared.JSON | shared.PLOT,
+}  # fmt: skip
 
 
 def run(args: Namespace) -> None:

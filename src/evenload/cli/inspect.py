@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
-from pathlib import Path
+from argparse import Namespace
 
 from evenload.cli import shared
 
@@ -14,19 +13,14 @@ Examples:
   evenload inspect expert_map.json --gpus 16
 """
 
-
-# fmt: off
-def arguments(parser: ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument("file", metavar="FILE", type=Path,
-        help="Loads or a placement, in any format that evenload reads.")
-    group = shared.placement_options(parser)
-    group.add_argument("--experts", metavar="N", type=int,
-        help="Experts per layer, if the file does not say.")
-    group.add_argument("--format", metavar="NAME",
-        help="The file's format. Default: told by its content.")
-    shared.output_options(parser, placements=False)
-# fmt: on
+OPTIONS = {
+    "arguments": {"FILE": "Loads or a placement, in any format that evenload reads."},
+    "what the file may leave out": shared.GPUS | {
+        "--experts N": "Experts per layer, if the file does not say.",
+        "--format NAME": "The file's format. Default: told by its content.",
+    },
+    "output": shared.JSON,
+}  # fmt: skip
 
 
 def run(args: Namespace) -> None:

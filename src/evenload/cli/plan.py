@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
-from pathlib import Path
+from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
 from evenload.cli import shared
@@ -21,54 +20,50 @@ Examples:
 
 _TARGET = 0.99
 
-
-# fmt: off
-def arguments(parser: ArgumentParser) -> None:
-    """Add the options."""
-    shared.load_options(parser)
-    cluster = shared.cluster_options(parser)
-    cluster.add_argument("--redundant", metavar="R|auto", help="Instead of --slots: slots beyond "
-        "one for each expert. auto finds the fewest, equally many on each GPU, that reach the "
-        "--target.")
-    cluster.add_argument("--target", metavar="B", type=float, help="Balancedness, mean over "
-        "layers, for --redundant auto to reach. Default: 0.99.")
-    cluster.add_argument("--speed", metavar="A,B,...",
-        help="Speed of each GPU, where they differ: e.g. 1,1,2,2.")
-    cluster.add_argument("--dead", metavar="GPU", type=int, action="append",
-        help="Number of a GPU that is gone. May be given repeatedly.")
-    groups = parser.add_argument_group("groups of experts")
-    shared.groups_option(groups)
-    groups.add_argument("--topology", metavar="NAME", help="strict (all of a group on one node), "
-        "prefer (one replica of each on its group's node, others where they pay), or ignore. "
-        "Default: strict where the groups divide evenly over the nodes, else ignore.")
-    groups.add_argument("--cross-node-price", metavar="P", type=float, help="For --topology "
-        "prefer: what a token costs that is computed away from its group's node, in tokens "
-        "computed by a GPU. Default: 1.")
-    search = parser.add_argument_group("search")
-    search.add_argument("--solver", metavar="NAME", default="auto", help="auto (the best there is "
-        "for the problem), greedy (DeepSeek EPLB's own plan), iterated-greedy, local-search, "
-        "joint, exact (small layers), or one that a plug-in adds.")
-    search.add_argument("--effort", metavar="LEVEL", help="How long to search, for the solvers "
-        "auto, joint and exact: fast, standard, thorough, or a number of steps.")
-    search.add_argument("--next", action="store_true", help="Plan a trace for the window after "
-        "it: for a forecast, and so that it holds under the last windows.")
-    moves = parser.add_argument_group("moves")
-    moves.add_argument("--current", metavar="FILE", type=Path, help="Running placement: the plan "
-        "moves few experts from it, see --move-cost and --max-moves.")
-    shared.placement_format_option(moves, "--current-format")
-    moves.add_argument("--move-cost", metavar="P", type=float, help="With --current: minimum gain "
-        "required per move in its layer, in balancedness. Default: 0.1 over the slots of a layer.")
-    moves.add_argument("--max-moves", metavar="M", type=int,
-        help="With --current: experts of each layer that may move at most.")
-    output = shared.output_options(parser)
-    output.add_argument("-o", "--output", metavar="FILE", type=Path, help="Write the placement to "
-        "a file: .json or .npz (evenload's own), .pt (SGLang), .yaml (TensorRT-LLM), or what "
-        "--output-format says.")
-    output.add_argument("--output-format", metavar="NAME", help="Format of --output: evenload, "
-        "evenload-npz, sglang, tensorrt-llm or vllm-ascend. Default: by its ending.")
-    output.add_argument("--curve", metavar="FILE", type=Path, help="Draw what each number of slots "
-        "reaches that --redundant auto tried, to a .png, .svg or .pdf.")
-# fmt: on
+OPTIONS = {
+    "arguments": shared.LOADS,
+    "loads": shared.WINDOW | shared.READING,
+    "cluster": shared.CLUSTER | {
+        "--redundant R|auto": "Instead of --slots: slots beyond one for each expert. auto finds "
+        "the fewest, equally many on each GPU, that reach the --target.",
+        "--target B": "Balancedness, mean over layers, for --redundant auto to reach. Default: "
+        "0.99.",
+        "--speed A,B,...": "Speed of each GPU, where they differ: e.g. 1,1,2,2.",
+        "--dead GPU*": "Number of a GPU that is gone. May be given repeatedly.",
+    },
+    "groups of experts": shared.GROUPS | {
+        "--topology NAME": "strict (all of a group on one node), prefer (one replica of each on "
+        "its group's node, others where they pay), or ignore. Default: strict where the groups "
+        "divide evenly over the nodes, else ignore.",
+        "--cross-node-price P": "For --topology prefer: what a token costs that is computed away "
+        "from its group's node, in tokens computed by a GPU. Default: 1.",
+    },
+    "search": {
+        "--solver NAME:auto": "auto (the best there is for the problem), greedy (DeepSeek EPLB's "
+        "own plan), iterated-greedy, local-search, joint, exact (small layers), or one that a "
+        "plug-in adds.",
+        "--effort LEVEL": "How long to search, for the solvers auto, joint and exact: fast, "
+        "standard, thorough, or a number of steps.",
+        "--next": "Plan a trace for the window after it: for a forecast, and so that it holds "
+        "under the last windows.",
+    },
+    "moves": {
+        "--current FILE": "Running placement: the plan moves few experts from it, see --move-cost "
+        "and --max-moves.",
+        "--current-format NAME": shared.PLACEMENT_FORMAT,
+        "--move-cost P": "With --current: minimum gain required per move in its layer, in "
+        "balancedness. Default: 0.1 over the slots of a layer.",
+        "--max-moves M": "With --current: experts of each layer that may move at most.",
+    },
+    "output": shared.JSON | shared.PLOT | {
+        "-o, --output FILE": "Write the placement to a file: .json or .npz (evenload's own), .pt "
+        "(SGLang), .yaml (TensorRT-LLM), or what --output-format says.",
+        "--output-format NAME": "Format of --output: evenload, evenload-npz, sglang, tensorrt-llm "
+        "or vllm-ascend. Default: by its ending.",
+        "--curve FILE": "Draw what each number of slots reaches that --redundant auto tried, to a "
+        ".png, .svg or .pdf.",
+    },
+}  # fmt: skip
 
 
 def run(args: Namespace) -> None:
@@ -121,57 +116,54 @@ def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redu
     """Plan once; also return the seconds it took, and how the slots were found if they were."""
     from evenload import solve
     from evenload.clock import Stopwatch
+    from evenload.redundancy import smallest_redundancy
+    from evenload.report.text import counted
 
-    how = {"num_groups": args.groups, "topology": args.topology, "solver": args.solver}
-    asked = {
-        "cross_node_price": args.cross_node_price,
-        "effort": int(args.effort) if _is_number(args.effort) else args.effort,
-        "move_cost": args.move_cost,
-        "max_moves": args.max_moves,
-        "current": running,
-    }
-    how |= {name: value for name, value in asked.items() if value is not None}
+    names = ("topology", "solver", "cross_node_price", "effort", "move_cost", "max_moves")
+    asked = {name: getattr(args, name) for name in names}
+    asked |= {"current": running, "num_groups": args.groups}
+    if _is_number(args.effort):
+        asked["effort"] = int(args.effort)
+    how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if args.redundant != "auto":
         experts = tokens.shape[-1]
-        speed, alive = _speed(args.speed), _alive(args)
-        cluster = shared.cluster_of(args, _slots(args, experts), experts, alive, speed=speed)
+        differ = {"speed": _speed(args.speed), "alive": _alive(args)}
+        cluster = shared.cluster_of(args, _slots(args, experts), experts, **differ)
         with shared.kernels(), shared.busy("planning"), Stopwatch() as watch:
             plan = solve(tokens, cluster, **how)
         return plan, watch.seconds, None
-    from evenload.redundancy import smallest_redundancy
-
-    wanted = _TARGET if args.target is None else args.target
-    search = "looking for the fewest slots"
-    with shared.kernels(), shared.busy(search) as tell, Stopwatch() as watch:
-        found = smallest_redundancy(tokens, args.gpus, args.nodes, wanted=wanted, say=tell, **how)
-    tried = f"{found.num_tried} number{'s' if found.num_tried > 1 else ''} of slots"
-    shared.say(f"tried {tried} in {watch.seconds:.2f} s")
+    how["wanted"] = _TARGET if args.target is None else args.target
+    with shared.kernels(), shared.busy("looking for the fewest slots") as say, Stopwatch() as watch:
+        found = smallest_redundancy(tokens, args.gpus, args.nodes, say=say, **how)
+    tried = counted(found.num_tried, "number")
+    shared.say(f"tried {tried} of slots in {watch.seconds:.2f} s")
     return found.plan, found.plan_seconds, found
 
 
 def _check(args: Namespace) -> None:
     """Raise `ValueError` for options that do not go together, before any work is done."""
     auto, price = args.redundant == "auto", args.cross_node_price
-    for_prefer = f"--cross-node-price {price or 0:g} is for --topology prefer"
-    shared.both(price, args.topology == "prefer", for_prefer)
-    shared.both(args.move_cost, args.current, "--move-cost limits moves from --current")
-    shared.both(args.max_moves, args.current, "--max-moves limits moves from --current")
-    shared.both(args.curve, auto, "--curve is drawn for --redundant auto")
-    shared.both(args.target, auto, "--target is for --redundant auto")
+    for given, other, rule in (
+        (price, args.topology == "prefer",
+         f"--cross-node-price {price or 0:g} is for --topology prefer"),
+        (args.move_cost, args.current, "--move-cost limits moves from --current"),
+        (args.max_moves, args.current, "--max-moves limits moves from --current"),
+        (args.curve, auto, "--curve is drawn for --redundant auto"),
+        (args.target, auto, "--target is for --redundant auto"),
+    ):  # fmt: skip
+        shared.both(given, other, rule)
     if args.target is not None and not 0.0 < args.target <= 1.0:
         raise ValueError(f"--target {args.target:g} is outside (0, 1]; use {_TARGET:g} for example")
     if args.next and args.window is not None:
         raise ValueError(
             "--window and --next are two ways to look at a trace; give one of them, or neither"
         )
-    clashes = {
-        "looks at one load; leave out --next, or take a --window": args.next,
-        "looks for the slots to plan anew on; leave out --current, or give --slots": args.current,
-        "looks for the slots of equal living GPUs; leave out --slots, --speed and --dead": (
-            (args.slots, args.speed, args.dead) != (None, None, None)
-        ),
-    }
-    for rule, clash in clashes.items():
+    for clash, rule in (
+        (args.next, "looks at one load; leave out --next, or take a --window"),
+        (args.current, "looks for the slots to plan anew on; leave out --current, or give --slots"),
+        ((args.slots, args.speed, args.dead) != (None, None, None),
+         "looks for the slots of equal living GPUs; leave out --slots, --speed and --dead"),
+    ):  # fmt: skip
         if auto and clash:
             raise ValueError(f"--redundant auto {rule}")
 
@@ -186,7 +178,7 @@ def _slots(args: Namespace, num_experts: int) -> int | None:
     if args.redundant is None:
         return slots
     if slots is not None:
-        raise ValueError("--slots and --redundant are two ways to say one thing; give one of them")
+        raise ValueError(shared.ONE_WAY)
     if not _is_number(args.redundant):
         raise ValueError(
             f"--redundant {args.redundant} is no number; use one of at least 0, or auto"
@@ -205,12 +197,9 @@ def _speed(text: str | None) -> list[float] | None:
 
 def _alive(args: Namespace) -> list[bool] | None:
     """Return for each GPU whether it is alive; None if all are."""
-    for gpu in args.dead or []:
-        if not 0 <= gpu < args.gpus:
-            raise ValueError(f"--dead {gpu} is no GPU; use 0 to {args.gpus - 1}")
-    if not args.dead:
-        return None
-    alive = [gpu not in args.dead for gpu in range(args.gpus)]
-    if not any(alive):
+    dead = set(args.dead or [])
+    for gpu in sorted(dead - set(range(args.gpus))):
+        raise ValueError(f"--dead {gpu} is no GPU; use 0 to {args.gpus - 1}")
+    if dead and len(dead) == args.gpus:
         raise ValueError(f"--dead: all {args.gpus} GPUs are gone; leave 1 or more")
-    return alive
+    return [gpu not in dead for gpu in range(args.gpus)] if dead else None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from argparse import ArgumentParser, Namespace
-from pathlib import Path
+from argparse import Namespace
 from typing import Any
 
 from evenload.cli import shared
@@ -18,54 +17,48 @@ Examples:
 
 DEFAULT_POLICIES = ["never", "once", "deepseek", "evenload"]
 
-
-# fmt: off
-def arguments(parser: ArgumentParser) -> None:
-    """Add the options."""
-    shared.trace_options(parser)
-    shared.cluster_options(parser)
-    replay_options(parser)
-    windows = parser.add_argument_group("windows")
-    windows.add_argument("--window", metavar="N", type=int, default=1,
-        help="Recorded windows that are summed into one.")
-    windows.add_argument("--interval", metavar="N", type=int, default=1,
-        help="Windows from one decision to the next.")
-    windows.add_argument("--start", metavar="FILE", type=Path, help="Placement that serves at "
-        "first, in any format that evenload reads. Default: experts in order.")
-    shared.placement_format_option(windows, "--start-format")
-    output = shared.output_options(parser, placements=False)
-    output.add_argument("--report", metavar="FILE", type=Path,
-        help="Write a page with pictures to a .html file.")
-    output.add_argument("--save", metavar="FILE", type=Path,
-        help="Keep the replays in a .npz file, for `evenload report`.")
-
-
-def replay_options(parser: ArgumentParser) -> None:
-    """Add what `replay` and `sweep` have in common."""
-    policies = parser.add_argument_group("policies")
-    policies.add_argument("--policy", metavar="NAME", action="append", help="never, once, every-N "
-        "(each also with a solver: every-4:joint), deepseek, vllm or evenload; options of the "
-        "solver after commas: every-4:joint,effort=fast. May be given repeatedly. Default: "
-        f"{', '.join(DEFAULT_POLICIES)}.")
-    policies.add_argument("--warm-start", metavar="N", type=int, default=1,
-        help="Windows that are seen before the first is served.")
-    shared.groups_option(policies)
-    policies.add_argument("--oracle", metavar="NAME", default="fast", help="Who plans each window "
-        "on itself, for the regret: fast, a solver, auto, or none.")
-    costs = parser.add_argument_group("costs")
-    costs.add_argument("--hardware", metavar="NAME", default="h100-ib", help="What a second is: "
-        "h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or h100-pcie.")
-    costs.add_argument("--model", metavar="NAME", default="deepseek-v3", help="Whose experts move: "
-        "deepseek-v3, deepseek-r1, deepseek-v2-lite, qwen3-235b-a22b, qwen3-30b-a3b, gpt-oss-20b, "
-        "gpt-oss-120b, kimi-k2, glm-4.5, mixtral-8x7b or mixtral-8x22b.")
-    costs.add_argument("--cost", metavar="NAME=X", action="append", help="Another number of the "
-        "cost model: tokens_per_second, expert_bytes, bandwidth_in_node, bandwidth_between_nodes "
-        "(bytes per second), latency (seconds) or overlap (0 to 1). May be given repeatedly.")
-    costs.add_argument("--sample", metavar="X", type=float, default=1.0,
-        help="Fraction of the served tokens that the trace recorded: 0.01 for one in a hundred.")
-    costs.add_argument("--no-delay", action="store_true",
-        help="Let moves take effect at once; they still cost what they cost.")
-# fmt: on
+# What `replay` and `sweep` have in common.
+REPLAY = {
+    "policies": {
+        "--policy NAME*": "never, once, every-N (each also with a solver: every-4:joint), "
+        "deepseek, vllm or evenload; options of the solver after commas: every-4:joint,"
+        f"effort=fast. May be given repeatedly. Default: {', '.join(DEFAULT_POLICIES)}.",
+        "--warm-start N:1": "Windows that are seen before the first is served.",
+        **shared.GROUPS,
+        "--oracle NAME:fast": "Who plans each window on itself, for the regret: fast, a solver, "
+        "auto, or none.",
+    },
+    "costs": {
+        "--hardware NAME:h100-ib": "What a second is: h100-ib, h200-ib, h800-ib, ascend-910c, "
+        "ascend-910b, l40s-pcie or h100-pcie.",
+        "--model NAME:deepseek-v3": "Whose experts move: deepseek-v3, deepseek-r1, "
+        "deepseek-v2-lite, qwen3-235b-a22b, qwen3-30b-a3b, gpt-oss-20b, gpt-oss-120b, kimi-k2, "
+        "glm-4.5, mixtral-8x7b or mixtral-8x22b.",
+        "--cost NAME=X*": "Another number of the cost model: tokens_per_second, expert_bytes, "
+        "bandwidth_in_node, bandwidth_between_nodes (bytes per second), latency (seconds) or "
+        "overlap (0 to 1). May be given repeatedly.",
+        "--sample X:1.0": "Fraction of the served tokens that the trace recorded: 0.01 for one in "
+        "a hundred.",
+        "--no-delay": "Let moves take effect at once; they still cost what they cost.",
+    },
+}
+OPTIONS = {
+    "arguments": shared.TRACE,
+    "trace": shared.READING,
+    "cluster": shared.CLUSTER,
+    **REPLAY,
+    "windows": {
+        "--window N:1": "Recorded windows that are summed into one.",
+        "--interval N:1": "Windows from one decision to the next.",
+        "--start FILE": "Placement that serves at first, in any format that evenload reads. "
+        "Default: experts in order.",
+        "--start-format NAME": shared.PLACEMENT_FORMAT,
+    },
+    "output": shared.JSON | {
+        "--report FILE": "Write a page with pictures to a .html file.",
+        "--save FILE": "Keep the replays in a .npz file, for `evenload report`.",
+    },
+}  # fmt: skip
 
 
 def run(args: Namespace) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,22 +20,18 @@ Examples:
   evenload report replays.npz -o page.html --figures figures
 """
 
-
-# fmt: off
-def arguments(parser: ArgumentParser) -> None:
-    """Add the options."""
-    parser.add_argument("replays", metavar="REPLAYS", nargs="+", type=Path,
-        help="One or more .npz files that `replay --save` wrote.")
-    trace = parser.add_argument_group("trace")
-    trace.add_argument("--trace", metavar="FILE", type=Path,
-        help="The trace that was replayed. Default: where it was then, as the replays say.")
-    shared.reading_options(trace)
-    output = shared.output_options(parser, placements=False)
-    output.add_argument("-o", "--output", metavar="FILE", type=Path,
-        help="Write a page to a .html file.")
-    output.add_argument("--figures", metavar="FOLDER", type=Path,
-        help="Write the figures as .png files into a folder, for papers.")
-# fmt: on
+OPTIONS = {
+    "arguments": {"REPLAYS*": "One or more .npz files that `replay --save` wrote."},
+    "trace": {
+        "--trace FILE": "The trace that was replayed. Default: where it was then, as the replays "
+        "say.",
+        **shared.READING,
+    },
+    "output": shared.JSON | {
+        "-o, --output FILE": "Write a page to a .html file.",
+        "--figures FOLDER": "Write the figures as .png files into a folder, for papers.",
+    },
+}  # fmt: skip
 
 
 def run(args: Namespace) -> None:

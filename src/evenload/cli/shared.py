@@ -6,8 +6,7 @@ import shutil
 import sys
 import threading
 import time
-from argparse import ArgumentParser, Namespace
-from argparse import _ArgumentGroup as ArgumentGroup
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,97 +20,57 @@ if TYPE_CHECKING:
     from evenload.report.compare import Context, Summary
     from evenload.trace import Trace
 
-# ---- options ------------------------------------------------------------------------------------
-# fmt: off
+# ---- options, as `evenload.cli.parser_of` reads them -------------------------------------------
+
+LOADS = {
+    "LOADS": "Tokens routed to each expert: a .npz, .npy, .csv, .json or .parquet file, or what an "
+    "engine recorded (a file, a folder, or a pattern in quotes: 'dump/*.pt'); see --format. A .npz "
+    "holds `load` [windows, layers, experts] or [layers, experts], or `topk` [tokens, layers, k]; "
+    "a .csv has one row per layer and one column per expert.",
+}
+TRACE = {
+    "TRACE": "Tokens routed to each expert, window by window: a .npz with `load`, a .npy or a "
+    ".json, [windows, layers, experts], a .parquet, or what an engine recorded; see --format.",
+}
+WINDOW = {
+    "--window N": "Take window N of a trace (from 0, or from the end: -1), not the sum of all.",
+}
+READING = {
+    "--experts N": "Experts per layer, for a file of routed experts (`topk`) that does not say.",
+    "--format NAME": "Format of the loads: npz, npy, csv, json, parquet, sglang-recorder, "
+    "sglang-logical-count, tensorrt-llm-statistics, vllm-routed-experts or vllm-ascend-load. "
+    "Default: told by the file's ending and content. A .npy or .npz or folder of routed experts "
+    "[tokens, layers, k] of vLLM's requests has to be named.",
+}
+THE_GPUS = "GPUs of the expert-parallel group."
+THE_SLOTS = (
+    "Slots of a layer over all GPUs; if they do not divide evenly, the first GPUs get one extra. "
+    "Slots beyond the number of experts hold replicas of busy ones."
+)
+CLUSTER = {
+    "--gpus G!": THE_GPUS,
+    "--nodes N:1": "Nodes, with equally many GPUs each.",
+    "--slots S": f"{THE_SLOTS} Default: as few as hold every expert once.",
+}
+GROUPS = {
+    "--groups N:1": "Groups of experts that routing keeps on one node (8 for DeepSeek-V3).",
+}
+GPUS = {
+    "--gpus G": "GPUs that a placement is for, if its file does not say.",
+    "--nodes N": "Nodes of these GPUs, if the file does not say. Default: 1.",
+}
+PLACEMENT_FORMAT = (
+    "Format of the placement's file, see `evenload convert --to`. Default: told by its content."
+)
+ONE_WAY = "--slots and --redundant are two ways to say one thing; give one of them"
+JSON = {"--json": "Print one JSON object, not a table."}
+PLOT = {
+    "--plot FILE": "Draw the load of each GPU in each layer, before and after, to a .png, .svg or "
+    ".pdf.",
+    "--split": "Show also what the best uneven sharing of tokens among replicas would reach.",
+}
 
 
-def load_options(parser: ArgumentParser) -> None:
-    """Add LOADS and how to read it."""
-    parser.add_argument("loads", metavar="LOADS", type=Path, help="Tokens routed to each expert: a "
-        ".npz, .npy, .csv, .json or .parquet file, or what an engine recorded (a file, a folder, "
-        "or a pattern in quotes: 'dump/*.pt'); see --format. A .npz holds `load` [windows, layers, "
-        "experts] or [layers, experts], or `topk` [tokens, layers, k]; a .csv has one row per "
-        "layer and one column per expert.")
-    group = parser.add_argument_group("loads")
-    group.add_argument("--window", metavar="N", type=int, help="Take window N of a trace (from 0, "
-        "or from the end: -1), not the sum of all.")
-    reading_options(group)
-
-
-def trace_options(parser: ArgumentParser) -> None:
-    """Add TRACE and how to read it."""
-    parser.add_argument("trace", metavar="TRACE", type=Path, help="Tokens routed to each expert, "
-        "window by window: a .npz with `load`, a .npy or a .json, [windows, layers, experts], a "
-        ".parquet, or what an engine recorded; see --format.")
-    reading_options(parser.add_argument_group("trace"))
-
-
-def reading_options(group: ArgumentGroup) -> None:
-    """Add what tells how loads are read."""
-    group.add_argument("--experts", metavar="N", type=int, help="Experts per layer, for a file of "
-        "routed experts (`topk`) that does not say.")
-    group.add_argument("--format", metavar="NAME", help="Format of the loads: npz, npy, csv, json, "
-        "parquet, sglang-recorder, sglang-logical-count, tensorrt-llm-statistics, "
-        "vllm-routed-experts or vllm-ascend-load. Default: told by the file's ending and content. "
-        "A .npy or .npz or folder of routed experts [tokens, layers, k] of vLLM's requests has to "
-        "be named.")
-
-
-def cluster_options(parser: ArgumentParser, *, several: bool = False) -> ArgumentGroup:
-    """Add GPUs, nodes and slots; with `several` each may be given repeatedly, for a grid."""
-    group = parser.add_argument_group("cluster")
-    again: dict[str, Any] = {"action": "append"} if several else {}
-    also = " May be given repeatedly." if several else ""
-    default = "" if several else " Default: as few as hold every expert once."
-    group.add_argument("--gpus", metavar="G", type=int, required=True, **again,
-        help=f"GPUs of the expert-parallel group.{also}")
-    if several:
-        group.add_argument("--gpus-per-node", metavar="N", type=int,
-            help="GPUs per node. Default: all in one.")
-    else:
-        group.add_argument("--nodes", metavar="N", type=int, default=1,
-            help="Nodes, with equally many GPUs each.")
-    group.add_argument("--slots", metavar="S", type=int, **again, help="Slots of a layer over all "
-        "GPUs; if they do not divide evenly, the first GPUs get one extra. Slots beyond the number "
-        f"of experts hold replicas of busy ones.{default}{also}")
-    return group
-
-
-def groups_option(group: ArgumentGroup) -> None:
-    """Add --groups."""
-    group.add_argument("--groups", metavar="N", type=int, default=1,
-        help="Groups of experts that routing keeps on one node (8 for DeepSeek-V3).")
-
-
-def placement_options(parser: ArgumentParser) -> ArgumentGroup:
-    """Add what a placement's file may leave out."""
-    group = parser.add_argument_group("what the file may leave out")
-    group.add_argument("--gpus", metavar="G", type=int,
-        help="GPUs that a placement is for, if its file does not say.")
-    group.add_argument("--nodes", metavar="N", type=int,
-        help="Nodes of these GPUs, if the file does not say. Default: 1.")
-    return group
-
-
-def placement_format_option(group: ArgumentGroup, name: str) -> None:
-    """Add an option that names the format of a placement's file."""
-    group.add_argument(name, metavar="NAME", help="Format of the placement's file, see `evenload "
-        "convert --to`. Default: told by its content.")
-
-
-def output_options(parser: ArgumentParser, *, placements: bool = True) -> ArgumentGroup:
-    """Add --json, and for a report on placements --plot and --split."""
-    group = parser.add_argument_group("output")
-    group.add_argument("--json", action="store_true", help="Print one JSON object, not a table.")
-    if placements:
-        group.add_argument("--plot", metavar="FILE", type=Path, help="Draw the load of each GPU in "
-            "each layer, before and after, to a .png, .svg or .pdf.")
-        group.add_argument("--split", action="store_true", help="Show also what the best uneven "
-            "sharing of tokens among replicas would reach.")
-    return group
-
-
-# fmt: on
 # ---- from what was parsed to the library's nouns -------------------------------------------------
 
 
@@ -159,21 +118,15 @@ def open_placement(
     return file.placement
 
 
-def cluster_of(
-    args: Namespace,
-    slots: int | None,
-    num_experts: int,
-    alive: list[bool] | None = None,
-    **how: Any,
-) -> Cluster:
+def cluster_of(args: Namespace, slots: int | None, num_experts: int, **how: Any) -> Cluster:
     """Return the cluster; without `slots`, as few per GPU as hold every expert once."""
     from evenload.cluster import Cluster
 
     if slots is not None:
-        return Cluster(args.gpus, args.nodes, num_slots=slots, alive=alive, **how)
-    count = args.gpus if alive is None else sum(alive)
-    smallest = Cluster.smallest_for(num_experts, max(count, 1))
-    cluster = Cluster(args.gpus, args.nodes, smallest.slots_per_gpu, alive=alive, **how)
+        return Cluster(args.gpus, args.nodes, num_slots=slots, **how)
+    living = args.gpus if how.get("alive") is None else sum(how["alive"])
+    smallest = Cluster.smallest_for(num_experts, max(living, 1))
+    cluster = Cluster(args.gpus, args.nodes, smallest.slots_per_gpu, **how)
     say(
         f"note: no --slots: {cluster.num_slots} for {num_experts} experts; one more on each GPU "
         f"for replicas of busy experts would be --slots {cluster.num_slots + cluster.num_gpus}"
@@ -306,11 +259,7 @@ def check_outputs(output: Path | None, form: str | None, *plots: Path | None) ->
 
 
 def show(
-    args: Namespace,
-    context: Context,
-    summaries: Sequence[Summary],
-    lines: Sequence[str],
-    **extra: Any,
+    args: Namespace, context: Context, summaries: Sequence[Summary], lines: list[str], **extra: Any
 ) -> None:
     """Print a report to stdout, and draw its picture where one is wanted.
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evenload.cli import shared
-from evenload.cli.replay import DEFAULT_POLICIES, replay_options, settings_of
+from evenload.cli.replay import DEFAULT_POLICIES, REPLAY, settings_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -20,29 +20,31 @@ Examples:
   evenload sweep trace.npz --gpus 8 --redundant 0 --redundant 8 --redundant 16 -o results.parquet
 """
 
-
-# fmt: off
-def arguments(parser: ArgumentParser) -> None:
-    """Add the options."""
-    shared.trace_options(parser)
-    cluster = shared.cluster_options(parser, several=True)
-    cluster.add_argument("--redundant", metavar="R", type=int, action="append", help="Instead of "
-        "--slots: slots beyond one for each expert. May be given repeatedly.")
-    replay_options(parser)
-    windows = parser.add_argument_group("windows")
-    windows.add_argument("--window", metavar="N", type=int, action="append",
-        help="Recorded windows summed into one. May be given repeatedly. Default: 1.")
-    windows.add_argument("--interval", metavar="N", type=int, action="append",
-        help="Windows from one decision to the next. May be given repeatedly. Default: 1.")
-    where = parser.add_argument_group("where it runs")
-    where.add_argument("--workers", metavar="N", type=int, help="Processes. Default: one per core.")
-    where.add_argument("--dask", metavar="ADDRESS",
-        help="Run on the Dask cluster of this scheduler instead.")
-    output = shared.output_options(parser, placements=False)
-    output.add_argument("-o", "--output", metavar="FILE", type=Path, required=True, help="Where "
-        "the results go: a .parquet (needs pyarrow), .csv or .json file. Finished replays are kept "
-        "in a folder of that name with .cells behind it.")
-# fmt: on
+OPTIONS = {
+    "arguments": shared.TRACE,
+    "trace": shared.READING,
+    "cluster": {
+        "--gpus G*!": f"{shared.THE_GPUS} May be given repeatedly.",
+        "--gpus-per-node N": "GPUs per node. Default: all in one.",
+        "--slots S*": f"{shared.THE_SLOTS} May be given repeatedly.",
+        "--redundant R*": "Instead of --slots: slots beyond one for each expert. May be given "
+        "repeatedly.",
+    },
+    **REPLAY,
+    "windows": {
+        "--window N*": "Recorded windows summed into one. May be given repeatedly. Default: 1.",
+        "--interval N*": "Windows from one decision to the next. May be given repeatedly. "
+        "Default: 1.",
+    },
+    "where it runs": {
+        "--workers N": "Processes. Default: one per core.",
+        "--dask ADDRESS": "Run on the Dask cluster of this scheduler instead.",
+    },
+    "output": shared.JSON | {
+        "-o, --output FILE!": "Where the results go: a .parquet (needs pyarrow), .csv or .json "
+        "file. Finished replays are kept in a folder of that name with .cells behind it.",
+    },
+}  # fmt: skip
 
 
 def run(args: Namespace) -> None:
@@ -94,7 +96,7 @@ def slots_of(slots: list[int] | None, redundant: list[int] | None, num_experts: 
             f"how many slots is not said; give --slots (at least {num_experts}) or --redundant"
         )
     if slots and redundant:
-        raise ValueError("--slots and --redundant are two ways to say one thing; give one of them")
+        raise ValueError(shared.ONE_WAY)
     for extra in redundant or []:
         if extra < 0:
             raise ValueError(f"--redundant {extra} is less than 0; use 0 or more")

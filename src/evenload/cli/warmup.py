@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 
 from evenload.cli import shared
-
-
-def arguments(parser: ArgumentParser) -> None:
-    """Add no options."""
 
 
 def run(args: Namespace) -> None:

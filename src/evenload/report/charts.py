@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.report.labels import place_labels
 from evenload.report.palette import FEW_POINTS, STEPS
-from evenload.report.story import Balance, Float, Level, Story
+from evenload.report.story import Float, Level, Story
 from evenload.report.text import shorten
 
 Figure = dict[str, Any]
@@ -25,6 +28,9 @@ Trace = dict[str, Any]  # what plotly calls one: a line, some marks, a heat map
 
 GAP = 65535  # stands for a number that is not there
 _FINEST = 1e-3
+_ROOM = 0.07  # at each end of an axis, of what it has to reach over
+_PLOT = (640.0, 300.0)  # what names are placed for, in pixels; many plots are wider
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 _CAPTION = 20  # characters of a name beside a row
 _NAME = "<extra>%{fullData.name}</extra>"  # at the end of what a point says
 
@@ -39,8 +45,7 @@ def step_for(largest: float) -> float:
 
 def pack(values: NDArray[np.float64], step: float) -> str:
     """Round numbers >= 0 to multiples of `step`, little-endian uint16 in base64; NaN is `GAP`."""
-    gone = np.isnan(values)
-    counts = np.where(gone, GAP, np.rint(np.where(gone, 0.0, values) / step))
+    counts = np.nan_to_num(np.rint(values / step), nan=GAP)
     return base64.b64encode(counts.astype("<u2").tobytes()).decode("ascii")
 
 
@@ -111,60 +116,82 @@ def _over(story: Story, policy: int, y: list[float], **more: Any) -> Trace:
 # ---- the figures -----------------------------------------------------------------------------
 
 
+def _reach(values: Sequence[float], room: float) -> tuple[float, float]:
+    """Return what an axis reaches over: the values and a part of their width at both ends."""
+    low, high = min(values), max(values)
+    width = (high - low) or max(abs(high), 1.0) * 0.1
+    return low - room * width, high + room * width
+
+
 def _tradeoff(story: Story) -> Figure:
-    curve, data = story.tradeoff, []
-    x, y = _significant(curve.x), _rounded(curve.y, 5)
-    for members in curve.curves:
+    """Return a point for every policy, and a curve for those whose names differ in numbers only."""
+    families: dict[str, list[int]] = {}
+    moved = [row["moves"] / row["windows"] for row in story.rows]
+    reached = [row["balancedness"] for row in story.rows]
+    known = [float(of.mean()) for of in (story.start, *(level.reached for level in story.above))]
+    x_range, y_range = _reach((0.0, *moved), _ROOM), _reach((*reached, *known), 2 * _ROOM)
+
+    def pixels(across: float, up: float) -> tuple[float, float]:
+        right = (across - x_range[0]) / (x_range[1] - x_range[0])
+        high = (up - y_range[0]) / (y_range[1] - y_range[0])
+        return _PLOT[0] * right, _PLOT[1] * (1.0 - high)
+
+    for i, row in enumerate(story.rows):
+        families.setdefault(_NUMBER.sub("N", row["policy"].partition(",")[0]), []).append(i)
+    curves = [sorted(of, key=lambda i: (moved[i], i)) for of in families.values() if len(of) > 1]
+    points = list(map(pixels, moved, reached))
+    lines = [(points[i], points[j]) for curve in curves for i, j in pairwise(curve)]
+    lines += [(pixels(x_range[0], at), pixels(x_range[1], at)) for at in known]
+    places = place_labels(points, story.names, _PLOT, lines)
+    x, y, data = _significant(moved), _rounded(reached, 5), []
+    for members in curves:
+        colour = story.styles[story.hero if story.hero in members else members[0]].colour
         data.append({
             "type": "scatter", "mode": "lines", "x": [x[i] for i in members],
             "y": [y[i] for i in members], "opacity": 0.55, "hoverinfo": "skip",
-            "line": {"color": f"--policy-{story.colour_of(members)}", "width": 1.5},
-            "showlegend": False,
+            "line": {"color": f"--policy-{colour}", "width": 1.5}, "showlegend": False,
         })  # fmt: skip
     for i, name in enumerate(story.names):
         marks = _marks(story, i, 14 if i == story.hero else 11)
         data.append(_named(
             story, i, mode="markers+text", x=[x[i]], y=[y[i]], text=[escape(name, quote=False)],
-            textposition=curve.labels[i], textfont={"color": "--ink", "size": 13},
+            textposition=places[i], textfont={"color": "--ink", "size": 13},
             cliponaxis=False, showlegend=False,
             marker=marks | {"line": {"color": "--paper", "width": 1}},
             hovertemplate=f"balancedness %{{y:.4f}}<br>%{{x:,.1f}} experts moved per window{_NAME}",
         ))  # fmt: skip
     shapes, notes = [], []
     for level in story.below + story.above:
-        y0, colour = round(level.mean, 5), f"--{level.colour}"
-        line = {"color": colour, "width": 1.5, "dash": level.dash}
-        shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": y0, "y1": y0,
+        mean, line = round(float(level.reached.mean()), 5), _level(level)
+        shapes.append({"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": mean, "y1": mean,
                        "line": line})  # fmt: skip
-        notes.append({"xref": "paper", "x": 1, "y": y0, "xanchor": "right", "text": level.name,
+        notes.append({"xref": "paper", "x": 1, "y": mean, "xanchor": "right", "text": level.name,
                       "yanchor": level.anchor, "showarrow": False,
-                      "font": {"color": colour, "size": 12}})  # fmt: skip
+                      "font": {"color": line["color"], "size": 12}})  # fmt: skip
     return _figure(
         data,
-        xaxis=_axis("experts moved per window, all layers", range=curve.x_range),
-        yaxis=_axis("balancedness", range=curve.y_range),
+        xaxis=_axis("experts moved per window, all layers", range=x_range),
+        yaxis=_axis("balancedness", range=y_range),
         hovermode="closest",
         shapes=shapes,
         annotations=notes,
     )
 
 
+def _level(level: Level) -> dict[str, Any]:
+    return {"color": f"--{level.colour}", "width": 1.5, "dash": level.dash}
+
+
 def _balance(story: Story) -> tuple[Figure, dict[str, list[list[float]]]]:
     """Return the figure and, under ``mean`` and ``worst``, what its lines show, in their order."""
-    x = story.runs.middles.tolist()
-
-    def level(of: Level) -> tuple[Balance, Trace]:
-        line = {"color": f"--{of.colour}", "width": 1.5, "dash": of.dash}
-        return of.balance, {"type": "scatter", "mode": "lines", "x": x, "name": of.name,
-                            "line": line}  # fmt: skip
-
+    level = {"type": "scatter", "mode": "lines", "x": story.runs.middles.tolist()}
     shown = [
-        *map(level, story.above),
-        *((of, _over(story, i, [])) for i, of in enumerate(story.balances)),
-        *map(level, story.below),
+        *((of.reached, level | {"name": of.name, "line": _level(of)}) for of in story.above),
+        *((of.balancedness, _over(story, i, [])) for i, of in enumerate(story.replays)),
+        *((of.reached, level | {"name": of.name, "line": _level(of)}) for of in story.below),
     ]
-    mean = [_rounded(balance.mean, 4) for balance, _ in shown]
-    worst = [_rounded(balance.worst, 4) for balance, _ in shown]
+    mean = [_rounded(story.runs.mean(reached.mean(axis=1)), 4) for reached, _ in shown]
+    worst = [_rounded(story.runs.mean(reached.min(axis=1)), 4) for reached, _ in shown]
     say = {"hovertemplate": f"%{{y:.4f}}{_NAME}"}
     figure = _figure(
         [trace | say | {"y": y} for (_, trace), y in zip(shown, mean, strict=True)],
@@ -175,53 +202,58 @@ def _balance(story: Story) -> tuple[Figure, dict[str, list[list[float]]]]:
     return figure, {"mean": mean, "worst": worst}
 
 
-def _paid_marks(story: Story, policy: int) -> Trace:
-    moving, marks = story.movings[policy], _marks(story, policy, 9)
-    seconds, said = _significant(moving.seconds), ("did not pay", "paid for itself")
-    marks["symbol"] = [marks["symbol"] + ("" if paid else "-open") for paid in moving.paid]
-    marks["line"] = {"color": marks["color"], "width": 1.5}
-    if len(seconds) > 150:
-        marks["size"] = 5
-    return _named(
-        story, policy, mode="markers", x=moving.at.tolist(), y=[policy] * len(seconds), yaxis="y3",
-        showlegend=False, marker=marks,
-        customdata=[
-            [f"{moves:,}", time, said[bool(paid)]]
-            for moves, time, paid in zip(moving.moves, seconds, moving.paid, strict=True)
-        ],
-        hovertemplate="window %{x}: %{customdata[2]}<br>%{customdata[0]} experts moved in "
-        "%{customdata[1]:.3~s}s" + _NAME,
-    )  # fmt: skip
-
-
 def moving_height(story: Story) -> int:
     """Return the height of the figure of moves in pixels: a row of marks for each policy."""
     return 390 + 24 * len(story.names)
 
 
+def _moves(story: Story, policy: int) -> tuple[Trace, Trace, Trace]:
+    """Return the experts moved so far, the seconds saved so far, and a mark for each rebalance.
+
+    What is saved is against the placement at the start, the time spent moving taken off.
+    """
+    replay, x, W = story.replays[policy], story.runs.middles, len(story.windows)
+    at = np.minimum(np.searchsorted(story.windows, replay.rebalance_window), W - 1)
+    moves, seconds = replay.moves.sum(axis=1), _significant(replay.move_seconds)
+    gained = (replay.mean_seconds / story.start - replay.straggler_seconds).sum(axis=1)
+    saved = (gained - np.bincount(at, replay.move_seconds, W)).cumsum()
+    moved = np.bincount(at, moves, W).cumsum().astype(np.int64)
+    lines = {"mode": "lines" if len(x) > 1 else "lines+markers", "legendgroup": policy}
+    upper = _over(story, policy, story.runs.last(moved).tolist(), **lines)
+    upper["line"]["shape"] = "hv"
+    sums = _significant(story.runs.last(saved))
+    lower = _over(story, policy, sums, yaxis="y2", showlegend=False, **lines)
+    upper["hovertemplate"] = f"%{{y:,d}} moved{_NAME}"
+    lower["hovertemplate"] = f"%{{y:.4~s}}s saved{_NAME}"
+    marks, said = _marks(story, policy, 9), ("did not pay", "paid for itself")
+    marks["size"] = 5 if len(at) > 150 else 9
+    marks["symbol"] = [marks["symbol"] + ("" if paid else "-open") for paid in replay.paid]
+    marks["line"] = {"color": marks["color"], "width": 1.5}
+    paid = _named(
+        story, policy, mode="markers", x=story.windows[at].tolist(), y=[policy] * len(at),
+        yaxis="y3", showlegend=False, marker=marks,
+        customdata=[
+            [f"{count:,}", time, said[bool(paid)]]
+            for count, time, paid in zip(moves, seconds, replay.paid, strict=True)
+        ],
+        hovertemplate="window %{x}: %{customdata[2]}<br>%{customdata[0]} experts moved in "
+        "%{customdata[1]:.3~s}s" + _NAME,
+    )  # fmt: skip
+    return upper, lower, paid
+
+
 def _moving(story: Story) -> Figure:
-    x, P = story.runs.middles.tolist(), len(story.names)
+    x, P = story.runs.middles, len(story.names)
     strip = 24 * P / (moving_height(story) - 60)
     middle = strip + 0.05 + (0.95 - strip) / 2
-    data = []
-    for i, moving in enumerate(story.movings):
-        lines = {"mode": "lines" if len(x) > 1 else "lines+markers", "legendgroup": i}
-        moved = _over(story, i, moving.moved.astype(np.int64).tolist(), **lines)
-        moved["line"]["shape"] = "hv"
-        saved = _over(story, i, _significant(moving.saved), yaxis="y2", showlegend=False, **lines)
-        moved["hovertemplate"] = f"%{{y:,d}} moved{_NAME}"
-        saved["hovertemplate"] = f"%{{y:.4~s}}s saved{_NAME}"
-        data += [moved, saved, _paid_marks(story, i)]
-    window = _axis("window", anchor="y3", hoverformat="d")
-    if len(x) == 1:
-        window["range"] = [x[0] - 1, x[0] + 1]
+    around = {"range": [x[0] - 1, x[0] + 1]} if len(x) == 1 else {}
     captions = [escape(shorten(row["policy"], _CAPTION), quote=False) for row in story.rows]
     rows = {"tickvals": list(range(P)), "ticktext": captions}
     zero = {"zeroline": True, "zerolinecolor": "--quiet"}
     upper, lower = [middle + 0.03, 1], [strip + 0.05, middle - 0.03]
     return _figure(
-        data,
-        xaxis=window,
+        [trace for policy in range(P) for trace in _moves(story, policy)],
+        xaxis=_axis("window", anchor="y3", hoverformat="d", **around),
         yaxis=_axis("experts moved", domain=upper, rangemode="tozero", tickformat=",~s"),
         yaxis2=_axis("seconds saved", domain=lower, tickformat="~s", **zero),
         yaxis3=_axis("", domain=[0, strip], range=[P - 0.4, -0.6], fixedrange=True, **rows),
@@ -239,8 +271,8 @@ def _map(story: Story) -> Figure:
         "hovertemplate": "layer %{y}, GPU %{x}<br>%{customdata:.3f} x the layer's mean"
         "<extra></extra>",
     }  # fmt: skip
-    line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1}
-    line |= {"line": {"color": "--ink", "width": 1}}
+    line = {"type": "line", "yref": "paper", "y0": 0, "y1": 1,
+            "line": {"color": "--ink", "width": 1}}  # fmt: skip
     ends = [n * G / nodes - 0.5 for n in range(1, nodes)]
 
     def ticks(count: int) -> dict[str, Any]:
@@ -280,7 +312,7 @@ def _hot(story: Story) -> Figure:
             "name": name, "line": line, "hovertemplate": f"%{{y:.0%}} {name}<extra></extra>",
         }  # fmt: skip
 
-    ours = f"--policy-{story.colour_of([story.hero])}"
+    ours = f"--policy-{story.styles[story.hero].colour}"
     rows = {"domain": [0.38, 1], "type": "category", "dtick": 1, "tickfont": {"size": 11}}
     part = {"domain": [0, 0.25], "range": [0, 1.06], "tickformat": ".0%", "nticks": 4}
     return _figure(
@@ -313,15 +345,30 @@ def page_data(story: Story) -> dict[str, Any]:
         },
         "balance": balances,
         "loads": {
-            "windows": story.windows[story.shown].tolist(),
-            "layers": L,
-            "gpus": G,
-            "step": step,
-            "maps": [pack(of, step) for of in story.maps],
+            "windows": story.windows[story.shown].tolist(), "layers": L, "gpus": G,
+            "step": step, "maps": [pack(of, step) for of in story.maps],
         },
         "hot": {
             "experts": story.hot.experts.tolist(),
-            "step": hot_step,
-            "load": pack(story.hot.load, hot_step),
+            "step": hot_step, "load": pack(story.hot.load, hot_step),
         },
-    }
+    }  # fmt: skip
+
+
+def stills(story: Story) -> list[tuple[str, Figure, float]]:
+    """Return the figures that stand on their own, with what the page's script puts in at first.
+
+    A name, the figure, and its height in inches.
+    """
+    moving, hot, (balance, _) = _moving(story), _hot(story), _balance(story)
+    layer = story.hot.layer
+    hot["data"][0] |= {"y": story.hot.experts[layer].tolist(), "z": story.hot.load[layer]}
+    for figure, axis, title in (
+        (balance, "yaxis", "balancedness, mean over layers"),
+        (moving, "xaxis", "window (full marks: the rebalance paid for itself)"),
+        (hot, "yaxis", f"experts of layer {layer}"),
+    ):
+        figure["layout"][axis]["title"]["text"] = title
+    height = moving_height(story) / 100 + 0.7
+    return [("tradeoff", _tradeoff(story), 3.9), ("balance", balance, 3.9),
+            ("moving", moving, height), ("hot", hot, 5.0)]  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,40 +41,26 @@ class Context:
     forecast: bool = False  # whether it is the load that is expected after the windows
 
     @classmethod
-    def of(
-        cls, file: LoadFile, cluster: Cluster, num_groups: int = 1, *, forecast: bool = False
-    ) -> Context:
+    def of(cls, file: LoadFile, cluster: Cluster, num_groups: int = 1, **how: Any) -> Context:
         """Return the context of loads that were read from a file."""
         L, E = file.load.shape
-        windows = file.num_windows, file.window
-        return cls(file.source, L, E, cluster, num_groups, *windows, forecast)
+        return cls(file.source, L, E, cluster, num_groups, file.num_windows, file.window, **how)
 
     def title(self) -> str:
         """Say it in one line."""
-        c = self.cluster
-        windows = ""
+        c, gone = self.cluster, self.cluster.num_gpus - len(self.cluster.living_gpus)
+        windows = f" (sum of {self.num_windows} windows)" if self.num_windows > 1 else ""
         if self.forecast:
             windows = f" (forecast after {self.num_windows} windows)"
         elif self.window is not None:
             windows = f" (window {self.window} of {self.num_windows})"
-        elif self.num_windows > 1:
-            windows = f" (sum of {self.num_windows} windows)"
         return (
             f"{Path(self.source).name}{windows}: {self.num_layers} layers x {self.num_experts} "
             f"experts, {c.num_slots} slots on {counted(c.num_gpus, 'GPU')}"
-            f"{'' if c.all_alive else f' ({c.num_gpus - len(c.living_gpus)} gone)'}"
+            f"{f' ({gone} gone)' if gone else ''}"
             f"{f', {c.num_nodes} nodes' if c.num_nodes > 1 else ''}"
             f"{f', {self.num_groups} groups' if self.num_groups > 1 else ''}"
         )
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return it as nested dicts of plain numbers and strings, for JSON."""
-        names = ("source", "num_layers", "num_experts", "num_windows", "window", "forecast")
-        return {
-            "load": {name: getattr(self, name) for name in names},
-            "cluster": self.cluster.arguments | {"num_slots": self.cluster.num_slots},
-            "num_groups": self.num_groups,
-        }
 
 
 class Spot(NamedTuple):
@@ -98,15 +83,15 @@ def relative_load(gpu_load: Float, capacity: Float) -> Float:
     return relative
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Summary:
-    """What a placement does with a load: its figures, computed when they are first asked for.
+    """What a placement does with a load: its figures.
 
     Raises
     ------
     ValueError
-        If the load does not fit the placement, or is none, the groups do not divide the experts,
-        or, where that is asked for, the routed experts are none of the placement.
+        If the load does not fit the placement, or is none, the groups do not divide the experts, or
+        the routed experts are none of the placement.
     """
 
     name: str  # head of its column
@@ -121,85 +106,34 @@ class Summary:
     split: bool = False  # whether to compute the best uneven split: a maximum flow for each layer
 
     def __post_init__(self) -> None:
-        check_groups(self.num_groups, self.placement.num_experts)
-        _ = self.gpu_load
-
-    @cached_property
-    def gpu_load(self) -> Float:
-        """Load of each GPU, float64 [L, G]."""
-        return np.asarray(self.placement.gpu_load(self.load))
-
-    @cached_property
-    def relative_load(self) -> Float:
-        """GPU load over its layer's fair share, as the function of that name, float64 [L, G]."""
-        return relative_load(self.gpu_load, self.placement.cluster.capacity)
-
-    @cached_property
-    def balancedness(self) -> Float:
-        """Mean over max GPU load, float64 [L]."""
-        return np.asarray(self.placement.balancedness(self.load))
-
-    @property
-    def straggler_time(self) -> float:
-        """Sum over layers of the heaviest GPU, over the sum of the means: 1 at best."""
-        return straggler_time(self.gpu_load, self.placement.cluster.capacity)
+        p, cluster, load = self.placement, self.placement.cluster, self.load
+        check_groups(self.num_groups, p.num_experts)
+        self.gpu_load: Float = np.asarray(p.gpu_load(load))  # [L, G]
+        self.relative_load = relative_load(self.gpu_load, cluster.capacity)
+        self.balancedness: Float = np.asarray(p.balancedness(load))  # mean over max GPU load, [L]
+        self.worst_layer = int(self.balancedness.argmin())  # the first one on ties
+        self.gap = None if self.bound is None else self.bound - self.balancedness
+        # Sum over layers of the heaviest GPU, over the sum of the means: 1 at best.
+        self.straggler_time = straggler_time(self.gpu_load, cluster.capacity)
+        self.heaviest = self._spot(np.nanargmax(self.relative_load))
+        self.lightest = self._spot(np.nanargmin(self.relative_load))
+        self.duplicates: Int = np.asarray(p.duplicates)
+        start = self.start or Placement.trivial(p.num_layers, p.num_experts, cluster)
+        self.moves: Int = np.asarray(p.moves_from(start))
+        # Three of what not every load or cluster has, [L]: balancedness if tokens are shared among
+        # replicas at best, part of the load away from its group's home node, nodes of a token.
+        self.split_balancedness = self.away_share = self.nodes_per_token = None
+        if self.split:
+            self.split_balancedness = np.asarray(p.balancedness(load, p.split(load)))
+        if cluster.num_nodes > 1 and self.num_groups > 1:
+            self.away_share = np.asarray(away_share(p, load, self.num_groups))
+        if cluster.num_nodes > 1 and self.topk is not None:
+            self.nodes_per_token = nodes_per_token(p, self.topk)
 
     def _spot(self, index: Any) -> Spot:
         layer, gpu = divmod(int(index), self.gpu_load.shape[1])
         tokens, relative = self.gpu_load[layer, gpu], self.relative_load[layer, gpu]
         return Spot(layer, gpu, float(tokens), float(relative))
-
-    @property
-    def heaviest(self) -> Spot:
-        """The GPU with the largest load relative to its layer's mean."""
-        return self._spot(np.nanargmax(self.relative_load))
-
-    @property
-    def lightest(self) -> Spot:
-        """The GPU with the smallest load relative to its layer's mean."""
-        return self._spot(np.nanargmin(self.relative_load))
-
-    @property
-    def duplicates(self) -> Int:
-        """Slots wasted on an expert that its GPU has already, int64 [L]."""
-        return np.asarray(self.placement.duplicates)
-
-    @cached_property
-    def moves(self) -> Int:
-        """Experts to move from the start, int64 [L]."""
-        p = self.placement
-        start = self.start or Placement.trivial(p.num_layers, p.num_experts, p.cluster)
-        return np.asarray(p.moves_from(start))
-
-    @cached_property
-    def split_balancedness(self) -> Float | None:
-        """Balancedness if tokens are shared among replicas at best, [L]; None without `split`."""
-        split = self.placement.split(self.load) if self.split else None
-        return None if split is None else np.asarray(self.placement.balancedness(self.load, split))
-
-    @cached_property
-    def away_share(self) -> Float | None:
-        """Part of the load computed away from its group's home node, [L]; None without both."""
-        if self.placement.cluster.num_nodes == 1 or self.num_groups == 1:
-            return None
-        return np.asarray(away_share(self.placement, self.load, self.num_groups))
-
-    @cached_property
-    def nodes_per_token(self) -> Float | None:
-        """Fewest nodes that hold all experts of a token, mean over tokens, [L], where known."""
-        if self.placement.cluster.num_nodes == 1 or self.topk is None:
-            return None
-        return nodes_per_token(self.placement, self.topk)
-
-    @property
-    def worst_layer(self) -> int:
-        """The layer with the least balancedness, the first one on ties."""
-        return int(self.balancedness.argmin())
-
-    @property
-    def gap(self) -> Float | None:
-        """How far the balancedness is below its bound, [L], where a bound is known."""
-        return None if self.bound is None else self.bound - self.balancedness
 
     def to_plain(self, first: str = "trivial") -> dict[str, Any]:
         """Return it as nested dicts of plain numbers, strings and lists, for JSON.
@@ -207,14 +141,15 @@ class Summary:
         Moves are counted from the placement named `first`; times are in milliseconds. ``bound`` and
         ``gap`` are on even sharing of an expert's tokens; ``split_balancedness`` may be above them.
         """
+        gap = self.gap
         return {
             "name": self.name,
             "solver": self.solver,
             "balancedness": _per_layer(self.balancedness, worst=True),
             "bound": _per_layer(self.bound, worst=True),
             "gap": None
-            if self.gap is None
-            else {"mean": self.gap.mean().item(), "largest": self.gap.max().item()},
+            if gap is None
+            else {"mean": float(gap.mean()), "largest": float(gap.max())},
             "split_balancedness": _per_layer(self.split_balancedness, worst=True),
             "straggler_time": self.straggler_time,
             "heaviest_gpu": self.heaviest._asdict(),
@@ -240,18 +175,23 @@ def _total(values: Int) -> dict[str, Any]:
 
 def report_to_plain(context: Context, summaries: Sequence[Summary]) -> dict[str, Any]:
     """Return a whole report as nested dicts and lists; the best placement comes last."""
-    placements = [summary.to_plain(summaries[0].name) for summary in summaries]
-    return {"evenload": evenload.__version__, **context.to_plain(), "placements": placements}
+    names = ("source", "num_layers", "num_experts", "num_windows", "window", "forecast")
+    return {
+        "evenload": evenload.__version__,
+        "load": {name: getattr(context, name) for name in names},
+        "cluster": context.cluster.arguments | {"num_slots": context.cluster.num_slots},
+        "num_groups": context.num_groups,
+        "placements": [summary.to_plain(summaries[0].name) for summary in summaries],
+    }
 
 
 # ---- side by side ----------------------------------------------------------------------------
 
 
 def _start(load: Any, cluster: Cluster, current: Placement | None = None, **how: Any) -> Summary:
-    """Summarise what runs now, or the trivial placement where that is not known.
+    """Summarise what runs now, or the trivial placement where its GPUs are others or unknown.
 
-    Moves are not counted between different numbers of GPUs: a plan has its own. Either is bounded
-    as one that keeps no groups together.
+    Either is bounded as one that keeps no groups together.
     """
     name = "current"
     if current is None or current.cluster.num_gpus != cluster.num_gpus:
@@ -267,14 +207,12 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any
     `plans` are name -> (Plan, milliseconds), all on one cluster, and `how` is `num_groups`, `topk`
     and `split` of `Summary`.
     """
-    last, _ = list(plans.values())[-1]
-    start = _start(load, last.placement.cluster, last.current, **how)
-    how["start"] = start.placement
-    return [start] + [
-        Summary(name, plan.placement, load, solver=plan.solver, bound=np.asarray(plan.bound),
-                milliseconds=milliseconds, **how)
-        for name, (plan, milliseconds) in plans.items()
-    ]  # fmt: skip
+    *_, (last, _) = plans.values()
+    found = [_start(load, last.placement.cluster, last.current, **how)]
+    for name, (plan, milliseconds) in plans.items():
+        how |= {"start": found[0].placement, "solver": plan.solver, "milliseconds": milliseconds}
+        found.append(Summary(name, plan.placement, load, bound=np.asarray(plan.bound), **how))
+    return found
 
 
 def compare_plan(load: Any, plan: Plan, milliseconds: float, **how: Any) -> list[Summary]:

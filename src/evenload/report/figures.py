@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from html import unescape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +14,18 @@ from numpy.typing import NDArray
 
 from evenload.extras import needed
 from evenload.io import replace_file
-from evenload.report.palette import DASHES, FEW_POINTS, LIGHT, MARKS, PAGE
+from evenload.report.labels import PLACES
+from evenload.report.palette import DASHES, MARKS, PAGE, variables
 from evenload.report.text import check_ending, down, up
-from evenload.report.tradeoff import PLACES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from evenload.redundancy import Redundancy
     from evenload.report.compare import Summary
-    from evenload.report.story import Level, Story
 
 SUFFIXES = (".png", ".svg", ".pdf")
-INK, QUIET, FAINT = (PAGE["light"][name] for name in ("ink", "quiet", "faint"))
-_DPI = 200  # of those for papers
-_CHARACTERS = 95  # of a legend, side by side
+COLOURS = variables("light")
 _MOST = 4.0  # times the mean that colours reach to
 _MOST_TICKS = 10  # of the curve of slots
 _TICKS = (0.25, 0.33, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
@@ -44,6 +42,13 @@ def save_figure(path: str | os.PathLike[str], figure: Figure) -> None:
     check_plot_path(path)
     with replace_file(path) as stream:
         figure.savefig(stream, format=Path(path).suffix.lower().removeprefix("."))
+
+
+def _figure(width: float, height: float, dpi: int) -> Figure:
+    """Return an empty figure that is not registered with pyplot; sizes in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
 
 
 # ---- heat maps -------------------------------------------------------------------------------
@@ -66,97 +71,78 @@ def colour_ticks(limit: float, apart: float) -> list[float]:
     return [t for t in ticks if t == 1.0 or abs(math.log(t)) > math.log(limit) / apart]
 
 
-def colour_norm(relative: Iterable[NDArray[np.float64]]) -> Any:
-    """Return matplotlib's logarithmic scale of colours around 1, to the limit of relative loads."""
-    from matplotlib.colors import LogNorm
+def draw_maps(
+    title: str,
+    panels: Sequence[tuple[str, NDArray[np.float64], str]],
+    num_nodes: int,
+    colours: Any = "RdBu_r",
+    dpi: int = 120,
+) -> Figure:
+    """Draw heat maps of relative loads [L, G] side by side on one scale of colours around the mean.
 
-    limit = colour_limit(relative)
-    return LogNorm(1.0 / limit, limit, clip=True)
-
-
-def new_figure(width: float, height: float, dpi: int) -> Figure:
-    """Return an empty figure that is not registered with pyplot; sizes in inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
-
-
-def draw_panel(
-    axes: Any, relative: NDArray[np.float64], norm: Any, num_nodes: int, colours: Any
-) -> Any:
-    """Draw relative loads [L, G] as a heat map with lines between nodes; return matplotlib's image.
-
-    A GPU that is gone (NaN) is hatched; one without load, which has no logarithm, takes the lowest
-    colour.
+    A panel is a name, the loads, and what is said below the name. Lines are between nodes; a GPU
+    that is gone (NaN) is hatched; one without load, which has no logarithm, takes the lowest
+    colour. The figure is not registered with pyplot; nothing global changes.
     """
+    from matplotlib.colors import LogNorm
     from matplotlib.ticker import MaxNLocator
 
-    how = {"aspect": "auto", "interpolation": "nearest", "cmap": colours}
-    image = axes.imshow(relative, norm=norm, **how)
-    for node in range(1, num_nodes):
-        at = node * relative.shape[1] // num_nodes - 0.5
-        axes.axvline(at, color="black", linewidth=0.8)
-    legend = ["lines: nodes"] if num_nodes > 1 else []
-    if np.isnan(relative).any():
-        axes.patch.set(hatch="////", edgecolor="0.8")  # shows through where there is no number
-        legend.append("hatched: gone")
-    axes.set_xlabel(f"GPU ({', '.join(legend)})" if legend else "GPU")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
-    return image
-
-
-def draw_scale(figure: Figure, image: Any, axes: list[Any]) -> None:
-    """Draw the scale of colours beside heat maps."""
-    limit = image.norm.vmax
+    height = float(np.clip(2.4 + 0.075 * len(panels[0][1]), 3.6, 8.0))
+    figure = _figure(1.6 + 4.2 * len(panels), height, dpi)
+    figure.suptitle(title, fontsize=11)
+    row = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
+    limit = colour_limit(relative for _, relative, _ in panels)
+    how = {"norm": LogNorm(1.0 / limit, limit, clip=True), "cmap": colours}
+    for axes, (name, relative, says) in zip(row, panels, strict=True):
+        image = axes.imshow(relative, aspect="auto", interpolation="nearest", **how)
+        for node in range(1, num_nodes):
+            at = node * relative.shape[1] // num_nodes - 0.5
+            axes.axvline(at, color="black", linewidth=0.8)
+        legend = ["lines: nodes"] if num_nodes > 1 else []
+        if np.isnan(relative).any():
+            axes.patch.set(hatch="////", edgecolor="0.8")  # shows through where there is no number
+            legend.append("hatched: gone")
+        axes.set_xlabel(f"GPU ({', '.join(legend)})" if legend else "GPU")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(nbins="auto", integer=True, min_n_ticks=1))
+        axes.set_title(
+            _literal(name), fontsize=12, fontweight="bold", pad=26 + 12 * says.count("\n")
+        )
+        place = {"ha": "center", "va": "bottom", "transform": axes.transAxes}
+        axes.text(0.5, 1.02, says, fontsize=9, **place)
+    row[0].set_ylabel("MoE layer")
     extend = "both" if limit == _MOST else "neither"
-    bar = figure.colorbar(image, ax=axes, aspect=30, pad=0.02, extend=extend)
+    bar = figure.colorbar(image, ax=row, aspect=30, pad=0.02, extend=extend)
     ticks = colour_ticks(limit, apart=6)
     bar.minorticks_off()
     bar.set_ticks(ticks, labels=[f"{t:g}" for t in ticks])
     bar.set_label("GPU load / mean of the layer")
+    return figure
 
 
 def draw_heatmaps(title: str, summaries: Sequence[Summary], num_nodes: int = 1) -> Figure:
-    """Draw the load of each GPU relative to its layer's mean, one heat map a placement.
+    """Draw the load of each GPU relative to its layer's mean, one heat map a placement."""
 
-    All are on one colour scale centred at the mean, with lines between nodes. The figure is not
-    registered with pyplot; nothing global changes.
-    """
-    L = summaries[0].relative_load.shape[0]
-    height = float(np.clip(2.4 + 0.075 * L, 3.6, 8.0))
-    figure = new_figure(1.6 + 4.2 * len(summaries), height, dpi=120)
-    figure.suptitle(title, fontsize=11)
-    row = list(figure.subplots(1, len(summaries), sharey=True, squeeze=False)[0])
-    norm = colour_norm(summary.relative_load for summary in summaries)
-    for axes, s in zip(row, summaries, strict=True):
-        image = draw_panel(axes, s.relative_load, norm, num_nodes, "RdBu_r")
-        axes.set_title(s.name, fontsize=12, fontweight="bold", pad=38)
-        mean, worst = float(s.balancedness.mean()), float(s.balancedness.min())
-        figures = (
-            f"balancedness {down(mean, 4)} mean, {down(worst, 4)} worst\n"
+    def says(s: Summary) -> str:
+        mean, worst = down(s.balancedness.mean(), 4), down(s.balancedness.min(), 4)
+        return (
+            f"balancedness {mean} mean, {worst} worst\n"
             f"straggler time {up(s.straggler_time, 3)} x ideal"
         )
-        place = {"ha": "center", "va": "bottom", "transform": axes.transAxes}
-        axes.text(0.5, 1.02, figures, fontsize=9, **place)
-    row[0].set_ylabel("MoE layer")
-    draw_scale(figure, image, row)
-    return figure
+
+    return draw_maps(title, [(s.name, s.relative_load, says(s)) for s in summaries], num_nodes)
 
 
 # ---- the curve of slots ----------------------------------------------------------------------
 
 
 def draw_slots_curve(found: Redundancy) -> Figure:
-    """Draw the balancedness that each number of slots reaches, with its bound and what is wanted.
-
-    The figure is not registered with pyplot; nothing global changes.
-    """
+    """Draw the balancedness that each number of slots reaches, its bound and what is wanted."""
     placement = found.plan.placement
     gpus, E = placement.cluster.num_gpus, placement.num_experts
     tried = [point.num_slots - E for point in found.curve]
     reached = [point.balancedness for point in found.curve]
-    figure = new_figure(7.0, 4.2, dpi=120)
+    figure = _figure(7.0, 4.2, 120)
     axes: Any = figure.subplots()
     wanted = axes.axhline(found.wanted, color="tab:green", linestyle="--", linewidth=1.0, zorder=1)
     # Only the tried numbers exist: the bound is a bar at each, and reached is joined lightly.
@@ -164,11 +150,8 @@ def draw_slots_curve(found: Redundancy) -> Figure:
     limits = axes.hlines([point.bound for point in found.curve], left, right, color="0.35")
     axes.plot(tried, reached, "-", color="tab:blue", alpha=0.35, linewidth=1.2)
     (dots,) = axes.plot(tried, reached, "o", color="tab:blue", markersize=6)
-    names = (
-        f"wanted: {found.wanted:g}",
-        "proven bound, tokens shared evenly",
-        f"reached by {found.plan.solver}",
-    )
+    names = [f"wanted: {found.wanted:g}", "proven bound, tokens shared evenly"]
+    names.append(f"reached by {found.plan.solver}")
     legend = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3}
     axes.legend((wanted, limits, dots), names, frameon=False, fontsize=9, **legend)
     # Ticks and figures at tried sizes only, no more than fit, the outer ones always.
@@ -195,169 +178,107 @@ def draw_slots_curve(found: Redundancy) -> Figure:
 
 
 def _literal(text: str) -> str:
-    """Keep matplotlib from reading mathematics in a name."""
-    return text.replace("$", r"\$")
+    """Keep matplotlib from reading mathematics in a text; plotly reads some HTML in its own."""
+    return unescape(text.replace("<br>", "\n")).replace("$", r"\$")
 
 
-def _colours(name: str) -> Any:
+def _draw_points(axes: Any, trace: Mapping[str, Any], scale: float = 0.65) -> None:
+    """Draw a line, its marks and their names; `scale` is from plotly's pixels to points."""
+    x, y, line, marks = trace["x"], trace["y"], trace.get("line", {}), trace.get("marker", {})
+    colour = COLOURS[line.get("color") or marks["color"]]
+    if "lines" in trace["mode"]:
+        name = _literal(trace["name"]) if trace.get("showlegend", True) else None
+        how = {"label": name, "alpha": trace.get("opacity"), "zorder": line["width"]}
+        how["drawstyle"] = "steps-post" if line.get("shape") == "hv" else "default"
+        dash, width = DASHES[line.get("dash", "solid")][0], scale * line["width"]
+        axes.plot(x, y, dash, color=colour, linewidth=width, **how)
+    if "markers" in trace["mode"]:
+        symbols = marks.get("symbol", "circle")
+        symbols = [symbols] * len(x) if isinstance(symbols, str) else symbols
+        for symbol in sorted(set(symbols)):
+            at = [
+                (left, up_) for left, up_, one in zip(x, y, symbols, strict=True) if one == symbol
+            ]
+            face = "white" if symbol.endswith("-open") else colour
+            size = {"markersize": scale * marks.get("size", 6), "zorder": 4}
+            shape = MARKS[symbol.removesuffix("-open")][0]
+            axes.plot(*zip(*at, strict=True), shape, mfc=face, mec=colour, **size)
+    for left, up_, text in zip(x, y, trace.get("text", ()), strict=False):
+        across, above = PLACES[trace["textposition"]]
+        far = 7.0 if 0 in (across, above) else 5.0
+        offset = {"xytext": (far * across, far * above), "textcoords": "offset points"}
+        ha, va = ("center", "left", "right")[across], ("center", "bottom", "top")[above]
+        axes.annotate(_literal(text), (left, up_), ha=ha, va=va, fontsize=10, **offset)
+
+
+def colour_map(name: str) -> Any:
+    """Return a scale of the page's colours as matplotlib has them: ``evenness`` or ``heat``."""
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list(name, PAGE["light"][name])
 
 
-def _line(story: Story, policy: int) -> dict[str, Any]:
-    style, (width, order) = story.styles[policy], (2.0, 3.0) if policy == story.hero else (1.3, 2.0)
-    line = {"color": LIGHT[style.colour], "linestyle": DASHES[style.dash][0], "linewidth": width}
-    return line | {"label": _literal(story.names[policy]), "zorder": order}
+def _draw_heat(figure: Figure, axes: Any, trace: Mapping[str, Any]) -> None:
+    x, y = trace["x"], trace["y"]
+    half = (x[-1] - x[0]) / max(len(x) - 1, 1) / 2 or 0.5
+    image = axes.imshow(
+        trace["z"], cmap=colour_map("heat"), vmin=0.0,
+        aspect="auto", interpolation="nearest",
+        extent=(x[0] - half, x[-1] + half, len(y) - 0.5, -0.5),
+    )  # fmt: skip
+    axes.set_yticks(range(len(y)), y, fontsize=8)
+    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=22)
+    bar.set_label(trace["colorbar"]["title"]["text"])
 
 
-def _level(level: Level) -> dict[str, Any]:
-    return {"color": PAGE["light"][level.colour], "linestyle": DASHES[level.dash][0]}
-
-
-def _mark(story: Story, policy: int) -> str:
-    return MARKS[story.styles[policy].mark][0]
-
-
-def _tidy(axes: Any, xlabel: str, ylabel: str) -> None:
+def _draw_axis(axes: Any, x: Mapping[str, Any], y: Mapping[str, Any]) -> None:
     """Name the axes, and keep the frame out of the way."""
-    axes.set_xlabel(xlabel, color=QUIET)
-    axes.set_ylabel(ylabel, color=QUIET)
-    axes.tick_params(colors=QUIET, labelcolor=INK, labelsize=9)
-    axes.grid(color=FAINT, linewidth=0.8)
+    axes.set_xlabel(_literal(x["title"]["text"]), color=COLOURS["--quiet"])
+    axes.set_ylabel(_literal(y["title"]["text"]), color=COLOURS["--quiet"])
+    axes.tick_params(colors=COLOURS["--quiet"], labelcolor=COLOURS["--ink"])
+    if y.get("showgrid", True):
+        axes.grid(color=COLOURS["--faint"], linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(FAINT)
+    axes.spines[["left", "bottom"]].set_color(COLOURS["--faint"])
+    axes.set(**{f"{name}lim": of["range"] for name, of in (("x", x), ("y", y)) if "range" in of})
+    if "ticktext" in y:
+        axes.set_yticks(y["tickvals"], map(_literal, y["ticktext"]))
+    if y["zeroline"]:
+        axes.axhline(0.0, color=COLOURS[y["zerolinecolor"]], linewidth=0.8, zorder=1)
+    if "%" in y.get("tickformat", ""):
+        axes.yaxis.set_major_formatter("{x:.0%}")
 
 
-def _legend_above(figure: Figure, axes: Any) -> None:
-    """Put the legend of some axes above the figure, in as many columns as its names let fit."""
-    handles, names = axes.get_legend_handles_labels()
-    columns = min(len(names), max(1, _CHARACTERS // (max(map(len, names)) + 6)))
-    place = {"loc": "outside upper left", "ncols": columns}
-    figure.legend(handles, names, frameon=False, fontsize=9, **place)
+def draw_chart(chart: Mapping[str, Any], height: float) -> Figure:
+    """Draw one of the page's figures, as plotly reads it, in the page's light colours.
 
-
-def draw_tradeoff(story: Story) -> Figure:
-    """Draw a point for every policy, and a line through those of one kind."""
-    curve = story.tradeoff
-    figure = new_figure(7.5, 3.9, _DPI)
-    axes: Any = figure.subplots()
-    axes.set(xlim=curve.x_range, ylim=curve.y_range)
-    for members in curve.curves:
-        color = LIGHT[story.colour_of(members)]
-        x, y = [curve.x[i] for i in members], [curve.y[i] for i in members]
-        axes.plot(x, y, color=color, linewidth=1.2, alpha=0.55, zorder=2)
-    where: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "ha": "right", "fontsize": 9}
-    for level in story.below + story.above:
-        axes.axhline(level.mean, linewidth=1.0, zorder=1, **_level(level))
-        off = (-2, 2 if level.anchor == "bottom" else -2)
-        where |= {"color": PAGE["light"][level.colour], "va": level.anchor, "xytext": off}
-        axes.annotate(level.name, (1.0, level.mean), textcoords="offset points", **where)
-    for i, place in enumerate(curve.labels):
-        at, size = (curve.x[i], curve.y[i]), 10 if i == story.hero else 8
-        color = LIGHT[story.styles[i].colour]
-        axes.plot(*at, _mark(story, i), color=color, markersize=size, zorder=4)
-        across, up = PLACES[place]
-        ha, va = ("right", "center", "left")[across + 1], ("top", "center", "bottom")[up + 1]
-        far = 7.0 if 0 in (across, up) else 5.0
-        reach = {"xytext": (far * across, far * up), "textcoords": "offset points"}
-        name = _literal(story.names[i])
-        axes.annotate(name, at, ha=ha, va=va, color=INK, fontsize=10, **reach)
-    _tidy(axes, "experts moved per window, all layers", "balancedness")
+    What there is of plotly's words is what `evenload.report.charts` uses. The height is in inches.
+    """
+    layout = chart["layout"]
+    axes_of = {name.replace("axis", ""): of for name, of in layout.items() if "yaxis" in name}
+    spans = [of.get("domain", (0.0, 1.0)) for of in axes_of.values()]
+    figure = _figure(7.5, height, 200)
+    ratios = [top - bottom for bottom, top in spans]
+    rows = figure.subplots(len(spans), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
+    for axes, (name, of) in zip(rows, axes_of.items(), strict=True):
+        for trace in chart["data"]:
+            if trace.get("yaxis", "y") == name:
+                if trace["type"] == "heatmap":
+                    _draw_heat(figure, axes, trace)
+                else:
+                    _draw_points(axes, trace)
+        below = layout["xaxis"] if axes is rows[-1] else {"title": {"text": ""}}
+        _draw_axis(axes, below, of)
+        if names := axes.get_legend_handles_labels()[1]:
+            columns = min(len(names), max(1, 95 // (max(map(len, names)) + 6)))
+            place = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": columns}
+            axes.legend(frameon=False, fontsize=9, **place)
+    for shape, note in zip(layout.get("shapes", ()), layout.get("annotations", ()), strict=True):
+        line, up_ = shape["line"], note["yanchor"]
+        how = {"color": COLOURS[line["color"]], "linestyle": DASHES[line["dash"]][0]}
+        rows[0].axhline(shape["y0"], linewidth=1.0, zorder=1, **how)
+        text = {"color": how["color"], "xycoords": ("axes fraction", "data"), "fontsize": 9}
+        text |= {"xytext": (-2, 2 if up_ == "bottom" else -2), "textcoords": "offset points"}
+        rows[0].annotate(note["text"], (1.0, note["y"]), ha="right", va=up_, **text)
     return figure
-
-
-def draw_balance(story: Story) -> Figure:
-    """Draw the mean over layers of every policy from window to window, with the oracle above."""
-    x = story.runs.middles
-    figure = new_figure(7.5, 3.9, _DPI)
-    axes: Any = figure.subplots()
-    for level in story.above:
-        axes.plot(x, level.balance.mean, linewidth=1.2, label=level.name, **_level(level))
-    for policy, balance in enumerate(story.balances):
-        mark = _mark(story, policy) if len(x) <= FEW_POINTS else None
-        axes.plot(x, balance.mean, marker=mark, markersize=4, **_line(story, policy))
-    for level in story.below:
-        axes.plot(x, level.balance.mean, linewidth=1.5, label=level.name, **_level(level))
-    _tidy(axes, "window", "balancedness, mean over layers")
-    _legend_above(figure, axes)
-    return figure
-
-
-def draw_moving(story: Story) -> Figure:
-    """Draw experts moved so far, seconds saved so far, and a row of rebalances for each policy."""
-    x, count = story.runs.middles, len(story.names)
-    figure = new_figure(7.5, 4.6 + 0.22 * count, _DPI)
-    ratios = [1.6, 1.6, 0.22 * count]
-    upper, lower, rows = figure.subplots(3, 1, sharex=True, height_ratios=ratios)
-    for policy, moving in enumerate(story.movings):
-        style, color = _line(story, policy), LIGHT[story.styles[policy].colour]
-        upper.plot(x, moving.moved, drawstyle="steps-post", **style)
-        lower.plot(x, moving.saved, **style)
-        for paid, face in ((True, color), (False, "white")):
-            at = moving.at[moving.paid == paid]
-            size = 5 if len(moving.at) <= 100 else 3
-            mark = {"markerfacecolor": face, "markeredgecolor": color, "markersize": size}
-            rows.plot(at, np.full(len(at), policy), _mark(story, policy), **mark)
-    lower.axhline(0.0, color=QUIET, linewidth=0.8, zorder=1)
-    rows.set_yticks(range(count), [_literal(name) for name in story.names])
-    rows.set_ylim(count - 0.4, -0.6)
-    _tidy(upper, "", "experts moved")
-    _tidy(lower, "", "seconds saved")
-    _tidy(rows, "window (full marks: the rebalance paid for itself)", "")
-    _legend_above(figure, upper)
-    return figure
-
-
-def draw_loads(story: Story) -> Figure:
-    """Draw the last window served, with the starting placement and the answer's policy."""
-    shown = story.maps[[0, story.hero + 1], -1]
-    figure = new_figure(7.5, float(np.clip(1.8 + 0.06 * shown.shape[1], 3.0, 5.6)), _DPI)
-    both = list(figure.subplots(1, 2, sharey=True))
-    norm, colours = colour_norm(shown), _colours("evenness")
-    names = ("starting placement", _literal(story.names[story.hero]))
-    for axes, relative, name in zip(both, shown, names, strict=True):
-        image = draw_panel(axes, relative, norm, story.num_nodes, colours)
-        each = 1.0 / np.nanmax(relative, axis=1)
-        balance = f"balancedness {each.mean():.3f}, worst layer {each.min():.3f}"
-        axes.set_title(f"{name}\n{balance}", fontsize=10)
-        axes.xaxis.label.set_color(QUIET)
-        axes.tick_params(colors=QUIET, labelcolor=INK, labelsize=9)
-    both[0].set_ylabel(f"layer (window {story.windows[-1]})", color=QUIET)
-    draw_scale(figure, image, both)
-    return figure
-
-
-def draw_hot(story: Story) -> Figure:
-    """Draw the hottest experts of the layer where they change most, and how many of them stay."""
-    hot, x = story.hot, story.columns.middles
-    experts, load = hot.experts[hot.layer], hot.load[hot.layer]
-    figure = new_figure(7.5, 5.0, _DPI)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.4, 1.0])
-    extent = (story.windows[0] - 0.5, story.windows[-1] + 0.5, len(experts) - 0.5, -0.5)
-    how = {"aspect": "auto", "interpolation": "nearest", "extent": extent}
-    image = upper.imshow(load, cmap=_colours("heat"), vmin=0.0, **how)
-    bar = figure.colorbar(image, ax=upper, pad=0.01, aspect=22)
-    bar.set_label("load / mean", color=QUIET)
-    _tidy(upper, "", f"experts of layer {hot.layer}")
-    upper.set_yticks(range(len(experts)), [str(e) for e in experts], fontsize=8)
-    upper.grid(visible=False)
-    ours = LIGHT[story.styles[story.hero].colour]
-    lower.plot(x, 100 * hot.since_last, color=ours, label="since the column before")
-    rest = {"color": INK, "linestyle": ":", "label": "since the first column"}
-    lower.plot(x, 100 * hot.since_first, **rest)
-    lower.set_ylim(0, 106)
-    _tidy(lower, "window", "still among the\nhottest, %")
-    where = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "ncols": 2}
-    lower.legend(frameon=False, fontsize=9, **where)
-    return figure
-
-
-PICTURES: dict[str, Callable[[Story], Figure]] = {
-    "tradeoff": draw_tradeoff,
-    "balance": draw_balance,
-    "moving": draw_moving,
-    "loads": draw_loads,
-    "hot": draw_hot,
-}

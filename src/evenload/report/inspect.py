@@ -58,33 +58,25 @@ def print_facts(facts: Facts, file: IO[str]) -> None:
     print_table(facts.title, None, facts.rows, [*odd, *meaning], file, left=2, bold=1, fold=1)
 
 
-# ---- the model's layers ----------------------------------------------------------------------
-
-
-def _layer_names(layers: ModelLayers | None, count: int) -> list[str]:
-    """Return what people call each row's layer: by the model's number where it is known."""
+def _layers(layers: ModelLayers | None, count: int) -> tuple[list[str], Rows, Any]:
+    """Return what people call each row's layer, and the model's layers for people and for JSON."""
     if layers is None:
-        return [f"layer {row}" for row in range(count)]
-    return [f"model layer {number}" for number in layers.ids]
-
-
-def _layers(layers: ModelLayers | None) -> tuple[Rows, dict[str, Any] | None]:
-    """Say which of the model's layers the rows are, for people and for JSON."""
-    if layers is None:
-        return [], None
+        return [f"layer {row}" for row in range(count)], [], None
     ids, number = layers.ids, layers.num_model_layers
     span = f"{ids[0]} to {ids[-1]}" if ids == tuple(range(ids[0], ids[-1] + 1)) else some(ids)
     known = "" if number is None else f" of {number}"
     dense = f"; without experts: {some(layers.dense)}" if layers.dense else ""
     plain = {"ids": list(ids), "num_model_layers": number, "dense": list(layers.dense)}
-    return [("model layers", f"{span}{known}{dense}")], plain
+    return [f"model layer {i}" for i in ids], [("model layers", f"{span}{known}{dense}")], plain
 
 
-# ---- one pass over the windows of loads, in the memory of one window ---------------------------
+# ---- loads -------------------------------------------------------------------------------------
 
 
 class Scan:
-    """Sums over the T windows of loads of L layers and E experts; reads each window once, in order.
+    """Figures of T windows of loads of L layers and E experts; reads each window once, in order.
+
+    One window at a time is held in memory. A figure that a layer without tokens has not is NaN.
 
     Raises
     ------
@@ -97,11 +89,8 @@ class Scan:
         self.dtype = ""  # of the numbers in the file
         self.total = np.zeros((L, E))  # over windows
         self.tokens = np.zeros((T, L))  # of all experts
-        self.skew = np.zeros(L)  # over windows with tokens: the largest load over the mean
-        self.drift = np.zeros(L)  # over pairs of windows: their total-variation distance,
-        self.chance = np.zeros(L)  # and what equal odds would give
-        self.pairs = np.zeros(L, np.int64)  # of consecutive windows that both have tokens
-        self.flat = np.zeros(L, np.int64)  # windows whose experts have the same load, not 0
+        self.skew, self.drift, self.chance = np.full((3, T, L), np.nan)  # see `_LINES`
+        self.flat = np.zeros((T, L), bool)  # whether all experts have the same load, not 0
         self.repeats: list[int] = []  # windows equal to the one before
         self.whole = True  # whether all numbers are whole
         self.running = True  # whether no number is ever smaller than a window before
@@ -110,68 +99,61 @@ class Scan:
             window = trace.windows.read(t)
             self.dtype = str(window.dtype)
             load = check_weights(f"window {t}: load", window)
-            if load.max() > _MOST:
+            most = load.max(axis=1)
+            if most.max() > _MOST:
                 raise ValueError(
-                    f"window {t}: load {load.max():g} is no number of tokens; use {_MOST:g} or less"
+                    f"window {t}: load {most.max():g} is no number of tokens; use {_MOST:g} or less"
                 )
-            self._add(t, load)
-            if before is not None:
-                self._compare(t, load, before)
+            self.total += load
+            self.tokens[t] = load.sum(axis=1)
+            self.flat[t] = (most > 0.0) & (load.min(axis=1) == most)
+            self.whole = self.whole and bool((load == np.floor(load)).all())
+            with np.errstate(divide="ignore", invalid="ignore"):
+                self.skew[t] = most * E / self.tokens[t]
+                if before is not None:
+                    self._compare(t, load, before)
             before = load
 
-    def _add(self, number: int, load: Float) -> None:
-        self.tokens[number] = tokens = load.sum(axis=1)
-        self.total += load
-        used, most = tokens > 0.0, load.max(axis=1)
-        self.skew[used] += most[used] / (tokens / load.shape[1])[used]
-        self.flat += used & (load.min(axis=1) == most)
-        self.whole = self.whole and bool((load == np.floor(load)).all())
-
-    def _compare(self, number: int, load: Float, before: Float) -> None:
+    def _compare(self, t: int, load: Float, before: Float) -> None:
         if np.array_equal(load, before):
-            self.repeats.append(number)
+            self.repeats.append(t)
         self.running = self.running and bool((load >= before).all())
-        now, then = self.tokens[number], self.tokens[number - 1]
-        both = (now > 0.0) & (then > 0.0)
-        now, then = now[both, None], then[both, None]
-        p, q = load[both] / now, before[both] / then
-        self.drift[both] += 0.5 * np.abs(p - q).sum(axis=1)
-        odds = (load[both] + before[both]) / (now + then)
-        spread = np.sqrt(odds * (1.0 - odds) * (1.0 / now + 1.0 / then))
-        self.chance[both] += 0.5 * _CHANCE * spread.sum(axis=1)
-        self.pairs += both
+        now, then = self.tokens[t, :, None], self.tokens[t - 1, :, None]
+        self.drift[t] = 0.5 * np.abs(load / now - before / then).sum(axis=1)
+        odds = (load + before) / (now + then)
+        spread = np.sqrt(odds * (1.0 - odds) * (1.0 / now + 1.0 / then)).sum(axis=1)
+        self.chance[t] = np.where(np.isnan(self.drift[t]), np.nan, 0.5 * _CHANCE * spread)
 
 
-# ---- what is odd in loads ----------------------------------------------------------------------
-
-
-def _gaps(scan: Scan, names: Sequence[str]) -> Iterator[str]:
-    empty = scan.tokens == 0.0
-    windows, layers = np.flatnonzero(empty.all(axis=1)), np.flatnonzero(empty.all(axis=0))
+def _odd_in_loads(scan: Scan, names: list[str]) -> Iterator[str]:
+    """Say what is odd, one sentence each; `names` [L] is what people call the layers."""
+    T = scan.shape[0]
+    none = scan.tokens == 0.0
+    windows, layers = np.flatnonzero(none.all(axis=1)), np.flatnonzero(none.all(axis=0))
+    if len(windows) == T:
+        yield "there is no token at all"
+        return
     if windows.size:
         yield f"{counted(windows.size, 'window')} without a token: {some(windows.tolist())}"
-    if layers.size and layers.size < scan.shape[1]:
+    if layers.size:
         yield (
             f"{counted(layers.size, 'layer')} without a token in any window, as dense layers have: "
             f"{some([names[i] for i in layers.tolist()])}"
         )
-    empty = empty & ~empty.all(axis=1, keepdims=True) & ~empty.all(axis=0, keepdims=True)
-    if empty.any():
-        t, layer = np.argwhere(empty)[0]
+    gaps = np.argwhere(none & ~none.all(axis=1, keepdims=True) & ~none.all(axis=0))
+    if gaps.size:
+        t, layer = gaps[0]
         yield (
             f"{names[layer]} has no token in window {t}, where others have; "
-            f"{counted(int(empty.sum()), 'such gap')}"
+            f"{counted(len(gaps), 'such gap')}"
         )
-    unused = (scan.total == 0.0) & (scan.total.sum(axis=1, keepdims=True) > 0.0)
-    if unused.any():
-        layer, expert = np.argwhere(unused)[0]
+    unused = np.argwhere((scan.total == 0.0) & (scan.total.sum(axis=1, keepdims=True) > 0.0))
+    if unused.size:
+        layer, expert = unused[0]
         yield (
-            f"{int(unused.sum()):,} of {unused.size:,} experts never get a token; the first is "
+            f"{len(unused):,} of {scan.total.size:,} experts never get a token; the first is "
             f"expert {expert} of {names[layer]}"
         )
-
-
-def _sizes(scan: Scan) -> Iterator[str]:
     size = scan.tokens.sum(axis=1)
     size = size[size > 0.0]
     middle = float(np.median(size))
@@ -181,103 +163,84 @@ def _sizes(scan: Scan) -> Iterator[str]:
             f"{counted(far, 'window')} with more than {_FAR:g} times or less than 1/{_FAR:g} "
             "of the tokens of the median one"
         )
-    most = scan.tokens.max(axis=1, keepdims=True)
-    uneven = np.flatnonzero(
-        ((scan.tokens > 0.0) & (scan.tokens < most * (1.0 - _SAME))).any(axis=1)
-    )
+    less = scan.tokens < scan.tokens.max(axis=1, keepdims=True) * (1.0 - _SAME)
+    uneven = np.flatnonzero((~none & less).any(axis=1))
     if uneven.size:
         yield (
             f"layers differ in tokens in {counted(uneven.size, 'window')}, the first is "
             f"{uneven[0]}; each token visits as many experts in every layer"
         )
-
-
-def _numbers(scan: Scan) -> Iterator[str]:
-    T, L, _ = scan.shape
     if not scan.whole:
         yield "not all numbers are whole: these are no counts of tokens"
-    flat = int((scan.flat > 0).sum())
-    if flat:
-        what = "every window" if int(scan.flat.sum()) == T * L else "some window"
-        yield f"all experts have the same load in {what} of {counted(flat, 'layer')}"
+    if scan.flat.any():
+        what = "every window" if scan.flat.all() else "some window"
+        flat = counted(int(scan.flat.any(axis=0).sum()), "layer")
+        yield f"all experts have the same load in {what} of {flat}"
     if scan.repeats:
-        yield (
-            f"{counted(len(scan.repeats), 'window')} equal to the one before: {some(scan.repeats)}"
-        )
+        repeats = counted(len(scan.repeats), "window")
+        yield f"{repeats} equal to the one before: {some(scan.repeats)}"
     if T >= _RUNNING and scan.running and len(scan.repeats) < T - 1:
         yield "no number is ever smaller than a window before: are these running totals?"
 
 
-def odd_in_loads(scan: Scan, names: Sequence[str]) -> list[str]:
-    """Return what is odd, one sentence each; `names` [L] is what people call the layers."""
-    if not scan.tokens.any():
-        return ["there is no token at all"]
-    return [*_gaps(scan, names), *_sizes(scan), *_numbers(scan)]
-
-
-# ---- loads -------------------------------------------------------------------------------------
-
-
-def _per_layer(values: Float, counts: Any) -> dict[str, Any] | None:
-    """Return mean and largest of what was summed, over the layers that have any."""
-    there = counts > 0
-    if not there.any():
+def _per_layer(values: Float) -> dict[str, Any] | None:
+    """Return mean and largest of a figure's means over windows, [T, L], where there are any."""
+    there = np.flatnonzero(~np.isnan(values).all(axis=0))
+    if not there.size:
         return None
-    means = np.divide(values, counts, out=np.full(len(values), -1.0), where=there)
+    means = np.nanmean(values[:, there], axis=0)
     worst = int(means.argmax())
-    return {"mean": float(means[there].mean()), "most": float(means[worst]), "most_layer": worst}
+    return {
+        "mean": float(means.mean()),
+        "most": float(means[worst]),
+        "most_layer": int(there[worst]),
+    }
 
 
-def _tokens(scan: Scan) -> dict[str, Any] | None:
+def _tokens(scan: Scan) -> tuple[dict[str, Any] | None, Rows]:
     """Return how many tokens the layers of a window have, routed ones: k for each token."""
     used = scan.tokens > 0.0
     windows = np.flatnonzero(used.any(axis=1))
     if windows.size == 0:
-        return None
+        return None, [("routed tokens", "none")]
     size = scan.tokens.sum(axis=1)[windows] / used.sum(axis=1)[windows]
     least, most = int(size.argmin()), int(size.argmax())
     exact = scan.whole and scan.tokens.max() < 2**53
-    return {
+    multiple = int(np.gcd.reduce(scan.tokens.astype(np.int64).ravel())) if exact else None
+    plain = {
         "mean": float(size.mean()),
         "least": float(size[least]),
         "least_window": int(windows[least]),
         "most": float(size[most]),
         "most_window": int(windows[most]),
-        "multiple_of": int(np.gcd.reduce(scan.tokens.astype(np.int64).ravel())) if exact else None,
+        "multiple_of": multiple,
     }
-
-
-def _token_rows(tokens: dict[str, Any] | None, windows: int) -> Iterator[tuple[str, str]]:
-    if tokens is None:
-        yield "routed tokens", "none"
-        return
-    mean, least, most = (f"{tokens[name]:,.0f}" for name in ("mean", "least", "most"))
-    if windows == 1:
-        yield "routed tokens, of a layer", mean
-    else:
-        span = f"{mean} in each" if tokens["least"] == tokens["most"] else (
-            f"{mean} mean, {least} (window {tokens['least_window']}) to {most} (window "
-            f"{tokens['most_window']})"
+    name, span = "routed tokens, of a layer", f"{size.mean():,.0f}"
+    if len(used) > 1:
+        name += " in a window"
+        span += " in each" if size[least] == size[most] else (
+            f" mean, {size[least]:,.0f} (window {windows[least]}) to {size[most]:,.0f} (window "
+            f"{windows[most]})"
         )  # fmt: skip
-        yield "routed tokens, of a layer in a window", span
-    if (tokens["multiple_of"] or 0) > 1:
-        yield "they are multiples of", f"{tokens['multiple_of']:,}"
+    multiples = [("they are multiples of", f"{multiple:,}")] if (multiple or 0) > 1 else []
+    return plain, [(name, span), *multiples]
 
 
 def inspect_loads(trace: RawTrace, source: str, format: str) -> Facts:
     """Read loads once, window by window, and say what they are; `ValueError` as `Scan`."""
     scan = Scan(trace)
     T, L, E = scan.shape
-    names = _layer_names(trace.layers, L)
-    layer_rows, layers = _layers(trace.layers)
-    tokens = _tokens(scan)
+    names, layer_rows, layers = _layers(trace.layers, L)
+    tokens, token_rows = _tokens(scan)
+    with np.errstate(invalid="ignore"):
+        of_all = scan.total.max(axis=1) * E / scan.total.sum(axis=1)
     spreads = {
-        "skew": _per_layer(scan.total.max(axis=1) * E, scan.total.sum(axis=1)),
-        "skew_in_one_window": _per_layer(scan.skew, (scan.tokens > 0.0).sum(axis=0)),
-        "drift": _per_layer(scan.drift, scan.pairs),
-        "drift_by_chance": _per_layer(scan.chance, scan.pairs) if scan.whole else None,
+        "skew": _per_layer(of_all[None]),
+        "skew_in_one_window": _per_layer(scan.skew),
+        "drift": _per_layer(scan.drift),
+        "drift_by_chance": _per_layer(scan.chance) if scan.whole else None,
     }
-    rows = [("numbers", scan.dtype), *layer_rows, *_token_rows(tokens, T)]
+    rows = [("numbers", scan.dtype), *layer_rows, *token_rows]
     for name, spread in list(spreads.items())[: None if T > 1 else 1]:
         text = "-" if spread is None else (
             f"{up(spread['mean'], 3)} mean, at most {up(spread['most'], 3)} "
@@ -285,19 +248,10 @@ def inspect_loads(trace: RawTrace, source: str, format: str) -> Facts:
         )  # fmt: skip
         rows.append((name.replace("_", " "), text))
     plain = {
-        "kind": "loads",
-        "source": source,
-        "format": format,
-        "num_windows": T,
-        "num_layers": L,
-        "num_experts": E,
-        "dtype": scan.dtype,
-        "layers": layers,
-        "tokens_per_layer": tokens,
-        **spreads,
-        "odd": odd_in_loads(scan, names),
-        "notes": list(trace.notes),
-    }
+        "kind": "loads", "source": source, "format": format, "num_windows": T, "num_layers": L,
+        "num_experts": E, "dtype": scan.dtype, "layers": layers, "tokens_per_layer": tokens,
+        **spreads, "odd": list(_odd_in_loads(scan, names)), "notes": list(trace.notes),
+    }  # fmt: skip
     words = ", ".join(map(counted, scan.shape, ("window", "layer", "expert")))
     title = f"{Path(source).name}: loads ({format}), {words}"
     return Facts(title, rows, plain, _LINES if T > 1 else _LINES[:1])
@@ -306,10 +260,9 @@ def inspect_loads(trace: RawTrace, source: str, format: str) -> Facts:
 # ---- placements ------------------------------------------------------------------------------
 
 
-def _odd_in_placement(file: PlacementFile, cluster_known: bool) -> Iterator[str]:
+def _odd_in_placement(file: PlacementFile, names: list[str], cluster_known: bool) -> Iterator[str]:
     placement, cluster = file.placement, file.placement.cluster
     rows, duplicates = placement.physical_to_logical, placement.duplicates
-    names = _layer_names(file.layers, len(rows))
     if cluster_known and duplicates.any():
         yield (
             f"{counted(int(duplicates.sum()), 'slot')} wasted on an expert that its GPU has "
@@ -348,7 +301,7 @@ def inspect_placement(file: PlacementFile, format: str, *, cluster_known: bool =
     L, E, S = placement.num_layers, placement.num_experts, placement.num_slots
     replicated = (placement.replica_count > 1).sum(axis=1)
     most = int(placement.replica_count.max())
-    layer_rows, layers = _layers(file.layers)
+    names, layer_rows, layers = _layers(file.layers, L)
     copies = (
         f"{cluster.num_living_slots - E} slots more than experts; of a layer "
         f"{replicated.mean():.1f} experts have several slots, {most} at most"
@@ -359,21 +312,13 @@ def inspect_placement(file: PlacementFile, format: str, *, cluster_known: bool =
     rows.append(("solver", file.solver or "not said"))
     rows.append(("loads it is for", file.load_digest or "not said"))
     plain = {
-        "kind": "placement",
-        "source": file.source,
-        "format": format,
+        "kind": "placement", "source": file.source, "format": format,
         "cluster": cluster.arguments | {"num_slots": S} if cluster_known else None,
-        "num_layers": L,
-        "num_experts": E,
-        "num_slots": S,
-        "layers": layers,
-        "replicated_experts": replicated.tolist(),
-        "most_replicas": most,
+        "num_layers": L, "num_experts": E, "num_slots": S, "layers": layers,
+        "replicated_experts": replicated.tolist(), "most_replicas": most,
         "duplicates": placement.duplicates.tolist() if cluster_known else None,
-        "solver": file.solver,
-        "load_digest": file.load_digest,
-        "odd": list(_odd_in_placement(file, cluster_known)),
-        "notes": list(file.notes),
-    }
+        "solver": file.solver, "load_digest": file.load_digest,
+        "odd": list(_odd_in_placement(file, names, cluster_known)), "notes": list(file.notes),
+    }  # fmt: skip
     words = ", ".join(map(counted, (L, E, S), ("layer", "expert", "slot")))
     return Facts(f"{Path(file.source).name}: a placement ({format}), {words}", rows, plain)

@@ -10,18 +10,16 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from evenload.extras import needed
 from evenload.io import replace_file
-from evenload.report import palette, text
-from evenload.report.charts import moving_height, page_data
-from evenload.report.figures import PICTURES, check_plot_path, colour_ticks, save_figure
+from evenload.replay import Replay
+from evenload.report import charts, figures, palette, text, words
 from evenload.report.story import Story
-
-if TYPE_CHECKING:
-    from evenload.replay import Replay
-    from evenload.trace import Trace
+from evenload.trace import Trace
 
 SUFFIXES = (".html", ".htm")
 _NONE = "&ndash;"
@@ -58,7 +56,7 @@ def write_page(replays: Sequence[Replay], trace: Trace, path: str | os.PathLike[
         If the file cannot be written.
     """
     check_page_path(path)
-    document = _document(Story(replays, trace)).encode("utf-8")
+    document = _document(Story(replays, trace), trace).encode("utf-8")
     with replace_file(path) as stream:
         stream.write(document)
 
@@ -67,7 +65,7 @@ def check_figures_folder(folder: str | os.PathLike[str]) -> None:
     """Raise `ValueError` where a file is in the folder's place, or matplotlib is not installed."""
     if Path(folder).exists() and not Path(folder).is_dir():
         raise ValueError(f"{folder}: this is a file; give a folder")
-    check_plot_path("figure.png")
+    figures.check_plot_path("figure.png")
 
 
 def write_figures(
@@ -99,12 +97,19 @@ def write_figures(
         If a file cannot be written.
     """
     check_figures_folder(folder)
-    story = Story(replays, trace)
+    story, written = Story(replays, trace), []
+    panels = []
+    for number, name in ((0, "starting placement"), (story.hero + 1, story.names[story.hero])):
+        each = 1.0 / np.nanmax(story.maps[number, -1], axis=1)
+        says = f"balancedness {each.mean():.3f}, worst layer {each.min():.3f}"
+        panels.append((name, story.maps[number, -1], says))
+    title, colours = f"window {story.windows[-1]}", figures.colour_map("evenness")
+    drawn = {n: figures.draw_chart(chart, height) for n, chart, height in charts.stills(story)}
+    drawn["loads"] = figures.draw_maps(title, panels, story.num_nodes, colours, dpi=200)
     Path(folder).mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, draw in PICTURES.items():
+    for name in ("tradeoff", "balance", "moving", "loads", "hot"):
         written.append(Path(folder) / f"{name}.png")
-        save_figure(written[-1], draw(story))
+        figures.save_figure(written[-1], drawn[name])
     return written
 
 
@@ -122,43 +127,47 @@ def _safe_script(code: str) -> str:
     return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _document(story: Story) -> str:
+def _document(story: Story, trace: Trace) -> str:
     """Return the whole page.
 
     A policy of content security in it forbids every request, so that it stays as it is offline.
     """
     from plotly.offline import get_plotlyjs
 
+    shown, num, limit = len(story.shown), len(story.windows), story.colour_limit
+    slider = (
+        f"The slider has {shown:,} of the {num:,} windows served, evenly spaced, the first and the "
+        "last among them: all of them would make this file too large."
+    )
+    if shown == num:
+        slider = (
+            f"The slider has {'the one window' if num == 1 else f'all {num:,} windows'} served."
+        )
+    ticks = [
+        f'<i style="left:{50.0 + 50.0 * math.log(at) / math.log(limit):.4g}%">{at:g}</i>'
+        for at in figures.colour_ticks(limit, apart=5)
+    ]
     folder = files("evenload.report")
     return Template((folder / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(story.title),
-        subtitle=escape(story.subtitle),
+        subtitle=escape(words.subtitle(story.replays[0], trace)),
         answer=escape(story.answer),
         policies="".join(_rows(story)),
-        settings=_settings(story),
+        settings=_settings(story, trace),
         points=story.runs.rule("point"),
         columns=story.columns.rule("column"),
-        slider=_slider_rule(len(story.shown), len(story.windows)),
-        window=len(story.shown) - 1,
+        slider=slider,
+        window=shown - 1,
         left=_options(story, 0),
         right=_options(story, story.hero + 1),
-        ticks=_scale(story),
+        ticks="".join(ticks),
         layers=len(story.hot.experts) - 1,
         layer=story.hot.layer,
-        height=moving_height(story),
+        height=charts.moving_height(story),
         colours=palette.css(),
-        data=_safe_json(page_data(story)),
+        data=_safe_json(charts.page_data(story)),
         plotly=_safe_script(get_plotlyjs()),
         script=_safe_script((folder / "page.js").read_text(encoding="utf-8")),
-    )
-
-
-def _slider_rule(shown: int, num: int) -> str:
-    if shown == num:
-        return f"The slider has {'the one window' if num == 1 else f'all {num:,} windows'} served."
-    return (
-        f"The slider has {shown:,} of the {num:,} windows served, evenly spaced, the first and the "
-        "last among them: all of them would make this file too large."
     )
 
 
@@ -168,13 +177,6 @@ def _options(story: Story, chosen: int) -> str:
         f'<option value="{i}"{" selected" if i == chosen else ""}>{escape(name)}</option>'
         for i, name in enumerate(names)
     )
-
-
-def _scale(story: Story) -> str:
-    """Return the ticks of the scale of colours."""
-    limit = story.colour_limit
-    at = {t: 50.0 + 50.0 * math.log(t) / math.log(limit) for t in colour_ticks(limit, apart=5)}
-    return "".join(f'<i style="left:{left:.4g}%">{tick:g}</i>' for tick, left in at.items())
 
 
 # ---- tables ----------------------------------------------------------------------------------
@@ -195,9 +197,8 @@ def _change(seconds: float, start: float) -> str:
     change = seconds / start - 1.0
     if abs(change) < 5e-4:
         return "&plusmn;0.0%"
-    return (
-        f"&minus;{text.percent_down(-change)}" if change < 0.0 else f"+{text.percent_up(change, 1)}"
-    )
+    less = f"&minus;{text.percent_down(-change)}"
+    return less if change < 0.0 else f"+{text.percent_up(change, 1)}"
 
 
 def _row(name: str, cells: Sequence[str], kind: str = "", swatch: str = "") -> str:
@@ -225,23 +226,24 @@ def _rows(story: Story) -> Iterator[str]:
         kind = ' class="hero"' if index == story.hero and len(story.rows) > 1 else ""
         yield _row(row["policy"], cells, kind, swatch)
     for level in story.below:
-        reached = [text.down(level.mean, 4), text.down(level.worst_window, 4)]
+        reached = [
+            text.down(of, 4) for of in (level.reached.mean(), level.reached.mean(axis=1).min())
+        ]
         cells = [*reached, _NONE, _NONE, "0", "0 B", "0 s", _NONE, "&plusmn;0.0%"]
         swatch = _swatch(level.colour, level.dash, 1.5)
         yield _row(level.name, cells, ' class="start"', swatch)
 
 
-def _settings(story: Story) -> str:
+def _settings(story: Story, trace: Trace) -> str:
     """Return the settings that all replays share as a list, and the others as a table."""
-    items = [
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in story.settings.items()
-    ]
+    common, own = words.shared_and_own(story.replays, trace)
+    item = "<div><dt>{}</dt><dd>{}</dd></div>"
+    items = [item.format(escape(name), escape(value)) for name, value in common.items()]
     shared = f'<dl class="settings">{"".join(items)}</dl>'
-    if not story.own_settings:
+    if not own:
         return shared
-    heads = [f'<th scope="col">{escape(name)}</th>' for name in ("Policy", *story.own_settings)]
-    each = zip(story.rows, *story.own_settings.values(), strict=True)
+    heads = [f'<th scope="col">{escape(name)}</th>' for name in ("Policy", *own)]
+    each = zip(story.rows, *own.values(), strict=True)
     rows = [_row(row["policy"], [escape(v) or _NONE for v in values]) for row, *values in each]
     return (
         f'{shared}<div class="scroll" tabindex="0" role="region" aria-label="Settings of each '

@@ -8,7 +8,7 @@ or near black.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 LIGHT = ["#0072B2", "#BF7A6D", "#0A5E31", "#C53F7E", "#918428", "#29A0B1", "#3E020B", "#393F43"]
@@ -78,15 +78,21 @@ PAGE: Mapping[str, Mapping[str, str | Sequence[str]]] = {
 }  # fmt: skip
 
 
-def _variables(mode: str) -> Iterator[str]:
+def variables(mode: str) -> dict[str, str]:
+    """Return the page's CSS variables, as ``--ink`` or ``--policy-0``, and their colours."""
+    found = {}
     for name, colours in PAGE[mode].items():
         if isinstance(colours, str):
-            yield f"--{name}: {colours};"
+            found[f"--{name}"] = colours
         else:
-            yield from (f"--{name}-{i}: {colour};" for i, colour in enumerate(colours))
+            found |= {f"--{name}-{i}": colour for i, colour in enumerate(colours)}
+    return found
 
 
 def css() -> str:
-    """Return the page's colours as CSS variables, ``--ink`` or ``--policy-0``, light and dark."""
-    light, dark = (f":root {{ {' '.join(_variables(mode))} }}" for mode in PAGE)
+    """Return the page's colours as CSS, light and dark."""
+    light, dark = (
+        f":root {{ {' '.join(f'{name}: {colour};' for name, colour in variables(mode).items())} }}"
+        for mode in PAGE
+    )
     return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}"

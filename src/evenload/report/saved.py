@@ -8,17 +8,15 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from evenload.cluster import Cluster
 from evenload.io import FileFormatError, replace_file
+from evenload.replay import Replay
 from evenload.report.text import check_ending
-
-if TYPE_CHECKING:
-    from evenload.replay import Replay
-    from evenload.trace import Trace
+from evenload.trace import Trace
 
 _KIND = "evenload replays, version 1"
 
@@ -31,8 +29,7 @@ def check_saved_path(path: str | os.PathLike[str]) -> None:
 def save_replays(path: str | os.PathLike[str], replays: Sequence[Replay]) -> None:
     """Keep replays in a .npz file, which appears whole or not at all.
 
-    Their arrays become its members, under the replay's number; what else they have is JSON in one
-    more. The file holds no loads: a page of it needs the trace as well.
+    The file holds no loads: a page of it needs the trace as well.
 
     Raises
     ------
@@ -44,6 +41,7 @@ def save_replays(path: str | os.PathLike[str], replays: Sequence[Replay]) -> Non
     check_saved_path(path)
     if not replays:
         raise ValueError("replays is empty; use at least one replay")
+    # Arrays are members under the replay's number; what else there is is JSON in one more.
     arrays: dict[str, Any] = {}
     rest = []
     for number, replay in enumerate(replays):
@@ -66,8 +64,6 @@ def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
     FileFormatError
         If the file holds no replays, or is damaged.
     """
-    from evenload.replay import Replay
-
     known = {field.name for field in fields(Replay)}
     if Path(path).is_dir():
         raise FileFormatError(f"{path}: this is a folder; give a file")
@@ -99,13 +95,10 @@ def _span(windows: Any) -> str:
 
 
 def check_together(replays: Sequence[Replay], trace: Trace) -> None:
-    """Raise where one page cannot show all replays.
+    """Raise `ValueError` where one page cannot show all replays.
 
-    Raises
-    ------
-    ValueError
-        If there is none, two have one name, they differ in cluster, window or the windows that they
-        served, one has not kept its placements, or the trace is not the one they served.
+    That is: there is none, two have one name, they differ in cluster, window or the windows that
+    they served, one has not kept its placements, or the trace is not the one they served.
     """
     if not replays:
         raise ValueError("replays is empty; use at least one replay")

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenload.placement import Placement
+from evenload.replay import Replay
 from evenload.report.compare import relative_load
 from evenload.report.figures import colour_limit
 from evenload.report.palette import styles
 from evenload.report.saved import check_together
 from evenload.report.text import shorten
-from evenload.report.tradeoff import tradeoff
-from evenload.report.words import answer, hero, shared_and_own, subtitle
-
-if TYPE_CHECKING:
-    from evenload.replay import Replay
-    from evenload.trace import Trace
+from evenload.report.words import answer, hero
+from evenload.trace import Trace
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -59,50 +56,29 @@ class Runs:
         sums = np.add.reduceat(values, self.first, axis=0)
         return np.asarray(sums / self.sizes.reshape(-1, *(1,) * (values.ndim - 1)))
 
-    def last(self, values: Float) -> Float:
+    def last(self, values: NDArray[Any]) -> NDArray[Any]:
         """Take what a running sum has come to by the end of each run: [W, ...] -> [B, ...]."""
         return np.asarray(values[self.end - 1])
 
     def rule(self, what: str) -> str:
         """Say in one sentence what a point, or whatever is drawn, stands for."""
         least, most = int(self.sizes.min()), int(self.sizes.max())
-        if most == 1:
-            return f"Every {what} is one window."
         each = f"{most}" if least == most else f"{least} to {most}"
-        return f"Every {what} is the mean of {each} windows that follow each other."
+        mean = f"the mean of {each} windows that follow each other"
+        return f"Every {what} is {'one window' if most == 1 else mean}."
 
 
 # ---- what is drawn ---------------------------------------------------------------------------
-
-
-class Balance(NamedTuple):
-    """Balancedness over time: mean over layers, and of the worst layer."""
-
-    mean: Float  # [B]
-    worst: Float  # [B]
 
 
 class Level(NamedTuple):
     """What policies are measured by, with the style of its line in plotly's words."""
 
     name: str
-    balance: Balance
-    mean: float  # over windows and layers
-    worst_window: float  # mean over layers
+    reached: Float  # balancedness, [W, L]
     colour: str
     dash: str
     anchor: str  # where its name touches the line
-
-
-class Moving(NamedTuple):
-    """What a policy moved, and what that brought against the placement at the start."""
-
-    moved: Float  # experts so far, [B]
-    saved: Float  # seconds so far, [B], with the time spent moving taken off
-    at: Int  # number of the window that each rebalance came with, [R]
-    moves: Int  # its experts, [R]
-    seconds: Float  # how long it took, [R]
-    paid: NDArray[np.bool_]  # whether it paid for itself, [R]
 
 
 class Hot(NamedTuple):
@@ -149,7 +125,7 @@ class Story:
         first = replays[0]
         W, L = first.balancedness.shape
         self.title = f"Replay of {PurePath(trace.source).name or 'a trace'}"
-        self.subtitle = subtitle(first, trace)
+        self.replays = replays
         self.rows = [replay.figures() for replay in replays]
         self.names = [shorten(replay.policy, _LONGEST) for replay in replays]  # for a legend
         self.hero = hero(self.rows)  # the policy that the answer is about
@@ -160,50 +136,24 @@ class Story:
         bytes_a_window = (1 + len(replays)) * L * first.cluster.num_gpus * BYTES_A_NUMBER
         # Indices of the windows that have heat maps.
         self.shown = spaced(W, int(min(MOST_SHOWN, max(MAP_BYTES // bytes_a_window, 2))))
-        # GPU load over the layer's mean, first with the starting placement: [P + 1, N, L, G].
-        start, share, self.maps = self._walk(replays, trace)
+        # What the placement at the start reaches, [W, L]; and GPU load over the layer's mean, first
+        # with that placement: [P + 1, N, L, G].
+        self.start, share, self.maps = self._walk(replays, trace)
         self.colour_limit = colour_limit([self.maps])
         self.hot = _hot(share)
-        self.start_seconds = float((first.mean_seconds / start).sum())
-        self.balances = [self._balance(replay.balancedness) for replay in replays]
-        self.movings = [self._moving(replay, start) for replay in replays]
-        below = self._level("starting placement", start, "quiet", "dash", "top")
+        self.start_seconds = float((first.mean_seconds / self.start).sum())
         oracles = [replay.oracle for replay in replays if not np.isnan(replay.oracle).any()]
-        self.above = [self._level("oracle", of, "ink", "dot", "bottom") for of in oracles[:1]]
+        self.above = [Level("oracle", of, "ink", "dot", "bottom") for of in oracles[:1]]
         # The starting placement needs a line of its own where nobody kept it.
+        below = Level("starting placement", self.start, "quiet", "dash", "top")
         self.below = [below] if all(row["moves"] for row in self.rows) else []
-        levels = [level.mean for level in (below, *self.above)]
-        self.tradeoff = tradeoff(self.rows, self.names, levels)
         self.answer = answer(self.rows, self.start_seconds)
-        self.settings, self.own_settings = shared_and_own(replays, trace)
-
-    def colour_of(self, members: Sequence[int]) -> int:
-        """Return the number of the colour that a curve through some policies has."""
-        return self.styles[self.hero if self.hero in members else members[0]].colour
-
-    def _balance(self, reached: Float) -> Balance:
-        return Balance(self.runs.mean(reached.mean(axis=1)), self.runs.mean(reached.min(axis=1)))
-
-    def _level(self, name: str, reached: Float, *style: str) -> Level:
-        worst_window = float(reached.mean(axis=1).min())
-        return Level(name, self._balance(reached), float(reached.mean()), worst_window, *style)
-
-    def _moving(self, replay: Replay, start: Float) -> Moving:
-        at = np.searchsorted(self.windows, replay.rebalance_window)
-        at = np.minimum(at, len(self.windows) - 1)
-        moves = replay.moves.sum(axis=1)
-        moved, spent = np.zeros((2, len(self.windows)))
-        np.add.at(moved, at, moves)
-        np.add.at(spent, at, replay.move_seconds)
-        saved = (replay.mean_seconds / start - replay.straggler_seconds).sum(axis=1) - spent
-        sums = self.runs.last(moved.cumsum()), self.runs.last(saved.cumsum())
-        return Moving(*sums, self.windows[at], moves, replay.move_seconds, replay.paid)
 
     def _walk(self, replays: Sequence[Replay], trace: Trace) -> tuple[Float, Float, Float]:
         """Walk over the served windows once; no more than one window of loads is held.
 
-        Returns what the placement at the start reaches, [W, L]; the load of each expert relative to
-        its layer's mean, averaged over each run of windows, [B, L, E]; and `maps`.
+        Returns `start`; the load of each expert relative to its layer's mean, averaged over each
+        run of windows, [B, L, E]; and `maps`.
         """
         first, E, sizes = replays[0], trace.num_experts, self.columns.sizes
         W, L = first.balancedness.shape

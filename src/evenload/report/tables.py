@@ -7,6 +7,7 @@ import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from itertools import zip_longest
 from operator import itemgetter
 from typing import IO, TYPE_CHECKING, Any
 from unicodedata import combining, east_asian_width
@@ -84,19 +85,18 @@ def print_table(
     widths = _widths(table)
     print(styled(title, BOLD), end="\n\n", file=file)
     for number, cells in enumerate(table):
-        head = number == 0 and bool(heads)
-        parts = [cell.split("\n") for cell in cells]
-        height = max(map(len, parts))
-        for n in range(height):
-            texts = []
-            for i, part in enumerate(parts):
-                at = n - (height - len(part) if head else 0)  # heads end on one line
-                text = part[at] if 0 <= at < len(part) else ""
-                strong = BOLD if head or i == bold else ""
-                shown = styled(text, strong, DIM if at > 0 and i >= left and not head else "")
+        head, parts = number == 0 and bool(heads), [cell.split("\n") for cell in cells]
+        if head:  # heads end on one line
+            height = max(map(len, parts))
+            parts = [[""] * (height - len(part)) + part for part in parts]
+        for n, texts in enumerate(zip_longest(*parts, fillvalue="")):
+            shown = []
+            for i, text in enumerate(texts):
+                detail = DIM if n > 0 and i >= left and not head else ""
+                cell = styled(text, BOLD if head or i == bold else "", detail)
                 space = " " * (widths[i] - _wide(text))
-                texts.append(shown + space if i < left else space + shown)
-            print(_GAP.join(texts).rstrip(), file=file)
+                shown.append(cell + space if i < left else space + cell)
+            print(_GAP.join(shown).rstrip(), file=file)
         if head:
             encoding = getattr(file, "encoding", None) or "utf-8"
             rule = "─" if encoding.lower().startswith("utf") else "-"
@@ -163,7 +163,6 @@ def print_report(
 WITHIN = 0.01  # of the least time, to be enough
 _seconds = itemgetter("total_seconds")
 
-
 _FIGURES: tuple[Column, ...] = (
     ("balancedness", lambda r: down(r["balancedness"], 4)),
     ("regret", lambda r: _NONE if r["regret"] is None else up(r["regret"], 4)),
@@ -177,9 +176,7 @@ _FIGURES: tuple[Column, ...] = (
     ("total s", lambda r: f"{r['total_seconds']:.4g}"),
     ("planning\nms", lambda r: f"{r['plan_ms']:,.2f}" if r["asked"] else _NONE),
 )
-_CELLS: tuple[Column, ...] = tuple(
-    (name, itemgetter(name)) for name in ("gpus", "slots", "window", "interval")
-)
+_CELLS = [(name, itemgetter(name)) for name in ("gpus", "slots", "window", "interval")]
 # What a narrow terminal has no room for, the first to go first.
 _SPARED = ("planning\nms", "of slots\neach", "moved\nGB", "standing\nstill s", "paid", "rebalances",
            "window", "interval", "regret", "straggler\nx ideal")  # fmt: skip
@@ -194,20 +191,22 @@ def print_policies(
     are as `Replay.figures`; with `cells`, which shows what sets those of a sweep apart, as `sweep`
     returns them. `lines` are sentences below the table.
     """
-    columns = [*_CELLS, *_FIGURES] if cells else list(_FIGURES)
+    columns: list[Column] = [
+        ("policy", itemgetter("policy")),
+        *(_CELLS if cells else ()),
+        *_FIGURES,
+    ]
 
     def table() -> list[list[str]]:
-        heads = ["policy", *(head for head, _ in columns)]
-        return [heads, *([row["policy"], *(str(cell(row)) for _, cell in columns)] for row in rows)]
+        heads = [head for head, _ in columns]
+        return [heads, *([str(cell(row)) for _, cell in columns] for row in rows)]
 
     gone = []
     for head in _SPARED if file.isatty() else ():
         if _table_width(table()) <= shutil.get_terminal_size().columns:
             break
-        fewer = [column for column in columns if column[0] != head]
-        if len(fewer) < len(columns):
-            gone.append(head.replace("\n", " "))
-        columns = fewer
+        gone += [head.replace("\n", " ") for other, _ in columns if other == head]
+        columns = [column for column in columns if column[0] != head]
     left_out = [(f"no room here for: {', '.join(gone)}; --json has all", DIM)] if gone else []
     heads, *shown = table()
     fold = 0 if file.isatty() else None
@@ -216,16 +215,15 @@ def print_policies(
 
 def policy_lines(rows: Sequence[Row]) -> list[str]:
     """Return what the rows of one comparison come to: who takes least time, and what held it up."""
-    best = min(rows, key=_seconds)
-    line = (
-        f"{best['policy']} takes the least time in all, {best['total_seconds']:.4g} s "
-        "(straggler time, and serving standing still for moves)"
-    )
-    stay = next((r for r in rows if r["policy"] == "never"), None)
-    if stay is not None and stay is not best:
-        less = 1.0 - best["total_seconds"] / stay["total_seconds"]
-        line += f"; {percent_down(less)} less than never moving"
-    return [f"{line}."] + [
+    best, less = min(rows, key=_seconds), ""
+    for stay in rows:
+        if stay["policy"] == "never" and stay is not best:
+            saved = percent_down(1.0 - _seconds(best) / _seconds(stay))
+            less = f"; {saved} less than never moving"
+    return [
+        f"{best['policy']} takes the least time in all, {_seconds(best):.4g} s "
+        f"(straggler time, and serving standing still for moves){less}."
+    ] + [
         f"note: {row['policy']} was not asked {row['put_off']} of {row['put_off'] + row['asked']} "
         "times, since experts were still on their way"
         for row in rows
@@ -265,16 +263,15 @@ def slots_entry(found: Redundancy | None) -> dict[str, Any]:
 
 
 def slots_lines(found: Redundancy | None) -> list[str]:
-    """Return a line for each number of slots tried, those between left out where they are many.
+    """Return a line for each number of slots tried, the middle ones left out where they are many.
 
     None if the number of slots was given.
     """
     if found is None:
         return []
-    experts = found.plan.placement.num_experts
     lines = [
-        f"  {point.num_slots:>6} slots ({point.num_slots - experts} redundant): "
-        f"{down(point.balancedness)} (even sharing: at most {up(point.bound)})"
+        f"  {point.num_slots:>6} slots ({point.num_slots - found.plan.placement.num_experts} "
+        f"redundant): {down(point.balancedness)} (even sharing: at most {up(point.bound)})"
         for point in found.curve
     ]
     hidden = len(lines) - _MOST_LINES

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
+
+from evenload.checks import unknown_ending
 
 
 def down(value: float, digits: int = 5) -> str:
@@ -69,8 +70,6 @@ def show_seconds(seconds: float) -> str:
 
 def check_ending(path: str | os.PathLike[str], known: Sequence[str], rule: str) -> None:
     """Raise `ValueError` unless a file's ending is known; ``{}`` in `rule` is where it stands."""
-    suffix = Path(path).suffix
-    if suffix.lower() not in known:
-        ending = f"the ending {suffix!r}" if suffix else "no ending"
+    if ending := unknown_ending(path, known):
         which = "one of " if len(known) > 1 else ""
         raise ValueError(f"{path}: {rule.format(ending)}; use {which}{', '.join(known)}")

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import evenload
+from evenload.replay import Replay
 from evenload.report.text import counted, down, percent_down, percent_up, show_bytes, show_seconds
-
-if TYPE_CHECKING:
-    from evenload.replay import Replay
-    from evenload.trace import Trace
+from evenload.trace import Trace
 
 Row = Mapping[str, Any]  # as `Replay.figures`
 
@@ -22,62 +20,53 @@ _seconds: Callable[[Row], float] = itemgetter("total_seconds")
 
 
 def hero(rows: Sequence[Row]) -> int:
-    """Return which policy the answer is about: ours if there, else the one that takes least time.
-
-    Of several of ours it is the one that takes least time.
-    """
+    """Return which policy the answer is about: of ours, else of all, that with the least time."""
     ours = [i for i, row in enumerate(rows) if row["policy"].startswith(OURS)]
     return min(ours or range(len(rows)), key=lambda i: _seconds(rows[i]))
 
 
-def _reached(rows: Sequence[Row], chosen: int) -> str:
-    """Say what it reached, its moves counted in DeepSeek's, else in those of who moves most.
-
-    Another policy of ours is no reference, unless there is nothing else.
-    """
-    row = rows[chosen]
-    of = "" if row["oracle"] is None else f" of the oracle's {down(row['oracle'], 3)}"
-    text = f"{row['policy']} reached a balancedness of {down(row['balancedness'], 3)}{of}"
+def _moves(row: Row, others: Sequence[Row]) -> str:
+    """Count moves in DeepSeek's, else in those of who moves most, of ours only where all are."""
     if not row["moves"]:
-        return f"{text} without moving an expert."
-    others = [other for i, other in enumerate(rows) if i != chosen and other["moves"]]
+        return " without moving an expert."
+    others = [other for other in others if other["moves"]]
     if not others:
-        return f"{text} with {row['moves']:,} experts moved."
-    foreign = [other for other in others if not other["policy"].startswith(OURS)] or others
-    published = [other for other in foreign if other["policy"].startswith(_PUBLISHED)] or foreign
-    other = max(published, key=itemgetter("moves"))
-    share = row["moves"] / other["moves"]
-    part = f"{100 * share:.0f}%" if share >= 0.1 else f"{100 * share:.1f}%"
+        return f" with {row['moves']:,} experts moved."
+    others = [other for other in others if not other["policy"].startswith(OURS)] or others
+    others = [other for other in others if other["policy"].startswith(_PUBLISHED)] or others
+    other = max(others, key=itemgetter("moves"))
+    share = 100 * row["moves"] / other["moves"]
     return (
-        f"{text}, with {part} of the moves of {other['policy']}, "
-        f"which reached {down(other['balancedness'], 3)}."
+        f", with {share:.{0 if share >= 10 else 1}f}% of the moves of {other['policy']}, which "
+        f"reached {down(other['balancedness'], 3)}."
     )
-
-
-def _paid(row: Row) -> str:
-    paid, count = row["paid"], row["rebalances"]
-    if count == 1:
-        return f" Its one rebalance {'paid' if paid else 'did not pay'} for itself."
-    return f" Rebalancing paid for itself in {paid:,} of {count:,} cases." if count else ""
 
 
 def answer(rows: Sequence[Row], start_seconds: float) -> str:
     """Return the paragraph at the top of the page; the starting placement would take that long."""
     chosen = hero(rows)
-    best = min(rows, key=_seconds)
+    row, best = rows[chosen], min(rows, key=_seconds)
+    of = "" if row["oracle"] is None else f" of the oracle's {down(row['oracle'], 3)}"
+    moves = _moves(row, [other for i, other in enumerate(rows) if i != chosen])
+    paid, count = row["paid"], row["rebalances"]
+    gained = f" Rebalancing paid for itself in {paid:,} of {count:,} cases." if count else ""
+    if count == 1:
+        gained = f" Its one rebalance {'paid' if paid else 'did not pay'} for itself."
     gain = 1.0 - best["total_seconds"] / start_seconds
-    if gain > 0.0:
-        fastest = (
-            f"{best['policy']} took the least time: {percent_down(gain)} less than with the "
-            "starting placement kept."
-        )
-    else:
+    fastest = (
+        f"{best['policy']} took the least time: {percent_down(gain)} less than with the starting "
+        "placement kept."
+    )
+    if gain <= 0.0:
         loss = f"{percent_up(-gain, 1)} more" if gain else "just as much"
         fastest = (
             "no policy took less time than keeping the starting placement would have; the best, "
             f"{best['policy']}, took {loss}."
         )
-    return f"{_reached(rows, chosen)}{_paid(rows[chosen])} Moving included, {fastest}"
+    return (
+        f"{row['policy']} reached a balancedness of {down(row['balancedness'], 3)}{of}{moves}"
+        f"{gained} Moving included, {fastest}"
+    )
 
 
 def subtitle(replay: Replay, trace: Trace) -> str:
