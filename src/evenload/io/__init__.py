@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,10 @@ from evenload.io.base import (
     LoadFile,
     PlacementFile,
     PlacementShape,
-    RawTrace,
     check_window,
 )
 from evenload.io.files import replace_file
-from evenload.io.formats import FORMATS, Format, candidates, find_input, find_output
+from evenload.io.formats import FORMATS, Format, find_either, find_input, find_output
 from evenload.io.placements import for_layers
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
@@ -35,11 +34,9 @@ __all__ = [
     "ClusterMissingError",
     "FileFormatError",
     "Format",
-    "Found",
     "LoadFile",
     "PlacementFile",
     "PlacementShape",
-    "RawTrace",
     "check_window",
     "find_output",
     "for_layers",
@@ -100,16 +97,17 @@ def read_load(
     ValueError
         If the window is not in the file, the numbers are no load, or `num_experts` is below 1.
     """
-    reader, raw = _open_load(path, num_experts, format)
-    T, L, E = raw.windows.shape
-    source = str(Path(path))
-    index = None if window is None else check_window(window, T, source)
-    load = np.zeros((L, E))
-    for t in range(T) if index is None else (index,):
-        where = f"{source}: window {t}: load" if raw.over_time else f"{source}: load"
-        load += check_weights(where, raw.windows.read(t))
-    trace = _trace(raw, source) if raw.over_time else None
-    return LoadFile(load, trace, source, reader.name, index, raw.notes, raw.layers)
+    reader = find_input(Path(path), "read_load", format)
+    trace = _read_trace(reader, Path(path), num_experts)
+    source, index = trace.source, None
+    if window is not None:
+        index = check_window(window, len(trace), source)
+    load = np.zeros(trace.shape[1:])
+    for t in range(len(trace)) if index is None else (index,):
+        where = f"{source}: window {t}: load" if trace.over_time else f"{source}: load"
+        load += check_weights(where, trace.read(t))
+    over_time = trace if trace.over_time else None
+    return LoadFile(load, over_time, source, reader.name, index, trace.notes, trace.layers)
 
 
 def read_trace(
@@ -135,31 +133,19 @@ def read_trace(
     FileNotFoundError, FileFormatError, ValueError
         As `read_load`.
     """
-    return _trace(_open_load(path, num_experts, format)[1], str(Path(path)))
+    return _read_trace(find_input(Path(path), "read_load", format), Path(path), num_experts)
 
 
-def _trace(raw: RawTrace, source: str) -> Trace:
-    return Trace.of(raw.windows, source=source, notes=raw.notes, layers=raw.layers)
-
-
-def _open_load(
-    path: AnyPath, num_experts: int | None, format: str | None
-) -> tuple[Format, RawTrace]:
+def _read_trace(reader: Format, path: Path, num_experts: int | None) -> Trace:
     if num_experts is not None:
         num_experts = positive_int("num_experts", num_experts)
-    reader = find_input(Path(path), "read_load", format)
-    return reader, _read_raw(reader, Path(path), num_experts)
-
-
-def _read_raw(reader: Format, path: Path, num_experts: int | None) -> RawTrace:
-    raw: RawTrace = reader.function("read_load")(path, num_experts)
-    found = raw.windows.shape[-1]
-    if num_experts is not None and num_experts != found:
+    trace: Trace = reader.function("read_load")(path, num_experts)
+    if num_experts not in (None, trace.num_experts):
         raise FileFormatError(
-            f"{path}: the file has {found} experts a layer, and num_experts={num_experts} was "
-            f"given; use {found}, or leave it out"
+            f"{path}: the file has {trace.num_experts} experts a layer, and num_experts="
+            f"{num_experts} was given; use {trace.num_experts}, or leave it out"
         )
-    return raw
+    return trace
 
 
 def read_topk(path: AnyPath, *, format: str | None = None) -> NDArray[Any] | None:
@@ -171,15 +157,15 @@ def read_topk(path: AnyPath, *, format: str | None = None) -> NDArray[Any] | Non
     return topk
 
 
-def write_load(path: AnyPath, trace: RawTrace, *, format: str | None = None) -> tuple[str, ...]:
+def write_load(path: AnyPath, trace: Trace, *, format: str | None = None) -> tuple[str, ...]:
     """Write loads; the file appears whole or not at all.
 
     Parameters
     ----------
     path, format
         The path's ending picks the format where none is named: .npz, .npy, .csv or .parquet.
-    trace : RawTrace
-        Asked for each window once, in order, so that memory need not grow with it.
+    trace : Trace
+        Asked for each window once, in order, so that memory need not grow with it. Gaps are kept.
 
     Returns
     -------
@@ -195,9 +181,13 @@ def write_load(path: AnyPath, trace: RawTrace, *, format: str | None = None) -> 
     OSError
         If the file cannot be written.
     """
-    write = find_output(Path(path), format, "write_load").function("write_load")
+    return _write(path, "write_load", format, trace)
+
+
+def _write(path: AnyPath, ability: str, format: str | None, what: Any) -> tuple[str, ...]:
+    write = find_output(Path(path), format, ability).function(ability)
     with replace_file(path) as stream:
-        left_out: tuple[str, ...] = write(stream, trace)
+        left_out: tuple[str, ...] = write(stream, what)
         return left_out
 
 
@@ -315,37 +305,21 @@ def write_placement_file(
     path: AnyPath, file: PlacementFile, *, format: str | None = None
 ) -> tuple[str, ...]:
     """Write a placement with what is known of its origin, as `write_placement` does."""
-    write = find_output(Path(path), format).function("write_placement")
     layers, there = file.layers, file.placement.num_layers
     if layers is not None and len(layers) != there:
         raise ValueError(
             f"layers names {len(layers)} layers, and the placement has {there}; name {there}"
         )
-    with replace_file(path) as stream:
-        left_out: tuple[str, ...] = write(stream, replace(file, source=str(path)))
-        return left_out
+    return _write(path, "write_placement", format, replace(file, source=str(path)))
 
 
 # ---- either --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a file turned out to hold, one of the two, and the format that read it.
-
-    Windows of `loads` are as they were recorded, not checked; they are read when they are asked
-    for.
-    """
-
-    format: Format
-    loads: RawTrace | None = None
-    placement: PlacementFile | None = None
-
-
 def read_anything(
     path: Path, shape: PlacementShape, *, format: str | None = None, prefer: str | None = None
-) -> Found:
-    """Read a file of loads or of a placement.
+) -> tuple[str, Trace | PlacementFile]:
+    """Read a file of loads or of a placement; return the name of its format too.
 
     Parameters
     ----------
@@ -364,15 +338,14 @@ def read_anything(
     FileFormatError
         If it is neither; the message is that of the likelier one.
     """
-    first: FileFormatError | None = None
-    for ability, reader in candidates(path, format, prefer):
+    refusals = []
+    for ability, reader in find_either(path, format, prefer):
         try:
             if ability == "read_load":
-                return Found(reader, loads=_read_raw(reader, path, shape.num_experts))
-            return Found(reader, placement=reader.function(ability)(path, shape))
+                return reader.name, _read_trace(reader, path, shape.num_experts)
+            return reader.name, reader.function(ability)(path, shape)
         except ClusterMissingError:
             raise
         except FileFormatError as error:
-            first = first or error
-    assert first is not None
-    raise first
+            refusals.append(error)
+    raise refusals[0]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evenload.checks import positive_int, whole_number
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
-from evenload.trace import ArrayWindows, Trace, Windows
+from evenload.trace import ArrayWindows, Trace
 
 Float = NDArray[np.float64]
 
@@ -104,31 +104,16 @@ def check_window(window: Any, num_windows: int, source: str) -> int:
     return index % num_windows
 
 
-@dataclass(frozen=True)
-class RawTrace:
-    """Loads as a file has them, not checked yet; their windows are read one at a time.
-
-    `notes` are what the reader had to assume, one sentence each; `layers` the model's numbers of
-    the rows, where the file says them. If not `over_time` the file has no axis of windows, and the
-    one there is is the load.
-    """
-
-    windows: Windows
-    notes: tuple[str, ...] = ()
-    layers: ModelLayers | None = None
-    over_time: bool = True
-
-    @classmethod
-    def of(
-        cls,
-        array: NDArray[Any],
-        source: str,
-        notes: tuple[str, ...] = (),
-        layers: ModelLayers | None = None,
-    ) -> RawTrace:
-        """Return the windows of an array that was read at once, [T, L, E], [L, E] or [E]."""
-        shape = trace_shape(array.shape, source)
-        return cls(ArrayWindows(array.reshape(shape)), notes, layers, array.ndim == 3)
+def trace_of(
+    array: NDArray[Any],
+    source: str,
+    notes: tuple[str, ...] = (),
+    layers: ModelLayers | None = None,
+) -> Trace:
+    """Return the trace of an array that was read at once, [T, L, E], [L, E] or [E]."""
+    windows = ArrayWindows(array.reshape(trace_shape(array.shape, source)))
+    over_time = array.ndim == 3
+    return Trace.of(windows, source=source, notes=notes, layers=layers, over_time=over_time)
 
 
 @dataclass(frozen=True, eq=False)

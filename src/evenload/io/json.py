@@ -9,20 +9,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.base import FileFormatError, RawTrace, refusing
+from evenload.io.base import FileFormatError, refusing, trace_of
+from evenload.trace import Trace
 
 MOST_TEXT = 2**25  # bytes of a placement: 100 layers of 8192 slots, each on a line of its own
 _DEEPEST = 3
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under ``load``/``logical_count``."""
     value, key = parse_json(path), "load"
     if isinstance(value, dict):
         key, value = key_in(value, path, "load", "logical_count")
     elif not isinstance(value, list):
         raise FileFormatError(f"{path}: the file holds {value!r}; use nested lists or an object")
-    return RawTrace.of(to_array(value, key, str(path)), str(path))
+    return trace_of(to_array(value, key, str(path)), str(path))
 
 
 def check_text(path: Path, most: int) -> None:

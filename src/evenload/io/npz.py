@@ -18,52 +18,75 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.checks import positive_int
-from evenload.io.base import FileFormatError, RawTrace, model_layers, refusing, trace_shape
+from evenload.io import npy
+from evenload.io.base import (
+    FileFormatError,
+    checking,
+    model_layers,
+    refusing,
+    trace_of,
+    trace_shape,
+)
 from evenload.io.files import DAMAGED, kind_of
-from evenload.io.npy import StoredArray, read_array, read_layout, write_windows
+from evenload.io.npy import StoredArray, read_array, read_layout
 from evenload.io.recorded import check_routed, count_topk
 from evenload.layers import ModelLayers
+from evenload.trace import Trace
 
 _MOST_IDS = 2**20  # bytes of an array that names layers
 # A member's own header in an archive: up to the lengths of its name and of its extra field.
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read ``load`` [T, L, E] or [L, E]; where there is none, count ``topk`` [tokens, L, k].
 
     A stored array is read from its place in the file and a compressed one unpacked, window by
     window; only one that lies column by column and compressed is read at once.
     """
-    with open_archive(path) as archive:
-        keys = keys_of(archive)
+    with checking(str(path)), open_archive(path) as archive:
+        member, keys = member_of(archive, path, "load", "topk"), keys_of(archive)
+        layers = _layers(archive, path) if "layer_ids" in keys else None
         if "load" in keys:
-            return _member_trace(archive, "load", path, _layers(archive, path))
-        if "topk" not in keys:
-            raise FileFormatError(
-                f"{path}: no key 'load' or 'topk' in the archive; keys found: "
-                f"{', '.join(keys) or 'none'}"
-            )
+            return _stored_trace(archive, member, path, layers)
         if num_experts is None and "num_experts" in keys:
             array = read_member(archive, "num_experts", path)
             if array.size != 1:
-                raise FileFormatError(
-                    f"{path}: num_experts has shape {array.shape}; use one number"
-                )
-            num_experts = positive_int(f"{path}: num_experts", array.item())
+                raise ValueError(f"num_experts has shape {array.shape}; use one number")
+            num_experts = positive_int("num_experts", array.item())
         counted, notes = count_topk(read_member(archive, "topk", path), num_experts, str(path))
-        return RawTrace.of(counted, str(path), notes, _layers(archive, path))
+        return trace_of(counted, str(path), notes, layers)
 
 
-def _layers(archive: zipfile.ZipFile, path: Path) -> ModelLayers | None:
-    keys = keys_of(archive)
-    ids, number = (
-        read_member(archive, key, path, _MOST_IDS).ravel().tolist() if key in keys else []
-        for key in ("layer_ids", "num_model_layers")
-    )
-    if "layer_ids" not in keys:
-        return None
-    return model_layers(ids, number[0] if number else None, str(path))
+def _layers(archive: zipfile.ZipFile, path: Path) -> ModelLayers:
+    number = None
+    if "num_model_layers" in keys_of(archive):
+        number = next(read_member(archive, "num_model_layers", path, _MOST_IDS).flat, None)
+    ids = read_member(archive, "layer_ids", path, _MOST_IDS).ravel().tolist()
+    return model_layers(ids, number, str(path))
+
+
+def _stored_trace(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, layers: ModelLayers | None
+) -> Trace:
+    """Return the windows of an array of loads; they stay in the archive until they are asked for.
+
+    Stored ones are compared with their checksum here, compressed ones as they are unpacked.
+    """
+    where = f"{path}, key 'load'"
+    damaged = f"{where}: the archive is cut off or damaged"
+    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
+        layout = read_layout(stream, member.file_size, where, path)
+        trace_shape(layout.shape, where)
+        stored = member.compress_type == zipfile.ZIP_STORED
+        while stored and stream.read(2**20):
+            pass
+    if stored:
+        return replace(layout, offset=start_of(path, member) + layout.offset).trace(layers)
+    if not layout.by_row:
+        return trace_of(read_member(archive, "load", path), str(path), (), layers)
+    windows, over_time = StreamWindows(member.filename, layout), len(layout.shape) == 3
+    return Trace.of(windows, source=str(path), layers=layers, over_time=over_time)
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
@@ -76,11 +99,11 @@ def read_topk(path: Path) -> NDArray[Any] | None:
     return topk
 
 
-def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
+def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
     """Write a trace as ``load`` [T, L, E], and the model's layers where they are known."""
     with zipfile.ZipFile(stream, "w", allowZip64=True) as archive:
         with archive.open("load.npy", "w", force_zip64=True) as member:
-            write_windows(member, trace)
+            npy.write_load(member, trace)
         if trace.layers is not None:
             write_member(archive, "layer_ids", np.array(trace.layers.ids, np.int64))
             if trace.layers.num_model_layers is not None:
@@ -112,12 +135,23 @@ def keys_of(archive: zipfile.ZipFile) -> list[str]:
     return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
 
 
+def member_of(archive: zipfile.ZipFile, path: Path, *keys: str) -> zipfile.ZipInfo:
+    """Return the first of these arrays that an archive has."""
+    there = keys_of(archive)
+    for key in keys:
+        if key in there:
+            return archive.getinfo(f"{key}.npy")
+    raise FileFormatError(
+        f"{path}: no key {' or '.join(map(repr, keys))} in the archive; keys found: "
+        f"{', '.join(there) or 'none'}"
+    )
+
+
 def read_member(
     archive: zipfile.ZipFile, key: str, path: Path, most: int | None = None
 ) -> NDArray[Any]:
     """Read one array of plain numbers, of `most` bytes at most."""
-    member = archive.getinfo(f"{key}.npy")
-    where = f"{path}, key {key!r}"
+    member, where = member_of(archive, path, key), f"{path}, key {key!r}"
     if most is not None and member.file_size > most:
         raise FileFormatError(
             f"{where}: the array has {member.file_size} bytes, more than the {most} that are read"
@@ -127,32 +161,6 @@ def read_member(
         array = read_array(stream, member.file_size, where)
         stream.read(1)  # only at the very end does zipfile compare the checksum
         return array
-
-
-def _member_trace(
-    archive: zipfile.ZipFile, key: str, path: Path, layers: ModelLayers | None
-) -> RawTrace:
-    """Return the windows of an array of loads; they stay in the archive until they are asked for.
-
-    Stored ones are compared with their checksum here, compressed ones as they are unpacked; only
-    what lies column by column and compressed is read at once.
-    """
-    member = archive.getinfo(f"{key}.npy")
-    where = f"{path}, key {key!r}"
-    damaged = f"{where}: the archive is cut off or damaged"
-    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
-        layout = read_layout(stream, member.file_size, where, path)
-        trace_shape(layout.shape, where)
-        stored = member.compress_type == zipfile.ZIP_STORED
-        while stored and stream.read(2**20):
-            pass
-    if stored:
-        offset = start_of(path, member) + layout.offset
-        return replace(layout, offset=offset).trace(layers)
-    if layout.by_row:
-        windows = StreamWindows(member.filename, layout)
-        return RawTrace(windows, (), layers, len(layout.shape) == 3)
-    return RawTrace.of(read_member(archive, key, path), where, (), layers)
 
 
 def start_of(path: Path, member: zipfile.ZipInfo) -> int:
@@ -179,7 +187,6 @@ class StreamWindows:
     """
 
     def __init__(self, member: str, layout: StoredArray) -> None:
-        assert layout.by_row
         self._path, self._member, self._layout = layout.path, member, layout
         self.shape = trace_shape(layout.shape, str(layout.path))
         self._num_bytes = math.prod(self.shape[1:]) * layout.dtype.itemsize

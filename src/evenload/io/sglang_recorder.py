@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.checks import whole_number
-from evenload.io.base import FileFormatError, RawTrace, checking
+from evenload.io.base import FileFormatError, checking
 from evenload.io.files import files_of, has_mark
 from evenload.io.json import keys_found
 from evenload.io.npy import StoredArray
 from evenload.io.recorded import used_cells, without_dense
 from evenload.io.torch_file import load_torch, stored
+from evenload.trace import Trace
 
 _COUNTS = "logical_count"
 _RECORDS = "records"
@@ -39,7 +41,7 @@ _NAMED = "*expert_distribution_recorder*.pt"
 _TIME = re.compile(r"recorder_(\d+(?:\.\d+)?)")
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a file, folder or pattern; windows are read from the files as they are asked for."""
     files = files_of(path, ".pt")
     if path.is_dir():
@@ -74,20 +76,42 @@ def _counted(counts: NDArray[Any], where: str, what: str = "") -> NDArray[Any]:
 # ---- stat ----------------------------------------------------------------------------------------
 
 
-def _read_steps(files: list[Path], where: str) -> RawTrace:
+def _read_steps(files: list[Path], where: str) -> Trace:
     """Read the counts of one or more dumps, the rows of each in the order of their ring."""
-    recorded = StepWindows(sorted(files, key=_time))
-    used, kept, notes = used_cells(recorded), [], list[str]()
-    for file, end, rows in zip(recorded.files, recorded.ends, recorded.rows, strict=True):
-        order, assumed = _written_rows(np.any(used[end - rows : end], axis=1), str(file))
-        kept.append(order + end - rows)
+    dumps = [_steps_in(file) for file in sorted(files, key=_time)]
+    for counts in dumps:
+        if counts.shape[1:] != dumps[0].shape[1:]:
+            raise FileFormatError(
+                f"{counts.path}: {_COUNTS} has shape {counts.shape}, and that of "
+                f"{dumps[0].path.name} {dumps[0].shape}; give dumps of one model"
+            )
+    reads, used, notes = [], [], list[str]()
+    for counts in dumps:
+        steps = [partial(_read_step, counts, row) for row in range(counts.shape[0])]
+        used.append(used_cells(steps))
+        order, assumed = _written_rows(used[-1].any(axis=1), str(counts.path))
+        reads += [steps[row] for row in order]
         notes += assumed
-    return without_dense(recorded, np.concatenate(kept), used, where, notes=notes)
+    return without_dense(reads, np.concatenate(used), dumps[0].shape[2], where, notes)
 
 
 def _time(file: Path) -> tuple[float, str]:
     found = _TIME.search(file.name)
     return (float(found[1]) if found else 0.0), file.name
+
+
+def _steps_in(path: Path) -> StoredArray:
+    """Return where the counts [steps, layers, experts] of a dump are."""
+    value = load_torch(path)
+    counts = value.get(_COUNTS) if isinstance(value, dict) else None
+    axes = ["steps", "layers", "experts"]
+    if len(getattr(counts, "shape", axes)) == 2:  # SGLang's dump of one step
+        del axes[0]
+    return stored(counts, _COUNTS, path, *axes).windows()
+
+
+def _read_step(counts: StoredArray, row: int) -> NDArray[Any]:
+    return _counted(counts.read(row), f"{counts.path}: {_COUNTS}[{row}]")
 
 
 def _written_rows(used: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64], list[str]]:
@@ -111,39 +135,6 @@ def _written_rows(used: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64
         )
         rows = np.roll(rows, -int(gaps[0]) - 1)
     return rows, notes
-
-
-class StepWindows:
-    """Rows of the counts of several dumps, one after the other."""
-
-    def __init__(self, files: list[Path]) -> None:
-        self.files = files
-        self._counts = [_step_counts(file).windows for file in files]
-        first = self._counts[0].shape
-        for file, counts in zip(files, self._counts, strict=True):
-            if counts.shape[1:] != first[1:]:
-                raise FileFormatError(
-                    f"{file}: {_COUNTS} has shape {counts.shape}, and that of {files[0].name} "
-                    f"{first}; give dumps of one model"
-                )
-        self.rows = [counts.shape[0] for counts in self._counts]
-        self.ends = np.cumsum(self.rows).tolist()
-        self.shape = self.ends[-1], *first[1:]
-
-    def read(self, number: int) -> NDArray[Any]:
-        """Return one row, [L, E]."""
-        index = int(np.searchsorted(self.ends, number, "right"))
-        step = number - self.ends[index] + self.rows[index]
-        return _counted(self._counts[index].read(step), f"{self.files[index]}: {_COUNTS}[{step}]")
-
-
-def _step_counts(path: Path) -> RawTrace:
-    value = load_torch(path)
-    counts = value.get(_COUNTS) if isinstance(value, dict) else None
-    axes = ["steps", "layers", "experts"]
-    if len(getattr(counts, "shape", axes)) == 2:  # SGLang's dump of one step
-        del axes[0]
-    return stored(counts, _COUNTS, path, *axes).trace()
 
 
 # ---- per_pass and per_token ----------------------------------------------------------------------
@@ -215,81 +206,35 @@ def _record(value: Any, name: str, path: Path, experts: NDArray[Any]) -> Record:
     return Record(path, numbers[0], numbers[1], part, counts, experts)
 
 
-def _read_passes(files: list[Path], where: str) -> RawTrace:
+def _read_passes(files: list[Path], where: str) -> Trace:
     """Read the forward passes of one or more ranks' dumps, summed over the ranks."""
-    recorded = PassWindows([_read_records(file) for file in files])
-    used = used_cells(recorded)
-    passes = np.flatnonzero(used.any(axis=1))
-    notes = _rank_notes(recorded, len(files), where)
-    if not recorded.trivial:
+    dumps = [_read_records(file) for file in files]
+    maps = [records[0].experts for records in dumps]
+    sizes = [(len(experts), int(experts.max()) + 1) for experts in maps]
+    L, E = sizes[0]
+    for records, size in zip(dumps, sizes, strict=True):
+        if size != (L, E):
+            raise FileFormatError(
+                f"{records[0].path}: {_MAP} is of {size[0]} layers and {size[1]} experts, and that "
+                f"of {dumps[0][0].path.name} of {L} and {E}; give dumps of one model"
+            )
+    passes = _by_pass([record for records in dumps for record in records])
+    reads = [partial(_read_pass, records, E) for records in passes]
+    used = used_cells(reads)
+    there = used.any(axis=1)
+    notes = _rank_notes(passes, len(files), where)
+    if any((experts != np.arange(experts.shape[1]) % E).any() for experts in maps):
         notes.append(
             f"{where}: slots are taken for the experts of {_MAP}, the last map; passes before a "
             "rebalance, if there was one while recording, are counted wrong"
         )
-    if passes.size < len(used):
+    if not there.all():
         notes.append(
-            f"{where}: {len(used) - passes.size} of {len(used)} forward passes have no token and "
-            "are left out"
+            f"{where}: {int((~there).sum())} of {len(there)} forward passes have no token and are "
+            "left out"
         )
-    return without_dense(recorded, passes, used, where, notes=notes)
-
-
-def _rank_notes(recorded: PassWindows, num_files: int, where: str) -> list[str]:
-    ranks = recorded.ranks
-    if num_files == 1:
-        return [
-            f"{where}: this is what rank {ranks[0]} counted; where there are more ranks, give "
-            "the folder with all their files, or a pattern"
-        ]
-    gone = next((rank for rank, there in enumerate(ranks) if rank != there), None)
-    if gone is not None:
-        raise FileFormatError(
-            f"{where}: no file of rank {gone}, and there is one of rank {ranks[-1]}; give the "
-            "files of all ranks"
-        )
-    every = recorded.passes
-    partial = [part[0].number for part in every if len({r.rank for r in part}) < len(ranks)]
-    if not partial:
-        return []
-    return [
-        f"{where}: {len(partial)} of {len(every)} forward passes are not in the files of "
-        f"all {len(ranks)} ranks (the first is {partial[0]}); they have the tokens of those that "
-        "have them"
-    ]
-
-
-class PassWindows:
-    """Forward passes of several ranks' files, summed as they are asked for."""
-
-    def __init__(self, files: list[list[Record]]) -> None:
-        first = files[0][0]
-        E = int(first.experts.max()) + 1
-        wanted = len(first.experts), E
-        for record in (records[0] for records in files):
-            here = len(record.experts), int(record.experts.max()) + 1
-            if here != wanted:
-                raise FileFormatError(
-                    f"{record.path}: {_MAP} is of {here[0]} layers and {here[1]} experts, and that "
-                    f"of {first.path.name} of {wanted[0]} and {E}; give dumps of one model"
-                )
-        maps = [records[0].experts for records in files]
-        self.trivial = all((m == np.arange(m.shape[1]) % E).all() for m in maps)
-        every = [record for records in files for record in records]
-        self.ranks = sorted({record.rank for record in every})
-        self.passes = _by_pass(every)
-        self.shape = len(self.passes), *wanted
-
-    def read(self, number: int) -> NDArray[np.float64]:
-        """Return the tokens of one forward pass, [L, E]."""
-        records = self.passes[number]
-        experts, (_, L, E) = records[0].experts, self.shape
-        counts = np.zeros(experts.shape)
-        for record in records:
-            where = f"{record.path}: forward pass {record.number}"
-            counts += _counted(record.counts.whole(), where, " tokens in a slot")
-        cells = experts + np.arange(L)[:, None] * E
-        total = np.bincount(cells.ravel(), counts.ravel(), L * E).astype(np.float64)
-        return total.reshape(L, E)
+    kept = [read for read, some in zip(reads, there, strict=True) if some]
+    return without_dense(kept, used, E, where, notes)
 
 
 def _by_pass(every: list[Record]) -> list[list[Record]]:
@@ -311,3 +256,39 @@ def _by_pass(every: list[Record]) -> list[list[Record]]:
             )
         there[record.rank, record.key] = record
     return [list(passes[number].values()) for number in sorted(passes)]
+
+
+def _rank_notes(passes: list[list[Record]], num_files: int, where: str) -> list[str]:
+    ranks_of = [{record.rank for record in records} for records in passes]
+    ranks = sorted(set().union(*ranks_of))
+    if num_files == 1:
+        return [
+            f"{where}: this is what rank {ranks[0]} counted; where there are more ranks, give "
+            "the folder with all their files, or a pattern"
+        ]
+    for rank, there in enumerate(ranks):
+        if rank != there:
+            raise FileFormatError(
+                f"{where}: no file of rank {rank}, and there is one of rank {ranks[-1]}; give the "
+                "files of all ranks"
+            )
+    short = [p[0].number for p, n in zip(passes, map(len, ranks_of)) if n < len(ranks)]
+    if not short:
+        return []
+    return [
+        f"{where}: {len(short)} of {len(passes)} forward passes are not in the files of "
+        f"all {len(ranks)} ranks (the first is {short[0]}); they have the tokens of those that "
+        "have them"
+    ]
+
+
+def _read_pass(records: list[Record], num_experts: int) -> NDArray[np.float64]:
+    """Return the tokens of one forward pass, [L, E], summed over the ranks."""
+    experts = records[0].experts
+    counts = np.zeros(experts.shape)
+    for record in records:
+        where = f"{record.path}: forward pass {record.number}"
+        counts += _counted(record.counts.whole(), where, " tokens in a slot")
+    L, E = len(experts), num_experts
+    cells = experts + np.arange(L)[:, None] * E
+    return np.bincount(cells.ravel(), counts.ravel(), L * E).reshape(L, E)

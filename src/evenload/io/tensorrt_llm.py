@@ -19,6 +19,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,21 +34,16 @@ from evenload.io.base import (
     FileFormatError,
     PlacementFile,
     PlacementShape,
-    RawTrace,
     checking,
     model_layers,
     refusing,
 )
 from evenload.io.files import natural
 from evenload.io.json import check_text, keys_found, parse_json
-from evenload.io.placements import (
-    check_experts,
-    equal_gpus,
-    left_out,
-    need_whole_gpus,
-    placement_file,
-)
+from evenload.io.placements import for_engine, placement_file
+from evenload.io.recorded import RecordedWindows
 from evenload.layers import ModelLayers
+from evenload.trace import Trace
 
 _META = "meta_info.json"
 _RANKS = "rank*.safetensors"
@@ -64,12 +61,30 @@ _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})\Z", re.ASCII)
 # ---- statistics ----------------------------------------------------------------------------------
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read statistics; the counts of an iteration are read as they are asked for."""
     if not path.is_dir():
         raise FileFormatError(f"{path}: this is a file; give the folder with {_META} and {_RANKS}")
-    windows = Iterations(path)
-    return RawTrace(windows, layers=ModelLayers(windows.layers))
+    E = _num_experts(path)
+    ranks = [RankCounts(file, E) for file in _rank_files(path)]
+    keys = ranks[0].keys
+    for rank in ranks[1:]:
+        for iteration, layer in sorted(keys ^ rank.keys)[:1]:
+            lacks = rank if (iteration, layer) in keys else ranks[0]
+            raise FileFormatError(
+                f"{lacks.path}: no iteration {iteration} of layer {layer}, which another rank has; "
+                "give the files of one recording"
+            )
+    iterations, layers = (sorted(set(numbers)) for numbers in zip(*keys, strict=True))
+    for iteration, layer in product(iterations, layers):
+        if (iteration, layer) not in keys:
+            raise FileFormatError(
+                f"{path}: iteration {iteration} has no layer {layer}, and others have; give whole "
+                "iterations"
+            )
+    reads = [partial(_counts, ranks, iteration, layers) for iteration in iterations]
+    windows, model = RecordedWindows(reads, np.arange(len(layers)), E), ModelLayers(layers)
+    return Trace.of(windows, source=str(path), layers=model)
 
 
 def _num_experts(path: Path) -> int:
@@ -83,8 +98,8 @@ def _num_experts(path: Path) -> int:
         raise FileFormatError(f"{file}: no key 'num_experts'")
     with checking(str(file)):
         number = positive_int("num_experts", value["num_experts"])
-    if number > MOST_EXPERTS:
-        raise FileFormatError(f"{file}: num_experts={number} is past {MOST_EXPERTS}")
+        if number > MOST_EXPERTS:
+            raise ValueError(f"num_experts={number} is past {MOST_EXPERTS}")
     return number
 
 
@@ -92,12 +107,12 @@ def _rank_files(path: Path) -> list[Path]:
     files = sorted(path.glob(_RANKS), key=natural)
     if not files:
         raise FileFormatError(f"{path}: no {_RANKS} in this folder; give the one that has them")
-    gone = {f"rank{rank}.safetensors" for rank in range(len(files))} - {f.name for f in files}
-    if gone:
-        raise FileFormatError(
-            f"{path}: no {min(map(Path, gone), key=natural)}, and there is {files[-1].name}; give "
-            "the files of all ranks"
-        )
+    names = {file.name for file in files}
+    for name in (f"rank{rank}.safetensors" for rank in range(len(files))):
+        if name not in names:
+            raise FileFormatError(
+                f"{path}: no {name}, and there is {files[-1].name}; give the files of all ranks"
+            )
     return files
 
 
@@ -107,16 +122,16 @@ class RankCounts:
     def __init__(self, path: Path, num_experts: int) -> None:
         what = f"{path}: reading it"
         library = needed("safetensors", "safetensors", "tensorrt-llm", what, error=FileFormatError)
-        self.path, self.keys = path, set[tuple[int, int]]()
+        self.path, self._experts, self.keys = path, num_experts, set[tuple[int, int]]()
         damaged = f"{path}: this is no .safetensors file, or it is cut off"
         with refusing(damaged, library.SafetensorError, OSError, ValueError):
             self._file = library.safe_open(path, framework="np")
             for name in self._file.keys():  # noqa: SIM118 (no dict)
-                self.keys.add(self._checked(name, num_experts))
+                self.keys.add(self._checked(name))
         if not self.keys:
             raise FileFormatError(f"{path}: nothing is in it; nothing was recorded")
 
-    def _checked(self, name: str, num_experts: int) -> tuple[int, int]:
+    def _checked(self, name: str) -> tuple[int, int]:
         match = _KEY.fullmatch(name)
         if match is None:
             raise FileFormatError(
@@ -124,10 +139,10 @@ class RankCounts:
             )
         part = self._file.get_slice(name)
         shape, dtype = tuple(part.get_shape()), part.get_dtype()
-        if dtype not in _INTEGERS or shape != (num_experts,):
+        if dtype not in _INTEGERS or shape != (self._experts,):
             raise FileFormatError(
                 f"{self.path}: {name!r} is {dtype} of shape {shape}; it has to be integers of "
-                f"shape ({num_experts},), one an expert"
+                f"shape ({self._experts},), one an expert"
             )
         return int(match[1]), int(match[2])
 
@@ -141,48 +156,14 @@ class RankCounts:
             )
         return counts
 
-
-class Iterations:
-    """Iterations of all ranks' files in a folder, summed as they are asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._experts = _num_experts(path)
-        self._ranks = [RankCounts(file, self._experts) for file in _rank_files(path)]
-        keys = self._ranks[0].keys
-        for rank in self._ranks[1:]:
-            missing = min(keys ^ rank.keys, default=None)
-            if missing is not None:
-                lacks = rank if missing in keys else self._ranks[0]
-                raise FileFormatError(
-                    f"{lacks.path}: no iteration {missing[0]} of layer {missing[1]}, which another "
-                    "rank has; give the files of one recording"
-                )
-        self._numbers = sorted({number for number, _ in keys})
-        self.layers = sorted({layer for _, layer in keys})
-        every = ((number, layer) for number in self._numbers for layer in self.layers)
-        for number, layer in every:
-            if (number, layer) not in keys:
-                raise FileFormatError(
-                    f"{path}: iteration {number} has no layer {layer}, and others have; give whole "
-                    "iterations"
-                )
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Windows, layers, experts."""
-        return len(self._numbers), len(self.layers), self._experts
-
-    def read(self, number: int) -> NDArray[Any]:
-        """Return the tokens of one iteration, [L, E]."""
-        total = np.zeros(self.shape[1:])
-        for rank in self._ranks:
-            for row, layer in enumerate(self.layers):
-                total[row] += rank.counts(self._numbers[number], layer)
-        return total
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return Iterations, (self._path,)
+        return RankCounts, (self.path, self._experts)
+
+
+def _counts(ranks: list[RankCounts], iteration: int, layers: list[int]) -> NDArray[np.float64]:
+    """Return the tokens of one iteration, [L, E], summed over the ranks."""
+    rows = [[rank.counts(iteration, layer) for layer in layers] for rank in ranks]
+    return np.sum(rows, axis=0, dtype=np.float64)
 
 
 # ---- placements ----------------------------------------------------------------------------------
@@ -194,22 +175,21 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     value = _parse_yaml(path)
     rows = _rows_in(value, where)
     layers = model_layers(sorted(rows), None, where)
-    array = _table(rows, value.get("num_slots"), where)
-    check_experts(array, where)
-    cluster = equal_gpus(array.shape[1], shape, where)
-    file = placement_file(array, cluster, shape.num_experts, where, layers)
-    other = [str(key) for key in value if key not in _KNOWN]
-    if not other:
-        return file
-    return replace(file, notes=(*file.notes, f"{where}: not read: {', '.join(other)[:200]}"))
+    file = placement_file(np.array([rows[i] for i in layers.ids], np.int64), where, shape)
+    other = ", ".join(str(key) for key in value if key not in _KNOWN)
+    notes = (*file.notes, f"{where}: not read: {other[:200]}") if other else file.notes
+    return replace(file, layers=layers, notes=notes)
 
 
 def _rows_in(value: Any, where: str) -> dict[int, list[int]]:
+    """Return the experts in each layer's slots, as many in each."""
     rows = value.get(_ROWS) if isinstance(value, dict) else None
     if not isinstance(rows, dict) or not rows:
         raise FileFormatError(
             f"{where}: no {_ROWS} with a list of experts for each layer; found: {keys_found(value)}"
         )
+    wanted = value.get("num_slots")
+    said = f"num_slots={wanted}"
     for layer, row in rows.items():
         if not isinstance(layer, int):
             raise FileFormatError(f"{where}: {_ROWS} has the key {layer!r}; use a layer's number")
@@ -218,38 +198,29 @@ def _rows_in(value: Any, where: str) -> dict[int, list[int]]:
             raise FileFormatError(f"{place} is {str(row)[:40]!r}; use the experts of its slots")
         for odd in (expert for expert in row if not isinstance(expert, int)):
             raise FileFormatError(f"{place} has {str(odd)[:40]!r}; use the number of an expert")
-    return rows
-
-
-def _table(rows: dict[int, list[int]], num_slots: Any, where: str) -> NDArray[np.int64]:
-    first = next(iter(rows))
-    wanted = len(rows[first]) if num_slots is None else num_slots
-    for layer, row in rows.items():
+        if wanted is None:
+            wanted, said = len(row), f"layer {layer} has {len(row)}"
         if len(row) != wanted:
-            said = f"layer {first} has {wanted}" if num_slots is None else f"num_slots={wanted}"
             raise FileFormatError(
-                f"{where}: layer {layer} has {len(row)} slots, and {said}; use as many in each"
+                f"{place} has {len(row)} slots, and {said}; use as many in each layer"
             )
-    return np.array([rows[layer] for layer in sorted(rows)], np.int64)
+    return rows
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
     """Write a placement with one line a layer."""
-    need_whole_gpus(file, "TensorRT-LLM")
+    lost = for_engine(file, "TensorRT-LLM", "layer numbers")
     placement = file.placement
     L = placement.num_layers
-    ids = tuple(range(L)) if file.layers is None else file.layers.ids
+    ids = range(L) if file.layers is None else file.layers.ids
     lines = [f"num_slots: {placement.num_slots}", "layer_updates_per_iter: 0", f"{_ROWS}:"]
-    rows = np.array(placement.physical_to_logical).tolist()
+    rows = placement.physical_to_logical.tolist()
     lines += [f"  {layer}: {row}" for layer, row in zip(ids, rows, strict=True)]
     stream.write(("\n".join(lines) + "\n").encode())
-    lost = left_out(file, "TensorRT-LLM", "layer numbers")
     if file.layers is not None:
         return lost
-    return (
-        f"which of the model's layers these are is not known: written as layers 0 to {L - 1}",
-        *lost,
-    )
+    note = f"which of the model's layers these are is not known: written as layers 0 to {L - 1}"
+    return (note, *lost)
 
 
 # ---- the little of YAML that a placement needs ---------------------------------------------------

@@ -19,14 +19,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.cluster import Cluster
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, RawTrace, checking
-from evenload.io.json import MOST_TEXT, keys_found, parse_json
-from evenload.io.placements import check_experts, left_out, need_whole_gpus, placement_file, settle
+from evenload.io.base import FileFormatError, PlacementFile, PlacementShape
+from evenload.io.json import MOST_TEXT, keys_found, parse_json, to_array
+from evenload.io.placements import for_engine, placement_file
 from evenload.io.torch_file import load_torch, stored
+from evenload.trace import Trace
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a load [L, E] or a trace [T, L, E]; windows are read as they are asked for."""
     return stored(load_torch(path), "the tensor", path, whole=False).trace()
 
@@ -34,38 +34,34 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     """Read a placement."""
     where = str(path)
-    array, slots = _read_devices(parse_json(path, MOST_TEXT), where)
-    check_experts(array, where)
-    settle("num_gpus", len(slots), shape, where)
-    with checking(where):
-        cluster = Cluster(len(slots), shape.num_nodes or 1, slots=slots)
-    return placement_file(array, cluster, shape.num_experts, where)
-
-
-def _read_devices(value: Any, where: str) -> tuple[NDArray[np.int64], tuple[int, ...]]:
-    """Return the expert of each slot, int64 [L, S], and the slots of each device."""
-    layers = _numbered(value, "layer_list", "layer_id", "moe_layer_count", where)
-    read = [_layer(layer, f"{where}, layer {number}") for number, layer in enumerate(layers)]
-    slots = read[0][1]
-    for number, (_, other) in enumerate(read):
+    value = parse_json(path, MOST_TEXT)
+    layers = [
+        _devices(layer, f"{where}, layer {number}")
+        for number, layer in enumerate(
+            _numbered(value, "layer_list", "layer_id", "moe_layer_count", where)
+        )
+    ]
+    slots = [len(row) for row in layers[0]]
+    for number, rows in enumerate(layers):
+        other = [len(row) for row in rows]
         if other != slots:
-            g = next((g for g, (a, b) in enumerate(zip(slots, other, strict=False)) if a != b), 0)
             what = f"{len(other)} devices, and layer 0 {len(slots)}"
             if len(other) == len(slots):
+                g = next(g for g in range(len(slots)) if other[g] != slots[g])
                 what = f"{other[g]} slots on device {g}, and layer 0 {slots[g]}"
             raise FileFormatError(f"{where}: layer {number} has {what}; use as many in each layer")
-    return np.array([experts for experts, _ in read], np.int64), slots
+    array = np.stack([np.concatenate(rows) for rows in layers])
+    return placement_file(array, where, shape, {"num_gpus": len(slots), "slots": slots})
 
 
-def _layer(value: Any, where: str) -> tuple[list[int], tuple[int, ...]]:
-    """Return the experts of a layer's slots, and how many slots each device has."""
-    devices = _numbered(value, "device_list", "device_id", "device_count", where)
-    rows = [_listed(device, "device_expert", where) for device in devices]
-    experts = [expert for row in rows for expert in row]
-    for expert in experts:
-        if type(expert) is not int or not -1 <= expert < 2**31:
-            raise FileFormatError(f"{where}: device_expert has {str(expert)[:40]}; use experts")
-    return experts, tuple(map(len, rows))
+def _devices(layer: Any, where: str) -> list[NDArray[Any]]:
+    """Return the experts in the slots of each device of a layer."""
+    rows = []
+    for device in _numbered(layer, "device_list", "device_id", "device_count", where):
+        rows.append(to_array(_listed(device, "device_expert", where), "device_expert", where))
+        if rows[-1].ndim != 1:
+            raise FileFormatError(f"{where}: device_expert is nested; use the experts of its slots")
+    return rows
 
 
 def _listed(value: Any, key: str, where: str) -> list[Any]:
@@ -92,7 +88,7 @@ def _numbered(value: Any, key: str, number: str, count: str, where: str) -> list
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
     """Write a placement with one line a layer."""
-    need_whole_gpus(file, "vllm-ascend")
+    lost = for_engine(file, "vllm-ascend", "num_gpus")
     placement, cluster = file.placement, file.placement.cluster
     twice = np.flatnonzero(placement.duplicates)
     if twice.size:
@@ -111,4 +107,4 @@ def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
         lines.append(json.dumps(layer))
     text = ",\n".join(lines)
     stream.write(f'{{"moe_layer_count": {len(rows)}, "layer_list": [\n{text}\n]}}\n'.encode())
-    return left_out(file, "vllm-ascend", "num_gpus")
+    return lost

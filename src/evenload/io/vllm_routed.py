@@ -25,25 +25,20 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.base import (
-    MAX_ELEMENTS,
-    MOST_EXPERTS,
-    FileFormatError,
-    RawTrace,
-    check_elements,
-    refusing,
-)
+from evenload.io.base import MAX_ELEMENTS, MOST_EXPERTS, FileFormatError, check_elements, refusing
 from evenload.io.files import files_of
 from evenload.io.json import to_array
 from evenload.io.npy import read_array, stored_array
 from evenload.io.npz import keys_of, open_archive, read_member
 from evenload.io.recorded import check_routed, count_topk, experts_note, without_dense
+from evenload.trace import Trace
 
 MOST_REQUEST = 2**30  # bytes of one request in a .npz, which may be packed a thousand times smaller
 MOST_LINE = 2**28  # bytes of one response: half a million tokens of 58 layers in base64
@@ -51,20 +46,21 @@ _KEY = "routed_experts"
 _PARTS = ("choices", "outputs")  # of the server's responses, and of the Python class
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a file, folder or pattern; each request is counted when it is asked for."""
-    requests = Requests(path, num_experts)
-    every, used = np.arange(len(requests.all)), np.array(requests.used)
-    raw = without_dense(requests, every, used, str(path), "name expert 0 for every token")
-    notes = raw.notes
-    if num_experts is None:
-        notes += (experts_note(str(path), requests.num_experts),)
-    if requests.without:
+    found = Requests(path, num_experts)
+    notes = () if num_experts is not None else (experts_note(str(path), found.num_experts),)
+    if found.without:
         notes += (
-            f"{path}: {requests.without} of {requests.without + len(requests.all)} requests have "
-            "no routed experts and are left out",
+            f"{path}: {found.without} of {found.without + len(found.all)} requests have no routed "
+            "experts and are left out",
         )
-    return replace(raw, notes=notes)
+    reads = [partial(_counts, request, found.num_experts) for request in found.all]
+    why, used = "name expert 0 for every token", np.array(found.used)
+    trace = without_dense(reads, used, found.num_experts, str(path), why=why)
+    return Trace.of(
+        trace, source=trace.source, notes=(*trace.notes, *notes), layers=trace.layers
+    )
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
@@ -76,11 +72,16 @@ def read_topk(path: Path) -> NDArray[Any] | None:
             "that are held at once; give fewer requests"
         )
     layers = np.flatnonzero(np.any(requests.used, axis=0))
-    return np.concatenate([requests.topk(t)[:, layers] for t in range(len(requests.all))])
+    return np.concatenate([request.topk()[:, layers] for request in requests.all])
+
+
+def _counts(request: Request, num_experts: int) -> NDArray[np.int64]:
+    """Return the tokens of one request, [L, E]."""
+    return count_topk(request.topk(), num_experts, request.where)[0]
 
 
 class Requests:
-    """Requests of a path's files as windows, dense layers included, each looked through once."""
+    """Requests of a path's files, each looked through once."""
 
     def __init__(self, path: Path, num_experts: int | None) -> None:
         files = files_of(path, ".jsonl", ".npy", ".npz")
@@ -88,60 +89,47 @@ class Requests:
             raise FileFormatError(f"{path}: no .npy, .npz or .jsonl file in this folder")
         self.all: list[Request] = []
         self.used: list[NDArray[np.bool_]] = []  # which layers some token leaves expert 0 in
-        self.num_numbers = self.without = 0
-        self._per_token, largest = tuple[int, ...](), -1
+        self.num_numbers = self.without = largest = 0
+        most = (num_experts or MOST_EXPERTS) - 1
         for request in (request for file in files for request in _requests_in(file)):
             topk = request.read()
             if topk is None or (topk.ndim == 3 and len(topk) == 0):
                 self.without += 1
                 continue
-            largest = max(largest, self._look(request, topk, (num_experts or MOST_EXPERTS) - 1))
+            check_routed(topk, request.where, _KEY)
+            here, bad = topk.shape[1:], topk[(topk < 0) | (topk > most)]
+            first = self.all[0] if self.all else replace(request, per_token=here)
+            if here != first.per_token:
+                raise FileFormatError(
+                    f"{request.where}: {_KEY} has {here} layers and experts a token, and that of "
+                    f"{first.where} has {first.per_token}; give requests of one model"
+                )
+            if bad.size:
+                raise FileFormatError(
+                    f"{request.where}: {_KEY} has {bad[0]}; use experts 0 to {most}"
+                )
+            self.all.append(replace(request, per_token=here))
+            self.num_numbers += topk.size
+            self.used.append(topk.any(axis=(0, 2)))
+            largest = max(largest, int(topk.max()))
         if not self.all:
             raise FileFormatError(f"{path}: no request has routed experts in it")
         self.num_experts = num_experts or largest + 1
-        self.shape = len(self.all), self._per_token[0], self.num_experts
-
-    def _look(self, request: Request, topk: NDArray[Any], most: int) -> int:
-        """Keep what a request is, and return its largest expert."""
-        check_routed(topk, request.where, _KEY)
-        if self.all and topk.shape[1:] != self._per_token:
-            raise FileFormatError(
-                f"{request.where}: {_KEY} has {topk.shape[1:]} layers and experts a token, "
-                f"and that of {self.all[0].where} has {self._per_token}; give requests of one model"
-            )
-        least, largest = int(topk.min()), int(topk.max())
-        if least < 0 or largest > most:
-            bad = least if least < 0 else largest
-            raise FileFormatError(f"{request.where}: {_KEY} has {bad}; use experts 0 to {most}")
-        self._per_token = topk.shape[1:]
-        self.all.append(request)
-        self.num_numbers += topk.size
-        self.used.append(np.asarray(topk.any(axis=(0, 2))))
-        return largest
-
-    def topk(self, number: int) -> NDArray[Any]:
-        """Return the experts of each token of one request, [tokens, L, k]."""
-        topk = self.all[number].read()
-        if topk is None or topk.shape[1:] != self._per_token:
-            raise FileFormatError(f"{self.all[number].where}: the file has changed meanwhile")
-        return topk
-
-    def read(self, number: int) -> NDArray[Any]:
-        """Return the tokens of one request, [L, E]."""
-        return count_topk(self.topk(number), self.num_experts, self.all[number].where)[0]
 
 
 @dataclass(frozen=True)
 class Request:
     """Where one request's routed experts are: a .npy, a key of a .npz or a line of a .jsonl.
 
-    `where` names the place for messages, `start` is the line's, in bytes.
+    `where` names the place for messages, `start` is the line's, in bytes; `per_token` are its
+    layers and experts of a token.
     """
 
     path: Path
     where: str
     key: str | None = None
     start: int | None = None
+    per_token: tuple[int, ...] = ()
 
     def read(self) -> NDArray[Any] | None:
         """Return [tokens, layers, k] as they are in the file; None where a response has none."""
@@ -155,6 +143,13 @@ class Request:
         with self.path.open("rb") as stream:
             stream.seek(self.start)
             return _routed_in(stream.readline(MOST_LINE + 1), self.where)
+
+    def topk(self) -> NDArray[Any]:
+        """Return [tokens, layers, k] again, once `per_token` is known."""
+        topk = self.read()
+        if topk is None or topk.shape[1:] != self.per_token:
+            raise FileFormatError(f"{self.where}: the file has changed meanwhile")
+        return topk
 
 
 def _requests_in(path: Path) -> Iterator[Request]:
