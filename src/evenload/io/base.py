@@ -68,8 +68,8 @@ def trace_shape(shape: tuple[int, ...], source: str) -> tuple[int, int, int]:
     """Return (windows, layers, experts) of an array of loads; [L, E] and [E] are one window."""
     if len(shape) not in (1, 2, 3):
         raise FileFormatError(
-            f"{source}: the load has {len(shape)} dimensions {shape}; use "
-            "[layers, experts] or [windows, layers, experts]"
+            f"{source}: the load has {len(shape)} dimensions {shape}; use [layers, experts] or "
+            "[windows, layers, experts]"
         )
     for word, length in zip(("windows", "layers", "experts")[-len(shape) :], shape, strict=True):
         if length == 0:
@@ -118,33 +118,17 @@ def trace_of(
 
 @dataclass(frozen=True, eq=False)
 class LoadFile:
-    """A load read from a file.
+    """A load read from a file."""
 
-    Parameters
-    ----------
-    load : float64 ndarray, [L, E]
-        Tokens routed to each expert: one window of the trace, or the sum over all of them.
-    trace : Trace or None
-        Loads over time, where the file has windows; they are read again when they are asked for.
-    source : str
-        The path as it was given.
-    format : str
-        Name of the format that read it.
-    window : int or None
-        The window that was picked, counted from 0; None for all of them together.
-    notes : tuple of str
-        What the reader had to assume, one sentence each.
-    layers : ModelLayers or None
-        The model's numbers of the L layers, where the file says them.
-    """
-
-    load: Float
-    trace: Trace | None
-    source: str
-    format: str
-    window: int | None = None
-    notes: tuple[str, ...] = ()
-    layers: ModelLayers | None = None
+    load: Float  # [L, E], tokens routed to each expert: one window, or the sum over all of them
+    trace: Trace | None  # where the file has windows; they are read again when they are asked for
+    source: str  # the path as it was given
+    format: str  # name of the format that read it
+    window: int | None = None  # that was picked, from 0; None for all of them together
+    notes: tuple[str, ...] = ()  # what the reader had to assume, one sentence each
+    layers: ModelLayers | None = (
+        None  # the model's numbers of the L layers, where the file has them
+    )
 
     @property
     def num_windows(self) -> int:
@@ -154,52 +138,27 @@ class LoadFile:
 
 @dataclass(frozen=True, eq=False)
 class PlacementFile:
-    """A placement read from or written to a file, with what is known of its origin.
-
-    Parameters
-    ----------
-    placement : Placement
-    source : str
-        The path it is read from or written to, as it was given.
-    solver : str or None
-        Name of the solver that made it.
-    load_digest : str or None
-        Digest of the load that it was made for, see `evenload.io.load_digest`.
-    layers : ModelLayers or None
-        The model's numbers of the placement's layers, where they are known.
-    notes : tuple of str
-        What the reader had to assume, one sentence each.
-    """
+    """A placement read from or written to a file, with what is known of its origin."""
 
     placement: Placement
-    source: str = ""
-    solver: str | None = None
-    load_digest: str | None = None
-    layers: ModelLayers | None = None
-    notes: tuple[str, ...] = ()
+    source: str = ""  # the path, as it was given
+    solver: str | None = None  # name of the one that made it
+    load_digest: str | None = None  # of the load that it was made for, see `io.load_digest`
+    layers: ModelLayers | None = None  # the model's numbers of its layers, where they are known
+    notes: tuple[str, ...] = ()  # what the reader had to assume, one sentence each
 
 
 @dataclass(frozen=True)
 class PlacementShape:
     """What a caller says of a placement, for files that do not have it; None is not said.
 
-    Parameters
-    ----------
-    num_gpus, num_nodes, num_experts : int, optional
-        GPUs G, nodes N and logical experts E.
-    agree : bool
-        Whether a file that says them too has to say the same; else the file is believed.
-
-    Raises
-    ------
-    ValueError
-        If a number is below 1.
+    A number below 1 is a `ValueError`.
     """
 
     num_gpus: int | None = None
     num_nodes: int | None = None
     num_experts: int | None = None
-    agree: bool = True
+    agree: bool = True  # whether a file that says them too has to say the same; else it is believed
 
     def __post_init__(self) -> None:
         for name in ("num_gpus", "num_nodes", "num_experts"):
@@ -207,14 +166,13 @@ class PlacementShape:
                 object.__setattr__(self, name, positive_int(name, getattr(self, name)))
 
 
-def model_layers(ids: list[Any], number: Any, where: str) -> ModelLayers:
-    """Return the model's layers as a file says them, which may be anything."""
-    with checking(where):
-        numbers = [whole_number("layer id", i) for i in ids]
-        most = None if number is None else whole_number("num_model_layers", number)
-        for value in (*numbers, most or 0):
-            if value > MOST_LAYERS:
-                raise ValueError(
-                    f"the model's layer {value} is past {MOST_LAYERS}; use what the model has"
-                )
-        return ModelLayers(numbers, most)
+def model_layers(ids: list[Any], number: Any) -> ModelLayers:
+    """Return the model's layers as a file says them, which may be anything, or a `ValueError`."""
+    numbers = [whole_number("layer id", i) for i in ids]
+    most = None if number is None else whole_number("num_model_layers", number)
+    for value in (*numbers, most or 0):
+        if value > MOST_LAYERS:
+            raise ValueError(
+                f"the model's layer {value} is past {MOST_LAYERS}; use what the model has"
+            )
+    return ModelLayers(numbers, most)

@@ -28,7 +28,7 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
             )
         del rows[0]
     if not rows:
-        raise FileFormatError(f"{path}: no row of numbers; write one row a layer")
+        raise ValueError("no row of numbers; write one row a layer")
     width = len(rows[0][1])
     for line, cells in rows:
         if len(cells) != width:

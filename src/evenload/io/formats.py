@@ -37,32 +37,18 @@ _LOAD = ("read_load", "write_load")
 class Format:
     """One file format: how it is told, and what can be done with it.
 
-    Parameters
-    ----------
-    name, module : str
-        Short name, as shown to people, and its module in `evenload.io`.
-    summary : str
-        What a file of this format holds, in one line.
-    can : tuple of str
-        Names of the functions that are this format's there, as ``read_load``.
-    suffixes, written_to : tuple of str
-        Endings in lower case, with their dot, of files that are of this format if no format
-        recognises them, and that mean it when a file is written and no format is named.
-    told_by : mapping of str to tuple of str
-        Marks that tell this format in files of an ending, and in folders under ``"/"``, see
-        `has_mark`. Such formats are asked before any ending is compared.
-    many : bool
-        Whether a pattern of several files' names can be read.
+    Endings are in lower case, with their dot. Formats that are told by marks (see `has_mark`) are
+    asked before any ending is compared.
     """
 
-    name: str
-    module: str
-    summary: str
-    can: tuple[str, ...]
-    suffixes: tuple[str, ...] = ()
-    told_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    written_to: tuple[str, ...] = ()
-    many: bool = False
+    name: str  # as shown to people
+    module: str  # in `evenload.io`
+    summary: str  # of what a file of this format holds, in one line
+    can: tuple[str, ...]  # names of the functions that are this format's there, as ``read_load``
+    suffixes: tuple[str, ...] = ()  # of files that are of this format if none recognises them
+    told_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # marks, by ending or "/"
+    written_to: tuple[str, ...] = ()  # endings that mean it where no format is named
+    many: bool = False  # whether a pattern of several files' names can be read
 
     def function(self, name: str) -> Callable[..., Any]:
         """Return one of the module's functions."""
@@ -196,10 +182,7 @@ def _by_ending(path: Path, ability: str, endings: dict[Format, tuple[str, ...]])
 def find_output(path: Path, name: str | None = None, ability: str = "write_placement") -> Format:
     """Return the format `name`, or the one that a placement or a load is written in to `path`.
 
-    Raises
-    ------
-    FileFormatError
-        If there is no such format, or none for the ending; the message lists what there is.
+    If there is no such format, or none for the ending, a `FileFormatError` lists what there is.
     """
     if name is not None:
         return _named(name, ability)
@@ -209,13 +192,8 @@ def find_output(path: Path, name: str | None = None, ability: str = "write_place
 def find_input(path: Path, ability: str, name: str | None = None) -> Format:
     """Return the format `name`, or that of a file, a folder or the first file of a pattern.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none, of a pattern as ``dump/*.pt`` too.
-    FileFormatError
-        If it is a folder that no format takes, is empty, or has an unknown ending; or if no format
-        has that name, or reads several files.
+    A `FileFormatError` is raised for a folder that no format takes, for an empty file and an
+    unknown ending; and if no format has that name, or reads several files.
     """
     able = [f for f in FORMATS if ability in f.can]
     if is_glob(path):

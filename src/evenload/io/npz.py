@@ -63,7 +63,7 @@ def _layers(archive: zipfile.ZipFile, path: Path) -> ModelLayers:
     if "num_model_layers" in keys_of(archive):
         number = next(read_member(archive, "num_model_layers", path, _MOST_IDS).flat, None)
     ids = read_member(archive, "layer_ids", path, _MOST_IDS).ravel().tolist()
-    return model_layers(ids, number, str(path))
+    return model_layers(ids, number)
 
 
 def _stored_trace(
@@ -124,8 +124,8 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         except DAMAGED:
             kind = kind_of(path)
             if kind == "it is a zip archive":
-                raise FileFormatError(f"{path}: the archive is cut off or damaged") from None
-            raise FileFormatError(f"{path}: this is no .npz archive: {kind}") from None
+                raise ValueError("the archive is cut off or damaged") from None
+            raise ValueError(f"this is no .npz archive: {kind}") from None
         with archive:
             yield archive
 
@@ -141,8 +141,8 @@ def member_of(archive: zipfile.ZipFile, path: Path, *keys: str) -> zipfile.ZipIn
     for key in keys:
         if key in there:
             return archive.getinfo(f"{key}.npy")
-    raise FileFormatError(
-        f"{path}: no key {' or '.join(map(repr, keys))} in the archive; keys found: "
+    raise ValueError(
+        f"no key {' or '.join(map(repr, keys))} in the archive; keys found: "
         f"{', '.join(there) or 'none'}"
     )
 
@@ -169,7 +169,7 @@ def start_of(path: Path, member: zipfile.ZipInfo) -> int:
         stream.seek(member.header_offset)
         header = stream.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-        raise FileFormatError(f"{path}: the archive is cut off or damaged")
+        raise ValueError("the archive is cut off or damaged")
     *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     return member.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)
 

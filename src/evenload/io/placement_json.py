@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 import evenload
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, model_layers
+from evenload.io.base import PlacementFile, PlacementShape, model_layers
 from evenload.io.json import MOST_TEXT, keys_found, lines_of, parse_json, to_array
 from evenload.io.placements import placement_file
 
@@ -27,7 +27,7 @@ _SLOTS = ("slots_per_gpu", "slots")
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     """Read a placement."""
-    return file_of(parse_json(path, MOST_TEXT), str(path), shape)
+    return file_of(parse_json(path, MOST_TEXT), path, shape)
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
@@ -59,37 +59,35 @@ def about_of(file: PlacementFile) -> dict[str, Any]:
     return about
 
 
-def file_of(value: Any, where: str, shape: PlacementShape) -> PlacementFile:
+def file_of(value: Any, path: Path, shape: PlacementShape) -> PlacementFile:
     """Return the placement in an object as `about_of` makes it, with the experts [L, S] beside."""
     if not isinstance(value, dict) or value.get("format") != NAME:
-        raise FileFormatError(
-            f'{where}: this is no placement file: no "format": "{NAME}"; keys found: '
-            f"{keys_found(value)}"
+        raise ValueError(
+            f'this is no placement file: no "format": "{NAME}"; keys found: {keys_found(value)}'
         )
     if value.get("version") != _VERSION:
-        raise FileFormatError(
-            f"{where}: placement file of version {value.get('version')!r}, and this evenload reads "
-            f"version {_VERSION}; use the evenload that wrote it, or a newer one"
+        raise ValueError(
+            f"placement file of version {value.get('version')!r}, and this evenload reads version "
+            f"{_VERSION}; use the evenload that wrote it, or a newer one"
         )
     missing = [key for key in _NEEDED if value.get(key) is None]
     if all(value.get(key) is None for key in _SLOTS):
         missing.append(" or ".join(_SLOTS))
     if missing:
-        raise FileFormatError(f"{where}: the placement file has no key {', '.join(missing)}")
-    origin = {key: value.get(key) for key in ("solver", "load_digest")}
+        raise ValueError(f"the placement file has no key {', '.join(missing)}")
+    origin: dict[str, Any] = {key: value.get(key) for key in ("solver", "load_digest")}
     for key, text in origin.items():
         if not isinstance(text, str | None):
-            raise FileFormatError(f"{where}: {key} is {text!r}; use a text, or leave it out")
+            raise ValueError(f"{key} is {text!r}; use a text, or leave it out")
     array, ids, layers = value[EXPERTS], value.get("layer_ids"), None
     if not isinstance(array, np.ndarray):
-        array = to_array(array, EXPERTS, where)
-    file = placement_file(array, where, shape, value)
+        array = to_array(array, EXPERTS)
+    file = placement_file(array, path, shape, value)
     if ids is not None:
         if not isinstance(ids, list) or len(ids) != len(array):
             found = f"{len(ids)} numbers" if isinstance(ids, list) else repr(ids)
-            raise FileFormatError(
-                f"{where}: layer_ids has {found}, and there are {len(array)} layers; use one for "
-                "each"
+            raise ValueError(
+                f"layer_ids has {found}, and there are {len(array)} layers; use one for each"
             )
-        layers = model_layers(ids, value.get("num_model_layers"), where)
+        layers = model_layers(ids, value.get("num_model_layers"))
     return replace(file, layers=layers, **origin)

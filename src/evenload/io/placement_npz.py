@@ -31,7 +31,7 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
         about = json.loads(text.astype(np.uint8).tobytes())
     if isinstance(about, dict):
         about[EXPERTS] = array
-    return file_of(about, str(path), shape)
+    return file_of(about, path, shape)
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:

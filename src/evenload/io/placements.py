@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -16,14 +17,8 @@ from numpy.typing import NDArray
 from evenload.arrays import first_bad
 from evenload.checks import divisor
 from evenload.cluster import Cluster
-from evenload.io.base import (
-    ClusterMissingError,
-    FileFormatError,
-    PlacementFile,
-    PlacementShape,
-    checking,
-)
-from evenload.io.recorded import taken_experts
+from evenload.io.base import ClusterMissingError, FileFormatError, PlacementFile, PlacementShape
+from evenload.io.recorded import experts_note
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
 
@@ -31,18 +26,18 @@ MOST_SLOTS = 2**26  # over all layers
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def check_slots(layers: int, slots: int, where: str) -> None:
-    """Raise `FileFormatError` if a placement has more slots over all layers than are read."""
+def check_slots(layers: int, slots: int) -> None:
+    """Raise `ValueError` if a placement has more slots over all layers than are read."""
     if layers * slots > MOST_SLOTS:
-        raise FileFormatError(
-            f"{where}: {layers} layers of {slots} slots are more than the {MOST_SLOTS} slots that "
-            "are read; is it a placement?"
+        raise ValueError(
+            f"{layers} layers of {slots} slots are more than the {MOST_SLOTS} slots that are read; "
+            "is it a placement?"
         )
 
 
 def placement_file(
     array: NDArray[Any],
-    where: str,
+    path: Path,
     shape: PlacementShape,
     said: Mapping[str, Any] = _NOTHING,
 ) -> PlacementFile:
@@ -54,71 +49,68 @@ def placement_file(
     number of experts the largest number + 1 is taken, since every expert has a slot, which is said
     in a note.
     """
-    _check_experts(array, where)
+    _check_experts(array)
     num_slots, found = array.shape[1], int(np.max(array)) + 1
     gpus, experts = said.get("num_gpus"), said.get("num_experts")
     if isinstance(gpus, int) and gpus > num_slots:
-        raise FileFormatError(
-            f"{where}: num_gpus={gpus} is more than the {num_slots} slots of a layer; use "
-            f"{num_slots} or fewer"
+        raise ValueError(
+            f"num_gpus={gpus} is more than the {num_slots} slots of a layer; use {num_slots} or "
+            "fewer"
         )
     numbers = {
-        name: _settle(name, said.get(name), shape, where)
+        name: _settle(name, said.get(name), shape)
         for name in ("num_gpus", "num_nodes", "num_experts")
     }
     gpus, experts = numbers["num_gpus"], numbers["num_experts"]
     if gpus is None:
         raise ClusterMissingError(
-            f"{where}: the file does not say on how many GPUs the {num_slots} slots of a layer "
-            "are; give --gpus (num_gpus=), and --nodes (num_nodes=) where there are several"
+            f"{path}: the file does not say on how many GPUs the {num_slots} slots of a layer are; "
+            "give --gpus (num_gpus=), and --nodes (num_nodes=) where there are several"
         )
     notes: tuple[str, ...] = ()
     if experts is None:
-        experts, notes = found, (taken_experts(where, found),)
+        experts, notes = found, (experts_note(str(path), found, more=False),)
     if isinstance(experts, int) and experts > num_slots:
-        raise FileFormatError(
-            f"{where}: num_experts={experts} is more than the {num_slots} slots of a layer, "
-            f"and every expert needs one; use {found} or fewer"
+        raise ValueError(
+            f"num_experts={experts} is more than the {num_slots} slots of a layer, and every "
+            f"expert needs one; use {found} or fewer"
         )
-    with checking(where):
-        how = {key: said.get(key) for key in ("slots_per_gpu", "slots", "speed", "alive")}
-        if how["slots_per_gpu"] is None and how["slots"] is None:
-            divisor("num_gpus", gpus, f"{num_slots} slots a layer, num_slots", num_slots)
-            how["slots_per_gpu"] = num_slots // gpus
-        nodes = 1 if numbers["num_nodes"] is None else numbers["num_nodes"]
-        placement = Placement(array, Cluster(gpus, nodes, **how), experts)
-    return PlacementFile(placement, where, notes=notes)
+    how = {key: said.get(key) for key in ("slots_per_gpu", "slots", "speed", "alive")}
+    if how["slots_per_gpu"] is None and how["slots"] is None:
+        divisor("num_gpus", gpus, f"{num_slots} slots a layer, num_slots", num_slots)
+        how["slots_per_gpu"] = num_slots // gpus
+    nodes = 1 if numbers["num_nodes"] is None else numbers["num_nodes"]
+    placement = Placement(array, Cluster(gpus, nodes, **how), experts)
+    return PlacementFile(placement, str(path), notes=notes)
 
 
-def _check_experts(array: NDArray[Any], where: str) -> None:
-    """Raise `FileFormatError` unless `array` [L, S] can be experts: S slots hold at most S."""
+def _check_experts(array: NDArray[Any]) -> None:
+    """Raise `ValueError` unless `array` [L, S] can be experts: S slots hold at most S."""
     if array.ndim != 2 or array.size == 0:
-        raise FileFormatError(
-            f"{where}: the placement has shape {list(array.shape)}; use [layers, slots], at least "
-            "1 of each"
+        raise ValueError(
+            f"the placement has shape {list(array.shape)}; use [layers, slots], at least 1 of each"
         )
     if array.dtype.kind not in "iu":
-        raise FileFormatError(
-            f"{where}: the placement has dtype {array.dtype}; use whole numbers, the expert of "
-            "each slot"
+        raise ValueError(
+            f"the placement has dtype {array.dtype}; use whole numbers, the expert of each slot"
         )
     layers, slots = array.shape
-    check_slots(layers, slots, where)
+    check_slots(layers, slots)
     bad = (array < -1) | (array >= slots)
     if bad.any():
-        raise FileFormatError(
-            f"{where}: physical_to_logical{first_bad(array, bad)} is no expert; {slots} slots hold "
-            f"0 to {slots - 1} at most"
+        raise ValueError(
+            f"physical_to_logical{first_bad(array, bad)} is no expert; {slots} slots hold 0 to "
+            f"{slots - 1} at most"
         )
 
 
-def _settle(name: str, in_file: Any, shape: PlacementShape, where: str) -> Any:
+def _settle(name: str, in_file: Any, shape: PlacementShape) -> Any:
     """Return a number that the file, the caller, both or none say; both have to agree, if asked."""
     said = getattr(shape, name)
     if in_file is not None and said is not None and shape.agree and said != in_file:
-        raise FileFormatError(
-            f"{where}: the file has {name}={in_file}, and {name}={said} was given; use {in_file}, "
-            "or leave it out"
+        raise ValueError(
+            f"the file has {name}={in_file}, and {name}={said} was given; use {in_file}, or leave "
+            "it out"
         )
     return said if in_file is None else in_file
 

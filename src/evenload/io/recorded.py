@@ -26,18 +26,13 @@ def check_routed(topk: NDArray[Any], where: str, name: str = "topk") -> None:
         raise FileFormatError(f"{where}: {name} has dtype {topk.dtype}; use an integer dtype")
 
 
-def taken_experts(where: str, found: int) -> str:
+def experts_note(where: str, found: int, more: bool = True) -> str:
     """Return the note that the number of experts was taken from the numbers that are there."""
+    say = " (say --experts, or num_experts=, where the model has more)" if more else ""
     return (
         f"{where}: the number of experts is not in the file; taken as the largest expert number + "
-        f"1 = {found}"
+        f"1 = {found}{say}"
     )
-
-
-def experts_note(where: str, found: int) -> str:
-    """Return `taken_experts`, with what to say where the model has experts that nobody used."""
-    more = "(say --experts, or num_experts=, where the model has more)"
-    return f"{taken_experts(where, found)} {more}"
 
 
 def count_topk(

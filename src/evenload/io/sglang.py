@@ -9,14 +9,9 @@ slots]; a second key is an error there. Read also from the dumps of its recorder
 
 **Layers.** SGLang has a row for every layer of the model, dense ones too, and never looks at those
 of dense layers; they are written as SGLang's own start, slot s with expert ``s % E``. Reading, a
-dense layer looks like any other: the rows are layers 0 to L-1 of the model, and a caller who knows
-the MoE layers says them (``layers=``) to get back what was written. Where only their numbers are
-known the model is taken to end with the last of them; where not even these are, rows become layers
-0 to L-1. Both are said in a note.
-
-**Not in the file**: the number of GPUs and nodes, which the reader has to be told (nodes are 1
-where not said); the GPUs' speed, solver and digest, which are left out with a note. Placements with
-GPUs that are gone or have different numbers of slots are refused.
+dense layer looks like any other, and a caller who knows the MoE layers says them (``layers=``) to
+get back what was written. Where only their numbers are known the model is taken to end with the
+last of them. The numbers of GPUs and nodes are not in the file.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,16 +39,16 @@ _RECORDED = "last_physical_to_logical_map"
 
 def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a load or a trace, without layers that never had a token."""
-    array = to_array(key_in(parse_json(path), path, _COUNT)[1], _COUNT, str(path))
+    array = to_array(key_in(parse_json(path), _COUNT)[1], _COUNT)
     if array.ndim < 2:
-        raise FileFormatError(
-            f"{path}: {_COUNT} has shape {list(array.shape)}; use [layers][experts] or "
+        raise ValueError(
+            f"{_COUNT} has shape {list(array.shape)}; use [layers][experts] or "
             "[steps][layers][experts]"
         )
     _, L, E = trace_shape(array.shape, str(path))
     used = np.flatnonzero(array.reshape(-1, L, E).any(axis=(0, 2)))
     if used.size == 0:
-        raise FileFormatError(f"{path}: {_COUNT} is all zero; no token was counted")
+        raise ValueError(f"{_COUNT} is all zero; no token was counted")
     note = f"{path}: {L - used.size} of {L} layers have no tokens, as dense layers have; they are "
     notes = (f"{note}left out",) if used.size < L else ()
     layers = ModelLayers(used.tolist(), L)
@@ -65,14 +60,14 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     tensors = path.suffix.lower() == ".pt"
     value = load_torch(path) if tensors else parse_json(path, MOST_TEXT)
     recorded = isinstance(value, dict) and _KEY not in value and _RECORDED in value
-    key, value = key_in(value, path, _RECORDED if recorded else _KEY)
+    key, value = key_in(value, _RECORDED if recorded else _KEY)
     if tensors:  # alone: a list in a pickle may name one list many times over
         tensor = stored(value, key, path)
-        check_slots(1, math.prod(tensor.shape), str(path))
+        check_slots(1, math.prod(tensor.shape))
         array = tensor.whole()
     else:
-        array = to_array(value, key, str(path))
-    file = placement_file(array, str(path), shape)
+        array = to_array(value, key)
+    file = placement_file(array, path, shape)
     L = file.placement.num_layers
     return replace(file, layers=ModelLayers(range(L), L))
 
@@ -104,7 +99,7 @@ def _rows_for(file: PlacementFile) -> tuple[NDArray[np.int64], tuple[str, ...]]:
             f"which of the model's layers these are is not known: written as layers 0 to {L - 1}",
         )
     number = layers.num_model_layers or layers.ids[-1] + 1
-    check_slots(number, S, "this placement")
+    check_slots(number, S)
     every = np.tile(np.arange(S) % placement.num_experts, (number, 1))
     every[list(layers.ids)] = rows
     note = f"the model's number of layers is not known: written as {number}, up to the last with "

@@ -1,13 +1,12 @@
 """What SGLang's expert distribution recorder dumps, in each of its modes.
 
-**stat** (and stat_approx): one file, ``logical_count`` [steps, model layers, experts], summed over
-the ranks by SGLang itself. Each step is a window. Steps lie in a ring of rows that a new recording
-goes on filling where the last one stopped; rows never written are zero.
+**stat** (and stat_approx): one file, ``logical_count`` [steps, model layers, experts] of all ranks;
+each step is a window. Steps lie in a ring of rows that a new recording goes on filling where the
+last one stopped; rows never written are zero.
 
-**per_pass** and **per_token**: a file a rank, with what that rank alone counted in each slot in
-each forward pass. They are summed over the ranks, and each forward pass is a window, in the order
-of their numbers. Slots are taken for the experts of the file's ``last_physical_to_logical_map``.
-``topk_ids_of_layer`` of per_token says the same, token by token, and is not read.
+**per_pass** and **per_token**: a file a rank, with what that rank counted in each slot in each
+forward pass. They are summed over the ranks; each pass is a window, in the order of their numbers.
+Slots are taken for the experts of the file's ``last_physical_to_logical_map``.
 
 **Several files** are given as a folder or as a pattern. Dumps of one after the other are put
 together: stat dumps by the time in their names, the others by their passes' numbers.
@@ -16,10 +15,9 @@ together: stat dumps by the time in their names, the others by their passes' num
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,13 +45,13 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
     if path.is_dir():
         files = [f for f in files if f.match(_NAMED)] or files
     if not files:
-        raise FileFormatError(f"{path}: no .pt file in this folder; give the recorder's")
+        raise ValueError("no .pt file in this folder; give the recorder's")
     modes = {_mode(file): file for file in files}
     if len(modes) > 1:
         stat, other = modes[_COUNTS], modes[_RECORDS]
-        raise FileFormatError(
-            f"{path}: {stat.name} is a dump of mode stat, and {other.name} of another mode; give "
-            "the files of one recording"
+        raise ValueError(
+            f"{stat.name} is a dump of mode stat, and {other.name} of another mode; give the files "
+            "of one recording"
         )
     return (_read_steps if _COUNTS in modes else _read_passes)(files, str(path))
 
@@ -63,8 +61,9 @@ def _mode(file: Path) -> str:
     for key in (_COUNTS, _RECORDS):
         if has_mark(file, f"X{chr(len(key))}\0\0\0{key}"):  # as pickles write a text
             return key
-    keys = keys_found(load_torch(file))
-    raise FileFormatError(f"{file}: no key {_COUNTS!r} or {_RECORDS!r}; found: {keys}")
+    with checking(str(file)):
+        keys = keys_found(load_torch(file))
+        raise ValueError(f"no key {_COUNTS!r} or {_RECORDS!r}; found: {keys}")
 
 
 def _counted(counts: NDArray[Any], where: str, what: str = "") -> NDArray[Any]:
@@ -89,7 +88,7 @@ def _read_steps(files: list[Path], where: str) -> Trace:
     for counts in dumps:
         steps = [partial(_read_step, counts, row) for row in range(counts.shape[0])]
         used.append(used_cells(steps))
-        order, assumed = _written_rows(used[-1].any(axis=1), str(counts.path))
+        order, assumed = _written_rows(np.any(used[-1], axis=1), str(counts.path))
         reads += [steps[row] for row in order]
         notes += assumed
     return without_dense(reads, np.concatenate(used), dumps[0].shape[2], where, notes)
@@ -102,12 +101,13 @@ def _time(file: Path) -> tuple[float, str]:
 
 def _steps_in(path: Path) -> StoredArray:
     """Return where the counts [steps, layers, experts] of a dump are."""
-    value = load_torch(path)
-    counts = value.get(_COUNTS) if isinstance(value, dict) else None
-    axes = ["steps", "layers", "experts"]
-    if len(getattr(counts, "shape", axes)) == 2:  # SGLang's dump of one step
-        del axes[0]
-    return stored(counts, _COUNTS, path, *axes).windows()
+    with checking(str(path)):
+        value = load_torch(path)
+        counts = value.get(_COUNTS) if isinstance(value, dict) else None
+        axes = ["steps", "layers", "experts"]
+        if len(getattr(counts, "shape", axes)) == 2:  # SGLang's dump of one step
+            del axes[0]
+        return stored(counts, _COUNTS, path, *axes).windows()
 
 
 def _read_step(counts: StoredArray, row: int) -> NDArray[Any]:
@@ -140,70 +140,62 @@ def _written_rows(used: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64
 # ---- per_pass and per_token ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Record:
-    """What one rank counted in one forward pass: tokens in each slot of all ranks, [L, S].
-
-    `key` is SGLang's ``gatherer_key``: which part of the pass it is, where there are several.
-    `experts` [L, S] are those of the slots, one array for all records of a file.
-    """
+class Record(NamedTuple):
+    """What one rank counted in one forward pass."""
 
     path: Path
     number: int
     rank: int
-    key: str
-    counts: StoredArray
-    experts: NDArray[Any]
+    key: str  # SGLang's ``gatherer_key``: which part of the pass it is, where there are several
+    counts: StoredArray  # [L, S], tokens in each slot of all ranks
+    experts: NDArray[Any]  # [L, S], those of the slots: one array for all records of a file
 
 
 def _read_records(path: Path) -> list[Record]:
     """Read where the records of one rank's dump are; their counts stay in the file."""
-    value = load_torch(path)
-    if not isinstance(value, dict) or _MAP not in value or _RECORDS not in value:
-        raise FileFormatError(f"{path}: no keys {_RECORDS!r} and {_MAP!r}, or one of them")
-    records = value[_RECORDS]
-    if not isinstance(records, list) or not records:
-        raise FileFormatError(f"{path}: {_RECORDS} is an empty list, or none; nothing was recorded")
-    experts = stored(value[_MAP], _MAP, path, "layers", "slots").whole()
-    _check_map(experts, path)
-    return [_record(record, f"{_RECORDS}[{i}]", path, experts) for i, record in enumerate(records)]
+    with checking(str(path)):
+        value = load_torch(path)
+        if not isinstance(value, dict) or _MAP not in value or _RECORDS not in value:
+            raise ValueError(f"no keys {_RECORDS!r} and {_MAP!r}, or one of them")
+        records = value[_RECORDS]
+        if not isinstance(records, list) or not records:
+            raise ValueError(f"{_RECORDS} is an empty list, or none; nothing was recorded")
+        experts = stored(value[_MAP], _MAP, path, "layers", "slots").whole()
+        _check_map(experts)
+        return [_record(item, f"{_RECORDS}[{i}]", path, experts) for i, item in enumerate(records)]
 
 
-def _check_map(experts: NDArray[Any], path: Path) -> None:
-    S, least, most = experts.shape[1], int(experts.min()), int(experts.max())
-    if least < 0 or most >= S:
-        bad = least if least < 0 else most
-        raise FileFormatError(
-            f"{path}: {_MAP} has expert {bad} among {S} slots; use 0 to {S - 1} at most"
-        )
+def _check_map(experts: NDArray[Any]) -> None:
+    S, most = experts.shape[1], int(experts.max())
+    bad = experts[(experts < 0) | (experts >= S)]
+    if bad.size:
+        raise ValueError(f"{_MAP} has expert {bad.max()} among {S} slots; use 0 to {S - 1} at most")
     for layer, row in enumerate(experts):
         there = np.bincount(row.astype(np.int64), minlength=most + 1)
         if not there.all():
-            raise FileFormatError(
-                f"{path}: {_MAP} has no slot of expert {int(there.argmin())} in layer {layer}; "
-                f"every expert from 0 to {most} needs one"
+            raise ValueError(
+                f"{_MAP} has no slot of expert {int(there.argmin())} in layer {layer}; every "
+                f"expert from 0 to {most} needs one"
             )
 
 
 def _record(value: Any, name: str, path: Path, experts: NDArray[Any]) -> Record:
-    numbers = []
     for key in ("forward_pass_id", "rank", _SLOT_COUNTS):
         if not isinstance(value, dict) or key not in value:
-            raise FileFormatError(f"{path}: {name} has no key {key!r}")
-    for key in ("forward_pass_id", "rank"):
-        # A list in a pickle may name itself, or one list a million times over: never shown.
-        number = value[key] if isinstance(value[key], int | float) else type(value[key])
-        with checking(str(path)):
-            numbers.append(whole_number(f"{name}.{key}", number))
+            raise ValueError(f"{name} has no key {key!r}")
+    # A list in a pickle may name itself, or one list a million times over: never shown.
+    number, rank = (
+        whole_number(f"{name}.{key}", n if isinstance(n, int | float) else type(n))
+        for key, n in (("forward_pass_id", value["forward_pass_id"]), ("rank", value["rank"]))
+    )
     counts = stored(value[_SLOT_COUNTS], f"{name}.{_SLOT_COUNTS}", path, "layers", "slots")
     if counts.shape != experts.shape:
-        raise FileFormatError(
-            f"{path}: {name}.{_SLOT_COUNTS} has shape {counts.shape}, and {_MAP} {experts.shape}; "
-            "both are [layers, slots]"
+        raise ValueError(
+            f"{name}.{_SLOT_COUNTS} has shape {counts.shape}, and {_MAP} {experts.shape}; both are "
+            "[layers, slots]"
         )
     part = value.get("gatherer_key")
-    part = part if isinstance(part, str) else ""
-    return Record(path, numbers[0], numbers[1], part, counts, experts)
+    return Record(path, number, rank, part if isinstance(part, str) else "", counts, experts)
 
 
 def _read_passes(files: list[Path], where: str) -> Trace:
@@ -221,7 +213,7 @@ def _read_passes(files: list[Path], where: str) -> Trace:
     passes = _by_pass([record for records in dumps for record in records])
     reads = [partial(_read_pass, records, E) for records in passes]
     used = used_cells(reads)
-    there = used.any(axis=1)
+    there = np.any(used, axis=1)
     notes = _rank_notes(passes, len(files), where)
     if any((experts != np.arange(experts.shape[1]) % E).any() for experts in maps):
         notes.append(
@@ -245,8 +237,8 @@ def _by_pass(every: list[Record]) -> list[list[Record]]:
         other = there.get((record.rank, record.key))
         if other is not None:
             raise FileFormatError(
-                f"{record.path}: rank {record.rank} has forward pass {record.number} here and "
-                f"in {other.path.name}; give each recording once"
+                f"{record.path}: rank {record.rank} has forward pass {record.number} here and in "
+                f"{other.path.name}; give each recording once"
             )
         first = next(iter(there.values()), record)
         if not np.array_equal(first.experts, record.experts):
@@ -268,11 +260,15 @@ def _rank_notes(passes: list[list[Record]], num_files: int, where: str) -> list[
         ]
     for rank, there in enumerate(ranks):
         if rank != there:
-            raise FileFormatError(
-                f"{where}: no file of rank {rank}, and there is one of rank {ranks[-1]}; give the "
-                "files of all ranks"
+            raise ValueError(
+                f"no file of rank {rank}, and there is one of rank {ranks[-1]}; give the files of "
+                "all ranks"
             )
-    short = [p[0].number for p, n in zip(passes, map(len, ranks_of)) if n < len(ranks)]
+    short = [
+        records[0].number
+        for records, there in zip(passes, ranks_of, strict=True)
+        if len(there) < len(ranks)
+    ]
     if not short:
         return []
     return [
@@ -291,4 +287,4 @@ def _read_pass(records: list[Record], num_experts: int) -> NDArray[np.float64]:
         counts += _counted(record.counts.whole(), where, " tokens in a slot")
     L, E = len(experts), num_experts
     cells = experts + np.arange(L)[:, None] * E
-    return np.bincount(cells.ravel(), counts.ravel(), L * E).reshape(L, E)
+    return np.bincount(cells.ravel(), counts.ravel(), L * E).reshape(L, E).astype(np.float64)

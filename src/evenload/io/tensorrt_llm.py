@@ -1,17 +1,13 @@
 """TensorRT-LLM's files: a folder of expert statistics, and placements in YAML.
 
-**Statistics**, which its planner of placements reads too: ``meta_info.json`` has the number of
-experts; each ``rank{r}.safetensors`` has what that rank counted, under ``{iteration}_{model
-layer}`` an integer for each expert. They are summed over the ranks; each iteration is a window.
+**Statistics**: ``meta_info.json`` has the number of experts; ``rank{r}.safetensors`` has what that
+rank counted, under ``{iteration}_{model layer}`` an integer for each expert. They are summed over
+the ranks; each iteration is a window.
 
 **Placements** are the YAML of its ``load_balancer`` option: ``num_slots``,
 ``initial_global_assignments`` with the experts of the slots of each MoE layer under the layer's
-number in the model, and ``layer_updates_per_iter: 0``: the placement stays as it is. Where the
-model's numbers are not known rows become layers 0 to L-1, with a note. Not in the file are the
-number of GPUs and nodes, which the reader has to be told (nodes are 1 where not said), and the
-GPUs' speed, solver, digest and the model's number of layers, which are left out with a note.
-Placements with GPUs that are gone or have different numbers of slots are refused. The same expert
-twice on a GPU is allowed there.
+number in the model, and ``layer_updates_per_iter: 0``: the placement stays as it is. The numbers
+of GPUs and nodes are not in it. The same expert twice on a GPU is allowed there.
 """
 
 from __future__ import annotations
@@ -64,7 +60,7 @@ _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})\Z", re.ASCII)
 def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read statistics; the counts of an iteration are read as they are asked for."""
     if not path.is_dir():
-        raise FileFormatError(f"{path}: this is a file; give the folder with {_META} and {_RANKS}")
+        raise ValueError(f"this is a file; give the folder with {_META} and {_RANKS}")
     E = _num_experts(path)
     ranks = [RankCounts(file, E) for file in _rank_files(path)]
     keys = ranks[0].keys
@@ -78,8 +74,8 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
     iterations, layers = (sorted(set(numbers)) for numbers in zip(*keys, strict=True))
     for iteration, layer in product(iterations, layers):
         if (iteration, layer) not in keys:
-            raise FileFormatError(
-                f"{path}: iteration {iteration} has no layer {layer}, and others have; give whole "
+            raise ValueError(
+                f"iteration {iteration} has no layer {layer}, and others have; give whole "
                 "iterations"
             )
     reads = [partial(_counts, ranks, iteration, layers) for iteration in iterations]
@@ -90,7 +86,7 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
 def _num_experts(path: Path) -> int:
     file = path / _META
     if not file.is_file():
-        raise FileFormatError(f"{path}: no {_META} in this folder; give the one that has it")
+        raise ValueError(f"no {_META} in this folder; give the one that has it")
     if file.stat().st_size > _MOST_META:
         raise FileFormatError(f"{file}: the file has more than {_MOST_META} bytes; is it one?")
     value = parse_json(file)
@@ -106,12 +102,12 @@ def _num_experts(path: Path) -> int:
 def _rank_files(path: Path) -> list[Path]:
     files = sorted(path.glob(_RANKS), key=natural)
     if not files:
-        raise FileFormatError(f"{path}: no {_RANKS} in this folder; give the one that has them")
+        raise ValueError(f"no {_RANKS} in this folder; give the one that has them")
     names = {file.name for file in files}
     for name in (f"rank{rank}.safetensors" for rank in range(len(files))):
         if name not in names:
-            raise FileFormatError(
-                f"{path}: no {name}, and there is {files[-1].name}; give the files of all ranks"
+            raise ValueError(
+                f"no {name}, and there is {files[-1].name}; give the files of all ranks"
             )
     return files
 
@@ -163,7 +159,8 @@ class RankCounts:
 def _counts(ranks: list[RankCounts], iteration: int, layers: list[int]) -> NDArray[np.float64]:
     """Return the tokens of one iteration, [L, E], summed over the ranks."""
     rows = [[rank.counts(iteration, layer) for layer in layers] for rank in ranks]
-    return np.sum(rows, axis=0, dtype=np.float64)
+    total: NDArray[np.float64] = np.array(rows, np.float64).sum(axis=0)
+    return total
 
 
 # ---- placements ----------------------------------------------------------------------------------
@@ -171,39 +168,36 @@ def _counts(ranks: list[RankCounts], iteration: int, layers: list[int]) -> NDArr
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     """Read a placement, its layers in the order of their numbers."""
-    where = str(path)
     value = _parse_yaml(path)
-    rows = _rows_in(value, where)
-    layers = model_layers(sorted(rows), None, where)
-    file = placement_file(np.array([rows[i] for i in layers.ids], np.int64), where, shape)
+    rows = _rows_in(value)
+    layers = model_layers(sorted(rows), None)
+    file = placement_file(np.array([rows[i] for i in layers.ids], np.int64), path, shape)
     other = ", ".join(str(key) for key in value if key not in _KNOWN)
-    notes = (*file.notes, f"{where}: not read: {other[:200]}") if other else file.notes
+    notes = (*file.notes, f"{path}: not read: {other[:200]}") if other else file.notes
     return replace(file, layers=layers, notes=notes)
 
 
-def _rows_in(value: Any, where: str) -> dict[int, list[int]]:
+def _rows_in(value: Any) -> dict[int, list[int]]:
     """Return the experts in each layer's slots, as many in each."""
     rows = value.get(_ROWS) if isinstance(value, dict) else None
     if not isinstance(rows, dict) or not rows:
-        raise FileFormatError(
-            f"{where}: no {_ROWS} with a list of experts for each layer; found: {keys_found(value)}"
+        raise ValueError(
+            f"no {_ROWS} with a list of experts for each layer; found: {keys_found(value)}"
         )
     wanted = value.get("num_slots")
     said = f"num_slots={wanted}"
     for layer, row in rows.items():
         if not isinstance(layer, int):
-            raise FileFormatError(f"{where}: {_ROWS} has the key {layer!r}; use a layer's number")
-        place = f"{where}: layer {layer}"
+            raise ValueError(f"{_ROWS} has the key {layer!r}; use a layer's number")
+        place = f"layer {layer}"
         if not isinstance(row, list) or not row:
-            raise FileFormatError(f"{place} is {str(row)[:40]!r}; use the experts of its slots")
+            raise ValueError(f"{place} is {str(row)[:40]!r}; use the experts of its slots")
         for odd in (expert for expert in row if not isinstance(expert, int)):
-            raise FileFormatError(f"{place} has {str(odd)[:40]!r}; use the number of an expert")
+            raise ValueError(f"{place} has {str(odd)[:40]!r}; use the number of an expert")
         if wanted is None:
             wanted, said = len(row), f"layer {layer} has {len(row)}"
         if len(row) != wanted:
-            raise FileFormatError(
-                f"{place} has {len(row)} slots, and {said}; use as many in each layer"
-            )
+            raise ValueError(f"{place} has {len(row)} slots, and {said}; use as many in each layer")
     return rows
 
 
@@ -229,12 +223,11 @@ def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
 def _parse_yaml(path: Path) -> Any:
     """Return the value in a YAML file: dicts, lists, ints, None, and texts for all else.
 
-    PyYAML's safe loader reads the text; its events are followed here instead of built by it, since
-    a few bytes can name one list a million times over (aliases), nest without end, or say a key
-    twice. Plain mappings and lists are taken, three deep; all else is refused with its line.
+    PyYAML's events are followed here, since a few bytes can name one list a million times over
+    (aliases), nest without end, or say a key twice: all but plain values is refused with its line.
     """
     check_text(path, MOST_TEXT)
-    yaml = needed("yaml", "PyYAML", "tensorrt-llm", f"{path}: a YAML file", error=FileFormatError)
+    yaml = needed("yaml", "PyYAML", "tensorrt-llm", "a YAML file")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         with refusing(f"{path}: this is no YAML", UnicodeDecodeError):
@@ -242,8 +235,8 @@ def _parse_yaml(path: Path) -> Any:
         events = yaml.parse(text, Loader=loader)
         next(events)  # the stream's start
         if not isinstance(next(events), yaml.DocumentStartEvent):
-            raise FileFormatError(f"{path}: the file holds no value")
-        value = _value(next(events), events, 0, str(path))
+            raise ValueError("the file holds no value")
+        value = _value(next(events), events, 0)
         next(events)  # the document's end
         last = next(events)
     except yaml.YAMLError as error:
@@ -252,37 +245,36 @@ def _parse_yaml(path: Path) -> Any:
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise FileFormatError(f"{path}{line}: this is no YAML ({what})") from None
     if not isinstance(last, yaml.StreamEndEvent):
-        raise _refused(last, "a second document starts; use one", str(path))
+        raise _refused(last, "a second document starts; use one")
     return value
 
 
-def _refused(event: Any, what: str, where: str) -> FileFormatError:
-    return FileFormatError(f"{where}, line {event.start_mark.line + 1}: {what}")
+def _refused(event: Any, what: str) -> ValueError:
+    return ValueError(f"line {event.start_mark.line + 1}: {what}")
 
 
-def _value(event: Any, events: Iterator[Any], depth: int, where: str) -> Any:
+def _value(event: Any, events: Iterator[Any], depth: int) -> Any:
     kind = type(event).__name__
     if kind == "AliasEvent":
-        raise _refused(event, "an alias (*name) is not followed; write the value out", where)
+        raise _refused(event, "an alias (*name) is not followed; write the value out")
     if event.anchor is not None or (event.tag is not None and kind != "ScalarEvent"):
-        raise _refused(event, "anchors (&name) and tags (!name) are not read", where)
+        raise _refused(event, "anchors (&name) and tags (!name) are not read")
     if kind == "ScalarEvent":
         text, plain = event.value, event.implicit[0] and event.tag is None  # not quoted
         if plain and _WHOLE.match(text):
             return int(text)
         return None if plain and text in ("", "~", "null") else text
     if depth == _DEEPEST:
-        raise _refused(event, f"it is nested deeper than {_DEEPEST}", where)
-    items: list[Any] = []
-    pairs: dict[Any, Any] = {}
+        raise _refused(event, f"it is nested deeper than {_DEEPEST}")
+    items, pairs = list[Any](), dict[Any, Any]()
     while not type(part := next(events)).__name__.endswith("EndEvent"):
         if kind == "SequenceStartEvent":
-            items.append(_value(part, events, depth + 1, where))
+            items.append(_value(part, events, depth + 1))
             continue
         if type(part).__name__ != "ScalarEvent":
-            raise _refused(part, "a key is no plain word or number", where)
-        key = _value(part, events, depth + 1, where)
+            raise _refused(part, "a key is no plain word or number")
+        key = _value(part, events, depth + 1)
         if key in pairs:
-            raise _refused(part, f"the key {key} is there twice", where)
-        pairs[key] = _value(next(events), events, depth + 1, where)
+            raise _refused(part, f"the key {key} is there twice")
+        pairs[key] = _value(next(events), events, depth + 1)
     return items if kind == "SequenceStartEvent" else pairs

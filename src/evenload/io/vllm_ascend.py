@@ -1,13 +1,9 @@
 """vllm-ascend's files: loads as one tensor that torch saved, and placements.
 
 Placements are its ``expert_map_path``, and what ``expert_map_record_path`` writes: JSON with the
-experts of each device of each layer. The number of GPUs is in it, the number of nodes is not (1
-where not said). ``layer_id`` counts the MoE layers from 0: the model's own numbers are
-left out with a note, as are speed, solver and digest.
-
-vllm-ascend refuses the same expert twice on a device, and needs as many slots on each; placements
-with either, or with GPUs that are gone, are not written. Read is all that a cluster can have:
-devices may differ in slots, alike in every layer.
+experts of each device of each layer. The number of nodes is not in it. ``layer_id`` counts the MoE
+layers from 0. vllm-ascend refuses the same expert twice on a device, and needs as many slots on
+each; devices of a file that is read may differ in slots, alike in every layer.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape
+from evenload.io.base import PlacementFile, PlacementShape, checking
 from evenload.io.json import MOST_TEXT, keys_found, parse_json, to_array
 from evenload.io.placements import for_engine, placement_file
 from evenload.io.torch_file import load_torch, stored
@@ -33,56 +29,54 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     """Read a placement."""
-    where = str(path)
-    value = parse_json(path, MOST_TEXT)
-    layers = [
-        _devices(layer, f"{where}, layer {number}")
-        for number, layer in enumerate(
-            _numbered(value, "layer_list", "layer_id", "moe_layer_count", where)
-        )
-    ]
+    value, layers = parse_json(path, MOST_TEXT), list[list[NDArray[Any]]]()
+    for layer in _numbered(value, "layer_list", "layer_id", "moe_layer_count"):
+        with checking(f"{path}, layer {len(layers)}"):
+            devices = _numbered(layer, "device_list", "device_id", "device_count")
+            layers.append([_slots(device) for device in devices])
     slots = [len(row) for row in layers[0]]
     for number, rows in enumerate(layers):
         other = [len(row) for row in rows]
-        if other != slots:
-            what = f"{len(other)} devices, and layer 0 {len(slots)}"
-            if len(other) == len(slots):
-                g = next(g for g in range(len(slots)) if other[g] != slots[g])
-                what = f"{other[g]} slots on device {g}, and layer 0 {slots[g]}"
-            raise FileFormatError(f"{where}: layer {number} has {what}; use as many in each layer")
+        if len(other) != len(slots):
+            raise ValueError(
+                f"layer {number} has {len(other)} devices, and layer 0 {len(slots)}; use as many "
+                "in each layer"
+            )
+        for device, (here, first) in enumerate(zip(other, slots, strict=True)):
+            if here != first:
+                raise ValueError(
+                    f"layer {number} has {here} slots on device {device}, and layer 0 {first}; use "
+                    "as many in each layer"
+                )
     array = np.stack([np.concatenate(rows) for rows in layers])
-    return placement_file(array, where, shape, {"num_gpus": len(slots), "slots": slots})
+    return placement_file(array, path, shape, {"num_gpus": len(slots), "slots": slots})
 
 
-def _devices(layer: Any, where: str) -> list[NDArray[Any]]:
-    """Return the experts in the slots of each device of a layer."""
-    rows = []
-    for device in _numbered(layer, "device_list", "device_id", "device_count", where):
-        rows.append(to_array(_listed(device, "device_expert", where), "device_expert", where))
-        if rows[-1].ndim != 1:
-            raise FileFormatError(f"{where}: device_expert is nested; use the experts of its slots")
-    return rows
+def _slots(device: Any) -> NDArray[Any]:
+    """Return the experts in the slots of a device."""
+    experts = to_array(_listed(device, "device_expert"), "device_expert")
+    if experts.ndim != 1:
+        raise ValueError("device_expert is nested; use the experts of its slots")
+    return experts
 
 
-def _listed(value: Any, key: str, where: str) -> list[Any]:
+def _listed(value: Any, key: str) -> list[Any]:
     """Return the list under a key of a JSON object."""
     if not isinstance(value, dict) or not isinstance(value.get(key), list) or not value[key]:
-        raise FileFormatError(f"{where}: no list {key!r}; found: {keys_found(value)}")
+        raise ValueError(f"no list {key!r}; found: {keys_found(value)}")
     return list(value[key])
 
 
-def _numbered(value: Any, key: str, number: str, count: str, where: str) -> list[Any]:
+def _numbered(value: Any, key: str, number: str, count: str) -> list[Any]:
     """Return the objects of a list by their `number`: 0, 1, ... once each, `count` of them."""
-    items = _listed(value, key, where)
+    items = _listed(value, key)
     numbers = [item.get(number) if isinstance(item, dict) else None for item in items]
     if sorted(n for n in numbers if type(n) is int) != list(range(len(items))):
         shown = str(numbers[:8])[:-1] + (", ...]" if len(numbers) > 8 else "]")
-        raise FileFormatError(
-            f"{where}: {number} is {shown[:200]}; use each of 0 to {len(items) - 1} once"
-        )
+        raise ValueError(f"{number} is {shown[:200]}; use each of 0 to {len(items) - 1} once")
     said = value.get(count, len(items))
     if said != len(items):
-        raise FileFormatError(f"{where}: {count} is {str(said)[:40]}, and there are {len(items)}")
+        raise ValueError(f"{count} is {str(said)[:40]}, and there are {len(items)}")
     return sorted(items, key=lambda item: int(item[number]))
 
 
@@ -97,9 +91,7 @@ def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
             f"{int(placement.duplicates.sum())} such slots, the first in layer {int(twice[0])}; "
             "plan with fewer slots, or with another solver"
         )
-    rows = np.array(placement.physical_to_logical).reshape(
-        placement.num_layers, cluster.num_gpus, -1
-    )
+    rows = placement.physical_to_logical.reshape(placement.num_layers, cluster.num_gpus, -1)
     lines = []
     for i, row in enumerate(rows.tolist()):
         devices = [{"device_id": g, "device_expert": experts} for g, experts in enumerate(row)]

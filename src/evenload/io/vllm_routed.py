@@ -32,7 +32,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.base import MAX_ELEMENTS, MOST_EXPERTS, FileFormatError, check_elements, refusing
+from evenload.io.base import (
+    MAX_ELEMENTS,
+    MOST_EXPERTS,
+    FileFormatError,
+    check_elements,
+    checking,
+    refusing,
+)
 from evenload.io.files import files_of
 from evenload.io.json import to_array
 from evenload.io.npy import read_array, stored_array
@@ -49,18 +56,16 @@ _PARTS = ("choices", "outputs")  # of the server's responses, and of the Python 
 def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a file, folder or pattern; each request is counted when it is asked for."""
     found = Requests(path, num_experts)
-    notes = () if num_experts is not None else (experts_note(str(path), found.num_experts),)
+    notes = [] if num_experts is not None else [experts_note(str(path), found.num_experts)]
     if found.without:
-        notes += (
+        notes.append(
             f"{path}: {found.without} of {found.without + len(found.all)} requests have no routed "
             "experts and are left out",
         )
     reads = [partial(_counts, request, found.num_experts) for request in found.all]
     why, used = "name expert 0 for every token", np.array(found.used)
     trace = without_dense(reads, used, found.num_experts, str(path), why=why)
-    return Trace.of(
-        trace, source=trace.source, notes=(*trace.notes, *notes), layers=trace.layers
-    )
+    return Trace.of(trace, source=trace.source, notes=(*trace.notes, *notes), layers=trace.layers)
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
@@ -110,7 +115,7 @@ class Requests:
                 )
             self.all.append(replace(request, per_token=here))
             self.num_numbers += topk.size
-            self.used.append(topk.any(axis=(0, 2)))
+            self.used.append(np.any(topk, axis=(0, 2)))
             largest = max(largest, int(topk.max()))
         if not self.all:
             raise FileFormatError(f"{path}: no request has routed experts in it")
@@ -134,7 +139,7 @@ class Request:
     def read(self) -> NDArray[Any] | None:
         """Return [tokens, layers, k] as they are in the file; None where a response has none."""
         if self.key is not None:
-            with open_archive(self.path) as archive:
+            with checking(str(self.path)), open_archive(self.path) as archive:
                 return read_member(archive, self.key, self.path, MOST_REQUEST)
         if self.start is None:
             array = stored_array(self.path)
@@ -160,7 +165,7 @@ def _requests_in(path: Path) -> Iterator[Request]:
     if suffix == ".npy":
         yield Request(path, str(path))
     elif suffix == ".npz":
-        with open_archive(path) as archive:
+        with checking(str(path)), open_archive(path) as archive:
             keys = keys_of(archive)
         yield from (Request(path, f"{path}, key {k!r}", k) for k in keys if k != "num_experts")
     elif suffix == ".jsonl":
@@ -217,7 +222,8 @@ def _parts(value: Any, where: str) -> list[Any]:
 
 def _array(value: Any, where: str) -> NDArray[Any]:
     if isinstance(value, list):
-        return to_array(value, _KEY, where)
+        with checking(where):
+            return to_array(value, _KEY)
     if not isinstance(value, str):
         raise FileFormatError(f"{where}: {_KEY} is {json.dumps(value)[:40]}; use nested lists")
     with refusing(f"{where}: {_KEY} is no base64", binascii.Error, ValueError):
