@@ -4,13 +4,14 @@ A format is a module of this package; it is imported when a file is of that form
 add one, write the module and add its line to `FORMATS`. A module may have
 
 - ``read_load(path, num_experts or None) -> Trace``: windows are read when they are asked for;
-- ``read_topk(path) -> integer ndarray [tokens, L, k] or None``: the experts of each token, where
-  the file has them;
+- ``read_topk(path) -> integer ndarray [tokens, L, k] or None``: the experts of each token;
 - ``read_placement(path, shape) -> PlacementFile``: what the file does not have is taken from the
   `PlacementShape`; what both have must agree;
-- ``write_load(binary stream, Trace)`` and ``write_placement(binary stream, PlacementFile)``:
-  return what the format does not hold and was left out, a tuple of sentences; what cannot be left
-  out they refuse by a `ValueError`. Windows are asked for once each, in order.
+- ``write_load(binary stream, Trace)`` and ``write_placement(binary stream, PlacementFile)``: return
+  what was left out, a tuple of sentences. Windows are asked for once each, in order.
+
+They refuse by a `ValueError`; whoever calls a reader puts the file's name in front. What is read
+later, a window, names its file itself, by a `FileFormatError`.
 """
 
 from __future__ import annotations

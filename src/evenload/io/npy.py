@@ -54,7 +54,7 @@ def stored_array(path: Path) -> StoredArray:
 
 @lru_cache(64)
 def row_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return how many elements apart neighbours on each axis are, where the last runs fastest."""
+    """Return the strides in elements of an array whose last axis runs fastest."""
     return tuple(itertools.accumulate((1, *shape[:0:-1]), mul))[::-1] if shape else ()
 
 

@@ -21,7 +21,6 @@ from evenload.checks import positive_int
 from evenload.io import npy
 from evenload.io.base import (
     FileFormatError,
-    checking,
     model_layers,
     refusing,
     trace_of,
@@ -33,37 +32,29 @@ from evenload.io.recorded import check_routed, count_topk
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
 
+_CUT_OFF = "the archive is cut off or damaged"
 _MOST_IDS = 2**20  # bytes of an array that names layers
 # A member's own header in an archive: up to the lengths of its name and of its extra field.
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
 def read_load(path: Path, num_experts: int | None) -> Trace:
-    """Read ``load`` [T, L, E] or [L, E]; where there is none, count ``topk`` [tokens, L, k].
-
-    A stored array is read from its place in the file and a compressed one unpacked, window by
-    window; only one that lies column by column and compressed is read at once.
-    """
-    with checking(str(path)), open_archive(path) as archive:
-        member, keys = member_of(archive, path, "load", "topk"), keys_of(archive)
-        layers = _layers(archive, path) if "layer_ids" in keys else None
+    """Read ``load`` [T, L, E] or [L, E]; where there is none, count ``topk`` [tokens, L, k]."""
+    with open_archive(path) as archive:
+        member, keys = member_of(archive, "load", "topk"), keys_of(archive)
+        ids, number, experts = (
+            read_member(archive, key, path, _MOST_IDS).ravel().tolist() if key in keys else None
+            for key in ("layer_ids", "num_model_layers", "num_experts")
+        )
+        layers = None if ids is None else model_layers(ids, number[0] if number else None)
         if "load" in keys:
             return _stored_trace(archive, member, path, layers)
-        if num_experts is None and "num_experts" in keys:
-            array = read_member(archive, "num_experts", path)
-            if array.size != 1:
-                raise ValueError(f"num_experts has shape {array.shape}; use one number")
-            num_experts = positive_int("num_experts", array.item())
+        if num_experts is None and experts is not None:
+            if len(experts) != 1:
+                raise ValueError(f"num_experts has {len(experts)} numbers; use one")
+            num_experts = positive_int("num_experts", experts[0])
         counted, notes = count_topk(read_member(archive, "topk", path), num_experts, str(path))
         return trace_of(counted, str(path), notes, layers)
-
-
-def _layers(archive: zipfile.ZipFile, path: Path) -> ModelLayers:
-    number = None
-    if "num_model_layers" in keys_of(archive):
-        number = next(read_member(archive, "num_model_layers", path, _MOST_IDS).flat, None)
-    ids = read_member(archive, "layer_ids", path, _MOST_IDS).ravel().tolist()
-    return model_layers(ids, number)
 
 
 def _stored_trace(
@@ -71,11 +62,11 @@ def _stored_trace(
 ) -> Trace:
     """Return the windows of an array of loads; they stay in the archive until they are asked for.
 
-    Stored ones are compared with their checksum here, compressed ones as they are unpacked.
+    A stored array is compared with its checksum and read from its place in the file; a compressed
+    one is unpacked window by window, or at once if it lies column by column.
     """
     where = f"{path}, key 'load'"
-    damaged = f"{where}: the archive is cut off or damaged"
-    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
+    with refusing(f"{where}: {_CUT_OFF}", *DAMAGED), archive.open(member) as stream:
         layout = read_layout(stream, member.file_size, where, path)
         trace_shape(layout.shape, where)
         stored = member.compress_type == zipfile.ZIP_STORED
@@ -124,7 +115,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         except DAMAGED:
             kind = kind_of(path)
             if kind == "it is a zip archive":
-                raise ValueError("the archive is cut off or damaged") from None
+                raise ValueError(_CUT_OFF) from None
             raise ValueError(f"this is no .npz archive: {kind}") from None
         with archive:
             yield archive
@@ -135,7 +126,7 @@ def keys_of(archive: zipfile.ZipFile) -> list[str]:
     return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
 
 
-def member_of(archive: zipfile.ZipFile, path: Path, *keys: str) -> zipfile.ZipInfo:
+def member_of(archive: zipfile.ZipFile, *keys: str) -> zipfile.ZipInfo:
     """Return the first of these arrays that an archive has."""
     there = keys_of(archive)
     for key in keys:
@@ -151,13 +142,12 @@ def read_member(
     archive: zipfile.ZipFile, key: str, path: Path, most: int | None = None
 ) -> NDArray[Any]:
     """Read one array of plain numbers, of `most` bytes at most."""
-    member, where = member_of(archive, path, key), f"{path}, key {key!r}"
+    member, where = member_of(archive, key), f"{path}, key {key!r}"
     if most is not None and member.file_size > most:
         raise FileFormatError(
             f"{where}: the array has {member.file_size} bytes, more than the {most} that are read"
         )
-    damaged = f"{where}: the archive is cut off or damaged"
-    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
+    with refusing(f"{where}: {_CUT_OFF}", *DAMAGED), archive.open(member) as stream:
         array = read_array(stream, member.file_size, where)
         stream.read(1)  # only at the very end does zipfile compare the checksum
         return array
@@ -169,7 +159,7 @@ def start_of(path: Path, member: zipfile.ZipInfo) -> int:
         stream.seek(member.header_offset)
         header = stream.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-        raise ValueError("the archive is cut off or damaged")
+        raise ValueError(_CUT_OFF)
     *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     return member.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)
 
@@ -181,10 +171,7 @@ def write_member(archive: zipfile.ZipFile, key: str, array: NDArray[Any]) -> Non
 
 
 class StreamWindows:
-    """Windows of a compressed member of an archive, unpacked as they are read.
-
-    Reading forwards unpacks each byte once; reading backwards starts anew.
-    """
+    """Windows of a compressed member, unpacked as they are read; reading backwards starts anew."""
 
     def __init__(self, member: str, layout: StoredArray) -> None:
         self._path, self._member, self._layout = layout.path, member, layout
@@ -195,9 +182,15 @@ class StreamWindows:
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window, [L, E]."""
-        damaged = f"{self._path}: the archive is cut off or damaged at window {number}"
-        with refusing(damaged, *DAMAGED):
-            stream = self._stream_at(number)
+        with refusing(f"{self._path}: {_CUT_OFF} at window {number}", *DAMAGED):
+            stream, self._stream = self._stream, None  # let go, should anything be wrong with it
+            if stream is None or number < self._next:
+                with zipfile.ZipFile(self._path) as archive:
+                    stream = archive.open(self._member)  # outlives the archive
+                stream.read(self._layout.offset)
+                self._next = 0
+            for _ in range(number - self._next):
+                stream.read(self._num_bytes)
             packed = stream.read(self._num_bytes)
             window = np.frombuffer(packed, self._layout.dtype).reshape(self.shape[1:])
             if number + 1 < self.shape[0]:
@@ -206,18 +199,6 @@ class StreamWindows:
                 with stream:
                     stream.read(1)  # only at the very end does zipfile compare the checksum
             return window
-
-    def _stream_at(self, number: int) -> IO[bytes]:
-        """Return the stream before a window; it is let go unless `read` keeps it."""
-        stream, self._stream = self._stream, None
-        if stream is None or number < self._next:
-            with zipfile.ZipFile(self._path) as archive:
-                stream = archive.open(self._member)  # outlives the archive
-            self._next = 0
-            stream.read(self._layout.offset)
-        for _ in range(number - self._next):
-            stream.read(self._num_bytes)
-        return stream
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_stream": None, "_next": 0}

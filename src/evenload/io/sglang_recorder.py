@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from evenload.checks import whole_number
 from evenload.io.base import FileFormatError, checking
-from evenload.io.files import files_of, has_mark
+from evenload.io.files import files_of
 from evenload.io.json import keys_found
 from evenload.io.npy import StoredArray
 from evenload.io.recorded import used_cells, without_dense
@@ -46,24 +46,36 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
         files = [f for f in files if f.match(_NAMED)] or files
     if not files:
         raise ValueError("no .pt file in this folder; give the recorder's")
-    modes = {_mode(file): file for file in files}
-    if len(modes) > 1:
-        stat, other = modes[_COUNTS], modes[_RECORDS]
+    dumps = [_read_dump(file) for file in files]
+    steps = [dump for dump in dumps if isinstance(dump, StoredArray)]
+    ranks = [dump for dump in dumps if not isinstance(dump, StoredArray)]
+    if steps and ranks:
         raise ValueError(
-            f"{stat.name} is a dump of mode stat, and {other.name} of another mode; give the files "
-            "of one recording"
+            f"{steps[-1].path.name} is a dump of mode stat, and {ranks[-1][0].path.name} of "
+            "another mode; give the files of one recording"
         )
-    return (_read_steps if _COUNTS in modes else _read_passes)(files, str(path))
+    return _read_steps(steps, str(path)) if steps else _read_passes(ranks, str(path))
 
 
-def _mode(file: Path) -> str:
-    """Return the key that a dump has, looking at its pickle's ends only."""
-    for key in (_COUNTS, _RECORDS):
-        if has_mark(file, f"X{chr(len(key))}\0\0\0{key}"):  # as pickles write a text
-            return key
-    with checking(str(file)):
-        keys = keys_found(load_torch(file))
-        raise ValueError(f"no key {_COUNTS!r} or {_RECORDS!r}; found: {keys}")
+def _read_dump(path: Path) -> StoredArray | list[Record]:
+    """Return where the counts [steps, layers, experts] of a dump are, or those of one rank."""
+    with checking(str(path)):
+        value = load_torch(path)
+        if not isinstance(value, dict) or not {_COUNTS, _RECORDS} & value.keys():
+            raise ValueError(f"no key {_COUNTS!r} or {_RECORDS!r}; found: {keys_found(value)}")
+        if _COUNTS in value:
+            axes = ["steps", "layers", "experts"]
+            if len(getattr(value[_COUNTS], "shape", axes)) == 2:  # SGLang's dump of one step
+                del axes[0]
+            return stored(value[_COUNTS], _COUNTS, path, *axes).windows()
+        if _MAP not in value:
+            raise ValueError(f"no keys {_RECORDS!r} and {_MAP!r}, or one of them")
+        records = value[_RECORDS]
+        if not isinstance(records, list) or not records:
+            raise ValueError(f"{_RECORDS} is an empty list, or none; nothing was recorded")
+        experts = stored(value[_MAP], _MAP, path, "layers", "slots").whole()
+        _check_map(experts)
+        return [_record(item, f"{_RECORDS}[{i}]", path, experts) for i, item in enumerate(records)]
 
 
 def _counted(counts: NDArray[Any], where: str, what: str = "") -> NDArray[Any]:
@@ -75,9 +87,8 @@ def _counted(counts: NDArray[Any], where: str, what: str = "") -> NDArray[Any]:
 # ---- stat ----------------------------------------------------------------------------------------
 
 
-def _read_steps(files: list[Path], where: str) -> Trace:
+def _read_steps(dumps: list[StoredArray], where: str) -> Trace:
     """Read the counts of one or more dumps, the rows of each in the order of their ring."""
-    dumps = [_steps_in(file) for file in sorted(files, key=_time)]
     for counts in dumps:
         if counts.shape[1:] != dumps[0].shape[1:]:
             raise FileFormatError(
@@ -85,7 +96,7 @@ def _read_steps(files: list[Path], where: str) -> Trace:
                 f"{dumps[0].path.name} {dumps[0].shape}; give dumps of one model"
             )
     reads, used, notes = [], [], list[str]()
-    for counts in dumps:
+    for counts in sorted(dumps, key=lambda dump: _time(dump.path)):
         steps = [partial(_read_step, counts, row) for row in range(counts.shape[0])]
         used.append(used_cells(steps))
         order, assumed = _written_rows(np.any(used[-1], axis=1), str(counts.path))
@@ -97,17 +108,6 @@ def _read_steps(files: list[Path], where: str) -> Trace:
 def _time(file: Path) -> tuple[float, str]:
     found = _TIME.search(file.name)
     return (float(found[1]) if found else 0.0), file.name
-
-
-def _steps_in(path: Path) -> StoredArray:
-    """Return where the counts [steps, layers, experts] of a dump are."""
-    with checking(str(path)):
-        value = load_torch(path)
-        counts = value.get(_COUNTS) if isinstance(value, dict) else None
-        axes = ["steps", "layers", "experts"]
-        if len(getattr(counts, "shape", axes)) == 2:  # SGLang's dump of one step
-            del axes[0]
-        return stored(counts, _COUNTS, path, *axes).windows()
 
 
 def _read_step(counts: StoredArray, row: int) -> NDArray[Any]:
@@ -151,20 +151,6 @@ class Record(NamedTuple):
     experts: NDArray[Any]  # [L, S], those of the slots: one array for all records of a file
 
 
-def _read_records(path: Path) -> list[Record]:
-    """Read where the records of one rank's dump are; their counts stay in the file."""
-    with checking(str(path)):
-        value = load_torch(path)
-        if not isinstance(value, dict) or _MAP not in value or _RECORDS not in value:
-            raise ValueError(f"no keys {_RECORDS!r} and {_MAP!r}, or one of them")
-        records = value[_RECORDS]
-        if not isinstance(records, list) or not records:
-            raise ValueError(f"{_RECORDS} is an empty list, or none; nothing was recorded")
-        experts = stored(value[_MAP], _MAP, path, "layers", "slots").whole()
-        _check_map(experts)
-        return [_record(item, f"{_RECORDS}[{i}]", path, experts) for i, item in enumerate(records)]
-
-
 def _check_map(experts: NDArray[Any]) -> None:
     S, most = experts.shape[1], int(experts.max())
     bad = experts[(experts < 0) | (experts >= S)]
@@ -198,9 +184,8 @@ def _record(value: Any, name: str, path: Path, experts: NDArray[Any]) -> Record:
     return Record(path, number, rank, part if isinstance(part, str) else "", counts, experts)
 
 
-def _read_passes(files: list[Path], where: str) -> Trace:
+def _read_passes(dumps: list[list[Record]], where: str) -> Trace:
     """Read the forward passes of one or more ranks' dumps, summed over the ranks."""
-    dumps = [_read_records(file) for file in files]
     maps = [records[0].experts for records in dumps]
     sizes = [(len(experts), int(experts.max()) + 1) for experts in maps]
     L, E = sizes[0]
@@ -214,7 +199,7 @@ def _read_passes(files: list[Path], where: str) -> Trace:
     reads = [partial(_read_pass, records, E) for records in passes]
     used = used_cells(reads)
     there = np.any(used, axis=1)
-    notes = _rank_notes(passes, len(files), where)
+    notes = _rank_notes(passes, len(dumps), where)
     if any((experts != np.arange(experts.shape[1]) % E).any() for experts in maps):
         notes.append(
             f"{where}: slots are taken for the experts of {_MAP}, the last map; passes before a "

@@ -122,25 +122,22 @@ class RankCounts:
         damaged = f"{path}: this is no .safetensors file, or it is cut off"
         with refusing(damaged, library.SafetensorError, OSError, ValueError):
             self._file = library.safe_open(path, framework="np")
-            for name in self._file.keys():  # noqa: SIM118 (no dict)
-                self.keys.add(self._checked(name))
+            parts = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
+            kinds = {name: (p.get_dtype(), tuple(p.get_shape())) for name, p in parts.items()}
+        for name, (dtype, shape) in kinds.items():
+            match = _KEY.fullmatch(name)
+            if match is None:
+                raise FileFormatError(
+                    f"{path}: the key {name[:60]!r} is no iteration and layer, as '100_3' would be"
+                )
+            if dtype not in _INTEGERS or shape != (num_experts,):
+                raise FileFormatError(
+                    f"{path}: {name!r} is {dtype} of shape {shape}; it has to be integers of shape "
+                    f"({num_experts},), one an expert"
+                )
+            self.keys.add((int(match[1]), int(match[2])))
         if not self.keys:
             raise FileFormatError(f"{path}: nothing is in it; nothing was recorded")
-
-    def _checked(self, name: str) -> tuple[int, int]:
-        match = _KEY.fullmatch(name)
-        if match is None:
-            raise FileFormatError(
-                f"{self.path}: the key {name[:60]!r} is no iteration and layer, as '100_3' would be"
-            )
-        part = self._file.get_slice(name)
-        shape, dtype = tuple(part.get_shape()), part.get_dtype()
-        if dtype not in _INTEGERS or shape != (self._experts,):
-            raise FileFormatError(
-                f"{self.path}: {name!r} is {dtype} of shape {shape}; it has to be integers of "
-                f"shape ({self._experts},), one an expert"
-            )
-        return int(match[1]), int(match[2])
 
     def counts(self, iteration: int, layer: int) -> NDArray[Any]:
         """Return the tokens of each expert, [E]; a negative one is a `FileFormatError`."""

@@ -1,9 +1,8 @@
 """Files that ``torch.save`` wrote: a zip archive with a pickle and the numbers of the tensors.
 
-A pickle is a program, and may run any code or take any memory. The one here is run by an
-interpreter that knows the few steps of plain values (numbers, texts, lists, tuples, dicts with
-texts as keys) and of dense tensors, and nothing else: what it cannot name it cannot call. A tensor
-becomes the place of its numbers in the file, from where they are read in parts.
+A pickle is a program, and may run any code or take any memory. The interpreter here knows the few
+steps of plain values (numbers, texts, lists, tuples, dicts with texts as keys) and of dense
+tensors: what it cannot name it cannot call. A tensor becomes the place of its numbers in the file.
 
 ``torch.load(weights_only=True, mmap=True)`` was tried and lost (torch 2.13): keys of nested tuples
 end the process with a segmentation fault, 30 MB of empty dicts take 2.7 GB and 50 seconds, and what
@@ -55,19 +54,14 @@ class PickleError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A dense tensor as the pickle describes it, which may be wrong: `stored` checks it.
+    """A dense tensor as the pickle describes it, which may be wrong: `stored` checks it."""
 
-    `dtype` is torch's name, `member` has its numbers and those of its views, `first` is the number
-    of its first element there; strides are in elements. If `swapped`, high bytes come first.
-    """
-
-    path: Path
     dtype: str
-    member: zipfile.ZipInfo
-    first: int
+    member: zipfile.ZipInfo  # has its numbers and those of its views
+    first: int  # number of its first element there
     shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    swapped: bool
+    strides: tuple[int, ...]  # in elements
+    swapped: bool  # whether high bytes come first
 
 
 def load_torch(path: Path) -> Any:
@@ -76,12 +70,10 @@ def load_torch(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             member = _checked_pickle(archive.infolist(), path.stat().st_size)
             data = archive.read(member)
-            reader = _Reader(data, archive, member.filename.removesuffix(_PICKLE), path)
-    except PickleError:
+            reader = _Reader(data, archive, member.filename.removesuffix(_PICKLE))
+    except (PickleError, FileNotFoundError):
         raise
     except DAMAGED:
-        if not path.exists():
-            raise
         kind = kind_of(path)
         what = "it is cut off or damaged" if "zip" in kind else kind
         raise ValueError(
@@ -151,9 +143,8 @@ class _Reader(pickle._Unpickler):
 
     dispatch = _Steps({code[0]: pickle._Unpickler.dispatch[code[0]] for code in _STEPS})
 
-    def __init__(self, data: bytes, archive: zipfile.ZipFile, root: str, path: Path) -> None:
+    def __init__(self, data: bytes, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(BytesIO(data))
-        self._path = path
         found = {m.filename.removeprefix(root): m for m in archive.infolist()}
         self._members = {name: m for name, m in found.items() if name.startswith("data/")}
         order = found.get("byteorder")
@@ -190,7 +181,7 @@ class _Reader(pickle._Unpickler):
         ):
             raise PickleError("it has a tensor without numbers, a shape or strides")
         place = tuple(shape), tuple(strides)
-        return Tensor(self._path, storage.dtype, storage.member, first, *place, self._swapped)
+        return Tensor(storage.dtype, storage.member, first, *place, self._swapped)
 
     def load_proto(self) -> None:
         protocol = self.read(1)[0]
