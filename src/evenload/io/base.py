@@ -43,14 +43,14 @@ class ClusterMissingError(FileFormatError):
 
 @contextmanager
 def refusing(what: str, *errors: type[Exception]) -> Iterator[None]:
-    """Raise a `FileFormatError` for a library's errors: `what`, and the start of their message."""
+    """Raise a `ValueError` for a library's errors: `what`, and the start of their message."""
     try:
         yield
     except FileFormatError:
         raise
     except errors as error:
         text = " ".join(str(error).split())[:120] or type(error).__name__
-        raise FileFormatError(f"{what} ({text})") from None
+        raise ValueError(f"{what} ({text})") from None
 
 
 @contextmanager
@@ -64,28 +64,28 @@ def checking(where: str) -> Iterator[None]:
         raise FileFormatError(f"{where}: {error}") from None
 
 
-def trace_shape(shape: tuple[int, ...], source: str) -> tuple[int, int, int]:
+def trace_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Return (windows, layers, experts) of an array of loads; [L, E] and [E] are one window."""
     if len(shape) not in (1, 2, 3):
-        raise FileFormatError(
-            f"{source}: the load has {len(shape)} dimensions {shape}; use [layers, experts] or "
-            "[windows, layers, experts]"
+        raise ValueError(
+            f"the load has {len(shape)} dimensions {shape}; use [layers, experts] or [windows, "
+            "layers, experts]"
         )
     for word, length in zip(("windows", "layers", "experts")[-len(shape) :], shape, strict=True):
         if length == 0:
-            raise FileFormatError(f"{source}: the load has 0 {word} {shape}; use at least 1")
+            raise ValueError(f"the load has 0 {word} {shape}; use at least 1")
     T, L, E = (1,) * (3 - len(shape)) + shape
-    check_elements((L, E), source)
+    check_elements((L, E))
     return T, L, E
 
 
-def check_elements(shape: tuple[int, ...], where: str) -> None:
-    """Raise `FileFormatError` if an array is too large to be read at once."""
+def check_elements(shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` if an array is too large to be read at once."""
     elements = math.prod(shape)
     if elements > MAX_ELEMENTS:
-        raise FileFormatError(
-            f"{where}: the array has {elements} elements {shape}, more than the {MAX_ELEMENTS} "
-            "that are read at once; split it or sum its windows"
+        raise ValueError(
+            f"the array has {elements} elements {shape}, more than the {MAX_ELEMENTS} that are "
+            "read at once; split it or sum its windows"
         )
 
 
@@ -111,7 +111,7 @@ def trace_of(
     layers: ModelLayers | None = None,
 ) -> Trace:
     """Return the trace of an array that was read at once, [T, L, E], [L, E] or [E]."""
-    windows = ArrayWindows(array.reshape(trace_shape(array.shape, source)))
+    windows = ArrayWindows(array.reshape(trace_shape(array.shape)))
     over_time = array.ndim == 3
     return Trace.of(windows, source=source, notes=notes, layers=layers, over_time=over_time)
 

@@ -53,7 +53,7 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return (line number, cells) of every line; empty lines at the end are no rows."""
-    what = f"{path}: this is no comma-separated text"
+    what = "this is no comma-separated text"
     # utf-8-sig: spreadsheets put a byte order mark in front.
     with (
         refusing(what, UnicodeDecodeError, csv.Error),

@@ -40,7 +40,7 @@ def parse_json(path: Path, most: int | None = None) -> Any:
     """Return the value in a JSON file; what is no JSON is refused with its line and column."""
     if most is not None:
         check_text(path, most)
-    with refusing(f"{path}: this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
+    with refusing("this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
         text = path.read_text(encoding="utf-8-sig")
         try:
             return json.loads(text)

@@ -44,9 +44,9 @@ def stored_array(path: Path) -> StoredArray:
     """Return where the numbers of the array in a .npy file are, whatever it is."""
     with path.open("rb") as stream:
         if stream.read(6) != b"\x93NUMPY":
-            raise FileFormatError(f"{path}: this is no .npy file: {kind_of(path)}")
+            raise ValueError(f"this is no .npy file: {kind_of(path)}")
         stream.seek(0)
-        return read_layout(stream, path.stat().st_size, str(path), path)
+        return read_layout(stream, path.stat().st_size, path)
 
 
 # ---- arrays that lie in files --------------------------------------------------------------------
@@ -89,7 +89,7 @@ class StoredArray:
 
     def windows(self) -> StoredArray:
         """Return it as windows [T, L, E]; [L, E] and [E] are one window."""
-        shape = trace_shape(self.shape, str(self.path))
+        shape = trace_shape(self.shape)
         return replace(self, shape=shape, strides=(0,) * (3 - len(self.shape)) + self.strides)
 
     def trace(self, layers: ModelLayers | None = None) -> Trace:
@@ -113,7 +113,7 @@ class StoredArray:
         return (array.astype(np.uint32) << 16).view(np.float32) if self.bfloat16 else array
 
 
-def read_layout(stream: IO[bytes], num_bytes: int, where: str, path: Path = Path()) -> StoredArray:
+def read_layout(stream: IO[bytes], num_bytes: int, path: Path = Path()) -> StoredArray:
     """Read how an array lies in a file; the stream ends at the first number.
 
     `num_bytes` are there from the stream's place on, and have to be as many as the header claims;
@@ -121,43 +121,41 @@ def read_layout(stream: IO[bytes], num_bytes: int, where: str, path: Path = Path
     are refused.
     """
     start = stream.tell()
-    with refusing(f"{where}: the array's header is cut off or damaged", *_BAD_HEADER):
+    with refusing("the array's header is cut off or damaged", *_BAD_HEADER):
         version = np.lib.format.read_magic(stream)
         if version not in _HEADERS:
-            raise FileFormatError(
-                f"{where}: the array has .npy version {version}, which only structured data needs; "
-                "save one plain array of numbers"
+            raise ValueError(
+                f"the array has .npy version {version}, which only structured data needs; save one "
+                "plain array of numbers"
             )
         shape, by_column, dtype = _HEADERS[version](stream)
     if dtype.hasobject:
-        raise FileFormatError(
-            f"{where}: the array is a pickle of Python objects, which could run any code when "
-            "read, and is refused; save plain numbers"
+        raise ValueError(
+            "the array is a pickle of Python objects, which could run any code when read, and is "
+            "refused; save plain numbers"
         )
     if dtype.kind not in "iuf":
-        raise FileFormatError(
-            f"{where}: the array has dtype {dtype}; save an integer or floating dtype"
-        )
+        raise ValueError(f"the array has dtype {dtype}; save an integer or floating dtype")
     offset = stream.tell() - start
     there, needed = num_bytes - offset, math.prod(shape) * dtype.itemsize
     if there != needed:
         what = "cut off" if there < needed else "followed by something else"
-        raise FileFormatError(
-            f"{where}: the array is {what}: shape {shape} of {dtype} takes {needed} bytes, and "
-            f"{there} are there"
+        raise ValueError(
+            f"the array is {what}: shape {shape} of {dtype} takes {needed} bytes, and {there} are "
+            "there"
         )
     strides = row_strides(shape[::-1])[::-1] if by_column else row_strides(shape)
     return StoredArray(path, dtype, shape, strides, offset)
 
 
-def read_array(stream: IO[bytes], num_bytes: int, where: str) -> NDArray[Any]:
+def read_array(stream: IO[bytes], num_bytes: int) -> NDArray[Any]:
     """Read one array of plain numbers, as `read_layout`; refused too if it is too large."""
-    layout = read_layout(stream, num_bytes, where)
+    layout = read_layout(stream, num_bytes)
     shape = layout.shape
-    check_elements(shape, where)
+    check_elements(shape)
     content = stream.read(num_bytes - layout.offset)
     if len(content) < num_bytes - layout.offset:
-        raise FileFormatError(f"{where}: the file ends inside an array")
+        raise ValueError("the file ends inside an array")
     array: NDArray[Any] = np.frombuffer(content, layout.dtype)
     return array.reshape(shape) if layout.by_row else array.reshape(shape[::-1]).T
 

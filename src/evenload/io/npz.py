@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from evenload.checks import positive_int
 from evenload.io import npy
 from evenload.io.base import (
-    FileFormatError,
+    checking,
     model_layers,
     refusing,
     trace_of,
@@ -28,7 +28,7 @@ from evenload.io.base import (
 )
 from evenload.io.files import DAMAGED, kind_of
 from evenload.io.npy import StoredArray, read_array, read_layout
-from evenload.io.recorded import check_routed, count_topk
+from evenload.io.recorded import check_routed, count_topk, experts_note
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
 
@@ -53,7 +53,8 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
             if len(experts) != 1:
                 raise ValueError(f"num_experts has {len(experts)} numbers; use one")
             num_experts = positive_int("num_experts", experts[0])
-        counted, notes = count_topk(read_member(archive, "topk", path), num_experts, str(path))
+        counted = count_topk(read_member(archive, "topk", path), num_experts)
+        notes = () if num_experts is not None else (experts_note(path, counted.shape[1]),)
         return trace_of(counted, str(path), notes, layers)
 
 
@@ -65,10 +66,9 @@ def _stored_trace(
     A stored array is compared with its checksum and read from its place in the file; a compressed
     one is unpacked window by window, or at once if it lies column by column.
     """
-    where = f"{path}, key 'load'"
-    with refusing(f"{where}: {_CUT_OFF}", *DAMAGED), archive.open(member) as stream:
-        layout = read_layout(stream, member.file_size, where, path)
-        trace_shape(layout.shape, where)
+    with _unpacking(archive, member, path) as stream:
+        layout = read_layout(stream, member.file_size, path)
+        trace_shape(layout.shape)
         stored = member.compress_type == zipfile.ZIP_STORED
         while stored and stream.read(2**20):
             pass
@@ -86,7 +86,7 @@ def read_topk(path: Path) -> NDArray[Any] | None:
         if "topk" not in keys_of(archive):
             return None
         topk = read_member(archive, "topk", path)
-    check_routed(topk, str(path))
+    check_routed(topk)
     return topk
 
 
@@ -138,17 +138,31 @@ def member_of(archive: zipfile.ZipFile, *keys: str) -> zipfile.ZipInfo:
     )
 
 
+@contextmanager
+def _unpacking(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path
+) -> Iterator[IO[bytes]]:
+    where = f"{path}, key {member.filename.removesuffix('.npy')!r}"
+    with (
+        checking(where),
+        refusing(_CUT_OFF, *DAMAGED),
+        archive.open(member) as stream,
+        checking(where),  # before zipfile's own errors, which may be of any kind
+    ):
+        yield stream
+
+
 def read_member(
     archive: zipfile.ZipFile, key: str, path: Path, most: int | None = None
 ) -> NDArray[Any]:
     """Read one array of plain numbers, of `most` bytes at most."""
-    member, where = member_of(archive, key), f"{path}, key {key!r}"
-    if most is not None and member.file_size > most:
-        raise FileFormatError(
-            f"{where}: the array has {member.file_size} bytes, more than the {most} that are read"
-        )
-    with refusing(f"{where}: {_CUT_OFF}", *DAMAGED), archive.open(member) as stream:
-        array = read_array(stream, member.file_size, where)
+    member = member_of(archive, key)
+    with _unpacking(archive, member, path) as stream:
+        if most is not None and member.file_size > most:
+            raise ValueError(
+                f"the array has {member.file_size} bytes, more than the {most} that are read"
+            )
+        array = read_array(stream, member.file_size)
         stream.read(1)  # only at the very end does zipfile compare the checksum
         return array
 
@@ -175,14 +189,14 @@ class StreamWindows:
 
     def __init__(self, member: str, layout: StoredArray) -> None:
         self._path, self._member, self._layout = layout.path, member, layout
-        self.shape = trace_shape(layout.shape, str(layout.path))
+        self.shape = trace_shape(layout.shape)
         self._num_bytes = math.prod(self.shape[1:]) * layout.dtype.itemsize
         self._stream: IO[bytes] | None = None
         self._next = 0
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window, [L, E]."""
-        with refusing(f"{self._path}: {_CUT_OFF} at window {number}", *DAMAGED):
+        with checking(str(self._path)), refusing(f"{_CUT_OFF} at window {number}", *DAMAGED):
             stream, self._stream = self._stream, None  # let go, should anything be wrong with it
             if stream is None or number < self._next:
                 with zipfile.ZipFile(self._path) as archive:

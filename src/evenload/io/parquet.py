@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.extras import needed
-from evenload.io.base import MAX_ELEMENTS, MOST_EXPERTS, FileFormatError, checking, refusing
+from evenload.io.base import MAX_ELEMENTS, MOST_EXPERTS, checking, refusing
 from evenload.io.npy import checked_windows
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
@@ -103,8 +103,9 @@ class TableWindows:
 
         with path.open("rb"):
             pass  # what the system has against it is told as it is
-        damaged = f"{path}: this is no Parquet file, or it is cut off"
-        with refusing(damaged, pyarrow.ArrowException, OSError, ValueError):
+        with refusing(
+            "this is no Parquet file, or it is cut off", pyarrow.ArrowException, OSError, ValueError
+        ):
             self._file = pyarrow.parquet.ParquetFile(path)
         self._damaged = pyarrow.ArrowException, OSError, OverflowError
         schema, kinds = self._file.schema_arrow, pyarrow.types
@@ -133,14 +134,14 @@ class TableWindows:
                 "at once; write smaller row groups"
             )
         columns = {}
-        with refusing(f"{self._path}: row group {group} is damaged", *self._damaged):
+        with refusing(f"row group {group} is damaged", *self._damaged):
             table = self._file.read_row_group(group, columns=self._columns, use_threads=False)
             for name in self._columns:
                 column = table.column(name)
                 if column.null_count:
-                    raise FileFormatError(
-                        f"{self._path}: column {name!r} has {column.null_count} empty cells in row "
-                        f"group {group}; write 0 where there are no tokens"
+                    raise ValueError(
+                        f"column {name!r} has {column.null_count} empty cells in row group {group};"
+                        " write 0 where there are no tokens"
                     )
                 columns[name] = column.to_numpy()
         columns.setdefault("window", np.zeros(table.num_rows, np.int64))

@@ -69,7 +69,7 @@ def placement_file(
         )
     notes: tuple[str, ...] = ()
     if experts is None:
-        experts, notes = found, (experts_note(str(path), found, more=False),)
+        experts, notes = found, (experts_note(path, found, more=False),)
     if isinstance(experts, int) and experts > num_slots:
         raise ValueError(
             f"num_experts={experts} is more than the {num_slots} slots of a layer, and every "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,48 +17,39 @@ from evenload.trace import Trace
 Read: TypeAlias = Callable[[], NDArray[Any]]  # one window, [all layers, E]; it can be pickled
 
 
-def check_routed(topk: NDArray[Any], where: str, name: str = "topk") -> None:
-    """Raise `FileFormatError` unless `topk` has the shape and dtype of routed experts."""
+def check_routed(topk: NDArray[Any], name: str = "topk") -> None:
+    """Raise `ValueError` unless `topk` has the shape and dtype of routed experts."""
     if topk.ndim != 3 or topk.size == 0:
-        raise FileFormatError(
-            f"{where}: {name} has shape {topk.shape}; use [tokens, layers, k], at least 1 of each"
+        raise ValueError(
+            f"{name} has shape {topk.shape}; use [tokens, layers, k], at least 1 of each"
         )
     if topk.dtype.kind not in "iu":
-        raise FileFormatError(f"{where}: {name} has dtype {topk.dtype}; use an integer dtype")
+        raise ValueError(f"{name} has dtype {topk.dtype}; use an integer dtype")
 
 
-def experts_note(where: str, found: int, more: bool = True) -> str:
+def experts_note(path: Path, found: int, more: bool = True) -> str:
     """Return the note that the number of experts was taken from the numbers that are there."""
     say = " (say --experts, or num_experts=, where the model has more)" if more else ""
     return (
-        f"{where}: the number of experts is not in the file; taken as the largest expert number + "
+        f"{path}: the number of experts is not in the file; taken as the largest expert number + "
         f"1 = {found}{say}"
     )
 
 
-def count_topk(
-    topk: NDArray[Any], num_experts: int | None, where: str
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def count_topk(topk: NDArray[Any], num_experts: int | None) -> NDArray[np.int64]:
     """Count the tokens of each expert, int64 [L, E], from the experts of each [tokens, L, k].
 
-    Without `num_experts` the largest number + 1 is taken, which is said in a note. An expert
-    outside 0 to E - 1 is a `FileFormatError`.
+    Without `num_experts` the largest number + 1 is taken. An expert outside is a `ValueError`.
     """
-    check_routed(topk, where)
-    found = int(topk.max()) + 1
-    if num_experts is None and found > MOST_EXPERTS:
-        raise FileFormatError(
-            f"{where}: topk has expert {found - 1}, and no model has more than {MOST_EXPERTS}"
-        )
-    experts = found if num_experts is None else num_experts
-    outside = (topk < 0) | (topk >= experts)
+    check_routed(topk)
+    E = int(topk.max()) + 1 if num_experts is None else num_experts
+    if num_experts is None and E > MOST_EXPERTS:
+        raise ValueError(f"topk has expert {E - 1}, and no model has more than {MOST_EXPERTS}")
+    outside = (topk < 0) | (topk >= E)
     if outside.any():
-        raise FileFormatError(
-            f"{where}: topk{first_bad(topk, outside)} is no expert; use 0 to {experts - 1}"
-        )
+        raise ValueError(f"topk{first_bad(topk, outside)} is no expert; use 0 to {E - 1}")
     layers = (topk[:, i].ravel().astype(np.int64) for i in range(topk.shape[1]))
-    counts = np.stack([np.bincount(layer, minlength=experts) for layer in layers])
-    return counts, () if num_experts is not None else (experts_note(where, found),)
+    return np.stack([np.bincount(layer, minlength=E) for layer in layers])
 
 
 class RecordedWindows:

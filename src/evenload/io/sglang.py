@@ -45,7 +45,7 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
             f"{_COUNT} has shape {list(array.shape)}; use [layers][experts] or "
             "[steps][layers][experts]"
         )
-    _, L, E = trace_shape(array.shape, str(path))
+    _, L, E = trace_shape(array.shape)
     used = np.flatnonzero(array.reshape(-1, L, E).any(axis=(0, 2)))
     if used.size == 0:
         raise ValueError(f"{_COUNT} is all zero; no token was counted")

@@ -236,8 +236,7 @@ def _by_pass(every: list[Record]) -> list[list[Record]]:
 
 
 def _rank_notes(passes: list[list[Record]], num_files: int, where: str) -> list[str]:
-    ranks_of = [{record.rank for record in records} for records in passes]
-    ranks = sorted(set().union(*ranks_of))
+    ranks = sorted({record.rank for records in passes for record in records})
     if num_files == 1:
         return [
             f"{where}: this is what rank {ranks[0]} counted; where there are more ranks, give "
@@ -249,11 +248,7 @@ def _rank_notes(passes: list[list[Record]], num_files: int, where: str) -> list[
                 f"no file of rank {rank}, and there is one of rank {ranks[-1]}; give the files of "
                 "all ranks"
             )
-    short = [
-        records[0].number
-        for records, there in zip(passes, ranks_of, strict=True)
-        if len(there) < len(ranks)
-    ]
+    short = [p[0].number for p in passes if len({record.rank for record in p}) < len(ranks)]
     if not short:
         return []
     return [

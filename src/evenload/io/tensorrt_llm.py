@@ -89,10 +89,10 @@ def _num_experts(path: Path) -> int:
         raise ValueError(f"no {_META} in this folder; give the one that has it")
     if file.stat().st_size > _MOST_META:
         raise FileFormatError(f"{file}: the file has more than {_MOST_META} bytes; is it one?")
-    value = parse_json(file)
-    if not isinstance(value, dict) or "num_experts" not in value:
-        raise FileFormatError(f"{file}: no key 'num_experts'")
     with checking(str(file)):
+        value = parse_json(file)
+        if not isinstance(value, dict) or "num_experts" not in value:
+            raise ValueError("no key 'num_experts'")
         number = positive_int("num_experts", value["num_experts"])
         if number > MOST_EXPERTS:
             raise ValueError(f"num_experts={number} is past {MOST_EXPERTS}")
@@ -116,28 +116,28 @@ class RankCounts:
     """What one rank counted: integers [E] under ``{iteration}_{layer}``; the header is held."""
 
     def __init__(self, path: Path, num_experts: int) -> None:
-        what = f"{path}: reading it"
-        library = needed("safetensors", "safetensors", "tensorrt-llm", what, error=FileFormatError)
         self.path, self._experts, self.keys = path, num_experts, set[tuple[int, int]]()
-        damaged = f"{path}: this is no .safetensors file, or it is cut off"
-        with refusing(damaged, library.SafetensorError, OSError, ValueError):
-            self._file = library.safe_open(path, framework="np")
-            parts = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118
-            kinds = {name: (p.get_dtype(), tuple(p.get_shape())) for name, p in parts.items()}
-        for name, (dtype, shape) in kinds.items():
-            match = _KEY.fullmatch(name)
-            if match is None:
-                raise FileFormatError(
-                    f"{path}: the key {name[:60]!r} is no iteration and layer, as '100_3' would be"
-                )
-            if dtype not in _INTEGERS or shape != (num_experts,):
-                raise FileFormatError(
-                    f"{path}: {name!r} is {dtype} of shape {shape}; it has to be integers of shape "
-                    f"({num_experts},), one an expert"
-                )
-            self.keys.add((int(match[1]), int(match[2])))
-        if not self.keys:
-            raise FileFormatError(f"{path}: nothing is in it; nothing was recorded")
+        with checking(str(path)):
+            library = needed("safetensors", "safetensors", "tensorrt-llm", "reading it")
+            damaged = "this is no .safetensors file, or it is cut off"
+            with refusing(damaged, library.SafetensorError, OSError, ValueError):
+                self._file = library.safe_open(path, framework="np")
+                parts = [(name, self._file.get_slice(name)) for name in self._file.keys()]  # noqa: SIM118
+                kinds = [(name, p.get_dtype(), tuple(p.get_shape())) for name, p in parts]
+            for name, dtype, shape in kinds:
+                match = _KEY.fullmatch(name)
+                if match is None:
+                    raise ValueError(
+                        f"the key {name[:60]!r} is no iteration and layer, as '100_3' would be"
+                    )
+                if dtype not in _INTEGERS or shape != (num_experts,):
+                    raise ValueError(
+                        f"{name!r} is {dtype} of shape {shape}; it has to be integers of shape "
+                        f"({num_experts},), one an expert"
+                    )
+                self.keys.add((int(match[1]), int(match[2])))
+            if not self.keys:
+                raise ValueError("nothing is in it; nothing was recorded")
 
     def counts(self, iteration: int, layer: int) -> NDArray[Any]:
         """Return the tokens of each expert, [E]; a negative one is a `FileFormatError`."""
@@ -227,7 +227,7 @@ def _parse_yaml(path: Path) -> Any:
     yaml = needed("yaml", "PyYAML", "tensorrt-llm", "a YAML file")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        with refusing(f"{path}: this is no YAML", UnicodeDecodeError):
+        with refusing("this is no YAML", UnicodeDecodeError):
             text = path.read_text(encoding="utf-8-sig")
         events = yaml.parse(text, Loader=loader)
         next(events)  # the stream's start

@@ -52,7 +52,7 @@ _PARTS = ("choices", "outputs")  # of the server's responses, and of the Python 
 def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a file, folder or pattern; each request is counted when it is asked for."""
     requests, used, E, without = _requests(path, num_experts)
-    notes = [] if num_experts is not None else [experts_note(str(path), E)]
+    notes = [] if num_experts is not None else [experts_note(path, E)]
     if without:
         notes.append(
             f"{path}: {without} of {without + len(requests)} requests have no routed experts and "
@@ -98,17 +98,17 @@ def _requests(
         if topk is None or (topk.ndim == 3 and len(topk) == 0):
             without += 1
             continue
-        check_routed(topk, where, _KEY)
-        here = topk.shape[1:]
-        first = first or (where, here)
-        if here != first[1]:
-            raise FileFormatError(
-                f"{where}: {_KEY} has {here} layers and experts a token, and that of {first[0]} "
-                f"has {first[1]}; give requests of one model"
-            )
-        bad = topk[(topk < 0) | (topk > most)]
-        if bad.size:
-            raise FileFormatError(f"{where}: {_KEY} has {bad[0]}; use experts 0 to {most}")
+        with checking(where):
+            check_routed(topk, _KEY)
+            here, bad = topk.shape[1:], topk[(topk < 0) | (topk > most)]
+            first = first or (where, here)
+            if here != first[1]:
+                raise ValueError(
+                    f"{_KEY} has {here} layers and experts a token, and that of {first[0]} has "
+                    f"{first[1]}; give requests of one model"
+                )
+            if bad.size:
+                raise ValueError(f"{_KEY} has {bad[0]}; use experts 0 to {most}")
         found.append(partial(_again, read, where, here))
         used.append(np.any(topk, axis=(0, 2)))
         largest = max(largest, int(topk.max()))
@@ -127,7 +127,8 @@ def _again(
 
 
 def _counts(read: partial[NDArray[Any]], num_experts: int) -> NDArray[np.int64]:
-    return count_topk(read(), num_experts, read.args[1])[0]
+    with checking(read.args[1]):
+        return count_topk(read(), num_experts)
 
 
 # ---- one request in a file: a .npy, a key of a .npz or a line of a .jsonl ------------------------
@@ -164,9 +165,10 @@ def _requests_in(path: Path) -> Iterator[tuple[str, Callable[[], NDArray[Any] | 
 
 
 def _read_file(path: Path) -> NDArray[Any]:
-    array = stored_array(path)
-    check_elements(array.shape, str(path))
-    return array.whole()
+    with checking(str(path)):
+        array = stored_array(path)
+        check_elements(array.shape)
+        return array.whole()
 
 
 def _read_key(path: Path, key: str) -> NDArray[Any]:
@@ -178,10 +180,10 @@ def _read_line(path: Path, start: int, where: str) -> NDArray[Any] | None:
     with path.open("rb") as stream:
         stream.seek(start)
         line = stream.readline(MOST_LINE + 1)
-    with refusing(f"{where}: this is no JSON, or it is cut off", ValueError, RecursionError):
-        value = json.loads(line.decode("utf-8-sig"))
     with checking(where):
-        arrays = [_array(part, where) for part in _parts(value) if part is not None]
+        with refusing("this is no JSON, or it is cut off", ValueError, RecursionError):
+            value = json.loads(line.decode("utf-8-sig"))
+        arrays = [_array(part) for part in _parts(value) if part is not None]
         for array in arrays:
             if array.ndim != 3 or array.shape[1:] != arrays[0].shape[1:]:
                 raise ValueError(
@@ -208,11 +210,14 @@ def _parts(value: Any) -> list[Any]:
     )
 
 
-def _array(value: Any, where: str) -> NDArray[Any]:
+def _array(value: Any) -> NDArray[Any]:
     if isinstance(value, list):
         return to_array(value, _KEY)
     if not isinstance(value, str):
         raise ValueError(f"{_KEY} is {json.dumps(value)[:40]}; use nested lists")
-    with refusing(f"{where}: {_KEY} is no base64", binascii.Error, ValueError):
+    with refusing(f"{_KEY} is no base64", binascii.Error, ValueError):
         content = base64.b64decode(value, validate=True)
-    return read_array(io.BytesIO(content), len(content), f"{where}: {_KEY}")
+    try:
+        return read_array(io.BytesIO(content), len(content))
+    except ValueError as error:
+        raise ValueError(f"{_KEY}: {error}") from None
