@@ -51,17 +51,14 @@ def placement_file(
     """
     _check_experts(array)
     num_slots, found = array.shape[1], int(np.max(array)) + 1
-    gpus, experts = said.get("num_gpus"), said.get("num_experts")
+    gpus = said.get("num_gpus")
     if isinstance(gpus, int) and gpus > num_slots:
         raise ValueError(
             f"num_gpus={gpus} is more than the {num_slots} slots of a layer; use {num_slots} or "
             "fewer"
         )
-    numbers = {
-        name: _settle(name, said.get(name), shape)
-        for name in ("num_gpus", "num_nodes", "num_experts")
-    }
-    gpus, experts = numbers["num_gpus"], numbers["num_experts"]
+    names = ("num_gpus", "num_nodes", "num_experts")
+    gpus, nodes, experts = (_settle(name, said.get(name), shape) for name in names)
     if gpus is None:
         raise ClusterMissingError(
             f"{path}: the file does not say on how many GPUs the {num_slots} slots of a layer are; "
@@ -79,8 +76,7 @@ def placement_file(
     if how["slots_per_gpu"] is None and how["slots"] is None:
         divisor("num_gpus", gpus, f"{num_slots} slots a layer, num_slots", num_slots)
         how["slots_per_gpu"] = num_slots // gpus
-    nodes = 1 if numbers["num_nodes"] is None else numbers["num_nodes"]
-    placement = Placement(array, Cluster(gpus, nodes, **how), experts)
+    placement = Placement(array, Cluster(gpus, 1 if nodes is None else nodes, **how), experts)
     return PlacementFile(placement, str(path), notes=notes)
 
 

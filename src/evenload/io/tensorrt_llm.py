@@ -103,9 +103,8 @@ def _rank_files(path: Path) -> list[Path]:
     files = sorted(path.glob(_RANKS), key=natural)
     if not files:
         raise ValueError(f"no {_RANKS} in this folder; give the one that has them")
-    names = {file.name for file in files}
-    for name in (f"rank{rank}.safetensors" for rank in range(len(files))):
-        if name not in names:
+    for rank in range(len(files)):
+        if path / (name := f"rank{rank}.safetensors") not in files:
             raise ValueError(
                 f"no {name}, and there is {files[-1].name}; give the files of all ranks"
             )
