@@ -91,7 +91,7 @@ class Trace:
     """
 
     def __init__(self, load: Any, *, source: str = "", layers: ModelLayers | None = None) -> None:
-        self._set(ArrayWindows(_check_array(load, source)), source, (), layers)
+        self._set(ArrayWindows(_check_array(load, source)), source, (), layers, True)
 
     @classmethod
     def of(
@@ -101,10 +101,11 @@ class Trace:
         source: str = "",
         notes: tuple[str, ...] = (),
         layers: ModelLayers | None = None,
+        over_time: bool = True,
     ) -> Trace:
-        """Return the trace of windows that are read from somewhere."""
+        """Return the trace of windows that are read from somewhere; another trace may be that."""
         trace = object.__new__(cls)
-        trace._set(windows, source, notes, layers)
+        trace._set(windows, source, notes, layers, over_time)
         return trace
 
     def _set(
@@ -113,9 +114,10 @@ class Trace:
         source: str,
         notes: tuple[str, ...],
         layers: ModelLayers | None,
+        over_time: bool,
     ) -> None:
         self._windows, self._source, self._notes = windows, str(source), notes
-        self._layers, there = layers, self.num_layers
+        self._layers, self._over_time, there = layers, over_time, self.num_layers
         if layers is not None and len(layers) != there:
             raise ValueError(
                 f"layers names {len(layers)} layers, and the load has {there}; name {there}"
@@ -137,6 +139,11 @@ class Trace:
         return self._layers
 
     @property
+    def over_time(self) -> bool:
+        """Whether there is an axis of windows where it is from; else the one window is the load."""
+        return self._over_time
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Windows T, layers L, experts E."""
         return self._windows.shape
@@ -155,6 +162,13 @@ class Trace:
     def num_experts(self) -> int:
         """Logical experts E of a layer."""
         return self.shape[2]
+
+    def read(self, number: int) -> NDArray[Any]:
+        """Return one window as it was recorded, [L, E]: unchecked, in its own dtype, may be a gap.
+
+        Whoever reads windows in order reads a file once; `number` is from 0.
+        """
+        return self._windows.read(number)
 
     def window(self, number: int) -> Float:
         """Return the load of one window.

@@ -8,16 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evenload.io import FileFormatError, RawTrace, read_load, read_trace, write_load
+from evenload import Trace
+from evenload.io import FileFormatError, read_load, read_trace, write_load
 from evenload.layers import ModelLayers
-from evenload.trace import ArrayWindows
 
 TRACE = np.random.default_rng(5).integers(0, 1000, (4, 3, 8)).astype(np.int32)
 LAYERS = ModelLayers((1, 2, 5), 7)
-
-
-def raw(array, layers=None):
-    return RawTrace(ArrayWindows(np.asarray(array)), layers=layers)
 
 
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
@@ -38,7 +34,7 @@ def test_loads_come_back(tmp_path_factory, data, ending):
         arrays(dtype, shape if ending != ".csv" else (1, *shape[1:]), elements=numbers)
     )
     path = tmp_path_factory.getbasetemp() / f"loads{ending}"
-    assert write_load(path, raw(trace)) == ()
+    assert write_load(path, Trace(trace)) == ()
     np.testing.assert_array_equal(read_load(path).load, trace.astype(float).sum(axis=0))
     if ending != ".csv":
         array = np.load(path) if ending == ".npy" else np.load(path)["load"]
@@ -49,7 +45,7 @@ def test_loads_come_back(tmp_path_factory, data, ending):
 def test_npz_keeps_the_models_layers(tmp_path):
     path = tmp_path / "x.npz"
     for layers in (LAYERS, ModelLayers((0, 3, 9)), None):
-        assert write_load(path, raw(TRACE, layers)) == ()
+        assert write_load(path, Trace(TRACE, layers=layers)) == ()
         assert read_trace(path).layers == read_load(path).layers == layers
     np.savez_compressed(path, load=TRACE, layer_ids=[1, 2, 5], num_model_layers=7)
     assert read_trace(path).layers == LAYERS
@@ -73,7 +69,7 @@ def test_layers_that_are_none(tmp_path, arrays, message):
 
 @pytest.mark.parametrize("ending", [".npy", ".csv"])
 def test_what_has_no_place_is_said(tmp_path, ending):
-    notes = write_load(tmp_path / f"x{ending}", raw(TRACE[:1], LAYERS))
+    notes = write_load(tmp_path / f"x{ending}", Trace(TRACE[:1], layers=LAYERS))
     assert notes == (
         f"left out, since a {ending} file has no place for it: the model's layer numbers (1 to 5)",
     )
@@ -82,14 +78,14 @@ def test_what_has_no_place_is_said(tmp_path, ending):
 def test_csv_has_one_window(tmp_path):
     message = r"^a \.csv file has one window, and the trace has 4; take one with --window, or use a"
     with pytest.raises(ValueError, match=message):
-        write_load(tmp_path / "x.csv", raw(TRACE))
+        write_load(tmp_path / "x.csv", Trace(TRACE))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_parquet_in_long_form(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     path = tmp_path / "x.parquet"
-    assert len(write_load(path, raw(TRACE, LAYERS))) == 1
+    assert len(write_load(path, Trace(TRACE, layers=LAYERS))) == 1
     table = parquet.read_table(path)
     assert table.column_names == ["window", "layer", "expert", "tokens"]
     rows = np.stack([table[name].to_numpy() for name in table.column_names], axis=1)
@@ -111,14 +107,14 @@ def test_numbers_that_are_no_tokens_are_not_written(tmp_path, ending, bad):
     path = tmp_path / f"x{ending}"
     path.write_text("before")
     with pytest.raises(ValueError, match=r"^window 2: load\[1, 3\]=.* is not a finite number >= 0"):
-        write_load(path, raw(trace))
+        write_load(path, Trace(trace))
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_gaps_are_kept(tmp_path):
     trace = TRACE * np.array([1, 0, 1, 1], np.int32)[:, None, None]
-    write_load(tmp_path / "x.npz", raw(trace))
+    write_load(tmp_path / "x.npz", Trace(trace))
     np.testing.assert_array_equal(np.load(tmp_path / "x.npz")["load"], trace)
 
 
@@ -139,7 +135,7 @@ class _Made:
 @pytest.mark.parametrize("ending", [".npz", ".npy"])
 def test_a_trace_is_written_window_by_window(tmp_path, ending):
     tracemalloc.start()
-    write_load(tmp_path / f"x{ending}", RawTrace(_Made()))
+    write_load(tmp_path / f"x{ending}", Trace.of(_Made()))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     window = 16 * 4096 * 8
@@ -149,16 +145,16 @@ def test_a_trace_is_written_window_by_window(tmp_path, ending):
 
 def test_the_same_loads_give_the_same_bytes(tmp_path, monkeypatch):
     path = tmp_path / "x.npz"
-    write_load(path, raw(TRACE, LAYERS))
+    write_load(path, Trace(TRACE, layers=LAYERS))
     first = path.read_bytes()
     monkeypatch.setattr("time.time", lambda: 2e9)
     monkeypatch.setattr("time.localtime", lambda *_: (2033, 5, 18, 3, 33, 20, 2, 138, 0))
-    write_load(path, raw(TRACE, LAYERS))
+    write_load(path, Trace(TRACE, layers=LAYERS))
     assert path.read_bytes() == first
 
 
 def test_endings_and_names(tmp_path):
     with pytest.raises(FileFormatError, match=r"not known as a load; use one of \.csv, \.npy"):
-        write_load(tmp_path / "x.yaml", raw(TRACE))
+        write_load(tmp_path / "x.yaml", Trace(TRACE))
     with pytest.raises(FileFormatError, match=r"^format='sglang' is not known for a load to be w"):
-        write_load(tmp_path / "x.npz", raw(TRACE), format="sglang")
+        write_load(tmp_path / "x.npz", Trace(TRACE), format="sglang")

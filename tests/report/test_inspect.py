@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from evenload import Cluster, Placement
-from evenload.io import PlacementFile, RawTrace, write_placement, write_placement_file
+from evenload import Cluster, Placement, Trace
+from evenload.io import PlacementFile, write_placement, write_placement_file
 from evenload.layers import ModelLayers
 from evenload.report.inspect import inspect_loads, inspect_placement
 from evenload.synth import synthetic_trace
-from evenload.trace import ArrayWindows
 
 RNG = np.random.default_rng(11)
 CLUSTER = Cluster(4, 2, slots_per_gpu=3)
@@ -24,7 +23,7 @@ LAYERS = ModelLayers((3, 5), 7)
 
 
 def facts(array, layers=None):
-    return inspect_loads(RawTrace(ArrayWindows(np.asarray(array)), layers=layers), "x", "npz")
+    return inspect_loads(Trace(np.asarray(array), layers=layers), "x", "npz")
 
 
 # ---- figures ---------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from evenload.cli import shared
 
 if TYPE_CHECKING:
-    from evenload.io import PlacementFile, RawTrace
+    from evenload.io import PlacementFile
     from evenload.layers import ModelLayers
+    from evenload.trace import Trace
 
 EXAMPLES = """
 Examples:
@@ -51,34 +52,32 @@ def run(args: Namespace) -> None:
     Prints a note for dropped fields; fails if a required one cannot be stored. A trace is converted
     window by window.
     """
-    from evenload.io import PlacementShape, read_anything
+    from evenload.io import PlacementFile, PlacementShape, read_anything
 
     source, form = vars(args)["in"], vars(args)["from"]
     layers, able = _layers(args.layers), _writable(args.out, args.to)
     prefer = _WRITE[able[0]] if len(able) == 1 else None
     shape = PlacementShape(args.gpus, args.nodes, args.experts)
-    found = read_anything(source, shape, format=form, prefer=prefer)
-    if found.loads is not None:
-        _convert_loads(found.loads, layers, args)
-    elif found.placement is not None:
-        _convert_placement(found.placement, layers, args)
+    found = read_anything(source, shape, format=form, prefer=prefer)[1]
+    if isinstance(found, PlacementFile):
+        _convert_placement(found, layers, args)
+    else:
+        _convert_loads(found, layers, args)
 
 
-def _convert_loads(loads: RawTrace, layers: ModelLayers | None, args: Namespace) -> None:
-    from dataclasses import replace
-
+def _convert_loads(loads: Trace, layers: ModelLayers | None, args: Namespace) -> None:
     from evenload.io import check_window, write_load
     from evenload.report.text import counted
-    from evenload.trace import ArrayWindows
+    from evenload.trace import Trace
 
     shared.say_notes(loads.notes)
-    if layers is not None:
-        loads = replace(loads, layers=_check_layers(loads, layers))
+    known = loads.layers if layers is None else _check_layers(loads, layers)
     if args.window is not None:
-        number = check_window(args.window, loads.windows.shape[0], "the trace")
-        loads = replace(loads, windows=ArrayWindows(loads.windows.read(number)[None]))
+        number = check_window(args.window, len(loads), "the trace")
+        loads = Trace(loads.read(number)[None])
+    loads = Trace.of(loads, layers=known)
     shared.say_notes(write_load(args.out, loads, format=args.to))
-    words = map(counted, loads.windows.shape, ("window", "layer", "expert"))
+    words = map(counted, loads.shape, ("window", "layer", "expert"))
     shared.say(f"wrote loads of {', '.join(words)} to {args.out}")
 
 
@@ -96,13 +95,13 @@ def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Na
     shared.say(f"wrote the placement to {args.out}")
 
 
-def _check_layers(loads: RawTrace, layers: ModelLayers) -> ModelLayers:
+def _check_layers(loads: Trace, layers: ModelLayers) -> ModelLayers:
     if loads.layers is not None and loads.layers.ids != layers.ids:
         raise ValueError(
             f"--layers: the loads name their {len(loads.layers)} layers, {loads.layers.ids[0]} to "
             f"{loads.layers.ids[-1]}; leave --layers out"
         )
-    there = loads.windows.shape[1]
+    there = loads.num_layers
     if len(layers) != there:
         raise ValueError(
             f"--layers names {len(layers)} layers, and there are {there}; name {there}"

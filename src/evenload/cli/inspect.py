@@ -29,21 +29,20 @@ def run(args: Namespace) -> None:
     That is: loads or a placement, its shape, skew and drift. Loads are read window by window, so
     that a trace may be larger than memory.
     """
-    from evenload.io import ClusterMissingError, PlacementShape, read_anything
+    from evenload.io import ClusterMissingError, PlacementFile, PlacementShape, read_anything
     from evenload.report.inspect import inspect_loads, inspect_placement, print_facts
 
     known = True
     try:
         shape = PlacementShape(args.gpus, args.nodes, args.experts)
-        found = read_anything(args.file, shape, format=args.format)
+        name, found = read_anything(args.file, shape, format=args.format)
     except ClusterMissingError:  # a placement without its number of GPUs has facts too
         shape, known = PlacementShape(1, args.nodes, args.experts), False
-        found = read_anything(args.file, shape, format=args.format)
-    if found.loads is not None:
-        facts = inspect_loads(found.loads, str(args.file), found.format.name)
+        name, found = read_anything(args.file, shape, format=args.format)
+    if isinstance(found, PlacementFile):
+        facts = inspect_placement(found, name, cluster_known=known)
     else:
-        assert found.placement is not None
-        facts = inspect_placement(found.placement, found.format.name, cluster_known=known)
+        facts = inspect_loads(found, str(args.file), name)
     shared.say_notes(facts.plain["notes"])
     if args.json:
         shared.print_json(facts.plain)

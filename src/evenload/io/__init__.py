@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ from evenload.io.base import (
     LoadFile,
     PlacementFile,
     PlacementShape,
-    RawTrace,
     check_window,
+    checking,
 )
 from evenload.io.files import replace_file
-from evenload.io.formats import FORMATS, Format, candidates, find_input, find_output
+from evenload.io.formats import FORMATS, Format, find_either, find_input, find_output
 from evenload.io.placements import for_layers
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
@@ -35,11 +35,9 @@ __all__ = [
     "ClusterMissingError",
     "FileFormatError",
     "Format",
-    "Found",
     "LoadFile",
     "PlacementFile",
     "PlacementShape",
-    "RawTrace",
     "check_window",
     "find_output",
     "for_layers",
@@ -69,26 +67,19 @@ def read_load(
     num_experts: int | None = None,
     format: str | None = None,
 ) -> LoadFile:
-    """Read a load or a trace.
+    """Read a load, float64 [L, E], finite and >= 0; a trace is summed over its windows.
 
     Parameters
     ----------
     path : path-like
         A file, a folder or a pattern as ``dump/*.pt``; see `FORMATS` for what each may hold.
     window : int, optional
-        The window of a trace to take, from 0, or from the end where negative. Without it a trace is
-        summed over its windows.
+        The window of a trace to take alone, from 0, or from the end where negative.
     num_experts : int, optional
         Experts E of the model, for a file of routed experts that does not say it. Where the file
         does say it the two must agree.
     format : str, optional
-        Name of the file's format, see `FORMATS`. Default: told by the file's ending and what is in
-        it.
-
-    Returns
-    -------
-    LoadFile
-        Its `load` is float64 [L, E], finite and >= 0.
+        Name of the file's format, see `FORMATS`. Default: told by its ending and what is in it.
 
     Raises
     ------
@@ -100,66 +91,41 @@ def read_load(
     ValueError
         If the window is not in the file, the numbers are no load, or `num_experts` is below 1.
     """
-    reader, raw = _open_load(path, num_experts, format)
-    T, L, E = raw.windows.shape
-    source = str(Path(path))
-    index = None if window is None else check_window(window, T, source)
-    load = np.zeros((L, E))
-    for t in range(T) if index is None else (index,):
-        where = f"{source}: window {t}: load" if raw.over_time else f"{source}: load"
-        load += check_weights(where, raw.windows.read(t))
-    trace = _trace(raw, source) if raw.over_time else None
-    return LoadFile(load, trace, source, reader.name, index, raw.notes, raw.layers)
+    reader = find_input(Path(path), "read_load", format)
+    trace = _read_trace(reader, Path(path), num_experts)
+    index = None if window is None else check_window(window, len(trace), trace.source)
+    load = np.zeros(trace.shape[1:])
+    for t in range(len(trace)) if index is None else (index,):
+        place = f"window {t}: load" if trace.over_time else "load"
+        load += check_weights(f"{trace.source}: {place}", trace.read(t))
+    over_time = trace if trace.over_time else None
+    return LoadFile(load, over_time, trace.source, reader.name, index, trace.notes, trace.layers)
 
 
 def read_trace(
     path: AnyPath, *, num_experts: int | None = None, format: str | None = None
 ) -> Trace:
-    """Read loads over time.
+    """Read loads over time, with the arguments and errors of `read_load`.
 
-    Parameters
-    ----------
-    path, num_experts, format
-        As `read_load`. A file without windows is a trace of one. Windows are read when they are
-        asked for, so that memory does not grow with the file, except those of .csv and .json files,
-        of arrays that lie column by column in a compressed .npz, and of a .parquet that is not
-        sorted by window, which are read at once.
-
-    Returns
-    -------
-    Trace
-        Its numbers are checked window by window, as they are read.
-
-    Raises
-    ------
-    FileNotFoundError, FileFormatError, ValueError
-        As `read_load`.
+    A file without windows is a trace of one. Windows are read, and their numbers checked, when they
+    are asked for, so that memory does not grow with the file, except those of .csv and .json files,
+    of arrays that lie column by column in a compressed .npz, and of a .parquet that is not
+    sorted by window, which are read at once.
     """
-    return _trace(_open_load(path, num_experts, format)[1], str(Path(path)))
+    return _read_trace(find_input(Path(path), "read_load", format), Path(path), num_experts)
 
 
-def _trace(raw: RawTrace, source: str) -> Trace:
-    return Trace.of(raw.windows, source=source, notes=raw.notes, layers=raw.layers)
-
-
-def _open_load(
-    path: AnyPath, num_experts: int | None, format: str | None
-) -> tuple[Format, RawTrace]:
+def _read_trace(reader: Format, path: Path, num_experts: int | None) -> Trace:
     if num_experts is not None:
         num_experts = positive_int("num_experts", num_experts)
-    reader = find_input(Path(path), "read_load", format)
-    return reader, _read_raw(reader, Path(path), num_experts)
-
-
-def _read_raw(reader: Format, path: Path, num_experts: int | None) -> RawTrace:
-    raw: RawTrace = reader.function("read_load")(path, num_experts)
-    found = raw.windows.shape[-1]
-    if num_experts is not None and num_experts != found:
-        raise FileFormatError(
-            f"{path}: the file has {found} experts a layer, and num_experts={num_experts} was "
-            f"given; use {found}, or leave it out"
-        )
-    return raw
+    with checking(str(path)):
+        trace: Trace = reader.function("read_load")(path, num_experts)
+        if num_experts not in (None, trace.num_experts):
+            raise ValueError(
+                f"the file has {trace.num_experts} experts a layer, and num_experts={num_experts} "
+                f"was given; use {trace.num_experts}, or leave it out"
+            )
+    return trace
 
 
 def read_topk(path: AnyPath, *, format: str | None = None) -> NDArray[Any] | None:
@@ -167,19 +133,22 @@ def read_topk(path: AnyPath, *, format: str | None = None) -> NDArray[Any] | Non
     reader = find_input(Path(path), "read_load", format)
     if "read_topk" not in reader.can:
         return None
-    topk: NDArray[Any] | None = reader.function("read_topk")(Path(path))
+    with checking(str(Path(path))):
+        topk: NDArray[Any] | None = reader.function("read_topk")(Path(path))
     return topk
 
 
-def write_load(path: AnyPath, trace: RawTrace, *, format: str | None = None) -> tuple[str, ...]:
+def write_load(path: AnyPath, trace: Trace, *, format: str | None = None) -> tuple[str, ...]:
     """Write loads; the file appears whole or not at all.
+
+    Each window is asked for once, in order, so that memory need not grow with the trace. Gaps are
+    kept.
 
     Parameters
     ----------
     path, format
         The path's ending picks the format where none is named: .npz, .npy, .csv or .parquet.
-    trace : RawTrace
-        Asked for each window once, in order, so that memory need not grow with it.
+    trace : Trace
 
     Returns
     -------
@@ -195,21 +164,13 @@ def write_load(path: AnyPath, trace: RawTrace, *, format: str | None = None) -> 
     OSError
         If the file cannot be written.
     """
-    write = find_output(Path(path), format, "write_load").function("write_load")
-    with replace_file(path) as stream:
-        left_out: tuple[str, ...] = write(stream, trace)
-        return left_out
+    return _write(path, "write_load", format, trace)
 
 
 def load_digest(load: Float) -> str:
-    """Return the SHA-256 of a load's shape and values, as ``sha256:`` and 64 hex digits.
+    """Return ``sha256:`` and 64 hex digits of a load's shape and values, float64 [L, E].
 
-    Tells later which load a placement was made for.
-
-    Parameters
-    ----------
-    load : float64 ndarray, [L, E]
-        Tokens routed to each expert; hashed as little-endian float64 after ``LxE:``.
+    Tells later which load a placement was made for. Hashed are ``LxE:`` and little-endian float64.
     """
     shape = "x".join(str(n) for n in load.shape)
     values = np.ascontiguousarray(load, dtype="<f8").tobytes()
@@ -238,18 +199,14 @@ def read_placement_file(
 
     Parameters
     ----------
-    path : path-like
-    num_gpus, num_nodes, num_experts : int, optional
-        The placement's cluster and experts, for files that do not say them.
-    agree : bool, default True
-        Whether a file that says them too has to say the same; else the file is believed.
+    path, format
+        As `read_load`.
+    num_gpus, num_nodes, num_experts, agree : optional
+        What a `PlacementShape` says, for files that do not.
     layers : ModelLayers, optional
         The model's MoE layers. Where the file has rows for more layers (SGLang has one for each
         dense layer too), those of these layers are taken, which is said in `notes`; where it does
         not name its layers, they are these.
-    format : str, optional
-        Name of the file's format, see `FORMATS`. Default: told by the file's ending and what is in
-        it.
 
     Raises
     ------
@@ -257,16 +214,20 @@ def read_placement_file(
         If there is no such file.
     FileFormatError
         If the file is empty, damaged, of the wrong kind or holds no placement, or has not these
-        layers; or there is no such format.
-    ClusterMissingError
-        A `FileFormatError`: neither the file nor the caller says the number of GPUs.
+        layers; or there is no such format. A `ClusterMissingError` if neither the file nor the
+        caller says the number of GPUs.
     ValueError
         If a number is below 1.
     """
     shape = PlacementShape(num_gpus, num_nodes, num_experts, agree)
-    reader = find_input(Path(path), "read_placement", format)
-    file: PlacementFile = reader.function("read_placement")(Path(path), shape)
+    file = _read_placement(find_input(Path(path), "read_placement", format), Path(path), shape)
     return file if layers is None else for_layers(file, layers)
+
+
+def _read_placement(reader: Format, path: Path, shape: PlacementShape) -> PlacementFile:
+    with checking(str(path)):
+        file: PlacementFile = reader.function("read_placement")(path, shape)
+    return file
 
 
 def write_placement(
@@ -315,64 +276,40 @@ def write_placement_file(
     path: AnyPath, file: PlacementFile, *, format: str | None = None
 ) -> tuple[str, ...]:
     """Write a placement with what is known of its origin, as `write_placement` does."""
-    write = find_output(Path(path), format).function("write_placement")
     layers, there = file.layers, file.placement.num_layers
     if layers is not None and len(layers) != there:
         raise ValueError(
             f"layers names {len(layers)} layers, and the placement has {there}; name {there}"
         )
-    with replace_file(path) as stream:
-        left_out: tuple[str, ...] = write(stream, replace(file, source=str(path)))
-        return left_out
+    return _write(path, "write_placement", format, replace(file, source=str(path)))
 
 
 # ---- either --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a file turned out to hold, one of the two, and the format that read it.
-
-    Windows of `loads` are as they were recorded, not checked; they are read when they are asked
-    for.
-    """
-
-    format: Format
-    loads: RawTrace | None = None
-    placement: PlacementFile | None = None
+def _write(path: AnyPath, ability: str, format: str | None, what: Any) -> tuple[str, ...]:
+    write = find_output(Path(path), format, ability).function(ability)
+    with replace_file(path) as stream:
+        left_out: tuple[str, ...] = write(stream, what)
+        return left_out
 
 
 def read_anything(
     path: Path, shape: PlacementShape, *, format: str | None = None, prefer: str | None = None
-) -> Found:
-    """Read a file of loads or of a placement.
+) -> tuple[str, Trace | PlacementFile]:
+    """Read a file of loads or of a placement, and name its format; arguments as for the two.
 
-    Parameters
-    ----------
-    path : Path
-    shape : PlacementShape
-        What the caller says of a placement; `num_experts` of loads too.
-    format : str, optional
-        Name of the file's format. Default: told by what is in the file, then by its ending.
-    prefer : {"read_load", "read_placement"}, optional
-        Which of them, where a file may be either.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file.
-    FileFormatError
-        If it is neither; the message is that of the likelier one.
+    `prefer`, "read_load" or "read_placement", decides where a file may be either. What is neither
+    is refused in the words of the likelier.
     """
-    first: FileFormatError | None = None
-    for ability, reader in candidates(path, format, prefer):
+    refusals = []
+    for ability, reader in find_either(path, format, prefer):
         try:
             if ability == "read_load":
-                return Found(reader, loads=_read_raw(reader, path, shape.num_experts))
-            return Found(reader, placement=reader.function(ability)(path, shape))
+                return reader.name, _read_trace(reader, path, shape.num_experts)
+            return reader.name, _read_placement(reader, path, shape)
         except ClusterMissingError:
             raise
         except FileFormatError as error:
-            first = first or error
-    assert first is not None
-    raise first
+            refusals.append(error)
+    raise refusals[0]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evenload.checks import positive_int, whole_number
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
-from evenload.trace import ArrayWindows, Trace, Windows
+from evenload.trace import ArrayWindows, Trace
 
 Float = NDArray[np.float64]
 
@@ -43,14 +43,14 @@ class ClusterMissingError(FileFormatError):
 
 @contextmanager
 def refusing(what: str, *errors: type[Exception]) -> Iterator[None]:
-    """Raise a `FileFormatError` for a library's errors: `what`, and the start of their message."""
+    """Raise a `ValueError` for a library's errors: `what`, and the start of their message."""
     try:
         yield
     except FileFormatError:
         raise
     except errors as error:
         text = " ".join(str(error).split())[:120] or type(error).__name__
-        raise FileFormatError(f"{what} ({text})") from None
+        raise ValueError(f"{what} ({text})") from None
 
 
 @contextmanager
@@ -64,28 +64,28 @@ def checking(where: str) -> Iterator[None]:
         raise FileFormatError(f"{where}: {error}") from None
 
 
-def trace_shape(shape: tuple[int, ...], source: str) -> tuple[int, int, int]:
+def trace_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Return (windows, layers, experts) of an array of loads; [L, E] and [E] are one window."""
     if len(shape) not in (1, 2, 3):
-        raise FileFormatError(
-            f"{source}: the load has {len(shape)} dimensions {shape}; use "
-            "[layers, experts] or [windows, layers, experts]"
+        raise ValueError(
+            f"the load has {len(shape)} dimensions {shape}; use [layers, experts] or [windows, "
+            "layers, experts]"
         )
     for word, length in zip(("windows", "layers", "experts")[-len(shape) :], shape, strict=True):
         if length == 0:
-            raise FileFormatError(f"{source}: the load has 0 {word} {shape}; use at least 1")
+            raise ValueError(f"the load has 0 {word} {shape}; use at least 1")
     T, L, E = (1,) * (3 - len(shape)) + shape
-    check_elements((L, E), source)
+    check_elements((L, E))
     return T, L, E
 
 
-def check_elements(shape: tuple[int, ...], where: str) -> None:
-    """Raise `FileFormatError` if an array is too large to be read at once."""
+def check_elements(shape: tuple[int, ...]) -> None:
+    """Raise `ValueError` if an array is too large to be read at once."""
     elements = math.prod(shape)
     if elements > MAX_ELEMENTS:
-        raise FileFormatError(
-            f"{where}: the array has {elements} elements {shape}, more than the {MAX_ELEMENTS} "
-            "that are read at once; split it or sum its windows"
+        raise ValueError(
+            f"the array has {elements} elements {shape}, more than the {MAX_ELEMENTS} that are "
+            "read at once; split it or sum its windows"
         )
 
 
@@ -104,62 +104,31 @@ def check_window(window: Any, num_windows: int, source: str) -> int:
     return index % num_windows
 
 
-@dataclass(frozen=True)
-class RawTrace:
-    """Loads as a file has them, not checked yet; their windows are read one at a time.
-
-    `notes` are what the reader had to assume, one sentence each; `layers` the model's numbers of
-    the rows, where the file says them. If not `over_time` the file has no axis of windows, and the
-    one there is is the load.
-    """
-
-    windows: Windows
-    notes: tuple[str, ...] = ()
-    layers: ModelLayers | None = None
-    over_time: bool = True
-
-    @classmethod
-    def of(
-        cls,
-        array: NDArray[Any],
-        source: str,
-        notes: tuple[str, ...] = (),
-        layers: ModelLayers | None = None,
-    ) -> RawTrace:
-        """Return the windows of an array that was read at once, [T, L, E], [L, E] or [E]."""
-        shape = trace_shape(array.shape, source)
-        return cls(ArrayWindows(array.reshape(shape)), notes, layers, array.ndim == 3)
+def trace_of(
+    array: NDArray[Any],
+    source: str,
+    notes: tuple[str, ...] = (),
+    layers: ModelLayers | None = None,
+) -> Trace:
+    """Return the trace of an array that was read at once, [T, L, E], [L, E] or [E]."""
+    windows = ArrayWindows(array.reshape(trace_shape(array.shape)))
+    over_time = array.ndim == 3
+    return Trace.of(windows, source=source, notes=notes, layers=layers, over_time=over_time)
 
 
 @dataclass(frozen=True, eq=False)
 class LoadFile:
-    """A load read from a file.
+    """A load read from a file."""
 
-    Parameters
-    ----------
-    load : float64 ndarray, [L, E]
-        Tokens routed to each expert: one window of the trace, or the sum over all of them.
-    trace : Trace or None
-        Loads over time, where the file has windows; they are read again when they are asked for.
-    source : str
-        The path as it was given.
-    format : str
-        Name of the format that read it.
-    window : int or None
-        The window that was picked, counted from 0; None for all of them together.
-    notes : tuple of str
-        What the reader had to assume, one sentence each.
-    layers : ModelLayers or None
-        The model's numbers of the L layers, where the file says them.
-    """
-
-    load: Float
-    trace: Trace | None
-    source: str
-    format: str
-    window: int | None = None
-    notes: tuple[str, ...] = ()
-    layers: ModelLayers | None = None
+    load: Float  # [L, E], tokens routed to each expert: one window, or the sum over all of them
+    trace: Trace | None  # where the file has windows; they are read again when they are asked for
+    source: str  # the path as it was given
+    format: str  # name of the format that read it
+    window: int | None = None  # that was picked, from 0; None for all of them together
+    notes: tuple[str, ...] = ()  # what the reader had to assume, one sentence each
+    layers: ModelLayers | None = (
+        None  # the model's numbers of the L layers, where the file has them
+    )
 
     @property
     def num_windows(self) -> int:
@@ -169,52 +138,27 @@ class LoadFile:
 
 @dataclass(frozen=True, eq=False)
 class PlacementFile:
-    """A placement read from or written to a file, with what is known of its origin.
-
-    Parameters
-    ----------
-    placement : Placement
-    source : str
-        The path it is read from or written to, as it was given.
-    solver : str or None
-        Name of the solver that made it.
-    load_digest : str or None
-        Digest of the load that it was made for, see `evenload.io.load_digest`.
-    layers : ModelLayers or None
-        The model's numbers of the placement's layers, where they are known.
-    notes : tuple of str
-        What the reader had to assume, one sentence each.
-    """
+    """A placement read from or written to a file, with what is known of its origin."""
 
     placement: Placement
-    source: str = ""
-    solver: str | None = None
-    load_digest: str | None = None
-    layers: ModelLayers | None = None
-    notes: tuple[str, ...] = ()
+    source: str = ""  # the path, as it was given
+    solver: str | None = None  # name of the one that made it
+    load_digest: str | None = None  # of the load that it was made for, see `io.load_digest`
+    layers: ModelLayers | None = None  # the model's numbers of its layers, where they are known
+    notes: tuple[str, ...] = ()  # what the reader had to assume, one sentence each
 
 
 @dataclass(frozen=True)
 class PlacementShape:
     """What a caller says of a placement, for files that do not have it; None is not said.
 
-    Parameters
-    ----------
-    num_gpus, num_nodes, num_experts : int, optional
-        GPUs G, nodes N and logical experts E.
-    agree : bool
-        Whether a file that says them too has to say the same; else the file is believed.
-
-    Raises
-    ------
-    ValueError
-        If a number is below 1.
+    A number below 1 is a `ValueError`.
     """
 
     num_gpus: int | None = None
     num_nodes: int | None = None
     num_experts: int | None = None
-    agree: bool = True
+    agree: bool = True  # whether a file that says them too has to say the same; else it is believed
 
     def __post_init__(self) -> None:
         for name in ("num_gpus", "num_nodes", "num_experts"):
@@ -222,14 +166,13 @@ class PlacementShape:
                 object.__setattr__(self, name, positive_int(name, getattr(self, name)))
 
 
-def model_layers(ids: list[Any], number: Any, where: str) -> ModelLayers:
-    """Return the model's layers as a file says them, which may be anything."""
-    with checking(where):
-        numbers = [whole_number("layer id", i) for i in ids]
-        most = None if number is None else whole_number("num_model_layers", number)
-        for value in (*numbers, most or 0):
-            if value > MOST_LAYERS:
-                raise ValueError(
-                    f"the model's layer {value} is past {MOST_LAYERS}; use what the model has"
-                )
-        return ModelLayers(numbers, most)
+def model_layers(ids: list[Any], number: Any) -> ModelLayers:
+    """Return the model's layers as a file says them, which may be anything, or a `ValueError`."""
+    numbers = [whole_number("layer id", i) for i in ids]
+    most = None if number is None else whole_number("num_model_layers", number)
+    for value in (*numbers, most or 0):
+        if value > MOST_LAYERS:
+            raise ValueError(
+                f"the model's layer {value} is past {MOST_LAYERS}; use what the model has"
+            )
+    return ModelLayers(numbers, most)

@@ -9,13 +9,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-from evenload.io.base import FileFormatError, RawTrace, refusing
+from evenload.io.base import FileFormatError, refusing, trace_of
 from evenload.io.npy import checked_windows, layers_left_out
+from evenload.trace import Trace
 
 _INDEX_HEADS = {"", "layer", "layers", "layer_id", "index", "unnamed: 0"}
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a load ``[L, E]``; a first row in which any cell is no number is a header."""
     rows = _rows(path)
     head = rows[0][1] if rows else []
@@ -27,7 +28,7 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
             )
         del rows[0]
     if not rows:
-        raise FileFormatError(f"{path}: no row of numbers; write one row a layer")
+        raise ValueError("no row of numbers; write one row a layer")
     width = len(rows[0][1])
     for line, cells in rows:
         if len(cells) != width:
@@ -35,12 +36,11 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
                 f"{path}, line {line}: {len(cells)} columns, and line {rows[0][0]} has {width}; "
                 "every row needs one column an expert"
             )
-    for line, cells in rows:
-        odd = next((i for i, cell in enumerate(cells) if not _is_number(cell)), None)
-        if odd is not None:
-            raise FileFormatError(
-                f"{path}, line {line}, column {odd + 1}: {cells[odd]!r} is no number"
-            )
+        for column, cell in enumerate(cells, 1):
+            if not _is_number(cell):
+                raise FileFormatError(
+                    f"{path}, line {line}, column {column}: {cell!r} is no number"
+                )
     table = np.array([list(map(float, cells)) for _, cells in rows])
     notes: tuple[str, ...] = ()
     if width > 1 and (table[0] == np.arange(width)).all():
@@ -48,12 +48,12 @@ def read_load(path: Path, num_experts: int | None) -> RawTrace:
             f"{path}: the first row reads 0, 1, 2, ... and was taken as the load of a layer; "
             "if it is a header, give it names that are no numbers",
         )
-    return RawTrace.of(table, str(path), notes)
+    return trace_of(table, str(path), notes)
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return (line number, cells) of every line; empty lines at the end are no rows."""
-    what = f"{path}: this is no comma-separated text"
+    what = "this is no comma-separated text"
     # utf-8-sig: spreadsheets put a byte order mark in front.
     with (
         refusing(what, UnicodeDecodeError, csv.Error),
@@ -74,13 +74,12 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
+def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
     """Write the one window of a trace; floats keep all their digits."""
-    windows = trace.windows.shape[0]
-    if windows > 1:
+    if len(trace) > 1:
         raise ValueError(
-            f"a .csv file has one window, and the trace has {windows}; take one with --window, or "
-            "use a .npz, .npy or .parquet file"
+            f"a .csv file has one window, and the trace has {len(trace)}; take one with --window, "
+            "or use a .npz, .npy or .parquet file"
         )
     text = io.StringIO()
     for window in checked_windows(trace):

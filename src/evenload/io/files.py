@@ -11,7 +11,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -92,10 +92,9 @@ def is_glob(path: Path) -> bool:
     return glob.has_magic(str(path)) and not path.exists()
 
 
-def natural(path: Path) -> list[tuple[bool, int, str]]:
+def natural(path: Path) -> list[int | str]:
     """Return what sorts names as people do: ``rank2`` before ``rank10``."""
-    parts = _DIGITS.split(path.name)
-    return [(p.isdecimal(), int(p) if p.isdecimal() else 0, p) for p in parts]
+    return [int(p) if i % 2 else p for i, p in enumerate(_DIGITS.split(path.name))]
 
 
 def files_of(path: Path, *suffixes: str) -> list[Path]:
@@ -106,16 +105,14 @@ def files_of(path: Path, *suffixes: str) -> list[Path]:
     """
     if is_glob(path):
         found = map(Path, glob.iglob(str(path), recursive=True))  # noqa: PTH207 (absolute too)
-        files = [p for p in found if p.is_file()]
+        files = sorted((p for p in found if p.is_file()), key=natural)
         if not files:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-    elif path.is_dir():
-        files = [p for p in path.iterdir() if p.is_file()]
-        if suffixes:
-            files = [p for p in files if p.suffix.lower() in suffixes]
-    else:
+        return files
+    if not path.is_dir():
         return [path]
-    return sorted(files, key=natural)
+    inside = (p for p in path.iterdir() if not suffixes or p.suffix.lower() in suffixes)
+    return sorted((p for p in inside if p.is_file()), key=natural)
 
 
 @contextmanager
@@ -131,33 +128,23 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     OSError
         If the folder does not exist or cannot be written; it names `path`.
     """
-    asked = Path(path)
-    target = asked.resolve()
-    if target.exists() and not target.is_file():
-        with _named(asked), target.open("wb") as stream:
-            yield stream
-        return
+    target = Path(path).resolve()
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    with _named(asked):
-        try:
-            with temporary.open("xb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            if target.exists():
-                shutil.copymode(target, temporary)
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Make an `OSError` name the file that was asked for instead of the temporary one."""
     try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        if target.exists() and not target.is_file():
+            with target.open("wb") as stream:
+                yield stream
+            return
+        with temporary.open("xb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(Path(path))) from error
+        raise

@@ -3,14 +3,15 @@
 A format is a module of this package; it is imported when a file is of that format, or may be. To
 add one, write the module and add its line to `FORMATS`. A module may have
 
-- ``read_load(path, num_experts or None) -> RawTrace``: windows are read when they are asked for;
-- ``read_topk(path) -> integer ndarray [tokens, L, k] or None``: the experts of each token, where
-  the file has them;
+- ``read_load(path, num_experts or None) -> Trace``: windows are read when they are asked for;
+- ``read_topk(path) -> integer ndarray [tokens, L, k] or None``: the experts of each token;
 - ``read_placement(path, shape) -> PlacementFile``: what the file does not have is taken from the
   `PlacementShape`; what both have must agree;
-- ``write_load(binary stream, RawTrace)`` and ``write_placement(binary stream, PlacementFile)``:
-  return what the format does not hold and was left out, a tuple of sentences; what cannot be left
-  out they refuse by a `ValueError`. Windows are asked for once each, in order.
+- ``write_load(binary stream, Trace)`` and ``write_placement(binary stream, PlacementFile)``: return
+  what was left out, a tuple of sentences. Windows are asked for once each, in order.
+
+They refuse by a `ValueError`; whoever calls a reader puts the file's name in front. What is read
+later, a window, names its file itself, by a `FileFormatError`.
 """
 
 from __future__ import annotations
@@ -33,36 +34,22 @@ _PLACEMENT = ("read_placement", "write_placement")
 _LOAD = ("read_load", "write_load")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Format:
     """One file format: how it is told, and what can be done with it.
 
-    Parameters
-    ----------
-    name, module : str
-        Short name, as shown to people, and its module in `evenload.io`.
-    summary : str
-        What a file of this format holds, in one line.
-    can : tuple of str
-        Names of the functions that are this format's there, as ``read_load``.
-    suffixes, written_to : tuple of str
-        Endings in lower case, with their dot, of files that are of this format if no format
-        recognises them, and that mean it when a file is written and no format is named.
-    told_by : mapping of str to tuple of str
-        Marks that tell this format in files of an ending, and in folders under ``"/"``, see
-        `has_mark`. Such formats are asked before any ending is compared.
-    many : bool
-        Whether a pattern of several files' names can be read.
+    Endings are in lower case, with their dot. Formats that are told by marks (see `has_mark`) are
+    asked before any ending is compared.
     """
 
-    name: str
-    module: str
-    summary: str
-    can: tuple[str, ...]
-    suffixes: tuple[str, ...] = ()
-    told_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    written_to: tuple[str, ...] = ()
-    many: bool = False
+    name: str  # as shown to people
+    module: str  # in `evenload.io`
+    summary: str  # of what a file of this format holds, in one line
+    can: tuple[str, ...]  # names of the functions that are this format's there, as ``read_load``
+    suffixes: tuple[str, ...] = ()  # of files that are of this format if none recognises them
+    told_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # marks, by ending or "/"
+    written_to: tuple[str, ...] = ()  # endings that mean it where no format is named
+    many: bool = False  # whether a pattern of several files' names can be read
 
     def function(self, name: str) -> Callable[..., Any]:
         """Return one of the module's functions."""
@@ -170,68 +157,51 @@ FORMATS = (
 )  # fmt: skip
 
 
-def _able(ability: str) -> list[Format]:
-    return [f for f in FORMATS if ability in f.can]
-
-
 def _named(name: str, ability: str) -> Format:
-    able = _able(ability)
-    for candidate in able:
-        if candidate.name == name:
-            return candidate
-    done, what = ability.split("_")
+    able = {f.name: f for f in FORMATS if ability in f.can}
+    if name in able:
+        return able[name]
+    verb, what = ability.split("_")
+    done = "read" if verb == "read" else "written"
     raise FileFormatError(
-        f"format={name!r} is not known for a {what} to be {'read' if done == 'read' else 'written'}"
-        f"; use one of {', '.join(f.name for f in able)}"
+        f"format={name!r} is not known for a {what} to be {done}; use one of {', '.join(able)}"
     )
 
 
-def _no_format(path: Path, ability: str, endings: set[str]) -> FileFormatError:
-    known = ", ".join(sorted(endings))
-    return FileFormatError(
+def _by_ending(path: Path, ability: str, endings: dict[Format, tuple[str, ...]]) -> Format:
+    for candidate, known in endings.items():
+        if path.suffix.lower() in known:
+            return candidate
+    if path.is_dir():
+        raise FileFormatError(f"{path}: this is a folder; give a file")
+    raise FileFormatError(
         f"{path}: a file with {unknown_ending(path)} is not known as a {ability.split('_')[1]}; "
-        f"use one of {known}"
+        f"use one of {', '.join(sorted({end for known in endings.values() for end in known}))}"
     )
 
 
 def find_output(path: Path, name: str | None = None, ability: str = "write_placement") -> Format:
     """Return the format `name`, or the one that a placement or a load is written in to `path`.
 
-    Raises
-    ------
-    FileFormatError
-        If there is no such format, or none for the ending; the message lists what there is.
+    If there is no such format, or none for the ending, a `FileFormatError` lists what there is.
     """
     if name is not None:
         return _named(name, ability)
-    able = _able(ability)
-    for candidate in able:
-        if path.suffix.lower() in candidate.written_to:
-            return candidate
-    raise _no_format(path, ability, {end for f in able for end in f.written_to})
+    return _by_ending(path, ability, {f: f.written_to for f in FORMATS if ability in f.can})
 
 
 def find_input(path: Path, ability: str, name: str | None = None) -> Format:
     """Return the format `name`, or that of a file, a folder or the first file of a pattern.
 
-    Parameters
-    ----------
-    ability : {"read_load", "read_placement"}
-        What the format must be able to do.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is nothing at `path`, which may be a pattern as ``dump/*.pt`` too.
-    FileFormatError
-        If it is a folder that no format takes, is empty, or has an unknown ending; or if no format
-        has that name, or reads several files.
+    A `FileFormatError` is raised for a folder that no format takes, for an empty file and an
+    unknown ending; and if no format has that name, or reads several files.
     """
+    able = [f for f in FORMATS if ability in f.can]
     if is_glob(path):
         first = files_of(path)[0]
         found = find_input(first, ability) if name is None else _named(name, ability)
         if not found.many:
-            many = ", ".join(f.name for f in _able(ability) if f.many)
+            many = ", ".join(f.name for f in able if f.many)
             raise FileFormatError(
                 f"{path}: files of format {found.name} are read one at a time; give one, or name "
                 f"the format of a recording of several, {many or 'which there is none of'}"
@@ -242,38 +212,29 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
         raise FileFormatError(f"{path}: the file is empty (0 bytes)")
     if name is not None:
         return _named(name, ability)
-    able = _able(ability)
     for candidate in able:
         if candidate.recognises(path):
             return candidate
     # Those that go by the ending alone come first: the others have looked, and did not know it.
-    for candidate in sorted(able, key=lambda f: bool(f.told_by)):
-        if path.suffix.lower() in candidate.suffixes:
-            return candidate
-    if stat.S_ISDIR(status.st_mode):
-        raise FileFormatError(f"{path}: this is a folder; give a file")
-    raise _no_format(path, ability, {suffix for f in able for suffix in f.suffixes})
+    able.sort(key=lambda f: bool(f.told_by))
+    return _by_ending(path, ability, {f: f.suffixes for f in able})
 
 
-def candidates(path: Path, name: str | None, prefer: str | None) -> list[tuple[str, Format]]:
+def find_either(path: Path, name: str | None, prefer: str | None) -> list[tuple[str, Format]]:
     """Return what a file may be, most likely first: told by content, preferred, loads.
 
     What can be neither loads nor a placement is a `FileFormatError`.
     """
-    found, errors = [], []
+    found, refusals = [], []
     for ability in ("read_load", "read_placement"):
         try:
-            reader = find_input(path, ability, name)
+            found.append((ability, find_input(path, ability, name)))
         except FileFormatError as error:
-            errors.append(error)
-            continue
-        found.append((ability, reader, name is None and reader.recognises(path)))
-    if not found and name is None:
-        raise errors[-1]
+            refusals.append(error)
+    readable = [f.name for f in FORMATS if {"read_load", "read_placement"} & {*f.can}]
+    if not found and name is not None and name not in readable:
+        raise FileFormatError(f"format={name!r} is not known; use one of {', '.join(readable)}")
     if not found:
-        readable = [f.name for ability in ("read_load", "read_placement") for f in _able(ability)]
-        raise FileFormatError(
-            f"format={name!r} is not known; use one of {', '.join(dict.fromkeys(readable))}"
-        )
-    found.sort(key=lambda f: (not f[2], f[0] != prefer))
-    return [(ability, reader) for ability, reader, _ in found]
+        raise refusals[-1]
+    known = {f for _, f in found if name is None and f.recognises(path)}
+    return sorted(found, key=lambda f: (f[1] not in known, f[0] != prefer))

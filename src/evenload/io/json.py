@@ -9,29 +9,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.base import FileFormatError, RawTrace, refusing
+from evenload.io.base import FileFormatError, refusing, trace_of
+from evenload.trace import Trace
 
 MOST_TEXT = 2**25  # bytes of a placement: 100 layers of 8192 slots, each on a line of its own
 _DEEPEST = 3
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under ``load``/``logical_count``."""
     value, key = parse_json(path), "load"
     if isinstance(value, dict):
-        key, value = key_in(value, path, "load", "logical_count")
+        key, value = key_in(value, "load", "logical_count")
     elif not isinstance(value, list):
-        raise FileFormatError(f"{path}: the file holds {value!r}; use nested lists or an object")
-    return RawTrace.of(to_array(value, key, str(path)), str(path))
+        raise ValueError(f"the file holds {value!r}; use nested lists or an object")
+    return trace_of(to_array(value, key), str(path))
 
 
 def check_text(path: Path, most: int) -> None:
     """Raise `FileFormatError` if a text is larger than any placement."""
     size = path.stat().st_size
     if size > most:
-        raise FileFormatError(
-            f"{path}: the file has {size} bytes, more than the {most} that a placement is read "
-            "from; is it one?"
+        raise ValueError(
+            f"the file has {size} bytes, more than the {most} that a placement is read from; is it "
+            "one?"
         )
 
 
@@ -39,7 +40,7 @@ def parse_json(path: Path, most: int | None = None) -> Any:
     """Return the value in a JSON file; what is no JSON is refused with its line and column."""
     if most is not None:
         check_text(path, most)
-    with refusing(f"{path}: this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
+    with refusing("this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
         text = path.read_text(encoding="utf-8-sig")
         try:
             return json.loads(text)
@@ -50,13 +51,13 @@ def parse_json(path: Path, most: int | None = None) -> Any:
             ) from None
 
 
-def key_in(value: Any, path: Path, *keys: str) -> tuple[str, Any]:
+def key_in(value: Any, *keys: str) -> tuple[str, Any]:
     """Return the first of the keys that an object has, with what is under it."""
     for key in keys if isinstance(value, dict) else ():
         if key in value:
             return key, value[key]
     named = " or ".join(map(repr, keys))
-    raise FileFormatError(f"{path}: no key {named}; keys found: {keys_found(value)}")
+    raise ValueError(f"no key {named}; keys found: {keys_found(value)}")
 
 
 def keys_found(value: Any) -> str:
@@ -66,28 +67,28 @@ def keys_found(value: Any) -> str:
     return ", ".join(map(str, value))[:200] or "none"
 
 
-def to_array(value: Any, name: str, where: str) -> NDArray[Any]:
+def to_array(value: Any, name: str) -> NDArray[Any]:
     """Turn nested lists of numbers, three deep at most and of one shape, into one array."""
-    _check_lists(value, name, where)
+    _check_lists(value, name)
     return np.asarray(value)
 
 
-def _check_lists(value: Any, name: str, where: str) -> tuple[int, ...]:
+def _check_lists(value: Any, name: str) -> tuple[int, ...]:
     """Return the shape of nested lists of numbers; raise at the first place that does not fit."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return ()
     if name.count("[") > _DEEPEST:
-        raise FileFormatError(f"{where}: {name} is nested deeper than [windows][layers][experts]")
+        raise ValueError(f"{name} is nested deeper than [windows][layers][experts]")
     if not isinstance(value, list):
-        raise FileFormatError(f"{where}: {name} is {json.dumps(value)[:40]}; use a number")
+        raise ValueError(f"{name} is {json.dumps(value)[:40]}; use a number")
     if set(map(type, value)) <= {int, float}:
         return (len(value),)
-    shapes = [_check_lists(item, f"{name}[{i}]", where) for i, item in enumerate(value)]
+    shapes = [_check_lists(item, f"{name}[{i}]") for i, item in enumerate(value)]
     for index, shape in enumerate(shapes):
         if shape != shapes[0]:
-            raise FileFormatError(
-                f"{where}: {name}[{index}] has shape {list(shape)}, and {name}[0] has "
-                f"{list(shapes[0])}; make all of one shape"
+            raise ValueError(
+                f"{name}[{index}] has shape {list(shape)}, and {name}[0] has {list(shapes[0])}; "
+                "make all of one shape"
             )
     return (len(value), *shapes[0])
 

@@ -15,17 +15,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from operator import mul
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from evenload.arrays import check_weights
-from evenload.io.base import FileFormatError, RawTrace, check_elements, refusing, trace_shape
+from evenload.io.base import FileFormatError, check_elements, refusing, trace_shape
 from evenload.io.files import kind_of
 from evenload.layers import ModelLayers
-from evenload.trace import Windows
+from evenload.trace import Trace, Windows
 
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -35,7 +35,7 @@ _HEADERS = {
 _BAD_HEADER = (ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError)
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a load or a trace, each window from its place in the file."""
     return stored_array(path).trace()
 
@@ -44,15 +44,9 @@ def stored_array(path: Path) -> StoredArray:
     """Return where the numbers of the array in a .npy file are, whatever it is."""
     with path.open("rb") as stream:
         if stream.read(6) != b"\x93NUMPY":
-            raise FileFormatError(f"{path}: this is no .npy file: {kind_of(path)}")
+            raise ValueError(f"this is no .npy file: {kind_of(path)}")
         stream.seek(0)
-        return read_layout(stream, path.stat().st_size, str(path), path)
-
-
-def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
-    """Write a trace as one array [T, L, E], in the dtype that it was recorded in."""
-    write_windows(stream, trace)
-    return layers_left_out(trace, ".npy")
+        return read_layout(stream, path.stat().st_size, path)
 
 
 # ---- arrays that lie in files --------------------------------------------------------------------
@@ -60,7 +54,7 @@ def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
 
 @lru_cache(64)
 def row_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return how many elements apart neighbours on each axis are, where the last runs fastest."""
+    """Return the strides in elements of an array whose last axis runs fastest."""
     return tuple(itertools.accumulate((1, *shape[:0:-1]), mul))[::-1] if shape else ()
 
 
@@ -93,12 +87,15 @@ class StoredArray:
         """Whether the last axis runs fastest, without gaps."""
         return self.strides == row_strides(self.shape)
 
-    def trace(self, layers: ModelLayers | None = None) -> RawTrace:
+    def windows(self) -> StoredArray:
         """Return it as windows [T, L, E]; [L, E] and [E] are one window."""
-        shape = trace_shape(self.shape, str(self.path))
-        strides = (0,) * (3 - len(self.shape)) + self.strides
-        windows = cast("Windows", replace(self, shape=shape, strides=strides))
-        return RawTrace(windows, (), layers, len(self.shape) == 3)
+        shape = trace_shape(self.shape)
+        return replace(self, shape=shape, strides=(0,) * (3 - len(self.shape)) + self.strides)
+
+    def trace(self, layers: ModelLayers | None = None) -> Trace:
+        """Return the trace of its windows."""
+        windows, over_time = cast("Windows", self.windows()), len(self.shape) == 3
+        return Trace.of(windows, source=str(self.path), layers=layers, over_time=over_time)
 
     def _read(
         self, skipped: int, shape: tuple[int, ...], strides: tuple[int, ...], what: str
@@ -116,7 +113,7 @@ class StoredArray:
         return (array.astype(np.uint32) << 16).view(np.float32) if self.bfloat16 else array
 
 
-def read_layout(stream: IO[bytes], num_bytes: int, where: str, path: Path = Path()) -> StoredArray:
+def read_layout(stream: IO[bytes], num_bytes: int, path: Path = Path()) -> StoredArray:
     """Read how an array lies in a file; the stream ends at the first number.
 
     `num_bytes` are there from the stream's place on, and have to be as many as the header claims;
@@ -124,43 +121,41 @@ def read_layout(stream: IO[bytes], num_bytes: int, where: str, path: Path = Path
     are refused.
     """
     start = stream.tell()
-    with refusing(f"{where}: the array's header is cut off or damaged", *_BAD_HEADER):
+    with refusing("the array's header is cut off or damaged", *_BAD_HEADER):
         version = np.lib.format.read_magic(stream)
         if version not in _HEADERS:
-            raise FileFormatError(
-                f"{where}: the array has .npy version {version}, which only structured data needs; "
-                "save one plain array of numbers"
+            raise ValueError(
+                f"the array has .npy version {version}, which only structured data needs; save one "
+                "plain array of numbers"
             )
         shape, by_column, dtype = _HEADERS[version](stream)
     if dtype.hasobject:
-        raise FileFormatError(
-            f"{where}: the array is a pickle of Python objects, which could run any code when "
-            "read, and is refused; save plain numbers"
+        raise ValueError(
+            "the array is a pickle of Python objects, which could run any code when read, and is "
+            "refused; save plain numbers"
         )
     if dtype.kind not in "iuf":
-        raise FileFormatError(
-            f"{where}: the array has dtype {dtype}; save an integer or floating dtype"
-        )
+        raise ValueError(f"the array has dtype {dtype}; save an integer or floating dtype")
     offset = stream.tell() - start
     there, needed = num_bytes - offset, math.prod(shape) * dtype.itemsize
     if there != needed:
         what = "cut off" if there < needed else "followed by something else"
-        raise FileFormatError(
-            f"{where}: the array is {what}: shape {shape} of {dtype} takes {needed} bytes, and "
-            f"{there} are there"
+        raise ValueError(
+            f"the array is {what}: shape {shape} of {dtype} takes {needed} bytes, and {there} are "
+            "there"
         )
     strides = row_strides(shape[::-1])[::-1] if by_column else row_strides(shape)
     return StoredArray(path, dtype, shape, strides, offset)
 
 
-def read_array(stream: IO[bytes], num_bytes: int, where: str) -> NDArray[Any]:
+def read_array(stream: IO[bytes], num_bytes: int) -> NDArray[Any]:
     """Read one array of plain numbers, as `read_layout`; refused too if it is too large."""
-    layout = read_layout(stream, num_bytes, where)
+    layout = read_layout(stream, num_bytes)
     shape = layout.shape
-    check_elements(shape, where)
+    check_elements(shape)
     content = stream.read(num_bytes - layout.offset)
     if len(content) < num_bytes - layout.offset:
-        raise FileFormatError(f"{where}: the file ends inside an array")
+        raise ValueError("the file ends inside an array")
     array: NDArray[Any] = np.frombuffer(content, layout.dtype)
     return array.reshape(shape) if layout.by_row else array.reshape(shape[::-1]).T
 
@@ -168,15 +163,15 @@ def read_array(stream: IO[bytes], num_bytes: int, where: str) -> NDArray[Any]:
 # ---- written -------------------------------------------------------------------------------------
 
 
-def checked_windows(trace: RawTrace) -> Iterator[NDArray[Any]]:
+def checked_windows(trace: Trace) -> Iterator[NDArray[Any]]:
     """Yield each window as it was recorded, in order, its numbers checked; gaps are kept."""
-    for t in range(trace.windows.shape[0]):
-        window = trace.windows.read(t)
+    for t in range(len(trace)):
+        window = trace.read(t)
         check_weights(f"window {t}: load", window)
         yield window
 
 
-def layers_left_out(trace: RawTrace, ending: str) -> tuple[str, ...]:
+def layers_left_out(trace: Trace, ending: str) -> tuple[str, ...]:
     """Return a note that the model's layer numbers are not kept, where they are known."""
     if trace.layers is None:
         return ()
@@ -187,13 +182,13 @@ def layers_left_out(trace: RawTrace, ending: str) -> tuple[str, ...]:
     )
 
 
-def write_windows(stream: IO[bytes], trace: RawTrace) -> None:
-    """Write the windows one by one as one array [T, L, E], in the dtype that they have."""
-    dtype = None
-    for window in checked_windows(trace):
-        if dtype is None:
+def write_load(stream: IO[bytes], trace: Trace) -> tuple[str, ...]:
+    """Write a trace window by window as one array [T, L, E], in the dtype of its first window."""
+    for t, window in enumerate(checked_windows(trace)):
+        if t == 0:
             dtype = window.dtype.newbyteorder("<")
             descr = np.lib.format.dtype_to_descr(dtype)
-            header = {"descr": descr, "fortran_order": False, "shape": trace.windows.shape}
+            header = {"descr": descr, "fortran_order": False, "shape": trace.shape}
             np.lib.format.write_array_header_1_0(stream, header)
         stream.write(window.astype(dtype, order="C", casting="safe", copy=False).tobytes())
+    return layers_left_out(trace, ".npy")

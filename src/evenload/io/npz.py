@@ -18,52 +18,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.checks import positive_int
-from evenload.io.base import FileFormatError, RawTrace, model_layers, refusing, trace_shape
+from evenload.io import npy
+from evenload.io.base import (
+    checking,
+    model_layers,
+    refusing,
+    trace_of,
+    trace_shape,
+)
 from evenload.io.files import DAMAGED, kind_of
-from evenload.io.npy import StoredArray, read_array, read_layout, write_windows
-from evenload.io.recorded import check_routed, count_topk
+from evenload.io.npy import StoredArray, read_array, read_layout
+from evenload.io.recorded import check_routed, count_topk, experts_note
 from evenload.layers import ModelLayers
+from evenload.trace import Trace
 
+_CUT_OFF = "the archive is cut off or damaged"
 _MOST_IDS = 2**20  # bytes of an array that names layers
 # A member's own header in an archive: up to the lengths of its name and of its extra field.
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
-    """Read ``load`` [T, L, E] or [L, E]; where there is none, count ``topk`` [tokens, L, k].
-
-    A stored array is read from its place in the file and a compressed one unpacked, window by
-    window; only one that lies column by column and compressed is read at once.
-    """
+def read_load(path: Path, num_experts: int | None) -> Trace:
+    """Read ``load`` [T, L, E] or [L, E]; where there is none, count ``topk`` [tokens, L, k]."""
     with open_archive(path) as archive:
-        keys = keys_of(archive)
+        member, keys = member_of(archive, "load", "topk"), keys_of(archive)
+        ids, number, experts = (
+            read_member(archive, key, path, _MOST_IDS).ravel().tolist() if key in keys else None
+            for key in ("layer_ids", "num_model_layers", "num_experts")
+        )
+        layers = None if ids is None else model_layers(ids, number[0] if number else None)
         if "load" in keys:
-            return _member_trace(archive, "load", path, _layers(archive, path))
-        if "topk" not in keys:
-            raise FileFormatError(
-                f"{path}: no key 'load' or 'topk' in the archive; keys found: "
-                f"{', '.join(keys) or 'none'}"
-            )
-        if num_experts is None and "num_experts" in keys:
-            array = read_member(archive, "num_experts", path)
-            if array.size != 1:
-                raise FileFormatError(
-                    f"{path}: num_experts has shape {array.shape}; use one number"
-                )
-            num_experts = positive_int(f"{path}: num_experts", array.item())
-        counted, notes = count_topk(read_member(archive, "topk", path), num_experts, str(path))
-        return RawTrace.of(counted, str(path), notes, _layers(archive, path))
+            return _stored_trace(archive, member, path, layers)
+        if num_experts is None and experts is not None:
+            if len(experts) != 1:
+                raise ValueError(f"num_experts has {len(experts)} numbers; use one")
+            num_experts = positive_int("num_experts", experts[0])
+        counted = count_topk(read_member(archive, "topk", path), num_experts)
+        notes = () if num_experts is not None else (experts_note(path, counted.shape[1]),)
+        return trace_of(counted, str(path), notes, layers)
 
 
-def _layers(archive: zipfile.ZipFile, path: Path) -> ModelLayers | None:
-    keys = keys_of(archive)
-    ids, number = (
-        read_member(archive, key, path, _MOST_IDS).ravel().tolist() if key in keys else []
-        for key in ("layer_ids", "num_model_layers")
-    )
-    if "layer_ids" not in keys:
-        return None
-    return model_layers(ids, number[0] if number else None, str(path))
+def _stored_trace(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, layers: ModelLayers | None
+) -> Trace:
+    """Return the windows of an array of loads; they stay in the archive until they are asked for.
+
+    A stored array is compared with its checksum and read from its place in the file; a compressed
+    one is unpacked window by window, or at once if it lies column by column.
+    """
+    with _unpacking(archive, member, path) as stream:
+        layout = read_layout(stream, member.file_size, path)
+        trace_shape(layout.shape)
+        stored = member.compress_type == zipfile.ZIP_STORED
+        while stored and stream.read(2**20):
+            pass
+    if stored:
+        return replace(layout, offset=start_of(path, member) + layout.offset).trace(layers)
+    if not layout.by_row:
+        return trace_of(read_member(archive, "load", path), str(path), (), layers)
+    windows, over_time = StreamWindows(member.filename, layout), len(layout.shape) == 3
+    return Trace.of(windows, source=str(path), layers=layers, over_time=over_time)
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
@@ -72,15 +86,15 @@ def read_topk(path: Path) -> NDArray[Any] | None:
         if "topk" not in keys_of(archive):
             return None
         topk = read_member(archive, "topk", path)
-    check_routed(topk, str(path))
+    check_routed(topk)
     return topk
 
 
-def write_load(stream: BinaryIO, trace: RawTrace) -> tuple[str, ...]:
+def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
     """Write a trace as ``load`` [T, L, E], and the model's layers where they are known."""
     with zipfile.ZipFile(stream, "w", allowZip64=True) as archive:
         with archive.open("load.npy", "w", force_zip64=True) as member:
-            write_windows(member, trace)
+            npy.write_load(member, trace)
         if trace.layers is not None:
             write_member(archive, "layer_ids", np.array(trace.layers.ids, np.int64))
             if trace.layers.num_model_layers is not None:
@@ -101,8 +115,8 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         except DAMAGED:
             kind = kind_of(path)
             if kind == "it is a zip archive":
-                raise FileFormatError(f"{path}: the archive is cut off or damaged") from None
-            raise FileFormatError(f"{path}: this is no .npz archive: {kind}") from None
+                raise ValueError(_CUT_OFF) from None
+            raise ValueError(f"this is no .npz archive: {kind}") from None
         with archive:
             yield archive
 
@@ -112,47 +126,45 @@ def keys_of(archive: zipfile.ZipFile) -> list[str]:
     return [n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")]
 
 
+def member_of(archive: zipfile.ZipFile, *keys: str) -> zipfile.ZipInfo:
+    """Return the first of these arrays that an archive has."""
+    there = keys_of(archive)
+    for key in keys:
+        if key in there:
+            return archive.getinfo(f"{key}.npy")
+    raise ValueError(
+        f"no key {' or '.join(map(repr, keys))} in the archive; keys found: "
+        f"{', '.join(there) or 'none'}"
+    )
+
+
+@contextmanager
+def _unpacking(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path
+) -> Iterator[IO[bytes]]:
+    where = f"{path}, key {member.filename.removesuffix('.npy')!r}"
+    with (
+        checking(where),
+        refusing(_CUT_OFF, *DAMAGED),
+        archive.open(member) as stream,
+        checking(where),  # before zipfile's own errors, which may be of any kind
+    ):
+        yield stream
+
+
 def read_member(
     archive: zipfile.ZipFile, key: str, path: Path, most: int | None = None
 ) -> NDArray[Any]:
     """Read one array of plain numbers, of `most` bytes at most."""
-    member = archive.getinfo(f"{key}.npy")
-    where = f"{path}, key {key!r}"
-    if most is not None and member.file_size > most:
-        raise FileFormatError(
-            f"{where}: the array has {member.file_size} bytes, more than the {most} that are read"
-        )
-    damaged = f"{where}: the archive is cut off or damaged"
-    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
-        array = read_array(stream, member.file_size, where)
+    member = member_of(archive, key)
+    with _unpacking(archive, member, path) as stream:
+        if most is not None and member.file_size > most:
+            raise ValueError(
+                f"the array has {member.file_size} bytes, more than the {most} that are read"
+            )
+        array = read_array(stream, member.file_size)
         stream.read(1)  # only at the very end does zipfile compare the checksum
         return array
-
-
-def _member_trace(
-    archive: zipfile.ZipFile, key: str, path: Path, layers: ModelLayers | None
-) -> RawTrace:
-    """Return the windows of an array of loads; they stay in the archive until they are asked for.
-
-    Stored ones are compared with their checksum here, compressed ones as they are unpacked; only
-    what lies column by column and compressed is read at once.
-    """
-    member = archive.getinfo(f"{key}.npy")
-    where = f"{path}, key {key!r}"
-    damaged = f"{where}: the archive is cut off or damaged"
-    with refusing(damaged, *DAMAGED), archive.open(member) as stream:
-        layout = read_layout(stream, member.file_size, where, path)
-        trace_shape(layout.shape, where)
-        stored = member.compress_type == zipfile.ZIP_STORED
-        while stored and stream.read(2**20):
-            pass
-    if stored:
-        offset = start_of(path, member) + layout.offset
-        return replace(layout, offset=offset).trace(layers)
-    if layout.by_row:
-        windows = StreamWindows(member.filename, layout)
-        return RawTrace(windows, (), layers, len(layout.shape) == 3)
-    return RawTrace.of(read_member(archive, key, path), where, (), layers)
 
 
 def start_of(path: Path, member: zipfile.ZipInfo) -> int:
@@ -161,7 +173,7 @@ def start_of(path: Path, member: zipfile.ZipInfo) -> int:
         stream.seek(member.header_offset)
         header = stream.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-        raise FileFormatError(f"{path}: the archive is cut off or damaged")
+        raise ValueError(_CUT_OFF)
     *_, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     return member.header_offset + _LOCAL_HEADER.size + int(name_length) + int(extra_length)
 
@@ -173,24 +185,26 @@ def write_member(archive: zipfile.ZipFile, key: str, array: NDArray[Any]) -> Non
 
 
 class StreamWindows:
-    """Windows of a compressed member of an archive, unpacked as they are read.
-
-    Reading forwards unpacks each byte once; reading backwards starts anew.
-    """
+    """Windows of a compressed member, unpacked as they are read; reading backwards starts anew."""
 
     def __init__(self, member: str, layout: StoredArray) -> None:
-        assert layout.by_row
         self._path, self._member, self._layout = layout.path, member, layout
-        self.shape = trace_shape(layout.shape, str(layout.path))
+        self.shape = trace_shape(layout.shape)
         self._num_bytes = math.prod(self.shape[1:]) * layout.dtype.itemsize
         self._stream: IO[bytes] | None = None
         self._next = 0
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window, [L, E]."""
-        damaged = f"{self._path}: the archive is cut off or damaged at window {number}"
-        with refusing(damaged, *DAMAGED):
-            stream = self._stream_at(number)
+        with checking(str(self._path)), refusing(f"{_CUT_OFF} at window {number}", *DAMAGED):
+            stream, self._stream = self._stream, None  # let go, should anything be wrong with it
+            if stream is None or number < self._next:
+                with zipfile.ZipFile(self._path) as archive:
+                    stream = archive.open(self._member)  # outlives the archive
+                stream.read(self._layout.offset)
+                self._next = 0
+            for _ in range(number - self._next):
+                stream.read(self._num_bytes)
             packed = stream.read(self._num_bytes)
             window = np.frombuffer(packed, self._layout.dtype).reshape(self.shape[1:])
             if number + 1 < self.shape[0]:
@@ -199,18 +213,6 @@ class StreamWindows:
                 with stream:
                     stream.read(1)  # only at the very end does zipfile compare the checksum
             return window
-
-    def _stream_at(self, number: int) -> IO[bytes]:
-        """Return the stream before a window; it is let go unless `read` keeps it."""
-        stream, self._stream = self._stream, None
-        if stream is None or number < self._next:
-            with zipfile.ZipFile(self._path) as archive:
-                stream = archive.open(self._member)  # outlives the archive
-            self._next = 0
-            stream.read(self._layout.offset)
-        for _ in range(number - self._next):
-            stream.read(self._num_bytes)
-        return stream
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_stream": None, "_next": 0}

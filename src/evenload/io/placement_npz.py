@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, refusing
-from evenload.io.npz import keys_of, open_archive, read_member, write_member
+from evenload.io.base import PlacementFile, PlacementShape, refusing
+from evenload.io.npz import open_archive, read_member, write_member
 from evenload.io.placement_json import EXPERTS, about_of, file_of
 from evenload.io.placements import MOST_SLOTS
 
@@ -25,19 +25,13 @@ _MOST_ABOUT = 2**22  # bytes
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     """Read a placement."""
     with open_archive(path) as archive:
-        keys = keys_of(archive)
-        if EXPERTS not in keys or "about" not in keys:
-            raise FileFormatError(
-                f"{path}: no keys {EXPERTS!r} and 'about' in the archive; keys found: "
-                f"{', '.join(keys) or 'none'}"
-            )
         array = read_member(archive, EXPERTS, path, 8 * MOST_SLOTS + 1024)
         text = read_member(archive, "about", path, _MOST_ABOUT)
-    with refusing(f"{path}, key 'about': this is no JSON", ValueError, RecursionError):
+    with refusing("key 'about': this is no JSON", ValueError, RecursionError):
         about = json.loads(text.astype(np.uint8).tobytes())
     if isinstance(about, dict):
         about[EXPERTS] = array
-    return file_of(about, str(path), shape)
+    return file_of(about, path, shape)
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:

@@ -5,7 +5,10 @@ Shared by every format of placements, ours and the engines'.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,101 +17,98 @@ from numpy.typing import NDArray
 from evenload.arrays import first_bad
 from evenload.checks import divisor
 from evenload.cluster import Cluster
-from evenload.io.base import (
-    ClusterMissingError,
-    FileFormatError,
-    PlacementFile,
-    PlacementShape,
-    checking,
-)
-from evenload.io.recorded import taken_experts
+from evenload.io.base import ClusterMissingError, FileFormatError, PlacementFile, PlacementShape
+from evenload.io.recorded import experts_note
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
 
 MOST_SLOTS = 2**26  # over all layers
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def settle(name: str, in_file: int | None, shape: PlacementShape, where: str) -> int | None:
-    """Return a number that the file, the caller, both or none say; both have to agree, if asked."""
-    said: int | None = getattr(shape, name)
-    if in_file is None:
-        return said
-    if said is not None and shape.agree and said != in_file:
-        raise FileFormatError(
-            f"{where}: the file has {name}={in_file}, and {name}={said} was given; use {in_file}, "
-            "or leave it out"
-        )
-    return in_file
-
-
-def equal_gpus(num_slots: int, shape: PlacementShape, where: str) -> Cluster:
-    """Return the cluster whose GPUs, which the caller has to say, share a layer's slots equally."""
-    num_gpus = shape.num_gpus
-    if num_gpus is None:
-        raise ClusterMissingError(
-            f"{where}: the file does not say on how many GPUs the {num_slots} slots of a layer "
-            "are; give --gpus (num_gpus=), and --nodes (num_nodes=) where there are several"
-        )
-    with checking(where):
-        divisor("num_gpus", num_gpus, f"{num_slots} slots a layer, num_slots", num_slots)
-        return Cluster(num_gpus, shape.num_nodes or 1, num_slots // num_gpus)
-
-
-def check_slots(layers: int, slots: int, where: str) -> None:
-    """Raise `FileFormatError` if a placement has more slots over all layers than are read."""
+def check_slots(layers: int, slots: int) -> None:
+    """Raise `ValueError` if a placement has more slots over all layers than are read."""
     if layers * slots > MOST_SLOTS:
-        raise FileFormatError(
-            f"{where}: {layers} layers of {slots} slots are more than the {MOST_SLOTS} slots that "
-            "are read; is it a placement?"
-        )
-
-
-def check_experts(array: NDArray[Any], where: str) -> None:
-    """Raise `FileFormatError` unless `array` [L, S] can be experts: S slots hold at most S."""
-    if array.ndim != 2 or array.size == 0:
-        raise FileFormatError(
-            f"{where}: the placement has shape {list(array.shape)}; use [layers, slots], at least "
-            "1 of each"
-        )
-    if array.dtype.kind not in "iu":
-        raise FileFormatError(
-            f"{where}: the placement has dtype {array.dtype}; use whole numbers, the expert of "
-            "each slot"
-        )
-    layers, slots = array.shape
-    check_slots(layers, slots, where)
-    bad = (array < -1) | (array >= slots)
-    if bad.any():
-        raise FileFormatError(
-            f"{where}: physical_to_logical{first_bad(array, bad)} is no expert; {slots} slots hold "
-            f"0 to {slots - 1} at most"
+        raise ValueError(
+            f"{layers} layers of {slots} slots are more than the {MOST_SLOTS} slots that are read; "
+            "is it a placement?"
         )
 
 
 def placement_file(
     array: NDArray[Any],
-    cluster: Cluster,
-    num_experts: int | None,
-    where: str,
-    layers: ModelLayers | None = None,
-    **origin: str | None,
+    path: Path,
+    shape: PlacementShape,
+    said: Mapping[str, Any] = _NOTHING,
 ) -> PlacementFile:
-    """Return the placement of `array` [L, S], which `check_experts` let pass, and its `origin`.
+    """Return the placement of `array` [L, S], the expert in each slot, once all of it is checked.
 
-    Without `num_experts` the largest number + 1 is taken, since every expert has a slot, which is
-    said in a note.
+    `said` are numbers of GPUs, nodes and experts and the arguments of a `Cluster` as the file says
+    them, which may be anything. What it does not say is the caller's, `shape`; what both say has to
+    agree, if asked. Slots are shared equally by the GPUs where nothing else is said. Without a
+    number of experts the largest number + 1 is taken, since every expert has a slot, which is said
+    in a note.
     """
-    found = int(np.max(array)) + 1
-    experts = found if num_experts is None else num_experts
-    notes = (taken_experts(where, found),) if num_experts is None else ()
-    if isinstance(experts, int) and experts > array.shape[1]:
-        raise FileFormatError(
-            f"{where}: num_experts={experts} is more than the {array.shape[1]} slots of a layer, "
-            f"and every expert needs one; use {found} or fewer"
+    _check_experts(array)
+    num_slots, found = array.shape[1], int(np.max(array)) + 1
+    gpus = said.get("num_gpus")
+    if isinstance(gpus, int) and gpus > num_slots:
+        raise ValueError(
+            f"num_gpus={gpus} is more than the {num_slots} slots of a layer; use {num_slots} or "
+            "fewer"
         )
-    with checking(where):
-        placement = Placement(array, cluster, experts)
-    return PlacementFile(placement, where, layers=layers, notes=notes, **origin)
+    names = ("num_gpus", "num_nodes", "num_experts")
+    gpus, nodes, experts = (_settle(name, said.get(name), shape) for name in names)
+    if gpus is None:
+        raise ClusterMissingError(
+            f"{path}: the file does not say on how many GPUs the {num_slots} slots of a layer are; "
+            "give --gpus (num_gpus=), and --nodes (num_nodes=) where there are several"
+        )
+    notes: tuple[str, ...] = ()
+    if experts is None:
+        experts, notes = found, (experts_note(path, found, more=False),)
+    if isinstance(experts, int) and experts > num_slots:
+        raise ValueError(
+            f"num_experts={experts} is more than the {num_slots} slots of a layer, and every "
+            f"expert needs one; use {found} or fewer"
+        )
+    how = {key: said.get(key) for key in ("slots_per_gpu", "slots", "speed", "alive")}
+    if how["slots_per_gpu"] is None and how["slots"] is None:
+        divisor("num_gpus", gpus, f"{num_slots} slots a layer, num_slots", num_slots)
+        how["slots_per_gpu"] = num_slots // gpus
+    placement = Placement(array, Cluster(gpus, 1 if nodes is None else nodes, **how), experts)
+    return PlacementFile(placement, str(path), notes=notes)
+
+
+def _check_experts(array: NDArray[Any]) -> None:
+    """Raise `ValueError` unless `array` [L, S] can be experts: S slots hold at most S."""
+    if array.ndim != 2 or array.size == 0:
+        raise ValueError(
+            f"the placement has shape {list(array.shape)}; use [layers, slots], at least 1 of each"
+        )
+    if array.dtype.kind not in "iu":
+        raise ValueError(
+            f"the placement has dtype {array.dtype}; use whole numbers, the expert of each slot"
+        )
+    layers, slots = array.shape
+    check_slots(layers, slots)
+    bad = (array < -1) | (array >= slots)
+    if bad.any():
+        raise ValueError(
+            f"physical_to_logical{first_bad(array, bad)} is no expert; {slots} slots hold 0 to "
+            f"{slots - 1} at most"
+        )
+
+
+def _settle(name: str, in_file: Any, shape: PlacementShape) -> Any:
+    """Return a number that the file, the caller, both or none say; both have to agree, if asked."""
+    said = getattr(shape, name)
+    if in_file is not None and said is not None and shape.agree and said != in_file:
+        raise ValueError(
+            f"the file has {name}={in_file}, and {name}={said} was given; use {in_file}, or leave "
+            "it out"
+        )
+    return said if in_file is None else in_file
 
 
 def for_layers(file: PlacementFile, wanted: ModelLayers) -> PlacementFile:
@@ -128,18 +128,17 @@ def for_layers(file: PlacementFile, wanted: ModelLayers) -> PlacementFile:
             )
         return replace(file, layers=wanted)
     row = {layer: i for i, layer in enumerate(known.ids)}
-    missing = next((layer for layer in wanted.ids if layer not in row), None)
-    if missing is not None:
-        raise FileFormatError(
-            f"{file.source}: the placement has no layer {missing} of the model; it has "
-            f"{known.ids[0]} to {known.ids[-1]}"
-        )
-    number = known.num_model_layers
-    layers = ModelLayers(wanted.ids, wanted.num_model_layers if number is None else number)
+    for layer in wanted.ids:
+        if layer not in row:
+            raise FileFormatError(
+                f"{file.source}: the placement has no layer {layer} of the model; it has "
+                f"{known.ids[0]} to {known.ids[-1]}"
+            )
+    layers = ModelLayers(wanted.ids, known.num_model_layers or wanted.num_model_layers)
     if wanted.ids == known.ids:
         return replace(file, layers=layers)
     rows = old.physical_to_logical[[row[layer] for layer in wanted.ids]]
-    left = [layer for layer in known.ids if layer not in set(wanted.ids)]
+    left = sorted(row.keys() - set(wanted.ids))
     note = (
         f"{file.source}: {len(left)} of {len(known)} layers are left out (model layers "
         f"{', '.join(map(str, left[:5]))}{', ...' if len(left) > 5 else ''}): the others are asked "
@@ -149,17 +148,17 @@ def for_layers(file: PlacementFile, wanted: ModelLayers) -> PlacementFile:
     return replace(file, placement=placement, layers=layers, notes=(*file.notes, note))
 
 
-# ---- what an engine's file does not hold: said where it is harmless, refused where not -----------
+def for_engine(file: PlacementFile, engine: str, *held: str) -> tuple[str, ...]:
+    """Check that an engine can have a placement; return a note of what its file has no place for.
 
-
-def need_whole_gpus(file: PlacementFile, engine: str) -> None:
-    """Raise `ValueError` for GPUs that are gone, or of unequal slots: the engines know neither."""
-    cluster = file.placement.cluster
+    `held` is what it has one for: "num_gpus", "layer numbers", "number of layers". GPUs that are
+    gone, or of unequal slots, are a `ValueError`: the engines know neither.
+    """
+    cluster, layers = file.placement.cluster, file.layers
     if not cluster.all_alive:
-        gone = next(g for g in range(cluster.num_gpus) if not cluster.alive[g])
         raise ValueError(
-            f"{engine} has an expert in every slot, and GPU {gone} of this placement is gone; "
-            "plan for the living GPUs alone"
+            f"{engine} has an expert in every slot, and GPU {cluster.alive.index(False)} of this "
+            "placement is gone; plan for the living GPUs alone"
         )
     if len(set(cluster.slots)) > 1:
         raise ValueError(
@@ -167,14 +166,6 @@ def need_whole_gpus(file: PlacementFile, engine: str) -> None:
             f"to {max(cluster.slots)}; plan with slots that are a multiple of "
             f"num_gpus={cluster.num_gpus}"
         )
-
-
-def left_out(file: PlacementFile, engine: str, *held: str) -> tuple[str, ...]:
-    """Return a note that names what the file has no place for, or none.
-
-    `held` is what it has one for: "num_gpus", "layer numbers", "number of layers".
-    """
-    cluster, layers = file.placement.cluster, file.layers
     there = {
         f"num_gpus={cluster.num_gpus}": "num_gpus" not in held,
         f"num_nodes={cluster.num_nodes}": cluster.num_nodes > 1,
@@ -186,7 +177,5 @@ def left_out(file: PlacementFile, engine: str, *held: str) -> tuple[str, ...]:
         "the solver": file.solver is not None,
         "the loads' digest": file.load_digest is not None,
     }
-    names = [name for name, lost in there.items() if lost]
-    if not names:
-        return ()
-    return (f"left out, since {engine}'s file has no place for it: {', '.join(names)}",)
+    lost = ", ".join(name for name, there in there.items() if there)
+    return (f"left out, since {engine}'s file has no place for it: {lost}",) if lost else ()

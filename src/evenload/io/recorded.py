@@ -2,114 +2,99 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import first_bad
-from evenload.io.base import MOST_EXPERTS, FileFormatError, RawTrace
+from evenload.io.base import MOST_EXPERTS, FileFormatError
 from evenload.layers import ModelLayers
-from evenload.trace import Windows
+from evenload.trace import Trace
+
+Read: TypeAlias = Callable[[], NDArray[Any]]  # one window, [all layers, E]; it can be pickled
 
 
-def check_routed(topk: NDArray[Any], where: str, name: str = "topk") -> None:
-    """Raise `FileFormatError` unless `topk` has the shape and dtype of routed experts."""
+def check_routed(topk: NDArray[Any], name: str = "topk") -> None:
+    """Raise `ValueError` unless `topk` has the shape and dtype of routed experts."""
     if topk.ndim != 3 or topk.size == 0:
-        raise FileFormatError(
-            f"{where}: {name} has shape {topk.shape}; use [tokens, layers, k], at least 1 of each"
+        raise ValueError(
+            f"{name} has shape {topk.shape}; use [tokens, layers, k], at least 1 of each"
         )
     if topk.dtype.kind not in "iu":
-        raise FileFormatError(f"{where}: {name} has dtype {topk.dtype}; use an integer dtype")
+        raise ValueError(f"{name} has dtype {topk.dtype}; use an integer dtype")
 
 
-def taken_experts(where: str, found: int) -> str:
+def experts_note(path: Path, found: int, more: bool = True) -> str:
     """Return the note that the number of experts was taken from the numbers that are there."""
+    say = " (say --experts, or num_experts=, where the model has more)" if more else ""
     return (
-        f"{where}: the number of experts is not in the file; taken as the largest expert number + "
-        f"1 = {found}"
+        f"{path}: the number of experts is not in the file; taken as the largest expert number + "
+        f"1 = {found}{say}"
     )
 
 
-def experts_note(where: str, found: int) -> str:
-    """Return `taken_experts`, with what to say where the model has experts that nobody used."""
-    more = "(say --experts, or num_experts=, where the model has more)"
-    return f"{taken_experts(where, found)} {more}"
-
-
-def count_topk(
-    topk: NDArray[Any], num_experts: int | None, where: str
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def count_topk(topk: NDArray[Any], num_experts: int | None) -> NDArray[np.int64]:
     """Count the tokens of each expert, int64 [L, E], from the experts of each [tokens, L, k].
 
-    Without `num_experts` the largest number + 1 is taken, which is said in a note. An expert
-    outside 0 to E - 1 is a `FileFormatError`.
+    Without `num_experts` the largest number + 1 is taken. An expert outside is a `ValueError`.
     """
-    check_routed(topk, where)
-    found = int(topk.max()) + 1
-    notes = () if num_experts is not None else (experts_note(where, found),)
-    experts = found if num_experts is None else num_experts
-    if num_experts is None and found > MOST_EXPERTS:
-        raise FileFormatError(
-            f"{where}: topk has expert {found - 1}, and no model has more than {MOST_EXPERTS}"
-        )
-    outside = (topk < 0) | (topk >= experts)
+    check_routed(topk)
+    E = int(topk.max()) + 1 if num_experts is None else num_experts
+    if num_experts is None and E > MOST_EXPERTS:
+        raise ValueError(f"topk has expert {E - 1}, and no model has more than {MOST_EXPERTS}")
+    outside = (topk < 0) | (topk >= E)
     if outside.any():
-        raise FileFormatError(
-            f"{where}: topk{first_bad(topk, outside)} is no expert; use 0 to {experts - 1}"
-        )
-    layers = range(topk.shape[1])
-    counts = [np.bincount(topk[:, i].ravel().astype(np.int64), minlength=experts) for i in layers]
-    return np.stack(counts).astype(np.int64), notes
+        raise ValueError(f"topk{first_bad(topk, outside)} is no expert; use 0 to {E - 1}")
+    layers = (topk[:, i].ravel().astype(np.int64) for i in range(topk.shape[1]))
+    return np.stack([np.bincount(layer, minlength=E) for layer in layers])
 
 
-class KeptWindows:
-    """Some windows and some layers of others, by their numbers, in the order in which they are."""
+class RecordedWindows:
+    """Windows that a function each reads, and of them the layers that are kept."""
 
-    def __init__(
-        self, recorded: Windows, windows: NDArray[np.int64], layers: NDArray[np.int64]
-    ) -> None:
-        self._recorded, self._windows, self._layers = recorded, windows, layers
-        self.shape = windows.size, layers.size, recorded.shape[2]
+    def __init__(self, reads: Sequence[Read], layers: NDArray[np.int64], num_experts: int) -> None:
+        self._reads, self._layers = reads, layers
+        self.shape = len(reads), len(layers), num_experts
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window, [L, E]."""
-        return self._recorded.read(int(self._windows[number]))[self._layers]
+        return self._reads[number]()[self._layers]
 
 
-def used_cells(recorded: Windows) -> NDArray[np.bool_]:
+def used_cells(reads: Sequence[Read]) -> NDArray[np.bool_]:
     """Return which layers have tokens in which windows, [T, L]; every window is read once."""
-    return np.stack([recorded.read(t).any(axis=1) for t in range(recorded.shape[0])])
+    return np.stack([read().any(axis=1) for read in reads])
 
 
 def without_dense(
-    recorded: Windows,
-    windows: NDArray[np.int64],
+    reads: Sequence[Read],
     used: NDArray[np.bool_],
+    num_experts: int,
     where: str,
-    why: str = "never have a token",
     notes: Sequence[str] = (),
-) -> RawTrace:
-    """Keep these windows, in this order, and of their layers those that ever have tokens.
+    why: str = "never have a token",
+) -> Trace:
+    """Return the trace of these windows, and of their layers those that ever have tokens.
 
     `used` [all windows, L] says which layers have tokens; `why` is how dense ones show, and `notes`
     what was assumed before.
     """
-    L = used.shape[1]
-    layers = np.flatnonzero(used.any(axis=0))
-    if windows.size == 0 or layers.size == 0:
+    T, L = used.shape
+    there = used.any(axis=0)
+    layers, dense = np.flatnonzero(there), np.flatnonzero(~there).tolist()
+    if not reads or layers.size == 0:
         raise FileFormatError(
-            f"{where}: no token was counted in {used.shape[0]} windows; record while the engine "
-            "serves"
+            f"{where}: no token was counted in {T} windows; record while the engine serves"
         )
     notes = tuple(notes)
-    if layers.size < L:
-        dense = np.flatnonzero(~used.any(axis=0)).tolist()
+    if dense:
         named = ", ".join(map(str, dense[:5])) + (", ..." if len(dense) > 5 else "")
         notes += (
             f"{where}: {len(dense)} of the model's {L} layers {why} and are left out as dense "
             f"ones: {named}",
         )
-    model = ModelLayers(layers.tolist(), L)
-    return RawTrace(KeptWindows(recorded, windows, layers), notes, model)
+    windows, model = RecordedWindows(reads, layers, num_experts), ModelLayers(layers.tolist(), L)
+    return Trace.of(windows, source=where, notes=notes, layers=model)

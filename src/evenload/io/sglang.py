@@ -9,95 +9,72 @@ slots]; a second key is an error there. Read also from the dumps of its recorder
 
 **Layers.** SGLang has a row for every layer of the model, dense ones too, and never looks at those
 of dense layers; they are written as SGLang's own start, slot s with expert ``s % E``. Reading, a
-dense layer looks like any other: the rows are layers 0 to L-1 of the model, and a caller who knows
-the MoE layers says them (``layers=``) to get back what was written. Where only their numbers are
-known the model is taken to end with the last of them; where not even these are, rows become layers
-0 to L-1. Both are said in a note.
-
-**Not in the file**: the number of GPUs and nodes, which the reader has to be told (nodes are 1
-where not said); the GPUs' speed, solver and digest, which are left out with a note. Placements with
-GPUs that are gone or have different numbers of slots are refused.
+dense layer looks like any other, and a caller who knows the MoE layers says them (``layers=``) to
+get back what was written. Where only their numbers are known the model is taken to end with the
+last of them. The numbers of GPUs and nodes are not in the file.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenload.extras import needed
-from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, RawTrace, trace_shape
+from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, trace_of, trace_shape
 from evenload.io.json import MOST_TEXT, key_in, lines_of, parse_json, to_array
-from evenload.io.placements import (
-    check_experts,
-    check_slots,
-    equal_gpus,
-    left_out,
-    need_whole_gpus,
-    placement_file,
-)
+from evenload.io.placements import check_slots, for_engine, placement_file
 from evenload.io.torch_file import load_torch, stored
 from evenload.layers import ModelLayers
+from evenload.trace import Trace
 
 _COUNT = "logical_count"
 _KEY = "physical_to_logical_map"
 _RECORDED = "last_physical_to_logical_map"
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a load or a trace, without layers that never had a token."""
-    array = to_array(key_in(parse_json(path), path, _COUNT)[1], _COUNT, str(path))
+    array = to_array(key_in(parse_json(path), _COUNT)[1], _COUNT)
     if array.ndim < 2:
-        raise FileFormatError(
-            f"{path}: {_COUNT} has shape {list(array.shape)}; use [layers][experts] or "
+        raise ValueError(
+            f"{_COUNT} has shape {list(array.shape)}; use [layers][experts] or "
             "[steps][layers][experts]"
         )
-    _, L, _ = trace_shape(array.shape, str(path))
-    used = np.flatnonzero(array.any(axis=-1).reshape(-1, L).any(axis=0))
+    _, L, E = trace_shape(array.shape)
+    used = np.flatnonzero(array.reshape(-1, L, E).any(axis=(0, 2)))
     if used.size == 0:
-        raise FileFormatError(f"{path}: {_COUNT} is all zero; no token was counted")
-    notes: tuple[str, ...] = ()
-    if used.size < L:
-        notes = (
-            f"{path}: {L - used.size} of {L} layers have no tokens, as dense layers have; they "
-            "are left out",
-        )
+        raise ValueError(f"{_COUNT} is all zero; no token was counted")
+    note = f"{path}: {L - used.size} of {L} layers have no tokens, as dense layers have; they are "
+    notes = (f"{note}left out",) if used.size < L else ()
     layers = ModelLayers(used.tolist(), L)
-    return RawTrace.of(array[..., used, :], str(path), notes, layers)
+    return trace_of(array[..., used, :], str(path), notes, layers)
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     """Read a placement: one layer for each layer of the model, dense ones included."""
-    where = str(path)
-    array = _map_in(path)
-    check_experts(array, where)
-    L, S = array.shape
-    cluster = equal_gpus(S, shape, where)
-    return placement_file(array, cluster, shape.num_experts, where, ModelLayers(range(L), L))
-
-
-def _map_in(path: Path) -> NDArray[Any]:
-    if path.suffix.lower() != ".pt":
-        key, value = _first_map(parse_json(path, MOST_TEXT), path)
-        return to_array(value, key, str(path))
-    # Tensors alone: a list in a pickle may name one list many times over.
-    key, value = _first_map(load_torch(path), path)
-    tensor = stored(value, key, path)
-    check_slots(1, math.prod(tensor.shape), str(path))
-    return tensor.whole()
-
-
-def _first_map(value: Any, path: Path) -> tuple[str, Any]:
+    tensors = path.suffix.lower() == ".pt"
+    value = load_torch(path) if tensors else parse_json(path, MOST_TEXT)
     recorded = isinstance(value, dict) and _KEY not in value and _RECORDED in value
-    return key_in(value, path, _RECORDED if recorded else _KEY)
+    key, value = key_in(value, _RECORDED if recorded else _KEY)
+    if tensors:  # alone: a list in a pickle may name one list many times over
+        tensor = stored(value, key, path)
+        check_slots(1, math.prod(tensor.shape))
+        array = tensor.whole()
+    else:
+        array = to_array(value, key)
+    file = placement_file(array, path, shape)
+    L = file.placement.num_layers
+    return replace(file, layers=ModelLayers(range(L), L))
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
     """Write a placement as .json or .pt, which SGLang reads, by the ending of ``file.source``."""
-    need_whole_gpus(file, "SGLang")
+    lost = for_engine(file, "SGLang", "layer numbers", "number of layers")
     rows, notes = _rows_for(file)
     suffix = Path(file.source).suffix.lower()
     if suffix == ".pt":
@@ -109,7 +86,7 @@ def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
         raise FileFormatError(
             f"{file.source}: SGLang reads a placement from .json and .pt files; use one of these"
         )
-    return (*notes, *left_out(file, "SGLang", "layer numbers", "number of layers"))
+    return (*notes, *lost)
 
 
 def _rows_for(file: PlacementFile) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -122,12 +99,8 @@ def _rows_for(file: PlacementFile) -> tuple[NDArray[np.int64], tuple[str, ...]]:
             f"which of the model's layers these are is not known: written as layers 0 to {L - 1}",
         )
     number = layers.num_model_layers or layers.ids[-1] + 1
-    check_slots(number, S, "this placement")
+    check_slots(number, S)
     every = np.tile(np.arange(S) % placement.num_experts, (number, 1))
     every[list(layers.ids)] = rows
-    if layers.num_model_layers is not None:
-        return every, ()
-    return every, (
-        f"the model's number of layers is not known: written as {number}, up to the last with "
-        "experts",
-    )
+    note = f"the model's number of layers is not known: written as {number}, up to the last with "
+    return every, (f"{note}experts",) if layers.num_model_layers is None else ()

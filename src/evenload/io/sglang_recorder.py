@@ -1,13 +1,12 @@
 """What SGLang's expert distribution recorder dumps, in each of its modes.
 
-**stat** (and stat_approx): one file, ``logical_count`` [steps, model layers, experts], summed over
-the ranks by SGLang itself. Each step is a window. Steps lie in a ring of rows that a new recording
-goes on filling where the last one stopped; rows never written are zero.
+**stat** (and stat_approx): one file, ``logical_count`` [steps, model layers, experts] of all ranks;
+each step is a window. Steps lie in a ring of rows that a new recording goes on filling where the
+last one stopped; rows never written are zero.
 
-**per_pass** and **per_token**: a file a rank, with what that rank alone counted in each slot in
-each forward pass. They are summed over the ranks, and each forward pass is a window, in the order
-of their numbers. Slots are taken for the experts of the file's ``last_physical_to_logical_map``.
-``topk_ids_of_layer`` of per_token says the same, token by token, and is not read.
+**per_pass** and **per_token**: a file a rank, with what that rank counted in each slot in each
+forward pass. They are summed over the ranks; each pass is a window, in the order of their numbers.
+Slots are taken for the experts of the file's ``last_physical_to_logical_map``.
 
 **Several files** are given as a folder or as a pattern. Dumps of one after the other are put
 together: stat dumps by the time in their names, the others by their passes' numbers.
@@ -16,20 +15,21 @@ together: stat dumps by the time in their names, the others by their passes' num
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evenload.checks import whole_number
-from evenload.io.base import FileFormatError, RawTrace, checking
-from evenload.io.files import files_of, has_mark
+from evenload.io.base import FileFormatError, checking
+from evenload.io.files import files_of
 from evenload.io.json import keys_found
 from evenload.io.npy import StoredArray
 from evenload.io.recorded import used_cells, without_dense
 from evenload.io.torch_file import load_torch, stored
+from evenload.trace import Trace
 
 _COUNTS = "logical_count"
 _RECORDS = "records"
@@ -39,30 +39,43 @@ _NAMED = "*expert_distribution_recorder*.pt"
 _TIME = re.compile(r"recorder_(\d+(?:\.\d+)?)")
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a file, folder or pattern; windows are read from the files as they are asked for."""
     files = files_of(path, ".pt")
     if path.is_dir():
         files = [f for f in files if f.match(_NAMED)] or files
     if not files:
-        raise FileFormatError(f"{path}: no .pt file in this folder; give the recorder's")
-    modes = {_mode(file): file for file in files}
-    if len(modes) > 1:
-        stat, other = modes[_COUNTS], modes[_RECORDS]
-        raise FileFormatError(
-            f"{path}: {stat.name} is a dump of mode stat, and {other.name} of another mode; give "
-            "the files of one recording"
+        raise ValueError("no .pt file in this folder; give the recorder's")
+    dumps = [_read_dump(file) for file in files]
+    steps = [dump for dump in dumps if isinstance(dump, StoredArray)]
+    ranks = [dump for dump in dumps if not isinstance(dump, StoredArray)]
+    if steps and ranks:
+        raise ValueError(
+            f"{steps[-1].path.name} is a dump of mode stat, and {ranks[-1][0].path.name} of "
+            "another mode; give the files of one recording"
         )
-    return (_read_steps if _COUNTS in modes else _read_passes)(files, str(path))
+    return _read_steps(steps, str(path)) if steps else _read_passes(ranks, str(path))
 
 
-def _mode(file: Path) -> str:
-    """Return the key that a dump has, looking at its pickle's ends only."""
-    for key in (_COUNTS, _RECORDS):
-        if has_mark(file, f"X{chr(len(key))}\0\0\0{key}"):  # as pickles write a text
-            return key
-    keys = keys_found(load_torch(file))
-    raise FileFormatError(f"{file}: no key {_COUNTS!r} or {_RECORDS!r}; found: {keys}")
+def _read_dump(path: Path) -> StoredArray | list[Record]:
+    """Return where the counts [steps, layers, experts] of a dump are, or those of one rank."""
+    with checking(str(path)):
+        value = load_torch(path)
+        if not isinstance(value, dict) or not {_COUNTS, _RECORDS} & value.keys():
+            raise ValueError(f"no key {_COUNTS!r} or {_RECORDS!r}; found: {keys_found(value)}")
+        if _COUNTS in value:
+            axes = ["steps", "layers", "experts"]
+            if len(getattr(value[_COUNTS], "shape", axes)) == 2:  # SGLang's dump of one step
+                del axes[0]
+            return stored(value[_COUNTS], _COUNTS, path, *axes).windows()
+        if _MAP not in value:
+            raise ValueError(f"no keys {_RECORDS!r} and {_MAP!r}, or one of them")
+        records = value[_RECORDS]
+        if not isinstance(records, list) or not records:
+            raise ValueError(f"{_RECORDS} is an empty list, or none; nothing was recorded")
+        experts = stored(value[_MAP], _MAP, path, "layers", "slots").whole()
+        _check_map(experts)
+        return [_record(item, f"{_RECORDS}[{i}]", path, experts) for i, item in enumerate(records)]
 
 
 def _counted(counts: NDArray[Any], where: str, what: str = "") -> NDArray[Any]:
@@ -74,20 +87,31 @@ def _counted(counts: NDArray[Any], where: str, what: str = "") -> NDArray[Any]:
 # ---- stat ----------------------------------------------------------------------------------------
 
 
-def _read_steps(files: list[Path], where: str) -> RawTrace:
+def _read_steps(dumps: list[StoredArray], where: str) -> Trace:
     """Read the counts of one or more dumps, the rows of each in the order of their ring."""
-    recorded = StepWindows(sorted(files, key=_time))
-    used, kept, notes = used_cells(recorded), [], list[str]()
-    for file, end, rows in zip(recorded.files, recorded.ends, recorded.rows, strict=True):
-        order, assumed = _written_rows(np.any(used[end - rows : end], axis=1), str(file))
-        kept.append(order + end - rows)
+    for counts in dumps:
+        if counts.shape[1:] != dumps[0].shape[1:]:
+            raise FileFormatError(
+                f"{counts.path}: {_COUNTS} has shape {counts.shape}, and that of "
+                f"{dumps[0].path.name} {dumps[0].shape}; give dumps of one model"
+            )
+    reads, used, notes = [], [], list[str]()
+    for counts in sorted(dumps, key=lambda dump: _time(dump.path)):
+        steps = [partial(_read_step, counts, row) for row in range(counts.shape[0])]
+        used.append(used_cells(steps))
+        order, assumed = _written_rows(np.any(used[-1], axis=1), str(counts.path))
+        reads += [steps[row] for row in order]
         notes += assumed
-    return without_dense(recorded, np.concatenate(kept), used, where, notes=notes)
+    return without_dense(reads, np.concatenate(used), dumps[0].shape[2], where, notes)
 
 
 def _time(file: Path) -> tuple[float, str]:
     found = _TIME.search(file.name)
     return (float(found[1]) if found else 0.0), file.name
+
+
+def _read_step(counts: StoredArray, row: int) -> NDArray[Any]:
+    return _counted(counts.read(row), f"{counts.path}: {_COUNTS}[{row}]")
 
 
 def _written_rows(used: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64], list[str]]:
@@ -113,183 +137,81 @@ def _written_rows(used: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64
     return rows, notes
 
 
-class StepWindows:
-    """Rows of the counts of several dumps, one after the other."""
-
-    def __init__(self, files: list[Path]) -> None:
-        self.files = files
-        self._counts = [_step_counts(file).windows for file in files]
-        first = self._counts[0].shape
-        for file, counts in zip(files, self._counts, strict=True):
-            if counts.shape[1:] != first[1:]:
-                raise FileFormatError(
-                    f"{file}: {_COUNTS} has shape {counts.shape}, and that of {files[0].name} "
-                    f"{first}; give dumps of one model"
-                )
-        self.rows = [counts.shape[0] for counts in self._counts]
-        self.ends = np.cumsum(self.rows).tolist()
-        self.shape = self.ends[-1], *first[1:]
-
-    def read(self, number: int) -> NDArray[Any]:
-        """Return one row, [L, E]."""
-        index = int(np.searchsorted(self.ends, number, "right"))
-        step = number - self.ends[index] + self.rows[index]
-        return _counted(self._counts[index].read(step), f"{self.files[index]}: {_COUNTS}[{step}]")
-
-
-def _step_counts(path: Path) -> RawTrace:
-    value = load_torch(path)
-    counts = value.get(_COUNTS) if isinstance(value, dict) else None
-    axes = ["steps", "layers", "experts"]
-    if len(getattr(counts, "shape", axes)) == 2:  # SGLang's dump of one step
-        del axes[0]
-    return stored(counts, _COUNTS, path, *axes).trace()
-
-
 # ---- per_pass and per_token ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Record:
-    """What one rank counted in one forward pass: tokens in each slot of all ranks, [L, S].
-
-    `key` is SGLang's ``gatherer_key``: which part of the pass it is, where there are several.
-    `experts` [L, S] are those of the slots, one array for all records of a file.
-    """
+class Record(NamedTuple):
+    """What one rank counted in one forward pass."""
 
     path: Path
     number: int
     rank: int
-    key: str
-    counts: StoredArray
-    experts: NDArray[Any]
+    key: str  # SGLang's ``gatherer_key``: which part of the pass it is, where there are several
+    counts: StoredArray  # [L, S], tokens in each slot of all ranks
+    experts: NDArray[Any]  # [L, S], those of the slots: one array for all records of a file
 
 
-def _read_records(path: Path) -> list[Record]:
-    """Read where the records of one rank's dump are; their counts stay in the file."""
-    value = load_torch(path)
-    if not isinstance(value, dict) or _MAP not in value or _RECORDS not in value:
-        raise FileFormatError(f"{path}: no keys {_RECORDS!r} and {_MAP!r}, or one of them")
-    records = value[_RECORDS]
-    if not isinstance(records, list) or not records:
-        raise FileFormatError(f"{path}: {_RECORDS} is an empty list, or none; nothing was recorded")
-    experts = stored(value[_MAP], _MAP, path, "layers", "slots").whole()
-    _check_map(experts, path)
-    return [_record(record, f"{_RECORDS}[{i}]", path, experts) for i, record in enumerate(records)]
-
-
-def _check_map(experts: NDArray[Any], path: Path) -> None:
-    S, least, most = experts.shape[1], int(experts.min()), int(experts.max())
-    if least < 0 or most >= S:
-        bad = least if least < 0 else most
-        raise FileFormatError(
-            f"{path}: {_MAP} has expert {bad} among {S} slots; use 0 to {S - 1} at most"
-        )
+def _check_map(experts: NDArray[Any]) -> None:
+    S, most = experts.shape[1], int(experts.max())
+    bad = experts[(experts < 0) | (experts >= S)]
+    if bad.size:
+        raise ValueError(f"{_MAP} has expert {bad.max()} among {S} slots; use 0 to {S - 1} at most")
     for layer, row in enumerate(experts):
         there = np.bincount(row.astype(np.int64), minlength=most + 1)
         if not there.all():
-            raise FileFormatError(
-                f"{path}: {_MAP} has no slot of expert {int(there.argmin())} in layer {layer}; "
-                f"every expert from 0 to {most} needs one"
+            raise ValueError(
+                f"{_MAP} has no slot of expert {int(there.argmin())} in layer {layer}; every "
+                f"expert from 0 to {most} needs one"
             )
 
 
 def _record(value: Any, name: str, path: Path, experts: NDArray[Any]) -> Record:
-    numbers = []
     for key in ("forward_pass_id", "rank", _SLOT_COUNTS):
         if not isinstance(value, dict) or key not in value:
-            raise FileFormatError(f"{path}: {name} has no key {key!r}")
-    for key in ("forward_pass_id", "rank"):
-        # A list in a pickle may name itself, or one list a million times over: never shown.
-        number = value[key] if isinstance(value[key], int | float) else type(value[key])
-        with checking(str(path)):
-            numbers.append(whole_number(f"{name}.{key}", number))
+            raise ValueError(f"{name} has no key {key!r}")
+    # A list in a pickle may name itself, or one list a million times over: never shown.
+    number, rank = (
+        whole_number(f"{name}.{key}", n if isinstance(n, int | float) else type(n))
+        for key, n in (("forward_pass_id", value["forward_pass_id"]), ("rank", value["rank"]))
+    )
     counts = stored(value[_SLOT_COUNTS], f"{name}.{_SLOT_COUNTS}", path, "layers", "slots")
     if counts.shape != experts.shape:
-        raise FileFormatError(
-            f"{path}: {name}.{_SLOT_COUNTS} has shape {counts.shape}, and {_MAP} {experts.shape}; "
-            "both are [layers, slots]"
+        raise ValueError(
+            f"{name}.{_SLOT_COUNTS} has shape {counts.shape}, and {_MAP} {experts.shape}; both are "
+            "[layers, slots]"
         )
     part = value.get("gatherer_key")
-    part = part if isinstance(part, str) else ""
-    return Record(path, numbers[0], numbers[1], part, counts, experts)
+    return Record(path, number, rank, part if isinstance(part, str) else "", counts, experts)
 
 
-def _read_passes(files: list[Path], where: str) -> RawTrace:
+def _read_passes(dumps: list[list[Record]], where: str) -> Trace:
     """Read the forward passes of one or more ranks' dumps, summed over the ranks."""
-    recorded = PassWindows([_read_records(file) for file in files])
-    used = used_cells(recorded)
-    passes = np.flatnonzero(used.any(axis=1))
-    notes = _rank_notes(recorded, len(files), where)
-    if not recorded.trivial:
+    maps = [records[0].experts for records in dumps]
+    sizes = [(len(experts), int(experts.max()) + 1) for experts in maps]
+    L, E = sizes[0]
+    for records, size in zip(dumps, sizes, strict=True):
+        if size != (L, E):
+            raise FileFormatError(
+                f"{records[0].path}: {_MAP} is of {size[0]} layers and {size[1]} experts, and that "
+                f"of {dumps[0][0].path.name} of {L} and {E}; give dumps of one model"
+            )
+    passes = _by_pass([record for records in dumps for record in records])
+    reads = [partial(_read_pass, records, E) for records in passes]
+    used = used_cells(reads)
+    there = np.any(used, axis=1)
+    notes = _rank_notes(passes, len(dumps), where)
+    if any((experts != np.arange(experts.shape[1]) % E).any() for experts in maps):
         notes.append(
             f"{where}: slots are taken for the experts of {_MAP}, the last map; passes before a "
             "rebalance, if there was one while recording, are counted wrong"
         )
-    if passes.size < len(used):
+    if not there.all():
         notes.append(
-            f"{where}: {len(used) - passes.size} of {len(used)} forward passes have no token and "
-            "are left out"
+            f"{where}: {int((~there).sum())} of {len(there)} forward passes have no token and are "
+            "left out"
         )
-    return without_dense(recorded, passes, used, where, notes=notes)
-
-
-def _rank_notes(recorded: PassWindows, num_files: int, where: str) -> list[str]:
-    ranks = recorded.ranks
-    if num_files == 1:
-        return [
-            f"{where}: this is what rank {ranks[0]} counted; where there are more ranks, give "
-            "the folder with all their files, or a pattern"
-        ]
-    gone = next((rank for rank, there in enumerate(ranks) if rank != there), None)
-    if gone is not None:
-        raise FileFormatError(
-            f"{where}: no file of rank {gone}, and there is one of rank {ranks[-1]}; give the "
-            "files of all ranks"
-        )
-    every = recorded.passes
-    partial = [part[0].number for part in every if len({r.rank for r in part}) < len(ranks)]
-    if not partial:
-        return []
-    return [
-        f"{where}: {len(partial)} of {len(every)} forward passes are not in the files of "
-        f"all {len(ranks)} ranks (the first is {partial[0]}); they have the tokens of those that "
-        "have them"
-    ]
-
-
-class PassWindows:
-    """Forward passes of several ranks' files, summed as they are asked for."""
-
-    def __init__(self, files: list[list[Record]]) -> None:
-        first = files[0][0]
-        E = int(first.experts.max()) + 1
-        wanted = len(first.experts), E
-        for record in (records[0] for records in files):
-            here = len(record.experts), int(record.experts.max()) + 1
-            if here != wanted:
-                raise FileFormatError(
-                    f"{record.path}: {_MAP} is of {here[0]} layers and {here[1]} experts, and that "
-                    f"of {first.path.name} of {wanted[0]} and {E}; give dumps of one model"
-                )
-        maps = [records[0].experts for records in files]
-        self.trivial = all((m == np.arange(m.shape[1]) % E).all() for m in maps)
-        every = [record for records in files for record in records]
-        self.ranks = sorted({record.rank for record in every})
-        self.passes = _by_pass(every)
-        self.shape = len(self.passes), *wanted
-
-    def read(self, number: int) -> NDArray[np.float64]:
-        """Return the tokens of one forward pass, [L, E]."""
-        records = self.passes[number]
-        experts, (_, L, E) = records[0].experts, self.shape
-        counts = np.zeros(experts.shape)
-        for record in records:
-            where = f"{record.path}: forward pass {record.number}"
-            counts += _counted(record.counts.whole(), where, " tokens in a slot")
-        cells = experts + np.arange(L)[:, None] * E
-        total = np.bincount(cells.ravel(), counts.ravel(), L * E).astype(np.float64)
-        return total.reshape(L, E)
+    kept = [read for read, some in zip(reads, there, strict=True) if some]
+    return without_dense(kept, used, E, where, notes)
 
 
 def _by_pass(every: list[Record]) -> list[list[Record]]:
@@ -300,8 +222,8 @@ def _by_pass(every: list[Record]) -> list[list[Record]]:
         other = there.get((record.rank, record.key))
         if other is not None:
             raise FileFormatError(
-                f"{record.path}: rank {record.rank} has forward pass {record.number} here and "
-                f"in {other.path.name}; give each recording once"
+                f"{record.path}: rank {record.rank} has forward pass {record.number} here and in "
+                f"{other.path.name}; give each recording once"
             )
         first = next(iter(there.values()), record)
         if not np.array_equal(first.experts, record.experts):
@@ -311,3 +233,38 @@ def _by_pass(every: list[Record]) -> list[list[Record]]:
             )
         there[record.rank, record.key] = record
     return [list(passes[number].values()) for number in sorted(passes)]
+
+
+def _rank_notes(passes: list[list[Record]], num_files: int, where: str) -> list[str]:
+    ranks = sorted({record.rank for records in passes for record in records})
+    if num_files == 1:
+        return [
+            f"{where}: this is what rank {ranks[0]} counted; where there are more ranks, give "
+            "the folder with all their files, or a pattern"
+        ]
+    for rank, there in enumerate(ranks):
+        if rank != there:
+            raise ValueError(
+                f"no file of rank {rank}, and there is one of rank {ranks[-1]}; give the files of "
+                "all ranks"
+            )
+    short = [p[0].number for p in passes if len({record.rank for record in p}) < len(ranks)]
+    if not short:
+        return []
+    return [
+        f"{where}: {len(short)} of {len(passes)} forward passes are not in the files of "
+        f"all {len(ranks)} ranks (the first is {short[0]}); they have the tokens of those that "
+        "have them"
+    ]
+
+
+def _read_pass(records: list[Record], num_experts: int) -> NDArray[np.float64]:
+    """Return the tokens of one forward pass, [L, E], summed over the ranks."""
+    experts = records[0].experts
+    counts = np.zeros(experts.shape)
+    for record in records:
+        where = f"{record.path}: forward pass {record.number}"
+        counts += _counted(record.counts.whole(), where, " tokens in a slot")
+    L, E = len(experts), num_experts
+    cells = experts + np.arange(L)[:, None] * E
+    return np.bincount(cells.ravel(), counts.ravel(), L * E).reshape(L, E).astype(np.float64)

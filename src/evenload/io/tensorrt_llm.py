@@ -1,17 +1,13 @@
 """TensorRT-LLM's files: a folder of expert statistics, and placements in YAML.
 
-**Statistics**, which its planner of placements reads too: ``meta_info.json`` has the number of
-experts; each ``rank{r}.safetensors`` has what that rank counted, under ``{iteration}_{model
-layer}`` an integer for each expert. They are summed over the ranks; each iteration is a window.
+**Statistics**: ``meta_info.json`` has the number of experts; ``rank{r}.safetensors`` has what that
+rank counted, under ``{iteration}_{model layer}`` an integer for each expert. They are summed over
+the ranks; each iteration is a window.
 
 **Placements** are the YAML of its ``load_balancer`` option: ``num_slots``,
 ``initial_global_assignments`` with the experts of the slots of each MoE layer under the layer's
-number in the model, and ``layer_updates_per_iter: 0``: the placement stays as it is. Where the
-model's numbers are not known rows become layers 0 to L-1, with a note. Not in the file are the
-number of GPUs and nodes, which the reader has to be told (nodes are 1 where not said), and the
-GPUs' speed, solver, digest and the model's number of layers, which are left out with a note.
-Placements with GPUs that are gone or have different numbers of slots are refused. The same expert
-twice on a GPU is allowed there.
+number in the model, and ``layer_updates_per_iter: 0``: the placement stays as it is. The numbers
+of GPUs and nodes are not in it. The same expert twice on a GPU is allowed there.
 """
 
 from __future__ import annotations
@@ -19,6 +15,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,21 +30,16 @@ from evenload.io.base import (
     FileFormatError,
     PlacementFile,
     PlacementShape,
-    RawTrace,
     checking,
     model_layers,
     refusing,
 )
 from evenload.io.files import natural
 from evenload.io.json import check_text, keys_found, parse_json
-from evenload.io.placements import (
-    check_experts,
-    equal_gpus,
-    left_out,
-    need_whole_gpus,
-    placement_file,
-)
+from evenload.io.placements import for_engine, placement_file
+from evenload.io.recorded import RecordedWindows
 from evenload.layers import ModelLayers
+from evenload.trace import Trace
 
 _META = "meta_info.json"
 _RANKS = "rank*.safetensors"
@@ -64,40 +57,57 @@ _WHOLE = re.compile(r"-?(0|[1-9][0-9]{0,17})\Z", re.ASCII)
 # ---- statistics ----------------------------------------------------------------------------------
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read statistics; the counts of an iteration are read as they are asked for."""
     if not path.is_dir():
-        raise FileFormatError(f"{path}: this is a file; give the folder with {_META} and {_RANKS}")
-    windows = Iterations(path)
-    return RawTrace(windows, layers=ModelLayers(windows.layers))
+        raise ValueError(f"this is a file; give the folder with {_META} and {_RANKS}")
+    E = _num_experts(path)
+    ranks = [RankCounts(file, E) for file in _rank_files(path)]
+    keys = ranks[0].keys
+    for rank in ranks[1:]:
+        for iteration, layer in sorted(keys ^ rank.keys)[:1]:
+            lacks = rank if (iteration, layer) in keys else ranks[0]
+            raise FileFormatError(
+                f"{lacks.path}: no iteration {iteration} of layer {layer}, which another rank has; "
+                "give the files of one recording"
+            )
+    iterations, layers = (sorted(set(numbers)) for numbers in zip(*keys, strict=True))
+    for iteration, layer in product(iterations, layers):
+        if (iteration, layer) not in keys:
+            raise ValueError(
+                f"iteration {iteration} has no layer {layer}, and others have; give whole "
+                "iterations"
+            )
+    reads = [partial(_counts, ranks, iteration, layers) for iteration in iterations]
+    windows, model = RecordedWindows(reads, np.arange(len(layers)), E), ModelLayers(layers)
+    return Trace.of(windows, source=str(path), layers=model)
 
 
 def _num_experts(path: Path) -> int:
     file = path / _META
     if not file.is_file():
-        raise FileFormatError(f"{path}: no {_META} in this folder; give the one that has it")
+        raise ValueError(f"no {_META} in this folder; give the one that has it")
     if file.stat().st_size > _MOST_META:
         raise FileFormatError(f"{file}: the file has more than {_MOST_META} bytes; is it one?")
-    value = parse_json(file)
-    if not isinstance(value, dict) or "num_experts" not in value:
-        raise FileFormatError(f"{file}: no key 'num_experts'")
     with checking(str(file)):
+        value = parse_json(file)
+        if not isinstance(value, dict) or "num_experts" not in value:
+            raise ValueError("no key 'num_experts'")
         number = positive_int("num_experts", value["num_experts"])
-    if number > MOST_EXPERTS:
-        raise FileFormatError(f"{file}: num_experts={number} is past {MOST_EXPERTS}")
+        if number > MOST_EXPERTS:
+            raise ValueError(f"num_experts={number} is past {MOST_EXPERTS}")
     return number
 
 
 def _rank_files(path: Path) -> list[Path]:
     files = sorted(path.glob(_RANKS), key=natural)
     if not files:
-        raise FileFormatError(f"{path}: no {_RANKS} in this folder; give the one that has them")
-    gone = {f"rank{rank}.safetensors" for rank in range(len(files))} - {f.name for f in files}
-    if gone:
-        raise FileFormatError(
-            f"{path}: no {min(map(Path, gone), key=natural)}, and there is {files[-1].name}; give "
-            "the files of all ranks"
-        )
+        raise ValueError(f"no {_RANKS} in this folder; give the one that has them")
+    for rank in range(len(files)):
+        if path / (name := f"rank{rank}.safetensors") not in files:
+            raise ValueError(
+                f"no {name}, and there is {files[-1].name}; give the files of all ranks"
+            )
     return files
 
 
@@ -105,31 +115,28 @@ class RankCounts:
     """What one rank counted: integers [E] under ``{iteration}_{layer}``; the header is held."""
 
     def __init__(self, path: Path, num_experts: int) -> None:
-        what = f"{path}: reading it"
-        library = needed("safetensors", "safetensors", "tensorrt-llm", what, error=FileFormatError)
-        self.path, self.keys = path, set[tuple[int, int]]()
-        damaged = f"{path}: this is no .safetensors file, or it is cut off"
-        with refusing(damaged, library.SafetensorError, OSError, ValueError):
-            self._file = library.safe_open(path, framework="np")
-            for name in self._file.keys():  # noqa: SIM118 (no dict)
-                self.keys.add(self._checked(name, num_experts))
-        if not self.keys:
-            raise FileFormatError(f"{path}: nothing is in it; nothing was recorded")
-
-    def _checked(self, name: str, num_experts: int) -> tuple[int, int]:
-        match = _KEY.fullmatch(name)
-        if match is None:
-            raise FileFormatError(
-                f"{self.path}: the key {name[:60]!r} is no iteration and layer, as '100_3' would be"
-            )
-        part = self._file.get_slice(name)
-        shape, dtype = tuple(part.get_shape()), part.get_dtype()
-        if dtype not in _INTEGERS or shape != (num_experts,):
-            raise FileFormatError(
-                f"{self.path}: {name!r} is {dtype} of shape {shape}; it has to be integers of "
-                f"shape ({num_experts},), one an expert"
-            )
-        return int(match[1]), int(match[2])
+        self.path, self._experts, self.keys = path, num_experts, set[tuple[int, int]]()
+        with checking(str(path)):
+            library = needed("safetensors", "safetensors", "tensorrt-llm", "reading it")
+            damaged = "this is no .safetensors file, or it is cut off"
+            with refusing(damaged, library.SafetensorError, OSError, ValueError):
+                self._file = library.safe_open(path, framework="np")
+                parts = [(name, self._file.get_slice(name)) for name in self._file.keys()]  # noqa: SIM118
+                kinds = [(name, p.get_dtype(), tuple(p.get_shape())) for name, p in parts]
+            for name, dtype, shape in kinds:
+                match = _KEY.fullmatch(name)
+                if match is None:
+                    raise ValueError(
+                        f"the key {name[:60]!r} is no iteration and layer, as '100_3' would be"
+                    )
+                if dtype not in _INTEGERS or shape != (num_experts,):
+                    raise ValueError(
+                        f"{name!r} is {dtype} of shape {shape}; it has to be integers of shape "
+                        f"({num_experts},), one an expert"
+                    )
+                self.keys.add((int(match[1]), int(match[2])))
+            if not self.keys:
+                raise ValueError("nothing is in it; nothing was recorded")
 
     def counts(self, iteration: int, layer: int) -> NDArray[Any]:
         """Return the tokens of each expert, [E]; a negative one is a `FileFormatError`."""
@@ -141,48 +148,15 @@ class RankCounts:
             )
         return counts
 
-
-class Iterations:
-    """Iterations of all ranks' files in a folder, summed as they are asked for."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._experts = _num_experts(path)
-        self._ranks = [RankCounts(file, self._experts) for file in _rank_files(path)]
-        keys = self._ranks[0].keys
-        for rank in self._ranks[1:]:
-            missing = min(keys ^ rank.keys, default=None)
-            if missing is not None:
-                lacks = rank if missing in keys else self._ranks[0]
-                raise FileFormatError(
-                    f"{lacks.path}: no iteration {missing[0]} of layer {missing[1]}, which another "
-                    "rank has; give the files of one recording"
-                )
-        self._numbers = sorted({number for number, _ in keys})
-        self.layers = sorted({layer for _, layer in keys})
-        every = ((number, layer) for number in self._numbers for layer in self.layers)
-        for number, layer in every:
-            if (number, layer) not in keys:
-                raise FileFormatError(
-                    f"{path}: iteration {number} has no layer {layer}, and others have; give whole "
-                    "iterations"
-                )
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Windows, layers, experts."""
-        return len(self._numbers), len(self.layers), self._experts
-
-    def read(self, number: int) -> NDArray[Any]:
-        """Return the tokens of one iteration, [L, E]."""
-        total = np.zeros(self.shape[1:])
-        for rank in self._ranks:
-            for row, layer in enumerate(self.layers):
-                total[row] += rank.counts(self._numbers[number], layer)
-        return total
-
     def __reduce__(self) -> tuple[Any, ...]:
-        return Iterations, (self._path,)
+        return RankCounts, (self.path, self._experts)
+
+
+def _counts(ranks: list[RankCounts], iteration: int, layers: list[int]) -> NDArray[np.float64]:
+    """Return the tokens of one iteration, [L, E], summed over the ranks."""
+    rows = [[rank.counts(iteration, layer) for layer in layers] for rank in ranks]
+    total: NDArray[np.float64] = np.array(rows, np.float64).sum(axis=0)
+    return total
 
 
 # ---- placements ----------------------------------------------------------------------------------
@@ -190,66 +164,53 @@ class Iterations:
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     """Read a placement, its layers in the order of their numbers."""
-    where = str(path)
     value = _parse_yaml(path)
-    rows = _rows_in(value, where)
-    layers = model_layers(sorted(rows), None, where)
-    array = _table(rows, value.get("num_slots"), where)
-    check_experts(array, where)
-    cluster = equal_gpus(array.shape[1], shape, where)
-    file = placement_file(array, cluster, shape.num_experts, where, layers)
-    other = [str(key) for key in value if key not in _KNOWN]
-    if not other:
-        return file
-    return replace(file, notes=(*file.notes, f"{where}: not read: {', '.join(other)[:200]}"))
+    rows = _rows_in(value)
+    layers = model_layers(sorted(rows), None)
+    file = placement_file(np.array([rows[i] for i in layers.ids], np.int64), path, shape)
+    other = ", ".join(str(key) for key in value if key not in _KNOWN)
+    notes = (*file.notes, f"{path}: not read: {other[:200]}") if other else file.notes
+    return replace(file, layers=layers, notes=notes)
 
 
-def _rows_in(value: Any, where: str) -> dict[int, list[int]]:
+def _rows_in(value: Any) -> dict[int, list[int]]:
+    """Return the experts in each layer's slots, as many in each."""
     rows = value.get(_ROWS) if isinstance(value, dict) else None
     if not isinstance(rows, dict) or not rows:
-        raise FileFormatError(
-            f"{where}: no {_ROWS} with a list of experts for each layer; found: {keys_found(value)}"
+        raise ValueError(
+            f"no {_ROWS} with a list of experts for each layer; found: {keys_found(value)}"
         )
+    wanted = value.get("num_slots")
+    said = f"num_slots={wanted}"
     for layer, row in rows.items():
         if not isinstance(layer, int):
-            raise FileFormatError(f"{where}: {_ROWS} has the key {layer!r}; use a layer's number")
-        place = f"{where}: layer {layer}"
+            raise ValueError(f"{_ROWS} has the key {layer!r}; use a layer's number")
+        place = f"layer {layer}"
         if not isinstance(row, list) or not row:
-            raise FileFormatError(f"{place} is {str(row)[:40]!r}; use the experts of its slots")
+            raise ValueError(f"{place} is {str(row)[:40]!r}; use the experts of its slots")
         for odd in (expert for expert in row if not isinstance(expert, int)):
-            raise FileFormatError(f"{place} has {str(odd)[:40]!r}; use the number of an expert")
-    return rows
-
-
-def _table(rows: dict[int, list[int]], num_slots: Any, where: str) -> NDArray[np.int64]:
-    first = next(iter(rows))
-    wanted = len(rows[first]) if num_slots is None else num_slots
-    for layer, row in rows.items():
+            raise ValueError(f"{place} has {str(odd)[:40]!r}; use the number of an expert")
+        if wanted is None:
+            wanted, said = len(row), f"layer {layer} has {len(row)}"
         if len(row) != wanted:
-            said = f"layer {first} has {wanted}" if num_slots is None else f"num_slots={wanted}"
-            raise FileFormatError(
-                f"{where}: layer {layer} has {len(row)} slots, and {said}; use as many in each"
-            )
-    return np.array([rows[layer] for layer in sorted(rows)], np.int64)
+            raise ValueError(f"{place} has {len(row)} slots, and {said}; use as many in each layer")
+    return rows
 
 
 def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
     """Write a placement with one line a layer."""
-    need_whole_gpus(file, "TensorRT-LLM")
+    lost = for_engine(file, "TensorRT-LLM", "layer numbers")
     placement = file.placement
     L = placement.num_layers
-    ids = tuple(range(L)) if file.layers is None else file.layers.ids
+    ids = range(L) if file.layers is None else file.layers.ids
     lines = [f"num_slots: {placement.num_slots}", "layer_updates_per_iter: 0", f"{_ROWS}:"]
-    rows = np.array(placement.physical_to_logical).tolist()
+    rows = placement.physical_to_logical.tolist()
     lines += [f"  {layer}: {row}" for layer, row in zip(ids, rows, strict=True)]
     stream.write(("\n".join(lines) + "\n").encode())
-    lost = left_out(file, "TensorRT-LLM", "layer numbers")
     if file.layers is not None:
         return lost
-    return (
-        f"which of the model's layers these are is not known: written as layers 0 to {L - 1}",
-        *lost,
-    )
+    note = f"which of the model's layers these are is not known: written as layers 0 to {L - 1}"
+    return (note, *lost)
 
 
 # ---- the little of YAML that a placement needs ---------------------------------------------------
@@ -258,21 +219,20 @@ def write_placement(stream: BinaryIO, file: PlacementFile) -> tuple[str, ...]:
 def _parse_yaml(path: Path) -> Any:
     """Return the value in a YAML file: dicts, lists, ints, None, and texts for all else.
 
-    PyYAML's safe loader reads the text; its events are followed here instead of built by it, since
-    a few bytes can name one list a million times over (aliases), nest without end, or say a key
-    twice. Plain mappings and lists are taken, three deep; all else is refused with its line.
+    PyYAML's events are followed here, since a few bytes can name one list a million times over
+    (aliases), nest without end, or say a key twice: all but plain values is refused with its line.
     """
     check_text(path, MOST_TEXT)
-    yaml = needed("yaml", "PyYAML", "tensorrt-llm", f"{path}: a YAML file", error=FileFormatError)
+    yaml = needed("yaml", "PyYAML", "tensorrt-llm", "a YAML file")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        with refusing(f"{path}: this is no YAML", UnicodeDecodeError):
+        with refusing("this is no YAML", UnicodeDecodeError):
             text = path.read_text(encoding="utf-8-sig")
         events = yaml.parse(text, Loader=loader)
         next(events)  # the stream's start
         if not isinstance(next(events), yaml.DocumentStartEvent):
-            raise FileFormatError(f"{path}: the file holds no value")
-        value = _value(next(events), events, 0, str(path))
+            raise ValueError("the file holds no value")
+        value = _value(next(events), events, 0)
         next(events)  # the document's end
         last = next(events)
     except yaml.YAMLError as error:
@@ -281,37 +241,36 @@ def _parse_yaml(path: Path) -> Any:
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise FileFormatError(f"{path}{line}: this is no YAML ({what})") from None
     if not isinstance(last, yaml.StreamEndEvent):
-        raise _refused(last, "a second document starts; use one", str(path))
+        raise _refused(last, "a second document starts; use one")
     return value
 
 
-def _refused(event: Any, what: str, where: str) -> FileFormatError:
-    return FileFormatError(f"{where}, line {event.start_mark.line + 1}: {what}")
+def _refused(event: Any, what: str) -> ValueError:
+    return ValueError(f"line {event.start_mark.line + 1}: {what}")
 
 
-def _value(event: Any, events: Iterator[Any], depth: int, where: str) -> Any:
+def _value(event: Any, events: Iterator[Any], depth: int) -> Any:
     kind = type(event).__name__
     if kind == "AliasEvent":
-        raise _refused(event, "an alias (*name) is not followed; write the value out", where)
+        raise _refused(event, "an alias (*name) is not followed; write the value out")
     if event.anchor is not None or (event.tag is not None and kind != "ScalarEvent"):
-        raise _refused(event, "anchors (&name) and tags (!name) are not read", where)
+        raise _refused(event, "anchors (&name) and tags (!name) are not read")
     if kind == "ScalarEvent":
         text, plain = event.value, event.implicit[0] and event.tag is None  # not quoted
         if plain and _WHOLE.match(text):
             return int(text)
         return None if plain and text in ("", "~", "null") else text
     if depth == _DEEPEST:
-        raise _refused(event, f"it is nested deeper than {_DEEPEST}", where)
-    items: list[Any] = []
-    pairs: dict[Any, Any] = {}
+        raise _refused(event, f"it is nested deeper than {_DEEPEST}")
+    items, pairs = list[Any](), dict[Any, Any]()
     while not type(part := next(events)).__name__.endswith("EndEvent"):
         if kind == "SequenceStartEvent":
-            items.append(_value(part, events, depth + 1, where))
+            items.append(_value(part, events, depth + 1))
             continue
         if type(part).__name__ != "ScalarEvent":
-            raise _refused(part, "a key is no plain word or number", where)
-        key = _value(part, events, depth + 1, where)
+            raise _refused(part, "a key is no plain word or number")
+        key = _value(part, events, depth + 1)
         if key in pairs:
-            raise _refused(part, f"the key {key} is there twice", where)
-        pairs[key] = _value(next(events), events, depth + 1, where)
+            raise _refused(part, f"the key {key} is there twice")
+        pairs[key] = _value(next(events), events, depth + 1)
     return items if kind == "SequenceStartEvent" else pairs

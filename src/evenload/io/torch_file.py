@@ -1,9 +1,8 @@
 """Files that ``torch.save`` wrote: a zip archive with a pickle and the numbers of the tensors.
 
-A pickle is a program, and may run any code or take any memory. The one here is run by an
-interpreter that knows the few steps of plain values (numbers, texts, lists, tuples, dicts with
-texts as keys) and of dense tensors, and nothing else: what it cannot name it cannot call. A tensor
-becomes the place of its numbers in the file, from where they are read in parts.
+A pickle is a program, and may run any code or take any memory. The interpreter here knows the few
+steps of plain values (numbers, texts, lists, tuples, dicts with texts as keys) and of dense
+tensors: what it cannot name it cannot call. A tensor becomes the place of its numbers in the file.
 
 ``torch.load(weights_only=True, mmap=True)`` was tried and lost (torch 2.13): keys of nested tuples
 end the process with a segmentation fault, 30 MB of empty dicts take 2.7 GB and 50 seconds, and what
@@ -19,11 +18,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from evenload.io.base import FileFormatError
 from evenload.io.files import DAMAGED, kind_of
 from evenload.io.npy import StoredArray
 from evenload.io.npz import start_of
@@ -51,42 +49,35 @@ _STEPS = (
 
 
 class PickleError(ValueError):
-    """A pickle that asks for anything but plain values and tensors; the message says for what."""
+    """An archive or a pickle that `torch.save` does not write; the message says what is in it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A dense tensor as the pickle describes it, which may be wrong: `stored` checks it.
+    """A dense tensor as the pickle describes it, which may be wrong: `stored` checks it."""
 
-    `dtype` is torch's name, `member` has its numbers and those of its views, `first` is the number
-    of its first element there; strides are in elements. If `swapped`, high bytes come first.
-    """
-
-    path: Path
     dtype: str
-    member: zipfile.ZipInfo
-    first: int
+    member: zipfile.ZipInfo  # has its numbers and those of its views
+    first: int  # number of its first element there
     shape: tuple[int, ...]
-    strides: tuple[int, ...]
-    swapped: bool
+    strides: tuple[int, ...]  # in elements
+    swapped: bool  # whether high bytes come first
 
 
 def load_torch(path: Path) -> Any:
     """Read what ``torch.save`` wrote: plain values, and `Tensor` where a tensor was."""
     try:
         with zipfile.ZipFile(path) as archive:
-            member = _checked_pickle(archive.infolist(), path)
+            member = _checked_pickle(archive.infolist(), path.stat().st_size)
             data = archive.read(member)
-            reader = _Reader(data, archive, member.filename.removesuffix(_PICKLE), path)
-    except FileFormatError:
+            reader = _Reader(data, archive, member.filename.removesuffix(_PICKLE))
+    except (PickleError, FileNotFoundError):
         raise
     except DAMAGED:
-        if not path.exists():
-            raise
         kind = kind_of(path)
         what = "it is cut off or damaged" if "zip" in kind else kind
-        raise FileFormatError(
-            f"{path}: this is no file that torch.save wrote (torch 1.6 or newer): {what}"
+        raise ValueError(
+            f"this is no file that torch.save wrote (torch 1.6 or newer): {what}"
         ) from None
     try:
         if sum(map(data.count, _MAKES_OBJECTS)) <= MOST_OBJECTS:
@@ -96,30 +87,25 @@ def load_torch(path: Path) -> Any:
         why = str(error)
     except Exception:  # damaged bytes may raise anything
         why = "it is cut off or damaged"
-    raise FileFormatError(
-        f"{path}: its pickle is refused: {why}; only tensors and plain values are read"
-    )
+    raise ValueError(f"its pickle is refused: {why}; only tensors and plain values are read")
 
 
-def _checked_pickle(members: list[zipfile.ZipInfo], path: Path) -> zipfile.ZipInfo:
+def _checked_pickle(members: list[zipfile.ZipInfo], size: int) -> zipfile.ZipInfo:
     """Return the pickle's member, all of them being stored as they are and small enough."""
-    size = path.stat().st_size
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
-            raise FileFormatError(
-                f"{path}: {member.filename[:80]} is compressed or larger than the file, which "
-                "torch.save does not write"
+            raise PickleError(
+                f"{member.filename[:80]} is compressed or larger than the file, which torch.save "
+                "does not write"
             )
     pickles = [m for m in members if m.filename.rpartition("/")[2] == _PICKLE]
     if len(pickles) != 1:
-        raise FileFormatError(
-            f"{path}: the archive has {len(pickles)} members {_PICKLE}; torch.save writes one"
+        raise PickleError(
+            f"the archive has {len(pickles)} members {_PICKLE}; torch.save writes one"
         )
-    if pickles[0].file_size > MOST_PICKLE:
-        raise FileFormatError(
-            f"{path}: its pickle has {pickles[0].file_size} bytes, more than the {MOST_PICKLE} "
-            "that are read"
-        )
+    size = pickles[0].file_size
+    if size > MOST_PICKLE:
+        raise PickleError(f"its pickle has {size} bytes, more than the {MOST_PICKLE} that are read")
     return pickles[0]
 
 
@@ -133,13 +119,11 @@ class _Steps(dict[int, Callable[[Any], None]]):
         raise PickleError(f"it has the step {bytes([code])!r}, which no plain value needs")
 
 
-@dataclass(frozen=True)
-class _StorageType:
-    dtype: str
+class _StorageType(str):
+    """What numbers of a storage are, which no step of a pickle can make up."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Storage:
+class _Storage(NamedTuple):
     dtype: str
     member: zipfile.ZipInfo
 
@@ -159,9 +143,8 @@ class _Reader(pickle._Unpickler):
 
     dispatch = _Steps({code[0]: pickle._Unpickler.dispatch[code[0]] for code in _STEPS})
 
-    def __init__(self, data: bytes, archive: zipfile.ZipFile, root: str, path: Path) -> None:
+    def __init__(self, data: bytes, archive: zipfile.ZipFile, root: str) -> None:
         super().__init__(BytesIO(data))
-        self._path = path
         found = {m.filename.removeprefix(root): m for m in archive.infolist()}
         self._members = {name: m for name, m in found.items() if name.startswith("data/")}
         order = found.get("byteorder")
@@ -182,7 +165,7 @@ class _Reader(pickle._Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         """Return where the numbers are that the pickle names."""
         match pid:
-            case ("storage", _StorageType(dtype), str(key), _, int()):
+            case ("storage", _StorageType() as dtype, str(key), _, int()):
                 if f"data/{key}" in self._members:
                     return _Storage(dtype, self._members[f"data/{key}"])
         raise PickleError("it has numbers that are not in the archive")
@@ -198,21 +181,18 @@ class _Reader(pickle._Unpickler):
         ):
             raise PickleError("it has a tensor without numbers, a shape or strides")
         place = tuple(shape), tuple(strides)
-        return Tensor(self._path, storage.dtype, storage.member, first, *place, self._swapped)
+        return Tensor(storage.dtype, storage.member, first, *place, self._swapped)
 
     def load_proto(self) -> None:
-        """Take protocol 2, torch.save's own."""
         protocol = self.read(1)[0]
         if protocol != 2:
             raise PickleError(f"it is of protocol {protocol}; torch.save writes 2")
 
     def load_setitem(self) -> None:
-        """Put one value into a dict."""
         value, key = self.stack.pop(), self.stack.pop()
         self._set([key, value])
 
     def load_setitems(self) -> None:
-        """Put several values into a dict."""
         self._set(self.pop_mark())
 
     def _set(self, items: list[Any]) -> None:
@@ -238,24 +218,23 @@ def stored(value: Any, name: str, path: Path, *axes: str, whole: bool = True) ->
     numbers are taken. What claims more numbers than the file has for it is refused.
     """
     if not isinstance(value, Tensor):
-        raise FileFormatError(f"{path}: {name} is a {type(value).__name__}; save a tensor")
+        raise ValueError(f"{name} is a {type(value).__name__}; save a tensor")
     shape, bfloat16 = value.shape, value.dtype == "bfloat16"
-    dtype = np.dtype("uint16" if bfloat16 else value.dtype).newbyteorder(
-        ">" if value.swapped else "<"
-    )
+    dtype = np.dtype("uint16" if bfloat16 else value.dtype)
+    dtype = dtype.newbyteorder(">" if value.swapped else "<")
     there, claimed = value.member.file_size, math.prod(shape)
     steps = ((n - 1) * stride for n, stride in zip(shape, value.strides, strict=True))
     last = value.first + sum(steps)
     if claimed and max(claimed, last + 1) * dtype.itemsize > there:
-        raise FileFormatError(
-            f"{path}: {name} claims {claimed} numbers {shape}, and the file has {there} bytes for "
-            "them; save a contiguous tensor"
+        raise ValueError(
+            f"{name} claims {claimed} numbers {shape}, and the file has {there} bytes for them; "
+            "save a contiguous tensor"
         )
     if value.dtype == "bool" or (whole and (bfloat16 or dtype.kind == "f")):
         need = "an integer" if whole else "an integer or floating"
-        raise FileFormatError(f"{path}: {name} has dtype torch.{value.dtype}; use {need} dtype")
+        raise ValueError(f"{name} has dtype torch.{value.dtype}; use {need} dtype")
     if (axes and len(axes) != len(shape)) or 0 in shape:
         use = f"[{', '.join(axes)}]" if axes else "some axes"
-        raise FileFormatError(f"{path}: {name} has shape {shape}; use {use}, at least 1 of each")
+        raise ValueError(f"{name} has shape {shape}; use {use}, at least 1 of each")
     offset = start_of(path, value.member) + value.first * dtype.itemsize
     return StoredArray(path, dtype, shape, value.strides, offset, bfloat16)

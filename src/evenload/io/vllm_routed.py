@@ -9,12 +9,9 @@ vLLM returns them with ``--enable-return-routed-experts`` and writes no file its
   choices of one response are one request;
 - a folder of these, or a pattern.
 
-**Windows are requests**, in the order of the file, and of the files' names; sum many into one by
-``--window``. A response without routing (aborted before it ran) is left out with a note.
-
-An array [a, b, c] of whole numbers may as well be loads over time, and is counted only where this
-format is named. vLLM has a row for each layer of the model; those of dense layers stay 0, which
-says expert 0 for every token, and are left out with a note.
+Windows are requests, in the order of the file, and of the files' names. An array [a, b, c] may as
+well be loads over time, and is counted only where this format is named. vLLM has a row for each
+layer of the model; those of dense layers stay 0, which says expert 0 for every token.
 """
 
 from __future__ import annotations
@@ -23,8 +20,8 @@ import base64
 import binascii
 import io
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +32,8 @@ from evenload.io.base import (
     MAX_ELEMENTS,
     MOST_EXPERTS,
     FileFormatError,
-    RawTrace,
     check_elements,
+    checking,
     refusing,
 )
 from evenload.io.files import files_of
@@ -44,6 +41,7 @@ from evenload.io.json import to_array
 from evenload.io.npy import read_array, stored_array
 from evenload.io.npz import keys_of, open_archive, read_member
 from evenload.io.recorded import check_routed, count_topk, experts_note, without_dense
+from evenload.trace import Trace
 
 MOST_REQUEST = 2**30  # bytes of one request in a .npz, which may be packed a thousand times smaller
 MOST_LINE = 2**28  # bytes of one response: half a million tokens of 58 layers in base64
@@ -51,159 +49,151 @@ _KEY = "routed_experts"
 _PARTS = ("choices", "outputs")  # of the server's responses, and of the Python class
 
 
-def read_load(path: Path, num_experts: int | None) -> RawTrace:
+def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a file, folder or pattern; each request is counted when it is asked for."""
-    requests = Requests(path, num_experts)
-    every, used = np.arange(len(requests.all)), np.array(requests.used)
-    raw = without_dense(requests, every, used, str(path), "name expert 0 for every token")
-    notes = raw.notes
-    if num_experts is None:
-        notes += (experts_note(str(path), requests.num_experts),)
-    if requests.without:
-        notes += (
-            f"{path}: {requests.without} of {requests.without + len(requests.all)} requests have "
-            "no routed experts and are left out",
+    requests, used, E, without = _requests(path, num_experts)
+    notes = [] if num_experts is not None else [experts_note(path, E)]
+    if without:
+        notes.append(
+            f"{path}: {without} of {without + len(requests)} requests have no routed experts and "
+            "are left out"
         )
-    return replace(raw, notes=notes)
+    reads, why = [partial(_counts, read, E) for read in requests], "name expert 0 for every token"
+    trace = without_dense(reads, used, E, str(path), why=why)
+    return Trace.of(trace, source=trace.source, notes=(*trace.notes, *notes), layers=trace.layers)
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
     """Read the experts of each token of all requests, [tokens, L, k], without dense layers."""
-    requests = Requests(path, None)
-    if requests.num_numbers > MAX_ELEMENTS:
-        raise FileFormatError(
-            f"{path}: {requests.num_numbers} experts of tokens are more than the {MAX_ELEMENTS} "
-            "that are held at once; give fewer requests"
-        )
-    layers = np.flatnonzero(np.any(requests.used, axis=0))
-    return np.concatenate([requests.topk(t)[:, layers] for t in range(len(requests.all))])
-
-
-class Requests:
-    """Requests of a path's files as windows, dense layers included, each looked through once."""
-
-    def __init__(self, path: Path, num_experts: int | None) -> None:
-        files = files_of(path, ".jsonl", ".npy", ".npz")
-        if not files:
-            raise FileFormatError(f"{path}: no .npy, .npz or .jsonl file in this folder")
-        self.all: list[Request] = []
-        self.used: list[NDArray[np.bool_]] = []  # which layers some token leaves expert 0 in
-        self.num_numbers = self.without = 0
-        self._per_token, largest = tuple[int, ...](), -1
-        for request in (request for file in files for request in _requests_in(file)):
-            topk = request.read()
-            if topk is None or (topk.ndim == 3 and len(topk) == 0):
-                self.without += 1
-                continue
-            largest = max(largest, self._look(request, topk, (num_experts or MOST_EXPERTS) - 1))
-        if not self.all:
-            raise FileFormatError(f"{path}: no request has routed experts in it")
-        self.num_experts = num_experts or largest + 1
-        self.shape = len(self.all), self._per_token[0], self.num_experts
-
-    def _look(self, request: Request, topk: NDArray[Any], most: int) -> int:
-        """Keep what a request is, and return its largest expert."""
-        check_routed(topk, request.where, _KEY)
-        if self.all and topk.shape[1:] != self._per_token:
-            raise FileFormatError(
-                f"{request.where}: {_KEY} has {topk.shape[1:]} layers and experts a token, "
-                f"and that of {self.all[0].where} has {self._per_token}; give requests of one model"
+    requests, used, *_ = _requests(path, None)
+    layers = np.flatnonzero(used.any(axis=0))
+    kept, numbers = list[NDArray[Any]](), 0
+    for read in requests:
+        kept.append(read()[:, layers])
+        numbers += kept[-1].size
+        if numbers > MAX_ELEMENTS:
+            raise ValueError(
+                f"the experts of its tokens are more than the {MAX_ELEMENTS} that are held at "
+                "once; give fewer requests"
             )
-        least, largest = int(topk.min()), int(topk.max())
-        if least < 0 or largest > most:
-            bad = least if least < 0 else largest
-            raise FileFormatError(f"{request.where}: {_KEY} has {bad}; use experts 0 to {most}")
-        self._per_token = topk.shape[1:]
-        self.all.append(request)
-        self.num_numbers += topk.size
-        self.used.append(np.asarray(topk.any(axis=(0, 2))))
-        return largest
-
-    def topk(self, number: int) -> NDArray[Any]:
-        """Return the experts of each token of one request, [tokens, L, k]."""
-        topk = self.all[number].read()
-        if topk is None or topk.shape[1:] != self._per_token:
-            raise FileFormatError(f"{self.all[number].where}: the file has changed meanwhile")
-        return topk
-
-    def read(self, number: int) -> NDArray[Any]:
-        """Return the tokens of one request, [L, E]."""
-        return count_topk(self.topk(number), self.num_experts, self.all[number].where)[0]
+    return np.concatenate(kept)
 
 
-@dataclass(frozen=True)
-class Request:
-    """Where one request's routed experts are: a .npy, a key of a .npz or a line of a .jsonl.
+def _requests(
+    path: Path, num_experts: int | None
+) -> tuple[list[partial[NDArray[Any]]], NDArray[np.bool_], int, int]:
+    """Look through the requests of a path once.
 
-    `where` names the place for messages, `start` is the line's, in bytes.
+    Returned are functions that read each again, in which layers [requests, L] some token leaves
+    expert 0, the number of experts, and how many requests have no routing.
     """
+    files = files_of(path, ".jsonl", ".npy", ".npz")
+    if not files:
+        raise ValueError("no .npy, .npz or .jsonl file in this folder")
+    found, used, largest, without = [], [], 0, 0
+    most = (num_experts or MOST_EXPERTS) - 1
+    first: tuple[str, tuple[int, ...]] | None = None
+    for where, read in (request for file in files for request in _requests_in(file)):
+        topk = read()
+        if topk is None or (topk.ndim == 3 and len(topk) == 0):
+            without += 1
+            continue
+        with checking(where):
+            check_routed(topk, _KEY)
+            here, bad = topk.shape[1:], topk[(topk < 0) | (topk > most)]
+            first = first or (where, here)
+            if here != first[1]:
+                raise ValueError(
+                    f"{_KEY} has {here} layers and experts a token, and that of {first[0]} has "
+                    f"{first[1]}; give requests of one model"
+                )
+            if bad.size:
+                raise ValueError(f"{_KEY} has {bad[0]}; use experts 0 to {most}")
+        found.append(partial(_again, read, where, here))
+        used.append(np.any(topk, axis=(0, 2)))
+        largest = max(largest, int(topk.max()))
+    if not found:
+        raise ValueError("no request has routed experts in it")
+    return found, np.array(used), num_experts or largest + 1, without
 
-    path: Path
-    where: str
-    key: str | None = None
-    start: int | None = None
 
-    def read(self) -> NDArray[Any] | None:
-        """Return [tokens, layers, k] as they are in the file; None where a response has none."""
-        if self.key is not None:
-            with open_archive(self.path) as archive:
-                return read_member(archive, self.key, self.path, MOST_REQUEST)
-        if self.start is None:
-            array = stored_array(self.path)
-            check_elements(array.shape, self.where)
-            return array.whole()
-        with self.path.open("rb") as stream:
-            stream.seek(self.start)
-            return _routed_in(stream.readline(MOST_LINE + 1), self.where)
+def _again(
+    read: Callable[[], NDArray[Any] | None], where: str, per_token: tuple[int, ...]
+) -> NDArray[Any]:
+    topk = read()
+    if topk is None or topk.shape[1:] != per_token:
+        raise FileFormatError(f"{where}: the file has changed meanwhile")
+    return topk
 
 
-def _requests_in(path: Path) -> Iterator[Request]:
-    """Yield the requests of a .npy, .npz or .jsonl file, in order."""
+def _counts(read: partial[NDArray[Any]], num_experts: int) -> NDArray[np.int64]:
+    with checking(read.args[1]):
+        return count_topk(read(), num_experts)
+
+
+# ---- one request in a file: a .npy, a key of a .npz or a line of a .jsonl ------------------------
+
+
+def _requests_in(path: Path) -> Iterator[tuple[str, Callable[[], NDArray[Any] | None]]]:
+    """Yield the name and the reader of each request of a file; None is read where it has none."""
     suffix = path.suffix.lower()
     if path.stat().st_size == 0:
         raise FileFormatError(f"{path}: the file is empty (0 bytes)")
     if suffix == ".npy":
-        yield Request(path, str(path))
+        yield str(path), partial(_read_file, path)
     elif suffix == ".npz":
-        with open_archive(path) as archive:
+        with checking(str(path)), open_archive(path) as archive:
             keys = keys_of(archive)
-        yield from (Request(path, f"{path}, key {k!r}", k) for k in keys if k != "num_experts")
+        for key in keys:
+            if key != "num_experts":
+                yield f"{path}, key {key!r}", partial(_read_key, path, key)
     elif suffix == ".jsonl":
-        yield from _lines(path)
+        with path.open("rb") as stream:
+            start = number = 0
+            while line := stream.readline(MOST_LINE + 1):
+                number += 1
+                where = f"{path}, line {number}"
+                if len(line) > MOST_LINE:
+                    raise FileFormatError(f"{where}: the line has more than {MOST_LINE} bytes")
+                if line.strip():
+                    yield where, partial(_read_line, path, start, where)
+                start += len(line)
     else:
         raise FileFormatError(
             f"{path}: routed experts are read from .npy, .npz and .jsonl files; save them as one"
         )
 
 
-def _lines(path: Path) -> Iterator[Request]:
+def _read_file(path: Path) -> NDArray[Any]:
+    with checking(str(path)):
+        array = stored_array(path)
+        check_elements(array.shape)
+        return array.whole()
+
+
+def _read_key(path: Path, key: str) -> NDArray[Any]:
+    with checking(str(path)), open_archive(path) as archive:
+        return read_member(archive, key, path, MOST_REQUEST)
+
+
+def _read_line(path: Path, start: int, where: str) -> NDArray[Any] | None:
     with path.open("rb") as stream:
-        start = number = 0
-        while line := stream.readline(MOST_LINE + 1):
-            number += 1
-            where = f"{path}, line {number}"
-            if len(line) > MOST_LINE:
-                raise FileFormatError(f"{where}: the line has more than {MOST_LINE} bytes")
-            if line.strip():
-                yield Request(path, where, start=start)
-            start += len(line)
+        stream.seek(start)
+        line = stream.readline(MOST_LINE + 1)
+    with checking(where):
+        with refusing("this is no JSON, or it is cut off", ValueError, RecursionError):
+            value = json.loads(line.decode("utf-8-sig"))
+        arrays = [_array(part) for part in _parts(value) if part is not None]
+        for array in arrays:
+            if array.ndim != 3 or array.shape[1:] != arrays[0].shape[1:]:
+                raise ValueError(
+                    f"{_KEY} has shape {array.shape}; use [tokens, layers, k], and the same layers "
+                    "and k in all of a line"
+                )
+        return np.concatenate(arrays) if arrays else None
 
 
-def _routed_in(line: bytes, where: str) -> NDArray[Any] | None:
-    """Return the routed experts in a line, [tokens, layers, k], or None where it has none."""
-    with refusing(f"{where}: this is no JSON, or it is cut off", ValueError, RecursionError):
-        value = json.loads(line.decode("utf-8-sig"))
-    arrays = [_array(part, where) for part in _parts(value, where) if part is not None]
-    for array in arrays:
-        if array.ndim != 3 or array.shape[1:] != arrays[0].shape[1:]:
-            raise FileFormatError(
-                f"{where}: {_KEY} has shape {array.shape}; use [tokens, layers, k], and the same "
-                "layers and k in all of a line"
-            )
-    return np.concatenate(arrays) if arrays else None
-
-
-def _parts(value: Any, where: str) -> list[Any]:
+def _parts(value: Any) -> list[Any]:
     """Return the routed experts of a response: one, or one of each of its parts."""
     if isinstance(value, list):
         return [value]
@@ -214,17 +204,20 @@ def _parts(value: Any, where: str) -> list[Any]:
             parts = value.get(name)
             if isinstance(parts, list) and all(isinstance(p, dict) and _KEY in p for p in parts):
                 return [part[_KEY] for part in parts]
-    raise FileFormatError(
-        f"{where}: no key {_KEY!r}, alone or in each of the choices or outputs; start the server "
-        "with --enable-return-routed-experts"
+    raise ValueError(
+        f"no key {_KEY!r}, alone or in each of the choices or outputs; start the server with "
+        "--enable-return-routed-experts"
     )
 
 
-def _array(value: Any, where: str) -> NDArray[Any]:
+def _array(value: Any) -> NDArray[Any]:
     if isinstance(value, list):
-        return to_array(value, _KEY, where)
+        return to_array(value, _KEY)
     if not isinstance(value, str):
-        raise FileFormatError(f"{where}: {_KEY} is {json.dumps(value)[:40]}; use nested lists")
-    with refusing(f"{where}: {_KEY} is no base64", binascii.Error, ValueError):
+        raise ValueError(f"{_KEY} is {json.dumps(value)[:40]}; use nested lists")
+    with refusing(f"{_KEY} is no base64", binascii.Error, ValueError):
         content = base64.b64decode(value, validate=True)
-    return read_array(io.BytesIO(content), len(content), f"{where}: {_KEY}")
+    try:
+        return read_array(io.BytesIO(content), len(content))
+    except ValueError as error:
+        raise ValueError(f"{_KEY}: {error}") from None

@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import check_weights
-from evenload.io import PlacementFile, RawTrace
+from evenload.io import PlacementFile
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
 from evenload.report.tables import DIM, print_table
 from evenload.report.text import counted, some, up
+from evenload.trace import Trace
 
 _LINES = (
     "skew: load of a layer's busiest expert over that of its mean expert.",
@@ -84,8 +85,8 @@ class Scan:
         If a number is not finite and >= 0, or beyond any count.
     """
 
-    def __init__(self, trace: RawTrace) -> None:
-        self.shape = T, L, E = trace.windows.shape
+    def __init__(self, trace: Trace) -> None:
+        self.shape = T, L, E = trace.shape
         self.dtype = ""  # of the numbers in the file
         self.total = np.zeros((L, E))  # over windows
         self.tokens = np.zeros((T, L))  # of all experts
@@ -96,7 +97,7 @@ class Scan:
         self.running = True  # whether no number is ever smaller than a window before
         before = None
         for t in range(T):
-            window = trace.windows.read(t)
+            window = trace.read(t)
             self.dtype = str(window.dtype)
             load = check_weights(f"window {t}: load", window)
             most = load.max(axis=1)
@@ -226,7 +227,7 @@ def _tokens(scan: Scan) -> tuple[dict[str, Any] | None, Rows]:
     return plain, [(name, span), *multiples]
 
 
-def inspect_loads(trace: RawTrace, source: str, format: str) -> Facts:
+def inspect_loads(trace: Trace, source: str, format: str) -> Facts:
     """Read loads once, window by window, and say what they are; `ValueError` as `Scan`."""
     scan = Scan(trace)
     T, L, E = scan.shape
