@@ -21,14 +21,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evenload.arrays import Float, Int
 from evenload.cluster import Cluster
 from evenload.problem import Problem
 from evenload.threads import STEPS_A_THREAD, spread
-
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 
 ROUNDING = 1e-9  # how far sums in another order may be off, with room to spare
 
@@ -53,23 +50,12 @@ class Gpus(NamedTuple):
 
 
 def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
-    """Bound the balancedness of every placement of a problem, whichever planner made it.
+    """Bound the balancedness of every placement of a problem: float64 [L], in (0, 1].
 
-    In each layer the strongest of the arguments counts, see `evenload.bounds`.
-
-    Parameters
-    ----------
-    problem : Problem
-        Load, cluster and groups. Where groups must stay on one node, the bound is on placements
-        that keep to that; else on all.
-    thorough : bool, default True
-        Whether to look for partners too: milliseconds for a layer with two or three slots a GPU,
-        against some 50 microseconds for all other arguments.
-
-    Returns
-    -------
-    float64 ndarray, [L]
-        In (0, 1]; 1 for a layer without load.
+    Where groups must stay on one node, of placements that keep to that. In each layer the strongest
+    of the arguments counts, see `evenload.bounds`; 1 for a layer without load. Only `thorough`
+    looks for partners: milliseconds for a layer with two or three slots a GPU, against some 50
+    microseconds for all other arguments.
     """
     load = _relative_load(problem.load)
     living = Gpus.of(problem.cluster, problem.cluster.living_gpus)
@@ -178,5 +164,4 @@ def _relaxed_times(load: Float, num_groups: int, kinds: list[Gpus], num_nodes: i
         for gpus, most in zip(kinds, replicas, strict=True)
     )
     time = node / max(gpus.reach[-1] for gpus in kinds)
-    relaxed: Float = np.maximum(time, load.max(axis=1) / fastest) * (1.0 - ROUNDING)
-    return relaxed
+    return np.asarray(np.maximum(time, load.max(axis=1) / fastest) * (1.0 - ROUNDING))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import read_only
+from evenload.arrays import Float, Int, read_only
 from evenload.checks import divisor, multiple, positive_int, positive_real
 
 MOST_SPEED_RATIO = 1000.0  # a GPU slower than that is worth no expert, and sums stay exact
@@ -87,18 +87,14 @@ alive=(True, False, True))
                 f"{', '.join(choices)}: {' and '.join(given) or 'none'} given; give exactly one"
             )
         if slots is not None:
-            entries = _one_for_each("slots", slots, gpus)
-            each = tuple(positive_int(f"slots[{g}]", value) for g, value in enumerate(entries))
+            each = tuple(positive_int(*entry) for entry in _one_for_each("slots", slots, gpus))
         elif num_slots is not None:
             each = _spread_evenly(num_slots, gpus)
         else:
             each = (positive_int("slots_per_gpu", slots_per_gpu),) * gpus
-        object.__setattr__(self, "num_gpus", gpus)
-        object.__setattr__(self, "num_nodes", nodes)
-        object.__setattr__(self, "slots", each)
         living = _check_alive(alive, gpus)
-        object.__setattr__(self, "speed", _check_speed(speed, living))
-        object.__setattr__(self, "alive", living)
+        fields = gpus, nodes, each, _check_speed(speed, living), living
+        self.__dict__.update(zip(self.__dataclass_fields__, fields, strict=True))
 
     @classmethod
     def smallest_for(cls, num_experts: int, num_gpus: int, num_nodes: int = 1) -> Cluster:
@@ -109,13 +105,7 @@ alive=(True, False, True))
 
     @property
     def slots_per_gpu(self) -> int:
-        """Slots of every GPU.
-
-        Raises
-        ------
-        ValueError
-            If GPUs have different numbers of slots.
-        """
+        """Slots of every GPU, or `ValueError` if GPUs have different numbers of slots."""
         if len(set(self.slots)) > 1:
             raise ValueError(
                 f"slots_per_gpu: the GPUs have from {min(self.slots)} to {max(self.slots)} slots; "
@@ -182,17 +172,17 @@ alive=(True, False, True))
         return self if self.all_alive else self.only(self.living_gpus)
 
     @cached_property
-    def first_slot(self) -> NDArray[np.int64]:
+    def first_slot(self) -> Int:
         """Where each GPU's slots begin, and where the last one's end: int64 [G + 1], read-only."""
         return read_only(np.concatenate(([0], np.cumsum(self.slots, dtype=np.int64))))
 
     @cached_property
-    def gpu_of_slot(self) -> NDArray[np.int64]:
+    def gpu_of_slot(self) -> Int:
         """GPU of each slot: int64 [S], read-only."""
         return read_only(np.repeat(np.arange(self.num_gpus), self.slots))
 
     @cached_property
-    def node_of_gpu(self) -> NDArray[np.int64]:
+    def node_of_gpu(self) -> Int:
         """Node of each GPU: int64 [G], read-only."""
         return read_only(np.arange(self.num_gpus) // self.gpus_per_node)
 
@@ -202,16 +192,15 @@ alive=(True, False, True))
         return read_only(np.repeat(np.array(self.alive), np.array(self.slots)))
 
     @cached_property
-    def capacity(self) -> NDArray[np.float64]:
+    def capacity(self) -> Float:
         """Speed of each GPU relative to the fastest, 0 for dead ones: float64 [G], read-only."""
         speed = np.array(self.speed) * np.array(self.alive)
         return read_only(speed / speed.max())
 
     def check_holds(self, num_experts: int, name: str = "num_slots", step: int = 1) -> None:
-        """Raise `ValueError` unless every one of `num_experts` experts gets a slot.
+        """Raise `ValueError` unless every expert gets a slot.
 
-        `name` is the caller's word for the number of slots, and `step` what that has to be a
-        multiple of.
+        `name` is the caller's word for the number of slots, a multiple of `step`.
         """
         if self.num_living_slots >= num_experts:
             return
@@ -231,14 +220,11 @@ alive=(True, False, True))
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that make this cluster, without those at their default."""
-        given: dict[str, Any] = {"num_gpus": self.num_gpus, "num_nodes": self.num_nodes}
         equal = len(set(self.slots)) == 1
-        given |= {"slots_per_gpu": self.slots[0]} if equal else {"slots": self.slots}
-        if len(set(self.speed)) > 1:
-            given["speed"] = self.speed
-        if not self.all_alive:
-            given["alive"] = self.alive
-        return given
+        slots = {"slots_per_gpu": self.slots[0]} if equal else {"slots": self.slots}
+        speed = {"speed": self.speed} if len(set(self.speed)) > 1 else {}
+        alive = {} if self.all_alive else {"alive": self.alive}
+        return {"num_gpus": self.num_gpus, "num_nodes": self.num_nodes} | slots | speed | alive
 
     def __repr__(self) -> str:
         return f"Cluster({', '.join(f'{name}={value}' for name, value in self.arguments.items())})"
@@ -263,19 +249,19 @@ def check_groups(num_groups: int, num_experts: int) -> int:
     return groups
 
 
-def _one_for_each(name: str, value: Any, num_gpus: int) -> list[Any]:
+def _one_for_each(name: str, value: Any, num_gpus: int) -> list[tuple[str, Any]]:
+    """Pair the entry of each GPU with its name, as ``speed[2]``."""
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         raise ValueError(f"{name}={value!r} is no sequence; use one entry for each GPU")
-    entries = list(np.atleast_1d(value)) if isinstance(value, np.ndarray) else list(value)
+    entries = np.atleast_1d(value) if isinstance(value, np.ndarray) else value
     if len(entries) != num_gpus:
         raise ValueError(
             f"{name} has {len(entries)} entries for num_gpus={num_gpus}; use {num_gpus}"
         )
-    return entries
+    return [(f"{name}[{g}]", entry) for g, entry in enumerate(entries)]
 
 
 def _spread_evenly(num_slots: Any, num_gpus: int) -> tuple[int, ...]:
-    """Deal slots out evenly, one more to the first GPUs where they do not divide."""
     total = positive_int("num_slots", num_slots)
     if total < num_gpus:
         raise ValueError(
@@ -287,11 +273,9 @@ def _spread_evenly(num_slots: Any, num_gpus: int) -> tuple[int, ...]:
 
 
 def _check_speed(speed: Any, alive: tuple[bool, ...]) -> tuple[float, ...]:
-    """Return the speed of each GPU as floats, all 1 if they are alike, or raise `ValueError`."""
     if speed is None:
         return (1.0,) * len(alive)
-    entries = _one_for_each("speed", speed, len(alive))
-    floats = tuple(positive_real(f"speed[{g}]", value) for g, value in enumerate(entries))
+    floats = tuple(positive_real(*entry) for entry in _one_for_each("speed", speed, len(alive)))
     if len(set(floats)) == 1:
         return (1.0,) * len(alive)  # only ratios matter, and so equal clusters compare equal
     living = [g for g in range(len(alive)) if alive[g]]
@@ -305,13 +289,11 @@ def _check_speed(speed: Any, alive: tuple[bool, ...]) -> tuple[float, ...]:
 
 
 def _check_alive(alive: Any, num_gpus: int) -> tuple[bool, ...]:
-    """Return whether each GPU is alive, all if not given, or raise `ValueError`."""
     if alive is None:
         return (True,) * num_gpus
-    entries = _one_for_each("alive", alive, num_gpus)
-    for g, value in enumerate(entries):
+    for name, value in (entries := _one_for_each("alive", alive, num_gpus)):
         if not isinstance(value, bool | np.bool_):
-            raise ValueError(f"alive[{g}]={value!r} is no bool; use True or False")
-    if not any(entries):
+            raise ValueError(f"{name}={value!r} is no bool; use True or False")
+    if not any(value for _, value in entries):
         raise ValueError(f"alive: all {num_gpus} GPUs are dead; use True for 1 or more")
-    return tuple(bool(value) for value in entries)
+    return tuple(bool(value) for _, value in entries)

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap, check_trace_shape, check_weights, to_numpy, within_range
+from evenload.arrays import Float, Rewrap, check_trace_shape, check_weights, to_numpy, within_range
 from evenload.trace import Trace
 
 __all__ = ["ESTIMATORS", "Samples", "forecast", "samples"]
 
-Float = NDArray[np.float64]
 
 MEMORY = 64  # windows that a forecast looks back: older ones tell nothing, whatever the trace
 KEEP = 0.8  # of the weight is left a window later, in "ewma"
@@ -56,6 +55,8 @@ class Samples:
 def forecast(trace: Any, estimator: str = "adaptive") -> Any:
     """Predict the load of the window after a trace.
 
+    A trace with NaN, negative numbers or windows without load is a `ValueError`.
+
     Parameters
     ----------
     trace : Trace, array_like or torch.Tensor, [T, L, E]
@@ -69,11 +70,6 @@ def forecast(trace: Any, estimator: str = "adaptive") -> Any:
     -------
     float64, [L, E]
         In the unit of the trace: each layer has as much load as in the last window.
-
-    Raises
-    ------
-    ValueError
-        For an illegal trace (NaN, negative, empty windows) or an unknown estimator.
 
     Examples
     --------
@@ -89,22 +85,8 @@ def samples(trace: Any) -> Samples:
 
     A fifth of the weight goes to the last windows, which show what experts peak together; the rest
     to the adaptive prediction with each of its last errors added and subtracted, which says how far
-    off the prediction may be.
-
-    Parameters
-    ----------
-    trace : Trace, array_like or torch.Tensor, [T, L, E]
-        Tokens routed to each expert, the oldest window first.
-
-    Returns
-    -------
-    Samples
-        One for a trace of one window, else up to 29.
-
-    Raises
-    ------
-    ValueError
-        As `forecast`.
+    off the prediction may be. One for a trace of one window, else up to 29; the trace, and its
+    errors, are as for `forecast`.
     """
     return outlook(trace, "adaptive")[1]
 
@@ -139,15 +121,11 @@ def shares(load: Float) -> Float:
     """Divide each layer of each window by its tokens; one without any counts as even."""
     largest = load.max(axis=-1, keepdims=True)
     scaled = np.divide(load, largest, out=np.ones_like(load), where=largest > 0.0)
-    result: Float = scaled / scaled.sum(axis=-1, keepdims=True)
-    return result
+    return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
 
 
 def _predict(trace: Any, estimator: Any) -> tuple[Float, Float, Float, Rewrap]:
-    """Return the load to come, the shares of the last windows, those predicted, and the way back.
-
-    The shares are [T', L, E]; entry t of the predicted ones is made of the windows up to t.
-    """
+    """Return the load to come, shares [T', L, E] seen and predicted, and how results go back."""
     if not isinstance(estimator, str) or estimator not in ESTIMATORS:
         raise ValueError(f"estimator={estimator!r} is unknown; use one of: {', '.join(ESTIMATORS)}")
     windows, rewrap = _last_windows(trace)
@@ -181,20 +159,18 @@ def _averages(seen: Float, keep: float, anew: NDArray[np.bool_] | None = None) -
     path = np.empty_like(seen)
     total, weight = np.zeros(seen.shape[1:]), 0.0
     for t, window in enumerate(seen):
-        if anew is not None and anew[t]:
-            total, weight = np.zeros_like(total), 0.0
-        total *= keep
+        kept = 0.0 if anew is not None and anew[t] else keep
+        total *= kept
         total += window
-        weight = weight * keep + 1.0
+        weight = weight * kept + 1.0
         np.divide(total, weight, out=path[t])
     return path
 
 
 def _jumps(seen: Float) -> NDArray[np.bool_]:
-    """Tell which windows begin something new: bool [T].
+    """Tell which windows [T] jump: by 3 times the median of all such distances before.
 
-    A window does whose distance to the one before, the total variation averaged over the layers, is
-    more than 3 times the median of all such distances before it.
+    The distance to the window before is the total variation, averaged over the layers.
     """
     step = np.abs(np.diff(seen, axis=0)).sum(axis=-1).mean(axis=-1)
     found = np.zeros(len(seen), np.bool_)
@@ -233,15 +209,13 @@ def _weights(error: Float) -> Float:
     ratio = np.divide(least, error, out=np.ones_like(error), where=error > 0.0)
     for _ in range(DOUBLINGS):  # a power would not be the same to the last bit everywhere
         ratio = ratio * ratio
-    weight: Float = ratio / ratio.sum(axis=0)
-    return weight
+    return np.asarray(ratio / ratio.sum(axis=0))
 
 
 def _fading(count: int, keep: float) -> Float:
     """Return weights that add up to 1 and shrink by `keep` a window into the past, oldest first."""
     weight = np.cumprod([1.0] + [keep] * (count - 1))[::-1].copy()
-    result: Float = weight / weight.sum()
-    return result
+    return np.asarray(weight / weight.sum())
 
 
 ESTIMATORS: dict[str, Callable[[Float], Float]] = {

@@ -13,14 +13,9 @@ class ModelLayers:
     Parameters
     ----------
     ids : sequence of int, [L]
-        Number in the model of each row, rising.
+        Number in the model of each row; a `ValueError` where they do not rise from 0 or more.
     num_model_layers : int, optional
-        Layers of the model, dense ones included, where that is known.
-
-    Raises
-    ------
-    ValueError
-        If the numbers do not rise from 0 or more, or do not fit `num_model_layers`.
+        Layers of the model, dense ones included, where that is known; above all `ids`.
 
     Examples
     --------

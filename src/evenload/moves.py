@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import keep_numpy
+from evenload.arrays import Int
 from evenload.cluster import Cluster
 from evenload.placement import Placement, check_same
-
-Int = NDArray[np.int64]
 
 
 def keep_slots(placement: Placement, current: Placement) -> Placement:
@@ -20,33 +18,16 @@ def keep_slots(placement: Placement, current: Placement) -> Placement:
 
     What each GPU holds stays the same, so loads and moves do. vLLM does the same to its plans
     (``preserve_intragpu_slots``); vllm-ascend refuses a plan in which a kept expert changes its
-    slot.
-
-    Parameters
-    ----------
-    placement, current : Placement
-        Of the same layers, experts and cluster.
-
-    Returns
-    -------
-    Placement
-
-    Raises
-    ------
-    ValueError
-        If the two are not of the same layers, experts and cluster.
+    slot. Placements of other layers, experts or clusters than each other are a `ValueError`.
     """
     check_same(current, placement, "current")
     cluster = placement.cluster
-    new, old = (p.rewrapped(keep_numpy).physical_to_logical for p in (placement, current))
-    return Placement(in_old_slots(new, old, cluster), cluster, placement.num_experts)
+    rows = in_old_slots(placement.rows, current.rows, cluster)
+    return Placement(rows, cluster, placement.num_experts)
 
 
 def in_old_slots(new: NDArray[Any], old: NDArray[Any], cluster: Cluster) -> NDArray[Any]:
-    """Do what `keep_slots` does for the experts of slots [L, S], the old ones any numbers.
-
-    What is no expert in `old` stands for nothing.
-    """
+    """Do what `keep_slots` does for slots [L, S]; what is no expert in `old` stands for nothing."""
     from evenload.core.transfers import keep_slots as compiled
 
     result = np.array(new, np.int64, order="C")
@@ -86,21 +67,15 @@ class Moves:
     def between(cls, before: Placement, after: Placement) -> Moves:
         """List what has to move.
 
-        Raises
-        ------
-        ValueError
-            If the two differ in layers, experts or number of GPUs.
+        Placements of other layers, experts or numbers of GPUs than each other are a `ValueError`.
         """
         from evenload.core.transfers import transfer_sources
 
-        plain_before, plain_after = before.rewrapped(keep_numpy), after.rewrapped(keep_numpy)
-        count = int(plain_after.moves_from(plain_before).sum())
-        move = np.empty((count, 5), np.int64)
+        move = np.empty((int(after.moves_from(before).sum()), 5), np.int64)
         cluster = after.cluster
         transfer_sources(
-            plain_before.physical_to_logical, before.cluster.first_slot,
-            plain_after.physical_to_logical, cluster.first_slot, after.num_experts,
-            np.array(cluster.alive, np.uint8), cluster.node_of_gpu, move,
+            before.rows, before.cluster.first_slot, after.rows, cluster.first_slot,
+            after.num_experts, np.array(cluster.alive, np.uint8), cluster.node_of_gpu, move,
         )  # fmt: skip
         return cls(before, after, *(np.ascontiguousarray(column) for column in move.T))
 
@@ -123,12 +98,8 @@ class Moves:
     def reached(self, num_layers: int) -> Placement:
         """Return what serves once the moves of the first `num_layers` layers are done.
 
-        Raises
-        ------
-        ValueError
-            If the two placements are on different clusters.
+        Placements on different clusters are a `ValueError`.
         """
         check_same(self.before, self.after, "before")
-        rows = np.array(self.before.rewrapped(keep_numpy).physical_to_logical)
-        rows[:num_layers] = self.after.rewrapped(keep_numpy).physical_to_logical[:num_layers]
+        rows = np.concatenate([self.after.rows[:num_layers], self.before.rows[num_layers:]])
         return Placement(rows, self.after.cluster, self.after.num_experts)

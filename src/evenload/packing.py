@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import check_weights, is_tensor, rows_within_range, to_numpy
+from evenload.arrays import Int, check_weights, is_tensor, rows_within_range, to_numpy
 from evenload.checks import divisor, packing_options, positive_int
 from evenload.threads import spread
-
-Int = NDArray[np.int64]
 
 BACKENDS = ("compiled", "torch")
 # For tensors on other devices than the CPU. Not measured yet against "compiled", which copies the
@@ -29,10 +27,10 @@ def pack_rows(
     swaps: int,
     target: float,
 ) -> tuple[Int, Int]:
-    """Pack rows [X, n] of checked weights on their own, in the weights' own float type.
+    """Do what `balanced_packing` does for checked weights, in their own float type.
 
     `order` has the items of each row by descending weight, and is changed in place; a `target` of
-    infinity is none. Returns `pack_index` and `rank_in_pack`, as `balanced_packing`.
+    infinity is none.
     """
     from evenload.core.packing import pack_double, pack_single
 
@@ -70,7 +68,8 @@ def balanced_packing(
     Parameters
     ----------
     weight : array_like or torch.Tensor, [X, n]
-        Weights of n items in each of X rows, finite and at least 0, in any unit. Never modified.
+        Weights of n items in each of X rows, finite and at least 0 (else a `ValueError`), in any
+        unit. Never modified.
     num_packs : int
         Packs of a row; divides n. Every pack gets n / num_packs items.
     num_attempts : int, default 5
@@ -90,12 +89,6 @@ def balanced_packing(
     pack_index, rank_in_pack : int64, [X, n]
         Pack of each item and its place there; tensors on the device of `weight` if it is one. With
         one item a pack, item i goes to pack i.
-
-    Raises
-    ------
-    ValueError
-        For NaN, infinite or negative weights, dtypes that are no numbers, a wrong shape, items that
-        do not divide over the packs, or an option out of range.
 
     Notes
     -----

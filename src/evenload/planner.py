@@ -12,7 +12,7 @@ from evenload.forecast import is_trace, outlook
 from evenload.placement import Placement, check_model
 from evenload.plan import Plan
 from evenload.problem import CROSS_NODE_PRICE, Problem
-from evenload.solvers import Solver, get_solver
+from evenload.solvers import get_solver
 from evenload.solvers.answer import Answer
 from evenload.solvers.auto import choose
 
@@ -73,10 +73,9 @@ def solve(
     Raises
     ------
     ValueError
-        For an illegal load or trace, fewer slots than experts, groups that do not divide the
-        experts, a topology that is unknown or cannot be met, a `cross_node_price` other than 1 for
-        another topology than ``"prefer"``, a current placement of other layers or experts, an
-        unknown solver, option or estimator, or an estimator for a load that is no trace.
+        For an illegal load, anything unknown, and what cannot be combined: fewer slots than
+        experts, groups that do not divide the experts, a topology that cannot be met, a price
+        without ``"prefer"``, an estimator without a trace, a current placement of another model.
 
     Examples
     --------
@@ -88,11 +87,9 @@ def solve(
     array([1])
     """
     if is_trace(load):
-        expected, samples, rewrap = outlook(load, "adaptive" if estimator is None else estimator)
+        expected, may_be, rewrap = outlook(load, "adaptive" if estimator is None else estimator)
         problem = Problem.build(expected, cluster, num_groups, topology, cross_node_price)
-        problem = replace(
-            problem, rewrap=rewrap, samples=samples.load, sample_weight=samples.weight
-        )
+        problem = replace(problem, rewrap=rewrap, samples=may_be.load, sample_weight=may_be.weight)
     elif estimator is not None:
         raise ValueError(
             f"estimator={estimator!r} needs loads over time, and the load is of one window; give a "
@@ -116,21 +113,15 @@ def solve_problem(
         name, reason, defaults = choose(problem)
         options = options if "effort" in options else {**defaults, **options}
     run = get_solver(name)
-    _check_options(name, run, options)
+    legal = list(inspect.signature(run).parameters.values())[1:] if options else []
+    if not any(p.kind is p.VAR_KEYWORD for p in legal):
+        names = [p.name for p in legal]
+        for option in (option for option in options if option not in names):
+            known = f"use one of: {', '.join(names)}" if names else "it has none"
+            raise ValueError(f"solver {name!r} has no option {option!r}; {known}")
     result = run(problem, **options)
     answer = result if isinstance(result, Answer) else Answer(result)
     return Plan.evaluate(problem, answer, name, reason, notes + _what_was_impossible(problem))
-
-
-def _check_options(name: str, solver: Solver, options: dict[str, Any]) -> None:
-    parameters = list(inspect.signature(solver).parameters.values())[1:] if options else []
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    legal = [p.name for p in parameters]
-    for option in options:
-        if option not in legal:
-            known = f"use one of: {', '.join(legal)}" if legal else "it has none"
-            raise ValueError(f"solver {name!r} has no option {option!r}; {known}")
 
 
 def _ignored_groups(problem: Problem) -> tuple[str, ...]:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from evenload.arrays import Rewrap, check_load, keep_numpy, within_range
+from evenload.arrays import Float, Int, Rewrap, check_load, keep_numpy, within_range
 from evenload.checks import not_negative
 from evenload.cluster import Cluster, check_cluster, check_groups
 from evenload.placement import Placement
@@ -26,15 +23,8 @@ class Problem:
     load : float64 ndarray, [L, E], C-contiguous
         Tokens of each expert, times a power of two if they are near an end of float64's range;
         solvers read it only.
-    cluster : Cluster
-        Where the experts go.
-    num_groups : int
-        Groups of experts that routing keeps on one node; 1 where there are none.
-    topology : {"strict", "prefer", "ignore"}
-        How strictly a group is kept on one node.
-    cross_node_price : float
-        Under ``"prefer"``: what a token costs that is computed away from its group's home node, in
-        tokens computed by a GPU.
+    cluster, num_groups, topology, cross_node_price
+        As `evenload.solve`, the topology never None.
     rewrap : callable
         Brings results to the kind of array that the load came as.
     current : Placement, optional
@@ -46,15 +36,15 @@ class Problem:
         How likely each sample is.
     """
 
-    load: NDArray[np.float64]
+    load: Float
     cluster: Cluster
     num_groups: int = 1
     topology: str = "ignore"
     cross_node_price: float = CROSS_NODE_PRICE
     rewrap: Rewrap = keep_numpy
     current: Placement | None = None
-    samples: NDArray[np.float64] | None = None
-    sample_weight: NDArray[np.float64] | None = None
+    samples: Float | None = None
+    sample_weight: Float | None = None
 
     @classmethod
     def build(
@@ -69,19 +59,11 @@ class Problem:
         slots_name: str = "num_slots",
         slots_step: int = 1,
     ) -> Problem:
-        """Validate the parts together; `load_name`, `slots_name` are the caller's words for two.
+        """Validate the parts together, as `evenload.solve` says, or raise `ValueError`.
 
-        `slots_step` is what the caller's number of slots has to be a multiple of. A topology of
-        None is strict where that can be met, and else ignores the groups: DeepSeek EPLB's rule.
-
-        Raises
-        ------
-        ValueError
-            For an illegal load (see `arrays.check_load`), fewer slots than experts, a number of
-            groups that does not divide the number of experts, a topology that is unknown,
-            ``"strict"`` where the groups do not divide over the nodes or a node has too few living
-            slots for its share of them, a negative price, or one other than the default where the
-            topology is not ``"prefer"``, which alone looks at it.
+        `load_name` and `slots_name` are the caller's words for two, and `slots_step` is what the
+        number of slots has to be a multiple of. A topology of None is strict where that can be met,
+        and else ignores the groups: DeepSeek EPLB's rule.
         """
         checked, rewrap = check_load(load, load_name)
         num_experts = checked.shape[1]
@@ -104,7 +86,7 @@ class Problem:
             )
         return cls(within_range(checked), cluster, groups, topology, price, rewrap)
 
-    def layers(self, layers: NDArray[np.int64]) -> Problem:
+    def layers(self, layers: Int) -> Problem:
         """Return the same problem for some of its layers only, without what runs now."""
         samples = None if self.samples is None else self.samples[:, layers]
         return replace(self, load=self.load[layers], samples=samples, current=None)

@@ -22,16 +22,7 @@ ROUNDING = 1e-12  # of a balancedness: GPUs that all hold every expert may diffe
 
 @dataclass(frozen=True)
 class Point:
-    """What one number of slots reaches.
-
-    Parameters
-    ----------
-    num_slots : int
-        Slots of a layer.
-    balancedness, bound : float
-        Means over layers of what the plan reaches, and of what any could that shares an expert's
-        tokens evenly among its replicas.
-    """
+    """What one number of slots reaches, and what bounds it: means over layers."""
 
     num_slots: int
     balancedness: float
@@ -82,11 +73,11 @@ def smallest_redundancy(
     from the fewest that hold every expert up to those that hold every expert on every GPU, or under
     the topology ``"strict"`` on every GPU of its node; more would be duplicates.
 
-    The 16 smallest are tried one by one. Beyond those only some are, see `smallest_passing`:
-    numbers of slots between two that were tried and miss `wanted` are taken to miss it as well.
-    Balance rises with the slots but for small ups and downs of the search, so a smaller number that
-    happens to reach `wanted` may be passed over there. Nothing is refused as out of reach before
-    all were tried.
+    The 16 smallest are tried one by one, of the others only some, see `smallest_passing`: balance
+    rises with the slots but for small ups and downs of the search, so a smaller number that happens
+    to reach `wanted` may be passed over there. Nothing is refused as out of reach before all were
+    tried; what no number reaches, under ``"strict"`` or with a solver that wastes slots, is a
+    `ValueError`.
 
     Parameters
     ----------
@@ -99,12 +90,6 @@ def smallest_redundancy(
         As `evenload.solve`.
     say : callable, optional
         Told what is being tried.
-
-    Raises
-    ------
-    ValueError
-        For a balancedness outside (0, 1], or one that no number of slots reaches: under the
-        topology ``"strict"``, or with a solver that wastes slots; and as `evenload.solve`.
     """
     target = positive_real("wanted", wanted)
     if target > 1.0:
@@ -118,36 +103,41 @@ def smallest_redundancy(
         _check_reachable(replace(problem, cluster=Cluster(num_gpus, num_nodes, most)), target)
     options |= {"num_groups": num_groups, "topology": topology, "solver": solver}
     points: dict[int, Point] = {}
-    plans: list[Plan] = []  # the last that was tried
-    reached: list[tuple[Plan, float]] = []  # the last that reaches it, and its seconds
+    reached: tuple[Plan, float] | None = None  # the last plan that does, and its seconds
+    name = ""
 
     def reaches(slots_per_gpu: int) -> bool:
+        nonlocal reached, name
         cluster = Cluster(num_gpus, num_nodes, slots_per_gpu)
         last = next(reversed(points.values()), None)
         before = f" ({last.num_slots}: {last.balancedness:.4f})" if last else ""
         say(f"{cluster.num_slots} slots{before}")
         with Stopwatch() as watch:
             plan = solve(load, cluster, cross_node_price=cross_node_price, **options)
-        plans[:] = [plan]
-        point = points[cluster.num_slots] = _point(plan)
+        name, means = plan.solver, (float(plan.balancedness.mean()), float(plan.bound.mean()))
+        point = points[cluster.num_slots] = Point(cluster.num_slots, *means)
         if point.balancedness < target * (1.0 - ROUNDING):
             return False
-        reached[:] = [(plan, watch.seconds)]
+        reached = plan, watch.seconds
         return True
 
     found = smallest_passing(reaches, fewest.slots_per_gpu, max(fewest.slots_per_gpu, most))
-    if found is None:
-        raise _never_reached(target, plans[0], points)
+    if found is None or reached is None:
+        best = max(point.balancedness for point in points.values())
+        other = "topology 'prefer' or 'ignore'" if problem.hierarchical else "solver 'auto'"
+        raise ValueError(
+            f"wanted={target}: {name} reached it with none of {min(points)} to {max(points)} "
+            f"slots, and more would be duplicates; use {math.floor(best * 1e5) / 1e5} or less, or "
+            f"{other}"
+        )
     curve = tuple(points[n] for n in sorted(points) if n <= found * num_gpus)
-    plan, seconds = reached[0]
-    return Redundancy(target, plan, curve, len(points), seconds)
+    return Redundancy(target, reached[0], curve, len(points), reached[1])
 
 
 def _check_reachable(full: Problem, wanted: float) -> None:
     """Raise `ValueError` if whole groups on nodes rule `wanted` out, whatever the slots.
 
-    With a slot for every expert, as in `full`, a node's GPUs share its load at will, so that what
-    is left is how the groups are dealt out.
+    With a slot for every expert, as in `full`, only how the groups are dealt out is left.
     """
     limit = float(balancedness_bound(full, thorough=False).mean())
     if limit < wanted * (1.0 - ROUNDING):
@@ -158,35 +148,13 @@ def _check_reachable(full: Problem, wanted: float) -> None:
         )
 
 
-def _never_reached(wanted: float, plan: Plan, points: dict[int, Point]) -> ValueError:
-    best = max(point.balancedness for point in points.values())
-    other = "topology 'prefer' or 'ignore'" if plan.problem.hierarchical else "solver 'auto'"
-    return ValueError(
-        f"wanted={wanted}: {plan.solver} reached it with none of {min(points)} to {max(points)} "
-        f"slots, and more would be duplicates; use {math.floor(best * 1e5) / 1e5} or less, or "
-        f"{other}"
-    )
-
-
-def _point(plan: Plan) -> Point:
-    num_slots = plan.placement.num_slots
-    return Point(num_slots, float(plan.balancedness.mean()), float(plan.bound.mean()))
-
-
 def smallest_passing(passes: Callable[[int], bool], first: int, last: int) -> int | None:
     """Return the smallest number from `first` to `last` that passes, None if none does.
 
     The first 16 are tested one by one. Beyond, steps double until a number passes, and the interval
     since the last one that failed is halved (Bentley and Yao 1976): numbers between two that fail
     are taken to fail too. Where the largest fails, nothing is taken for granted and all the rest
-    are tested.
-
-    Parameters
-    ----------
-    passes : callable
-        Called at most once for each number.
-    first, last : int
-        At least one number.
+    are tested, none twice.
     """
     tested: set[int] = set()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from evenload import solve
+from evenload.arrays import Float
 from evenload.checks import positive_int
 from evenload.cluster import Cluster
 from evenload.cost import CostModel
@@ -34,17 +33,11 @@ class Past:
         How often the policy has been asked before in this replay.
     current : Placement
         What serves now.
-    cluster : Cluster
-    num_groups : int
-        Groups of experts that routing keeps on one node; 1 where there are none.
-    cost : CostModel
-    interval : int
-        Windows from this decision to the next.
-    sample : float
-        Fraction of the served tokens that the trace recorded, in (0, 1].
+    cluster, num_groups, cost, interval, sample
+        As `replay`.
     """
 
-    load: NDArray[np.float64]
+    load: Float
     window: int
     asked: int
     current: Placement
@@ -59,14 +52,7 @@ class Policy(Protocol):
     """Decides from the past whether experts move, and where to.
 
     It should be deterministic and keep nothing between calls: what it needs of the past is in
-    `Past`.
-
-    Attributes
-    ----------
-    name : str
-        For tables.
-    memory : int
-        Windows that it wants to see, at least 1.
+    `Past`. Its name is for tables, its memory the windows that it wants to see, at least 1.
     """
 
     @property
@@ -76,7 +62,6 @@ class Policy(Protocol):
 
     def decide(self, past: Past) -> Placement | None:
         """Return the placement to move to, or None to keep the current one."""
-        ...
 
 
 def check_policy(value: Any) -> Policy:
@@ -92,34 +77,23 @@ def check_policy(value: Any) -> Policy:
 
 
 @dataclass(frozen=True)
-class Never:
-    """Stay with the placement that the replay starts with."""
-
-    name: str = "never"
-    memory: int = 1
-
-    def decide(self, past: Past) -> Placement | None:
-        """Keep."""
-        return None
-
-
-@dataclass(frozen=True)
 class Planned:
-    """Plan the last window from scratch with a solver, each `every`-th time (None: the first only).
+    """Plan the last window from scratch with a solver, each `every`-th time that it is asked.
 
-    With `keep` experts that stay on their GPU keep their slots.
+    That is the first time only for infinity, and never for None. With `keep` experts that stay on
+    their GPU keep their slots.
     """
 
     name: str
     solver: str = "auto"
-    every: int | None = 1
+    every: float | None = 1
     keep: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     memory: int = 1
 
     def decide(self, past: Past) -> Placement | None:
         """Plan the last window, or keep."""
-        if past.asked % self.every if self.every else past.asked:
+        if self.every is None or past.asked % self.every:
             return None
         how = {"num_groups": past.num_groups, "solver": self.solver, **self.options}
         placement = solve(past.load[-1], past.cluster, **how).placement
@@ -160,42 +134,33 @@ def policy_names() -> list[str]:
 
 
 def get_policy(name: str) -> Policy:
-    """Return a policy by name.
+    """Return a policy by name; the message for one that there is not lists those that there are.
 
-    Parameters
-    ----------
-    name : str
-        ``"never"`` keeps what the replay starts with. ``"once"`` plans the last window when it is
-        asked first. ``"every-N"`` does so each N-th time that it is asked, the first included; both
-        with solver auto, or another: ``"once:greedy"``, ``"every-4:joint"``. ``"deepseek"`` plans
-        the last window each time with DeepSeek's algorithm, ``"vllm"`` does the same and keeps
-        slots inside GPUs as vLLM does. ``"evenload"`` plans from the current placement for what
-        the last windows let expect. Options of the solver follow after commas:
-        ``"every-4:joint,effort=thorough"``, ``"evenload,move_cost=0.003"``; with
-        ``move_cost=seconds`` a move has to gain what the cost model says it takes.
-
-    Raises
-    ------
-    ValueError
-        If there is no such policy or solver (the message lists those that are), or an option is
-        not written as ``name=value``.
+    ``"never"`` keeps what the replay starts with. ``"once"`` plans the last window when it is asked
+    first. ``"every-N"`` does so each N-th time that it is asked, the first included; both with
+    solver auto, or another: ``"once:greedy"``, ``"every-4:joint"``. ``"deepseek"`` plans the last
+    window each time with DeepSeek's algorithm, ``"vllm"`` does the same and keeps slots inside GPUs
+    as vLLM does. ``"evenload"`` plans from the current placement for what the last windows let
+    expect. Options of the solver follow after commas: ``"every-4:joint,effort=thorough"``,
+    ``"evenload,move_cost=0.003"``; with ``move_cost=seconds`` a move has to gain what the cost
+    model says it takes.
     """
+    known = ", ".join(policy_names())
     if not isinstance(name, str):
-        raise ValueError(f"policy={name!r} is no name; use one of: {', '.join(policy_names())}")
+        raise ValueError(f"policy={name!r} is no name; use one of: {known}")
     head, *rest = name.split(",")
     options = dict(_option(part, name) for part in rest)
     kind, _, solver = head.partition(":")
     if kind == "evenload" and not solver:
         return Evenload(name, options)
     if kind in ("never", "deepseek", "vllm") and not solver and not options:
-        if kind == "never":
-            return Never()
-        return Planned(name, "greedy", keep=kind == "vllm")
-    every, number = None, kind.removeprefix("every-")
+        return Planned(name, "greedy", None if kind == "never" else 1, keep=kind == "vllm")
+    every = math.inf if kind == "once" else None
+    number = kind.removeprefix("every-")
     if number != kind and number.isascii() and number.isdigit():
         every = positive_int(f"policy={name!r}: N", int(number))
-    if (every is None and kind != "once") or head.endswith(":"):
-        raise ValueError(f"policy={name!r} is unknown; use one of: {', '.join(policy_names())}")
+    if every is None or head.endswith(":"):
+        raise ValueError(f"policy={name!r} is unknown; use one of: {known}")
     if solver not in ("", "auto"):
         get_solver(solver)
     return Planned(name, solver or "auto", every, options=options)

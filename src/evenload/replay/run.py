@@ -8,14 +8,13 @@ from dataclasses import asdict
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evenload import solve
-from evenload.arrays import keep_numpy
-from evenload.checks import positive_int
+from evenload.arrays import Float, keep_numpy
+from evenload.checks import part, positive_int
 from evenload.clock import Stopwatch
 from evenload.cluster import Cluster, check_cluster, check_groups
-from evenload.cost import CostModel, check_sample
+from evenload.cost import CostModel
 from evenload.placement import Placement, check_same
 from evenload.problem import Problem
 from evenload.replay.policies import Past, Policy, check_policy, get_policy
@@ -23,7 +22,6 @@ from evenload.replay.results import Replay
 from evenload.solvers import get_solver
 from evenload.trace import Trace, check_trace
 
-Float = NDArray[np.float64]
 Planner: TypeAlias = Callable[[Float], Placement]
 Oracle: TypeAlias = str | Planner | None
 
@@ -50,6 +48,8 @@ def replay(
     Before each `interval` windows the policy is shown the past and decides; what follows is served
     with its placement. While experts are on their way, each layer is served from its old place
     until all of it has arrived, layer after layer; the policy is not asked again before the last.
+    A trace with a gap or without a window left to be served, and a start or a policy's answer that
+    is no placement of this model on this cluster, are a `ValueError`.
 
     Parameters
     ----------
@@ -88,13 +88,6 @@ def replay(
     Replay
         The same input gives the same, but for `plan_seconds`, which the clock measures.
 
-    Raises
-    ------
-    ValueError
-        If the trace has a gap or a number that is no load, `window` is longer than it, no window is
-        left to be served, a number is below 1, a policy, solver or oracle is unknown, or the start
-        or what the policy returns is no placement of this model on this cluster.
-
     Examples
     --------
     >>> load = [[[6, 4, 1, 3]], [[6, 4, 1, 3]], [[3, 6, 1, 4]]]
@@ -119,7 +112,7 @@ def replay(
         "num_groups": check_groups(num_groups, windows.num_experts),
         "oracle": oracle if oracle is None or isinstance(oracle, str) else "given function",
         "start": "trivial" if start is None else "given",
-        "sample": check_sample(sample),
+        "sample": part("sample", sample),
         "delay": bool(delay),
         "cost": asdict(costs),
     }
@@ -190,13 +183,9 @@ class _Course:
 
     def _move_to(self, placement: Placement, t: int, plan_seconds: float) -> None:
         schedule = self.cost.schedule(self.current, placement)
-        moves, stands_still = (
-            np.diff(schedule.moves.first_of_layer),
-            self.cost.move_seconds(schedule),
-        )
-        self.rebalances.append(
-            (t, moves, schedule.num_bytes, schedule.seconds, stands_still, plan_seconds)
-        )
+        moves = np.diff(schedule.moves.first_of_layer)
+        seconds = schedule.seconds, self.cost.move_seconds(schedule), plan_seconds
+        self.rebalances.append((t, moves, schedule.num_bytes, *seconds))
         if not self.keep_placements:
             self.placements.clear()
         self.placements.append(placement.physical_to_logical.astype(self.small))
@@ -227,10 +216,11 @@ class _Course:
     def finish(self, notes: tuple[str, ...]) -> Replay:
         """Return what came of it."""
         windows, served, reached, kept, best, mean = map(np.array, zip(*self.windows, strict=True))
-        columns = list(zip(*self.rebalances, strict=True)) or [()] * 6
+        moved, moves, *costs = list(zip(*self.rebalances, strict=True)) or [()] * 6
         # Straggler time that each rebalance saved until the next one.
         saved = np.zeros(len(self.rebalances) + 1)
         np.add.at(saved, served, (mean / kept - mean / reached).sum(axis=1))
+        named = ("bytes", "transfer_seconds", "move_seconds", "plan_seconds")
         return Replay(
             policy=self.policy.name,
             cluster=self.cluster,
@@ -245,32 +235,22 @@ class _Course:
             mean_seconds=mean,
             served=served.astype(np.int64) * self.keep_placements,
             placements=np.stack(self.placements),
-            rebalance_window=np.array(columns[0], np.int64),
-            moves=np.array(columns[1], np.int64).reshape(-1, mean.shape[1]),
-            bytes=np.array(columns[2], np.float64),
-            transfer_seconds=np.array(columns[3], np.float64),
-            move_seconds=np.array(columns[4], np.float64),
-            plan_seconds=np.array(columns[5], np.float64),
+            rebalance_window=np.array(moved, np.int64),
+            moves=np.array(moves, np.int64).reshape(-1, mean.shape[1]),
             saved_seconds=saved[1:],
             asked=self.asked,
             put_off=self.put_off,
             asked_seconds=self.asked_seconds,
+            **dict(zip(named, np.array(costs, np.float64), strict=True)),
         )
 
 
 def old_part(old_seconds: Float, new_seconds: Float, due: Float) -> Float:
-    """Return the part of a window, in [0, 1], that each layer serves from its old place.
+    """Return the part of a window, in [0, 1], that each layer serves from its old place: [L].
 
-    A window takes the sum over its layers. Each layer that changes over alters how fast the rest of
-    the window goes by, which is taken into account.
-
-    Parameters
-    ----------
-    old_seconds, new_seconds : float64 ndarray, [L]
-        What a layer takes for the whole window from either place.
-    due : float64 ndarray, [L]
-        When each layer changes over, in seconds of serving from the window's start, ascending; 0 or
-        less for those that have.
+    A layer takes `old_seconds` or `new_seconds` for the whole window, and changes over when `due`:
+    ascending seconds of serving from the window's start, 0 or less for those that have. A window
+    takes the sum over its layers, so each one that changes over alters how fast the rest goes by.
     """
     # Seconds that the whole window would take while the first l layers have changed over.
     pace = old_seconds.sum() + np.concatenate(([0.0], np.cumsum(new_seconds - old_seconds)[:-1]))
@@ -302,7 +282,7 @@ def _make_oracle(oracle: Any, cluster: Cluster, num_groups: int) -> Planner | No
         oracle, options = "joint", {"effort": "fast"}
     solver = get_solver(oracle)
 
-    def plan(load: NDArray[np.float64]) -> Placement:
+    def plan(load: Float) -> Placement:
         answer = solver(Problem.build(load, cluster, num_groups), **options)
         return answer if isinstance(answer, Placement) else answer.placement
 
@@ -310,7 +290,7 @@ def _make_oracle(oracle: Any, cluster: Cluster, num_groups: int) -> Planner | No
 
 
 def check_warm_start(warm_start: Any, windows: Trace) -> int:
-    """Return the first window to serve, or raise `ValueError` if none is left."""
+    """Return the first window to serve; a `ValueError` if none is left."""
     first = positive_int("warm_start", warm_start)
     if windows.num_windows == 1:
         raise ValueError(

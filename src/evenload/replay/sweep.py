@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 import evenload
-from evenload.checks import multiple, positive_int
+from evenload.checks import multiple, part, positive_int
 from evenload.cluster import Cluster, check_groups
-from evenload.cost import check_sample
 from evenload.io import replace_file
 from evenload.replay.policies import get_policy
 from evenload.replay.run import check_cost, check_warm_start, replay
@@ -66,7 +65,8 @@ def sweep(
 
     Each finished cell becomes a small file in `folder` at once. After an interrupt, or with a
     larger grid, the same call goes on from there: cells that are done are not run again. A cell is
-    another where the trace, a setting or the version of evenload differs.
+    another where the trace, a setting or the version of evenload differs. What `replay` would
+    refuse is refused before any cell runs where that can be told.
 
     Parameters
     ----------
@@ -95,12 +95,6 @@ def sweep(
     list of dict
         A row a cell, in the grid's order with policies varying fastest: what sets it apart
         (``policy``, ``gpus``, ``nodes``, ``slots``, ``window``, ``interval``) and `Replay.figures`.
-
-    Raises
-    ------
-    ValueError
-        As `replay`, before any cell runs where that can be told; for an empty list; for both
-        `executor` and `workers`; or if a file in `folder` is no finished cell.
     """
     given = check_trace(trace)
     cells = grid(given, policies, gpus, slots, windows, intervals, gpus_per_node)
@@ -121,7 +115,7 @@ def sweep(
         "cost": check_cost(cost),
         "num_groups": check_groups(num_groups, given.num_experts),
         "oracle": oracle,
-        "sample": check_sample(sample),
+        "sample": part("sample", sample),
         "delay": bool(delay),
     }
     count = usable_cores() if workers is None else positive_int("workers", workers)
@@ -157,12 +151,8 @@ def grid(
     if not names:
         raise ValueError("policies is empty; use one or more")
     cells = []
-    for G, S, window, interval in itertools.product(
-        _numbers("gpus", gpus),
-        _numbers("slots", slots),
-        _numbers("windows", windows),
-        _numbers("intervals", intervals),
-    ):
+    axes = {"gpus": gpus, "slots": slots, "windows": windows, "intervals": intervals}
+    for G, S, window, interval in itertools.product(*map(_numbers, axes, axes.values())):
         trace.merged(window)
         nodes = 1
         if gpus_per_node is not None:
@@ -246,10 +236,7 @@ def _digest(trace: Trace) -> str:
 
 
 class _Store:
-    """Finished cells on disk, one small file each, named by all that a cell is the result of.
-
-    That is what all cells share (`settings`), the cell itself, and the version of evenload.
-    """
+    """Finished cells on disk, one small file each, named by all that a cell is the result of."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
