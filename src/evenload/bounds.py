@@ -31,7 +31,7 @@ ROUNDING = 1e-9  # how far sums in another order may be off, with room to spare
 
 
 class Gpus(NamedTuple):
-    """Some GPUs as `core.bound` takes them: slots in all, ``reach``, ``fewest`` and ``most``."""
+    """Some GPUs as `core.bound` takes them."""
 
     num_slots: int
     reach: Float
@@ -82,7 +82,7 @@ def _relative_load(load: Float) -> Float:
 
 
 def _times(load: Float, gpus: Gpus) -> Float:
-    """Bound the time of each row of a load [X, E], each descending, by the quick arguments."""
+    """Bound the time of each row of a load [X, E], descending, by the quick arguments."""
     from evenload.core.bound import quick_times
 
     time = np.empty(len(load))
@@ -94,8 +94,7 @@ def _tightened(load: Float, gpus: Gpus, time: Float) -> Float:
     """Bound the time of each row by partners too, from the times of the other arguments on."""
     from evenload.core.bound import tighten_times
 
-    time = time.copy()
-    steps = len(load) * STEPS_A_THREAD
+    time, steps = time.copy(), len(load) * STEPS_A_THREAD
     spread(len(load), steps, lambda a, b: tighten_times(load[a:b], *gpus[:3], time[a:b]))
     return time
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+from bisect import bisect
 from collections.abc import Collection
 from numbers import Real
 from pathlib import Path
@@ -43,13 +44,15 @@ def multiple(name: str, value: int, of_name: str, of: int) -> None:
         raise ValueError(f"{name}={value} is not a multiple of {of_name}={of}; use {use}")
 
 
-def divisor(name: str, value: int, of_name: str, of: int) -> None:
-    """Raise `ValueError` unless `value` divides `of`, naming the divisors around it."""
-    if of % value:
-        below = next(d for d in range(min(value, of), 0, -1) if of % d == 0)
-        above = next((d for d in range(value, of + 1) if of % d == 0), None)
-        use = f"{below} or {above}" if above else f"{below}"
-        raise ValueError(f"{name}={value} does not divide {of_name}={of}; use {use}")
+def divisor(name: str, value: Any, of_name: str, of: int) -> int:
+    """Take an integer of at least 1 that divides `of`, or name the divisors around it."""
+    number = positive_int(name, value)
+    if of % number:
+        divisors = [d for d in range(1, of + 1) if of % d == 0]
+        at = bisect(divisors, number)
+        use = " or ".join(map(str, divisors[at - 1 : at + 1]))
+        raise ValueError(f"{name}={number} does not divide {of_name}={of}; use {use}")
+    return number
 
 
 def _real(name: str, value: Any, use: str) -> float:

@@ -21,18 +21,20 @@ class Cluster:
     """GPUs of one expert-parallel group, and the slots that each has in every layer.
 
     Slots are numbered GPU by GPU: where all GPUs have the same number, slot s lives on GPU
-    ``s // slots_per_gpu``. GPU g is on node ``g // gpus_per_node``.
+    ``s // slots_per_gpu``. GPU g is on node ``g // gpus_per_node``. What breaks a rule below is a
+    `ValueError`.
 
     Parameters
     ----------
     num_gpus : int
-        GPUs (ranks) of the group.
+        GPUs (ranks) of the group; a multiple of `num_nodes`.
     num_nodes : int, default 1
         Nodes; links are fast inside a node and slow between nodes.
     slots_per_gpu : int, optional
         Experts that every GPU holds in each layer. Give this, `num_slots` or `slots`.
     num_slots : int, optional
-        Slots of a layer over all GPUs; where they do not divide, the first GPUs have one more.
+        Slots of a layer over all GPUs, one each at least; where they do not divide, the first GPUs
+        have one more.
     slots : sequence of int, [G], optional
         Slots of each GPU.
     speed : sequence of float, [G], optional
@@ -41,15 +43,7 @@ class Cluster:
         are alike. Default: all alike.
     alive : sequence of bool, [G], optional
         False for a GPU that is gone: its slots keep their numbers and hold nothing. Default: all
-        alive.
-
-    Raises
-    ------
-    ValueError
-        If a number is not a positive integer, `num_gpus` is no multiple of `num_nodes`, there are
-        fewer slots than GPUs, none or several of `slots_per_gpu`, `num_slots`, `slots` are given, a
-        sequence has not one entry a GPU, a speed is not finite and positive or is less than 1/1000
-        of the fastest, or no GPU is alive.
+        alive; one has to be.
 
     Examples
     --------
@@ -244,9 +238,7 @@ def check_cluster(value: Any) -> Cluster:
 
 def check_groups(num_groups: int, num_experts: int) -> int:
     """Return `num_groups` as an int that divides `num_experts`, or raise `ValueError`."""
-    groups = positive_int("num_groups", num_groups)
-    divisor("num_groups", groups, "num_experts", num_experts)
-    return groups
+    return divisor("num_groups", num_groups, "num_experts", num_experts)
 
 
 def _one_for_each(name: str, value: Any, num_gpus: int) -> list[tuple[str, Any]]:

@@ -111,23 +111,12 @@ class Schedule:
     """Moves in rounds, layer after layer; in a round each GPU talks to one other at most.
 
     Two GPUs may send to each other in one round. A round lasts as long as its slowest transfer.
-
-    Parameters
-    ----------
-    moves : Moves
-    round_number : int64 ndarray, [M]
-        Round of each move, from 0 in each layer.
-    num_rounds : int64 ndarray, [L, 2]
-        Rounds of each layer inside nodes only, and with transfers between nodes (which come first).
-    layer_seconds : float64 ndarray, [L]
-        Time from the previous layer's end until a layer is all there.
-    expert_bytes : float
     """
 
     moves: Moves
-    round_number: Int
-    num_rounds: Int
-    layer_seconds: Float
+    round_number: Int  # [M], from 0 in each layer
+    num_rounds: Int  # [L, 2], inside nodes only, and with transfers between them (which come first)
+    layer_seconds: Float  # [L], from the previous layer's end until a layer is all there
     expert_bytes: float
 
     @property

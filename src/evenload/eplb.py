@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evenload.arrays import check_weights, keep_numpy, to_float32, to_numpy
+from evenload.arrays import check_weights, to_float32, to_numpy
 from evenload.checks import multiple, positive_int
 from evenload.cluster import Cluster
 from evenload.packing import balanced_packing
@@ -29,6 +29,8 @@ def rebalance_experts(
 ) -> tuple[Any, Any, Any]:
     """Plan replicas and placement for the load of every layer.
 
+    An illegal load and numbers that do not divide are a `ValueError`.
+
     Parameters
     ----------
     weight : array_like or torch.Tensor, [L, E]
@@ -38,26 +40,15 @@ def rebalance_experts(
     num_groups : int
         Groups of experts. If they divide over the nodes, each stays on one node; else the policy is
         global.
-    num_nodes : int
-        Nodes; divides `num_gpus`.
-    num_gpus : int
-        GPUs.
+    num_nodes, num_gpus : int
+        `num_gpus` is a multiple of `num_nodes`.
     solver : str, default "auto"
         Solver by name; ``"greedy"`` gives DeepSeek's own plan, to the slot.
 
     Returns
     -------
-    physical_to_logical : int64, [L, S]
-        Expert in each slot.
-    logical_to_physical : int64, [L, E, X]
-        Slots of each expert, padded with -1; X is the largest replica count.
-    expert_count : int64, [L, E]
-        Replicas of each expert.
-
-    Raises
-    ------
-    ValueError
-        For an illegal load or numbers that do not divide; see `evenload.solve`.
+    physical_to_logical, logical_to_physical, expert_count : int64
+        As `Placement` has them: [L, S], [L, E, X], and the replicas of each expert, [L, E].
     """
     gpus = positive_int("num_gpus", num_gpus)
     multiple("num_replicas", positive_int("num_replicas", num_replicas), "num_gpus", gpus)
@@ -68,10 +59,8 @@ def rebalance_experts(
     problem = Problem.build(
         weight, cluster, groups, load_name="weight", slots_name="num_replicas", slots_step=gpus
     )
-    p = solve_problem(problem, solver).placement.rewrapped(keep_numpy)
-    maps = (p.physical_to_logical, p.logical_to_physical, p.replica_count)
-    physical, logical, count = (problem.rewrap(part.copy()) for part in maps)
-    return physical, logical, count
+    p = solve_problem(problem, solver).placement.rewrapped(lambda part: problem.rewrap(part.copy()))
+    return p.physical_to_logical, p.logical_to_physical, p.replica_count
 
 
 def replicate_experts(weight: Any, num_phy: int) -> tuple[Any, Any, Any]:
@@ -80,23 +69,16 @@ def replicate_experts(weight: Any, num_phy: int) -> tuple[Any, Any, Any]:
     Parameters
     ----------
     weight : array_like or torch.Tensor, [X, E]
-        Load of each logical expert.
+        Load of each logical expert; a `ValueError` if illegal.
     num_phy : int
         Physical experts S, at least E.
 
     Returns
     -------
-    phy2log : int64, [X, S]
-        Logical expert of each physical one; the first E are one of each.
-    rank : int64, [X, S]
-        Which replica of its expert each one is.
+    phy2log, rank : int64, [X, S]
+        Logical expert of each physical one (the first E are one of each), and which replica of it.
     logcnt : int64, [X, E]
         Replicas of each expert.
-
-    Raises
-    ------
-    ValueError
-        For illegal weights, a wrong number of dimensions, or fewer physical than logical experts.
     """
     from evenload.solvers.greedy import replicate
 
@@ -109,6 +91,5 @@ def replicate_experts(weight: Any, num_phy: int) -> tuple[Any, Any, Any]:
         raise ValueError(
             f"num_phy={slots} is fewer than the {num_experts} experts; use {num_experts} or more"
         )
-    parts = replicate(to_float32(check_weights("weight", array)), slots)
-    expert, rank, count = (rewrap(part) for part in parts)
-    return expert, rank, count
+    expert, rank, count = replicate(to_float32(check_weights("weight", array)), slots)
+    return rewrap(expert), rewrap(rank), rewrap(count)

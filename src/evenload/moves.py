@@ -47,7 +47,6 @@ class Moves:
     Parameters
     ----------
     before, after : Placement
-        Of the same layers, experts and number of GPUs.
     layer, expert, source, target, slot : int64 ndarray, [M]
         Which expert of which layer goes from which GPU to which, and the slot of `after` that it is
         for. The source holds it in `before`; it is one of the target's node where there is one,

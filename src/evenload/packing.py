@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import Int, check_weights, is_tensor, rows_within_range, to_numpy
-from evenload.checks import divisor, packing_options, positive_int
+from evenload.checks import divisor, packing_options
 from evenload.threads import spread
 
 BACKENDS = ("compiled", "torch")
@@ -75,7 +75,7 @@ def balanced_packing(
     num_attempts : int, default 5
         Packings to try.
     boost : float, default 1.05
-        Factor on the virtual weights of the heaviest pack's items, cumulative; 1 to 1e9.
+        1 to 1e9.
     max_swaps : int, default 20
         Swaps after each packing.
     target : float, optional
@@ -105,8 +105,7 @@ def balanced_packing(
         raise ValueError(f"weight has {array.ndim} dimensions {array.shape}; use [rows, items]")
     if array.size == 0:
         raise ValueError(f"weight has shape {array.shape}; use at least one row and one item")
-    packs = positive_int("num_packs", num_packs)
-    divisor("num_packs", packs, "the number of items", array.shape[1])
+    packs = divisor("num_packs", num_packs, "the number of items", array.shape[1])
     checked: NDArray[Any] = check_weights("weight", array)
     if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
         checked = np.require(array, np.float32, ["C", "A", "W"])

@@ -22,14 +22,14 @@ NO_SPLIT = np.empty((0, 0, 0)), np.empty((0, 0, 0), np.int64)  # weights and slo
 class Placement:
     """The expert in every slot of every layer.
 
-    Immutable: arrays that it hands out are read-only, and tensors are copies.
+    Immutable: arrays that it hands out are read-only, and tensors are copies. A number that is no
+    expert, an expert without a slot and what else breaks a rule below are a `ValueError`.
 
     Parameters
     ----------
     physical_to_logical : integer array_like or torch.Tensor, [L, S] or [S]
         Expert in each slot, -1 in every slot of a GPU that is not alive; GPU g has the slots from
-        ``cluster.first_slot[g]`` up to ``cluster.first_slot[g + 1]``, which is slot s on GPU
-        ``s // slots_per_gpu`` where all have equally many. Copied.
+        ``cluster.first_slot[g]`` up to ``cluster.first_slot[g + 1]``. Copied.
     cluster : Cluster
         The GPUs that the slots belong to.
     num_experts : int
@@ -37,12 +37,6 @@ class Placement:
     replica_rank : integer array_like, [L, S], optional
         Which replica of its expert a slot is, from 0; it orders the last axis of
         `logical_to_physical`. Default: by slot.
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, a number that is no expert, an expert without a slot, or ranks
-        that do not number every expert's replicas from 0.
     """
 
     cluster: Cluster

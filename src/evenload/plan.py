@@ -45,7 +45,6 @@ class Plan:
     Parameters
     ----------
     placement : Placement
-        Where every expert lives.
     balancedness : float64, [L]
         Mean / max GPU load of each layer, in (0, 1].
     duplicates : int64, [L]
@@ -53,10 +52,8 @@ class Plan:
     straggler_time : float
         Sum over layers of the heaviest GPU's load, relative to the sum of the means: what a forward
         pass waits for, at least 1.
-    solver : str
-        Name of the solver that ran.
-    reason : str
-        Why that one.
+    solver, reason : str
+        Name of the solver that ran, and why that one.
     notes : tuple of str
         What was not possible, with the reason.
     problem : Problem

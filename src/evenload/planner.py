@@ -140,20 +140,18 @@ def _ignored_groups(problem: Problem) -> tuple[str, ...]:
 
 def _what_was_impossible(problem: Problem) -> tuple[str, ...]:
     """Tell of dead GPUs, and of those with more slots than there are experts they may hold."""
-    notes, cluster = [], problem.cluster
+    notes, cluster, living = [], problem.cluster, problem.cluster.num_living_slots
     if not cluster.all_alive:
         dead = cluster.num_gpus - len(cluster.living_gpus)
         notes.append(
-            f"{dead} of {cluster.num_gpus} GPUs are gone: their "
-            f"{cluster.num_slots - cluster.num_living_slots} slots a layer hold nothing (-1)"
+            f"{dead} of {cluster.num_gpus} GPUs are gone: their {cluster.num_slots - living} slots "
+            "a layer hold nothing (-1)"
         )
-    nodes = len(cluster.living_by_node) if problem.hierarchical else 1
-    may_hold = problem.num_experts // nodes
+    may_hold = problem.num_experts // (len(cluster.living_by_node) if problem.hierarchical else 1)
     useful = sum(min(cluster.slots[g], may_hold) for g in cluster.living_gpus)
-    if cluster.num_living_slots > useful:
+    if living > useful:
         notes.append(
-            f"{cluster.num_living_slots - useful} duplicates a layer cannot be avoided: {useful} "
-            "slots hold every expert once on each GPU that may have it, and there are "
-            f"{cluster.num_living_slots}"
+            f"{living - useful} duplicates a layer cannot be avoided: {useful} slots hold every "
+            f"expert once on each GPU that may have it, and there are {living}"
         )
     return tuple(notes)

@@ -65,7 +65,7 @@ class Policy(Protocol):
 
 
 def check_policy(value: Any) -> Policy:
-    """Return `value` if it has what a policy needs, or raise `ValueError`."""
+    """Return `value` if it has what a policy needs."""
     name = getattr(value, "name", None)
     if not isinstance(name, str) or not callable(getattr(value, "decide", None)):
         raise ValueError(

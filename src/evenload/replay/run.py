@@ -16,7 +16,6 @@ from evenload.clock import Stopwatch
 from evenload.cluster import Cluster, check_cluster, check_groups
 from evenload.cost import CostModel
 from evenload.placement import Placement, check_same
-from evenload.problem import Problem
 from evenload.replay.policies import Past, Policy, check_policy, get_policy
 from evenload.replay.results import Replay
 from evenload.solvers import get_solver
@@ -71,8 +70,8 @@ def replay(
     num_groups : int, default 1
         Groups of experts that routing keeps on one node, for planners.
     oracle : str, callable or None, default "fast"
-        Who plans each window on itself: local search to 0.9995, a solver by name, or a function
-        from a load to a placement; None leaves it out.
+        Who plans each window on itself: local search to 0.9995 (where GPUs differ, the joint
+        search), a solver by name, or a function from a load to a placement; None leaves it out.
     sample : float, default 1.0
         Part of the served tokens that the trace has recorded, above 0 and at most 1: all seconds of
         computing are divided by it.
@@ -137,10 +136,8 @@ def replay(
 class _Course:
     """What serves, what is on its way, what was seen, and what came of it so far.
 
-    `rebalances` has a row for each decision to move: its window, moves [L], bytes, and seconds to
-    transfer, that serving stands still, and to plan. `windows` has one for each window that was
-    served: its number, which placement served, and by layer the balancedness that was reached, that
-    the placement before would have had, and the oracle's, and the seconds if balanced perfectly.
+    `rebalances` has a row for each decision to move, and `windows` one for each window that was
+    served; `finish` names their columns.
     """
 
     def __init__(
@@ -160,7 +157,7 @@ class _Course:
         self.windows: list[tuple[Any, ...]] = []
         self.keep_placements = keep_placements
         self.small = np.int16 if start.num_experts <= np.iinfo(np.int16).max else np.int32
-        self.placements = [start.physical_to_logical.astype(self.small)]
+        self.placements = [start.rows.astype(self.small)]
 
     def decide(self, t: int) -> None:
         """Ask the policy before window t, unless experts are still moving."""
@@ -178,18 +175,16 @@ class _Course:
         if wanted is None:
             return
         check_same(wanted, self.current, f"what the policy {self.policy.name!r} returned")
-        if wanted != self.current:
-            self._move_to(wanted.rewrapped(keep_numpy), t, watch.seconds)
-
-    def _move_to(self, placement: Placement, t: int, plan_seconds: float) -> None:
-        schedule = self.cost.schedule(self.current, placement)
+        if wanted == self.current:
+            return
+        schedule = self.cost.schedule(self.current, wanted)
         moves = np.diff(schedule.moves.first_of_layer)
-        seconds = schedule.seconds, self.cost.move_seconds(schedule), plan_seconds
+        seconds = schedule.seconds, self.cost.move_seconds(schedule), watch.seconds
         self.rebalances.append((t, moves, schedule.num_bytes, *seconds))
         if not self.keep_placements:
             self.placements.clear()
-        self.placements.append(placement.physical_to_logical.astype(self.small))
-        self.before, self.current = self.current, placement
+        self.placements.append(wanted.rows.astype(self.small))
+        self.before, self.current = self.current, wanted.rewrapped(keep_numpy)
         due = self.cost.overlap * schedule.finished
         if self.settings["delay"] and due[-1] > 0.0:
             self.due = due
@@ -209,8 +204,7 @@ class _Course:
         best = np.full(len(load), np.nan)
         if oracle is not None:
             # Whatever serves is a plan too, and the search need not have found as good a one.
-            known = oracle(load).rewrapped(keep_numpy).balancedness(load)
-            best = np.maximum(np.maximum(known, kept), reached)
+            best = np.maximum(np.maximum(oracle(load).balancedness(load), kept), reached)
         self.windows.append((t, len(self.rebalances), reached, kept, best, mean))
 
     def finish(self, notes: tuple[str, ...]) -> Replay:
@@ -257,36 +251,24 @@ def old_part(old_seconds: Float, new_seconds: Float, due: Float) -> Float:
     stay = np.diff(np.maximum(due, 0.0), prepend=0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         served = np.where(stay > 0.0, stay / pace, 0.0)
-    part: Float = np.minimum(np.cumsum(served), 1.0)
-    return part
+    return np.asarray(np.minimum(np.cumsum(served), 1.0))
 
 
 def _make_oracle(oracle: Any, cluster: Cluster, num_groups: int) -> Planner | None:
-    """Return what plans a window on itself; `oracle` as in `replay`.
-
-    ``"fast"`` is local search up to 0.9995 of the best, for a fifth of the time that the last bit
-    takes; where GPUs differ, the joint search, briefly.
-    """
+    """Return what plans a window on itself; `oracle` as in `replay`."""
     if oracle is None or callable(oracle):
         return oracle  # type: ignore[no-any-return]
     if not isinstance(oracle, str):
         raise ValueError(
             f"oracle={oracle!r} is no oracle; use 'fast', a solver's name, a function or None"
         )
-    if oracle == "auto":
-        return lambda load: solve(load, cluster, num_groups=num_groups).placement
-    options: dict[str, Any] = {}
-    if oracle == "fast" and cluster.gpus_are_equal:
-        oracle, options = "local-search", {"target": 0.9995}
-    elif oracle == "fast":
-        oracle, options = "joint", {"effort": "fast"}
-    solver = get_solver(oracle)
-
-    def plan(load: Float) -> Placement:
-        answer = solver(Problem.build(load, cluster, num_groups), **options)
-        return answer if isinstance(answer, Placement) else answer.placement
-
-    return plan
+    how: dict[str, Any] = {"solver": oracle}
+    if oracle == "fast":  # a fifth of the time that the last bit of the balancedness takes
+        equal = {"solver": "local-search", "target": 0.9995}
+        how = equal if cluster.gpus_are_equal else {"solver": "joint", "effort": "fast"}
+    elif oracle != "auto":
+        get_solver(oracle)
+    return lambda load: solve(load, cluster, num_groups=num_groups, **how).placement
 
 
 def check_warm_start(warm_start: Any, windows: Trace) -> int:
@@ -306,9 +288,8 @@ def check_warm_start(warm_start: Any, windows: Trace) -> int:
 
 
 def check_cost(cost: Any) -> CostModel:
-    """Return `cost`, the default for None, or raise `ValueError`."""
-    if cost is None:
-        return CostModel()
+    """Return `cost`, or the default for None."""
+    cost = CostModel() if cost is None else cost
     if not isinstance(cost, CostModel):
         raise ValueError(f"cost={cost!r} is not a CostModel; use e.g. CostModel.preset('h100-ib')")
     return cost

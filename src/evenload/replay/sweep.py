@@ -146,10 +146,10 @@ def grid(
 ) -> list[Cell]:
     """Return every combination, checked as `sweep` says; policies vary fastest."""
     names = [policies] if isinstance(policies, str) else list(policies)
-    for name in names:
-        get_policy(name)
     if not names:
         raise ValueError("policies is empty; use one or more")
+    for name in names:
+        get_policy(name)
     cells = []
     axes = {"gpus": gpus, "slots": slots, "windows": windows, "intervals": intervals}
     for G, S, window, interval in itertools.product(*map(_numbers, axes, axes.values())):
@@ -166,12 +166,11 @@ def grid(
 
 
 def _numbers(name: str, values: Any) -> list[int]:
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
-        values = [values]
-    numbers = [positive_int(name, value) for value in values]
+    several = hasattr(values, "__iter__") and not isinstance(values, str)
+    numbers = dict.fromkeys(positive_int(name, n) for n in (values if several else [values]))
     if not numbers:
         raise ValueError(f"{name} is empty; use one number or more")
-    return list(dict.fromkeys(numbers))
+    return list(numbers)
 
 
 def _run_cell(trace: Trace, cell: Cell, how: dict[str, Any]) -> Row:
