@@ -114,9 +114,11 @@ class Schedule:
     """
 
     moves: Moves
-    round_number: Int  # [M], from 0 in each layer
-    num_rounds: Int  # [L, 2], inside nodes only, and with transfers between them (which come first)
-    layer_seconds: Float  # [L], from the previous layer's end until a layer is all there
+    round_number: Int  #: [M], from 0 in each layer
+    num_rounds: (
+        Int  #: [L, 2], inside nodes only, and with transfers between them (which come first)
+    )
+    layer_seconds: Float  #: [L], from the previous layer's end until a layer is all there
     expert_bytes: float
 
     @property
@@ -153,21 +155,6 @@ class CostModel:
     The defaults are those of ``CostModel.preset("h100-ib", "deepseek-v3")``. A number that is not
     finite and above 0 is a `ValueError`.
 
-    Parameters
-    ----------
-    tokens_per_second : float
-        Tokens that a GPU of full speed puts through one expert in a second (a token routed to 8
-        experts counts 8 times, as in a load). Default: half of an H100's fp8 operations over those
-        of one of DeepSeek-V3's experts.
-    expert_bytes : float, default 44,040,192
-        Bytes of one expert's weights in one layer.
-    bandwidth_in_node, bandwidth_between_nodes : float, default 450e9 and 50e9
-        Bytes a second from a GPU to another of its node, and to one of another node.
-    latency : float, default 20e-6
-        Seconds before the first byte of a round of transfers arrives.
-    overlap : float, default 0.5
-        Part of the time of transfers in which serving goes on, 0 to 1. In the rest it stands still.
-
     Examples
     --------
     >>> cost = CostModel(tokens_per_second=1000.0)
@@ -175,12 +162,15 @@ class CostModel:
     array([0.3 , 0.25])
     """
 
+    #: Tokens that a GPU of full speed puts through one expert in a second (a token routed to 8
+    #: experts counts 8 times, as in a load). Default: half of an H100's fp8 operations over those
+    #: of one of DeepSeek-V3's experts.
     tokens_per_second: float = UTILISATION * 1979e12 / (2 * 3 * 7168 * 2048)
-    expert_bytes: float = 3.0 * 7168 * 2048
-    bandwidth_in_node: float = 450e9
-    bandwidth_between_nodes: float = 50e9
-    latency: float = LATENCY
-    overlap: float = OVERLAP
+    expert_bytes: float = 3.0 * 7168 * 2048  #: of one expert's weights in one layer
+    bandwidth_in_node: float = 450e9  #: bytes a second from a GPU to another of its node
+    bandwidth_between_nodes: float = 50e9  #: bytes a second from a GPU to one of another node
+    latency: float = LATENCY  #: seconds before the first byte of a round of transfers arrives
+    overlap: float = OVERLAP  #: part, 0 to 1, of the time of transfers in which serving goes on
 
     def __post_init__(self) -> None:
         for name, value in self.__dict__.items():

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,16 +35,10 @@ ERRORS_SHARE = 0.8  # of all weight is that of the prediction and its errors
 BEFORE_JUMP = 0.2  # of the weight is left of windows before the traffic jumped
 
 
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Loads that the next window may have.
+class Samples(NamedTuple):
+    """Loads that the next window may have, and how likely each is: float64 [M, L, E] and [M].
 
-    Parameters
-    ----------
-    load : float64 ndarray, [M, L, E]
-        Shares: each layer of each sample adds up to 1.
-    weight : float64 ndarray, [M]
-        How likely each is; they add up to 1.
+    Each layer of each load adds up to 1, and so do the weights.
     """
 
     load: Float
@@ -76,7 +69,7 @@ def forecast(trace: Any, estimator: str = "adaptive") -> Any:
     >>> forecast([[[4, 0]], [[2, 2]]], "mean")
     array([[3., 1.]])
     """
-    load, _, _, rewrap = _predict(trace, estimator)
+    load, _, rewrap = outlook(trace, estimator)
     return rewrap(load)
 
 
@@ -93,7 +86,12 @@ def samples(trace: Any) -> Samples:
 
 def outlook(trace: Any, estimator: str) -> tuple[Float, Samples, Rewrap]:
     """Return a forecast, float64 [L, E], samples around it, and how results go back."""
-    load, seen, path, rewrap = _predict(trace, estimator)
+    if not isinstance(estimator, str) or estimator not in ESTIMATORS:
+        raise ValueError(f"estimator={estimator!r} is unknown; use one of: {', '.join(ESTIMATORS)}")
+    windows, rewrap = _last_windows(trace)
+    seen = shares(windows)
+    path = ESTIMATORS[estimator](seen)
+    load = path[-1] * windows[-1].sum(axis=-1, keepdims=True)
     recent = seen[-RECENT:]
     later_jumps = np.append(np.cumsum(_jumps(seen)[::-1])[::-1][1:], 0)[-RECENT:]
     recent_weight = _fading(len(recent), RECENT_KEEP) * BEFORE_JUMP**later_jumps
@@ -122,16 +120,6 @@ def shares(load: Float) -> Float:
     largest = load.max(axis=-1, keepdims=True)
     scaled = np.divide(load, largest, out=np.ones_like(load), where=largest > 0.0)
     return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
-
-
-def _predict(trace: Any, estimator: Any) -> tuple[Float, Float, Float, Rewrap]:
-    """Return the load to come, shares [T', L, E] seen and predicted, and how results go back."""
-    if not isinstance(estimator, str) or estimator not in ESTIMATORS:
-        raise ValueError(f"estimator={estimator!r} is unknown; use one of: {', '.join(ESTIMATORS)}")
-    windows, rewrap = _last_windows(trace)
-    seen = shares(windows)
-    path = ESTIMATORS[estimator](seen)
-    return path[-1] * windows[-1].sum(axis=-1, keepdims=True), seen, path, rewrap
 
 
 def _last_windows(trace: Any) -> tuple[Float, Rewrap]:
@@ -182,10 +170,9 @@ def _jumps(seen: Float) -> NDArray[np.bool_]:
 def _adaptive(seen: Float) -> Float:
     """Predict a mixture of averages, weighed per layer by how they would have done so far.
 
-    Where the traffic jumps the averages begin anew. Each one's absolute error on the windows that
-    it would have predicted is added up, relative to that of the others, recent ones counting more,
-    and averaged for the most part over the layers; its weight falls with the 64th power of that
-    sum. All alike before there is an error.
+    Where the traffic jumps the averages begin anew. The absolute errors of each, relative to those
+    of the others, are added up, recent ones counting more, and averaged for the most part over the
+    layers; its weight falls with the 64th power of that sum.
     """
     anew = _jumps(seen)
     paths = [_averages(seen, keep, anew) for keep in CANDIDATE_KEEP]

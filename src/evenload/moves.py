@@ -43,24 +43,17 @@ class Moves:
     Layer by layer. Inside a layer each expert is received beside those that serve, and all slots of
     the layer change over once the last has arrived: no expert is ever without a live copy, every
     sender still has what it sends, and stopping after any layer leaves a valid placement.
-
-    Parameters
-    ----------
-    before, after : Placement
-    layer, expert, source, target, slot : int64 ndarray, [M]
-        Which expert of which layer goes from which GPU to which, and the slot of `after` that it is
-        for. The source holds it in `before`; it is one of the target's node where there is one,
-        and of several the one with least to send in this layer so far. -1 where no living GPU has
-        it: it comes from storage.
     """
 
-    before: Placement
-    after: Placement
-    layer: Int
-    expert: Int
+    before: Placement  #: what served
+    after: Placement  #: of as many layers, experts and GPUs
+    layer: Int  #: of each of the M moves, int64 [M], as all below
+    expert: Int  #: that moves
+    #: The GPU that sends. It holds the expert before; it is one of the target's node where there is
+    #: one, and of several the one with least to send in this layer so far. -1: from storage.
     source: Int
-    target: Int
-    slot: Int
+    target: Int  #: the GPU that receives
+    slot: Int  #: of `after`, that the expert is for
 
     @classmethod
     def between(cls, before: Placement, after: Placement) -> Moves:

@@ -177,7 +177,7 @@ class Placement:
         float64, [L, E, X]
             Part of its expert's tokens that each replica gets, in the order of
             `logical_to_physical`, 0 where that is padded. Each expert's add up to 1; experts
-            without load have even ones.
+            without load have even ones. The same bytes on every machine and number of threads.
 
         Notes
         -----
@@ -211,8 +211,23 @@ class Placement:
     @property
     def duplicates(self) -> Any:
         """Slots of each layer wasted on an expert that its GPU holds already, int64 [L]."""
-        held = arrivals(NOTHING, np.zeros_like(self.cluster.first_slot), self)
-        return self._rewrap(self.cluster.num_living_slots - held)
+        return self._rewrap(self.cluster.num_living_slots - self.arrivals(None))
+
+    def arrivals(self, before: Placement | None) -> Int:
+        """Count the experts that are new to their GPU, int64 [L], whatever GPUs there were before.
+
+        GPU g is GPU g in both; one that came held nothing, as all did for None.
+        """
+        from evenload.core.evaluate import count_arrivals
+
+        rows, first = (NOTHING, np.zeros(1, np.int64))
+        if before is not None:
+            rows, first = before.rows, before.cluster.first_slot
+        ends = self.cluster.first_slot
+        first = first[np.minimum(np.arange(ends.size), first.size - 1)]
+        count = np.empty(self.num_layers, np.int64)
+        count_arrivals(rows, first, self.rows, ends, self.num_experts, count)
+        return count
 
     def moves_from(self, other: Placement) -> Any:
         """Count the experts that must cross a link to come here from `other`, int64 [L].
@@ -227,7 +242,7 @@ class Placement:
                 f"other is on num_gpus={other.cluster.num_gpus}, and {self.cluster.num_gpus} are "
                 "wanted; use a placement on as many GPUs"
             )
-        return self._rewrap(arrivals(other.rows, other.cluster.first_slot, self))
+        return self._rewrap(self.arrivals(other))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -250,20 +265,6 @@ class Placement:
             f"{self.num_slots} slots on {self.cluster.num_gpus} GPUs "
             f"({self.cluster.num_nodes} nodes), {int(np.sum(self.counts > 1))} experts replicated>"
         )
-
-
-def arrivals(before: Int, first_slot: Int, after: Placement) -> Int:
-    """Count the experts of a placement that are new to their GPU, int64 [L].
-
-    `before`, [L, S'], is what was in each slot, -1 for nothing; `first_slot`, [G + 1], is where the
-    slots of the GPUs of `after` began in that.
-    """
-    from evenload.core.evaluate import count_arrivals
-
-    count = np.empty(after.num_layers, np.int64)
-    now = after.rows, after.cluster.first_slot, after.num_experts
-    count_arrivals(before, first_slot, *now, count)
-    return count
 
 
 def check_model(value: Any, like: Any, name: str) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from evenload.arrays import Float, Int
+from evenload.arrays import Float
 from evenload.bounds import balancedness_bound
-from evenload.placement import Placement, arrivals, check_same
+from evenload.placement import Placement, check_same
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
 from evenload.traffic import away_share
@@ -30,50 +30,22 @@ def straggler_time(gpu_load: Float, capacity: Float) -> float:
     return max(1.0, float((heaviest / scale).sum() / least.sum()))
 
 
-def _moves(before: Placement, after: Placement) -> Int:
-    """Count the experts new to their GPU, on clusters that may differ: GPU g is GPU g in both."""
-    first = before.cluster.first_slot[: after.cluster.num_gpus + 1]
-    missing = after.cluster.num_gpus + 1 - len(first)
-    first = np.concatenate([first, np.full(missing, first[-1])])  # GPUs that came hold nothing
-    return arrivals(before.physical_to_logical, first, after)
-
-
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A placement with what it reaches on the load it was made for.
+    """A placement with what it reaches on the load it was made for."""
 
-    Parameters
-    ----------
-    placement : Placement
-    balancedness : float64, [L]
-        Mean / max GPU load of each layer, in (0, 1].
-    duplicates : int64, [L]
-        Slots wasted on an expert that their GPU holds already.
-    straggler_time : float
-        Sum over layers of the heaviest GPU's load, relative to the sum of the means: what a forward
-        pass waits for, at least 1.
-    solver, reason : str
-        Name of the solver that ran, and why that one.
-    notes : tuple of str
-        What was not possible, with the reason.
-    problem : Problem
-        What was solved; its load is a copy of its own.
-    proven : float64 ndarray, [L], optional
-        Limit on the balancedness that the solver itself proved.
-    moves : int64, [L], optional
-        Experts that are new to their GPU, of each layer; None where nothing ran before.
-    """
-
-    placement: Placement
-    balancedness: Any
-    duplicates: Any
+    placement: Placement  #: where every expert lives
+    balancedness: Any  #: mean / max GPU load of each layer, float64 [L] in (0, 1]
+    duplicates: Any  #: slots wasted on an expert that their GPU holds already, int64 [L]
+    #: Sum over layers of the heaviest GPU's load, relative to the sum of the means: what a forward
+    #: pass waits for, at least 1.
     straggler_time: float
-    solver: str
-    reason: str
-    notes: tuple[str, ...]
-    problem: Problem
-    proven: Float | None = None
-    moves: Any = None
+    solver: str  #: the name of the one that ran
+    reason: str  #: why that one
+    notes: tuple[str, ...]  #: what was not possible, with the reason
+    problem: Problem  #: what was solved; its load is a copy of its own
+    proven: Float | None = None  #: limit on the balancedness that the solver itself proved, [L]
+    moves: Any = None  #: experts that are new to their GPU, int64 [L]; None if nothing ran before
 
     @classmethod
     def evaluate(
@@ -94,7 +66,7 @@ class Plan:
             notes=(*notes, *answer.notes),
             problem=replace(problem, load=problem.load.copy()),
             proven=answer.bound,
-            moves=None if current is None else wrap(_moves(current, placement)),
+            moves=None if current is None else wrap(placement.arrivals(current)),
         )
 
     @property

@@ -16,35 +16,17 @@ CROSS_NODE_PRICE = 1.0
 
 @dataclass(frozen=True)
 class Problem:
-    """One load to be placed on one cluster, already validated.
+    """One load to be placed on one cluster, already validated; names are as in `evenload.solve`."""
 
-    Parameters
-    ----------
-    load : float64 ndarray, [L, E], C-contiguous
-        Tokens of each expert, times a power of two if they are near an end of float64's range;
-        solvers read it only.
-    cluster, num_groups, topology, cross_node_price
-        As `evenload.solve`, the topology never None.
-    rewrap : callable
-        Brings results to the kind of array that the load came as.
-    current : Placement, optional
-        What runs now, of the same layers and experts; its cluster may have other GPUs.
-    samples : float64 ndarray, [M, L, E], optional
-        Loads that the next window may have, each layer of each adding up to 1; None where the load
-        is all that is known.
-    sample_weight : float64 ndarray, [M], optional
-        How likely each sample is.
-    """
-
-    load: Float
+    load: Float  #: [L, E], C-contiguous, read only; times a power of two where it was far from 1
     cluster: Cluster
     num_groups: int = 1
     topology: str = "ignore"
     cross_node_price: float = CROSS_NODE_PRICE
-    rewrap: Rewrap = keep_numpy
-    current: Placement | None = None
-    samples: Float | None = None
-    sample_weight: Float | None = None
+    rewrap: Rewrap = keep_numpy  #: brings results to the kind of array that the load came as
+    current: Placement | None = None  #: what runs now; its cluster may have other GPUs
+    samples: Float | None = None  #: [M, L, E], loads to come, each layer of each adding up to 1
+    sample_weight: Float | None = None  #: [M], how likely each sample is
 
     @classmethod
     def build(

@@ -22,36 +22,22 @@ ROUNDING = 1e-12  # of a balancedness: GPUs that all hold every expert may diffe
 
 @dataclass(frozen=True)
 class Point:
-    """What one number of slots reaches, and what bounds it: means over layers."""
+    """What one number of slots reaches."""
 
-    num_slots: int
-    balancedness: float
-    bound: float
+    num_slots: int  #: of a layer
+    balancedness: float  #: mean over layers
+    bound: float  #: the same of any plan that shares an expert's tokens evenly
 
 
 @dataclass(frozen=True, eq=False)
 class Redundancy:
-    """The smallest number of slots that reaches a wanted balancedness.
+    """The smallest number of slots that reaches a wanted balancedness."""
 
-    Parameters
-    ----------
-    wanted : float
-        Mean over layers that was asked for.
-    plan : Plan
-        The smallest that reaches it.
-    curve : tuple of Point
-        The numbers of slots tried up to the plan's, ascending; the last one is the plan's.
-    num_tried : int
-        How many were tried, larger ones included.
-    plan_seconds : float
-        Time that this plan took, by the clock; nothing else depends on it.
-    """
-
-    wanted: float
-    plan: Plan
-    curve: tuple[Point, ...]
-    num_tried: int
-    plan_seconds: float = math.nan
+    wanted: float  #: mean over layers that was asked for
+    plan: Plan  #: the smallest that reaches it
+    curve: tuple[Point, ...]  #: the numbers of slots tried up to the plan's, ascending
+    num_tried: int  #: larger ones included
+    plan_seconds: float = math.nan  #: of this plan, by the clock; nothing else depends on it
 
 
 def smallest_redundancy(

@@ -20,27 +20,14 @@ MEMORY = 16  # windows that ours looks at: what sketches on real traces found en
 
 @dataclass(frozen=True, eq=False)
 class Past:
-    """All that is known when a policy has to decide.
+    """All that is known when a policy has to decide; what is not described is as in `replay`."""
 
-    Parameters
-    ----------
-    load : float64 ndarray, [H, L, E], read-only
-        Tokens of each expert in the last H windows, oldest first; H is the policy's `memory`, or
-        fewer near the beginning, but at least 1.
-    window : int
-        Number of the next window, the first that the decision is for.
-    asked : int
-        How often the policy has been asked before in this replay.
-    current : Placement
-        What serves now.
-    cluster, num_groups, cost, interval, sample
-        As `replay`.
-    """
-
+    #: Tokens of each expert in the last H windows, oldest first: [H, L, E], read-only. H is the
+    #: policy's memory, or fewer near the beginning, but at least 1.
     load: Float
-    window: int
-    asked: int
-    current: Placement
+    window: int  #: number of the next window, the first that the decision is for
+    asked: int  #: how often the policy has been asked before in this replay
+    current: Placement  #: what serves now
     cluster: Cluster
     num_groups: int
     cost: CostModel

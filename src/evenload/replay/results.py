@@ -25,73 +25,38 @@ ENDINGS = (".parquet", ".csv", ".json")
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """A policy's course over the windows W of a trace that were served, and its R rebalances.
+    """A policy's course over the windows W of a trace that were served, and its R rebalances."""
 
-    Parameters
-    ----------
-    policy, cluster, window, interval
-        As `replay`.
-    settings : dict
-        All that made it, in plain numbers and strings.
-    notes : tuple of str
-        What was left out or assumed, one sentence each.
-    windows : int64 ndarray, [W]
-        Numbers of the windows that were served.
-    balancedness : float64 ndarray, [W, L]
-        Reached, in (0, 1]; the mean over the time of a window in which a layer changes over.
-    kept_balancedness : float64 ndarray, [W, L]
-        What the placement before the last rebalance would have reached; the same as `balancedness`
-        before the first.
-    oracle : float64 ndarray, [W, L]
-        Best that is known of the window itself: planned on it, or reached where that is more, or
-        NaN.
-    mean_seconds : float64 ndarray, [W, L]
-        What a layer would take if it were perfectly balanced.
-    served : int64 ndarray, [W]
-        Which of `placements` served, or was being moved to.
-    placements : int16 or int32 ndarray, [R + 1, L, S]
-        The one at the beginning, and that of each rebalance; only the last where the others were
-        not to be kept.
-    rebalance_window : int64 ndarray, [R]
-        Number of the window before which the moves began.
-    moves : int64 ndarray, [R, L]
-    bytes : float64 ndarray, [R]
-        Bytes that crossed a link.
-    transfer_seconds, move_seconds : float64 ndarray, [R]
-        How long the transfers took, and how much of that serving stood still.
-    saved_seconds : float64 ndarray, [R]
-        Straggler time saved until the next rebalance, against having kept the placement before.
-    plan_seconds : float64 ndarray, [R]
-        Time that the policy took to decide, by the clock; nothing else depends on it.
-    asked, put_off : int
-        How often the policy was asked, and how often it was not because experts were still moving.
-    asked_seconds : float
-        Time of all decisions, those to keep included.
-    """
-
-    policy: str
+    policy: str  #: its name
     cluster: Cluster
-    window: int
-    interval: int
-    settings: dict[str, Any]
-    notes: tuple[str, ...]
-    windows: Int
+    window: int  #: recorded windows in one of the replay's
+    interval: int  #: windows from one decision to the next
+    settings: dict[str, Any]  #: all that made it, in plain numbers and strings
+    notes: tuple[str, ...]  #: what was left out or assumed, one sentence each
+    windows: Int  #: numbers of the windows that were served, [W]
+    #: Reached, in (0, 1], [W, L]; the mean over a window in which a layer changes over.
     balancedness: Float
+    #: What the placement before the last rebalance would have reached, [W, L]; the same as
+    #: `balancedness` before the first.
     kept_balancedness: Float
+    #: Best known of the window itself, [W, L]: planned on it, or reached where that is more; NaN
+    #: where none was asked for.
     oracle: Float
-    mean_seconds: Float
-    served: Int
+    mean_seconds: Float  #: what a layer would take if it were perfectly balanced, [W, L]
+    served: Int  #: which of `placements` served, or was being moved to, [W]
+    #: The one at the beginning, and that of each rebalance, int16 or int32 [R + 1, L, S]; only the
+    #: last where the others were not to be kept.
     placements: NDArray[Any]
-    rebalance_window: Int
-    moves: Int
-    bytes: Float
-    transfer_seconds: Float
-    move_seconds: Float
-    saved_seconds: Float
-    plan_seconds: Float
-    asked: int
-    put_off: int
-    asked_seconds: float
+    rebalance_window: Int  #: number of the window before which the moves began, [R]
+    moves: Int  #: of each layer, [R, L]
+    bytes: Float  #: that crossed a link, [R]
+    transfer_seconds: Float  #: how long the transfers took, [R]
+    move_seconds: Float  #: how much of that serving stood still, [R]
+    saved_seconds: Float  #: of straggler time, against having kept the placement before, [R]
+    plan_seconds: Float  #: to decide, by the clock, [R]; nothing else depends on it
+    asked: int  #: how often the policy was
+    put_off: int  #: how often it was not asked because experts were still moving
+    asked_seconds: float  #: of all decisions, those to keep included
 
     @property
     def num_rebalances(self) -> int:
