@@ -142,8 +142,7 @@ def within_range(load: Float) -> Float:
     if abs(exponent) <= SAFE_EXPONENT:
         return load
     with np.errstate(under="ignore"):
-        scaled: Float = np.ldexp(load, (SAFE_EXPONENT if exponent > 0 else 0) - exponent)
-    return scaled
+        return np.asarray(np.ldexp(load, (SAFE_EXPONENT if exponent > 0 else 0) - exponent))
 
 
 def rows_within_range(weight: NDArray[Any]) -> NDArray[Any]:
@@ -152,8 +151,7 @@ def rows_within_range(weight: NDArray[Any]) -> NDArray[Any]:
     exponent = np.frexp(weight.max(axis=1, keepdims=True))[1]
     if (exponent <= limit).all():
         return weight
-    scaled: NDArray[Any] = np.ldexp(weight, np.minimum(limit - exponent, 0))
-    return scaled
+    return np.asarray(np.ldexp(weight, np.minimum(limit - exponent, 0)))
 
 
 def to_float32(load: Float) -> NDArray[np.float32]:

@@ -13,18 +13,11 @@ class Stopwatch(ExitStack):
 
     A kernel is loaded from Numba's cache or compiled when it is first called, which takes far
     longer than the call. Threads that wait for the same kernel count once.
-
-    Attributes
-    ----------
-    seconds : float
-        Wall time of the block without `kernels`.
-    kernels : float
-        Wall time in which kernels were loaded or compiled.
-    compiling : float
-        The part of it in which kernels were compiled, because no cache had them.
     """
 
-    seconds = kernels = compiling = 0.0
+    seconds = 0.0  #: wall time of the block without `kernels`
+    kernels = 0.0  #: wall time in which kernels were loaded or compiled
+    compiling = 0.0  #: the part of it in which kernels were compiled, because no cache had them
 
     def __enter__(self) -> Stopwatch:
         from numba.core.event import install_timer

@@ -84,8 +84,7 @@ class Moves:
     def crosses_nodes(self) -> NDArray[np.bool_]:
         """Whether each move is between two nodes, or from storage: bool [M]."""
         node = self.after.cluster.node_of_gpu
-        crosses: NDArray[np.bool_] = node[self.source] != node[self.target]
-        return crosses | (self.source < 0)
+        return np.asarray((node[self.source] != node[self.target]) | (self.source < 0))
 
     def reached(self, num_layers: int) -> Placement:
         """Return what serves once the moves of the first `num_layers` layers are done.

@@ -63,7 +63,8 @@ def balanced_packing(
 
     Each attempt packs longest first by virtual weight, then up to `max_swaps` times does the best
     swap between the heaviest pack and any other; the items of the pack that is heaviest in the end
-    are made virtually heavier by `boost`, and the row is packed again. The best attempt counts.
+    are made virtually heavier by `boost`, 1 to 1e9, and the row is packed again. The best of
+    `num_attempts` counts, or the first that reaches the `target`.
 
     Parameters
     ----------
@@ -72,12 +73,6 @@ def balanced_packing(
         unit. Never modified.
     num_packs : int
         Packs of a row; divides n. Every pack gets n / num_packs items.
-    num_attempts : int, default 5
-        Packings to try.
-    boost : float, default 1.05
-        1 to 1e9.
-    max_swaps : int, default 20
-        Swaps after each packing.
     target : float, optional
         Mean / max pack weight in (0, 1] at which a row is good enough.
     backend : {"compiled", "torch"}, optional

@@ -86,7 +86,16 @@ def smallest_redundancy(
     # A GPU with more slots than experts that it may have holds duplicates.
     most = num_experts // (fewest.num_nodes if problem.hierarchical else 1)
     if problem.hierarchical:
-        _check_reachable(replace(problem, cluster=Cluster(num_gpus, num_nodes, most)), target)
+        # With a slot for every expert, only how the groups are dealt out is left.
+        full = replace(problem, cluster=Cluster(num_gpus, num_nodes, most))
+        limit = float(balancedness_bound(full, thorough=False).mean())
+        if limit < target * (1.0 - ROUNDING):
+            raise ValueError(
+                f"wanted={target}: no number of slots reaches that with topology 'strict', under "
+                f"which the balancedness is at most {math.ceil(limit * 1e5) / 1e5}, mean over "
+                f"layers; use {math.floor(limit * 1e3) / 1e3:g} or less, or topology 'prefer' or "
+                "'ignore'"
+            )
     options |= {"num_groups": num_groups, "topology": topology, "solver": solver}
     points: dict[int, Point] = {}
     reached: tuple[Plan, float] | None = None  # the last plan that does, and its seconds
@@ -118,20 +127,6 @@ def smallest_redundancy(
         )
     curve = tuple(points[n] for n in sorted(points) if n <= found * num_gpus)
     return Redundancy(target, reached[0], curve, len(points), reached[1])
-
-
-def _check_reachable(full: Problem, wanted: float) -> None:
-    """Raise `ValueError` if whole groups on nodes rule `wanted` out, whatever the slots.
-
-    With a slot for every expert, as in `full`, only how the groups are dealt out is left.
-    """
-    limit = float(balancedness_bound(full, thorough=False).mean())
-    if limit < wanted * (1.0 - ROUNDING):
-        raise ValueError(
-            f"wanted={wanted}: no number of slots reaches that with topology 'strict', under which "
-            f"the balancedness is at most {math.ceil(limit * 1e5) / 1e5}, mean over layers; use "
-            f"{math.floor(limit * 1e3) / 1e3:g} or less, or topology 'prefer' or 'ignore'"
-        )
 
 
 def smallest_passing(passes: Callable[[int], bool], first: int, last: int) -> int | None:

@@ -160,7 +160,12 @@ def synthetic_trace(
     shape, total = _sizes(num_layers, num_experts, tokens)
     scale = in_range("drift", drift, 0, MAX_FACTOR)
     length = None if topic_windows is None else positive_int("topic_windows", topic_windows)
-    base, unrest = _base_and_unrest(shape, scale, length is not None, _stream(seed))
+    shares = _calibrated_shares(*shape, _stream(seed))
+    unrest = scale * (shares * shape[1]) ** -_COLD_UNREST
+    # The mean of a lognormal lies half its variance above its centre: without this the cold
+    # experts, which drift most, would be hotter in the long run than they are in the load.
+    spread = _WALK_SPREAD**2 + (0 if length is None else _TOPIC_SPREAD**2)
+    base = np.log(shares) - unrest**2 * spread / 2
     walk, topic = _walk(shape, _stream(seed, 1)), _topics(shape, length, _stream(seed, 2))
     sampler = _stream(seed, 3)
     trace = np.empty((count, *shape), dtype=np.int64)
@@ -210,18 +215,6 @@ def _rank_curves(quantile: Float, num_experts: int) -> Float:
     part = position - below
     stretched = curve[:, below] * (1 - part) + curve[:, above] * part
     return np.asarray(stretched / stretched.sum(axis=1, keepdims=True), dtype=np.float64)
-
-
-def _base_and_unrest(
-    shape: tuple[int, int], drift: float, topics: bool, rng: np.random.Generator
-) -> tuple[Float, Float]:
-    """Return centre and factor of the drift of each expert's log popularity: [L, E] both."""
-    shares = _calibrated_shares(*shape, rng)
-    unrest = drift * (shares * shape[1]) ** -_COLD_UNREST
-    spread = _WALK_SPREAD**2 + (_TOPIC_SPREAD**2 if topics else 0)
-    # The mean of a lognormal lies half its variance above its centre: without this the cold
-    # experts, which drift most, would be hotter in the long run than they are in the load.
-    return np.log(shares) - unrest**2 * spread / 2, unrest
 
 
 def _walk(shape: tuple[int, int], rng: np.random.Generator) -> Iterator[Float]:

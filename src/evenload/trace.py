@@ -20,11 +20,9 @@ class Windows(Protocol):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Windows, layers, experts."""
-        ...
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window as it was recorded, [L, E], in memory of its own."""
-        ...
 
 
 class ArrayWindows:
@@ -219,10 +217,7 @@ def _check_array(load: Any, source: str) -> NDArray[Any]:
     if not isinstance(load, np.memmap):
         array = np.array(to_numpy(name, load)[0])
     check_trace_shape(name, array.shape)
-    if array.dtype.kind not in "iuf":
-        raise ValueError(
-            f"{name} has dtype {array.dtype}; use an integer or floating dtype (tokens per expert)"
-        )
+    check_weights(name, array[:0])  # the dtype; windows are checked as they are read
     return array
 
 
@@ -233,14 +228,13 @@ def _check_shapes(load: Sequence[Any], name: str) -> None:
     except (ValueError, TypeError):
         return  # not even one window is rectangular: to_numpy says so
     for t, shape in enumerate(shapes):
-        if shape == shapes[0]:
-            continue
-        if len(shape) == len(shapes[0]) == 2 and shape[0] == shapes[0][0]:
+        if len(shape) == len(shapes[0]) == 2 and shape[0] == shapes[0][0] and shape != shapes[0]:
             raise ValueError(
                 f"{name}: the number of experts changes: window {t} has {shape[1]}, and window 0 "
                 f"has {shapes[0][1]}; use windows of one model"
             )
-        raise ValueError(
-            f"{name}: window {t} has shape {shape}, and window 0 has {shapes[0]}; use windows of "
-            "one shape"
-        )
+        if shape != shapes[0]:
+            raise ValueError(
+                f"{name}: window {t} has shape {shape}, and window 0 has {shapes[0]}; use windows "
+                "of one shape"
+            )

@@ -36,8 +36,7 @@ def away_share(placement: Placement, load: Any, num_groups: int) -> Any:
     """
     groups = check_groups(num_groups, placement.num_experts)
     checked, rewrap = placement.check_load(load)
-    expert = placement.rows
-    largest = checked.max(axis=1, keepdims=True)
+    expert, largest = placement.rows, checked.max(axis=1, keepdims=True)
     relative = checked / np.where(largest > 0.0, largest, 1.0)
     share = np.take_along_axis(relative / placement.counts, np.maximum(expert, 0), axis=1)
     share = np.where(expert >= 0, share, 0.0)

@@ -123,14 +123,12 @@ def policy_names() -> list[str]:
 def get_policy(name: str) -> Policy:
     """Return a policy by name; the message for one that there is not lists those that there are.
 
-    ``"never"`` keeps what the replay starts with. ``"once"`` plans the last window when it is asked
-    first. ``"every-N"`` does so each N-th time that it is asked, the first included; both with
-    solver auto, or another: ``"once:greedy"``, ``"every-4:joint"``. ``"deepseek"`` plans the last
-    window each time with DeepSeek's algorithm, ``"vllm"`` does the same and keeps slots inside GPUs
-    as vLLM does. ``"evenload"`` plans from the current placement for what the last windows let
-    expect. Options of the solver follow after commas: ``"every-4:joint,effort=thorough"``,
-    ``"evenload,move_cost=0.003"``; with ``move_cost=seconds`` a move has to gain what the cost
-    model says it takes.
+    ``"never"`` keeps what the replay starts with. ``"once"`` plans the last window when first
+    asked, ``"every-N"`` each N-th time, the first included; also with a solver:
+    ``"every-4:joint"``. ``"deepseek"`` always plans it with DeepSeek's algorithm, ``"vllm"`` also
+    keeps slots inside GPUs. ``"evenload"`` plans from the current placement for what the last
+    windows let expect. Options of the solver follow after commas: ``"evenload,move_cost=0.003"``;
+    with ``move_cost=seconds`` a move has to gain what the cost model says it takes.
     """
     known = ", ".join(policy_names())
     if not isinstance(name, str):

@@ -76,8 +76,7 @@ class Replay:
     @property
     def paid(self) -> NDArray[np.bool_]:
         """Whether each rebalance saved more seconds than serving stood still for it: bool [R]."""
-        paid: NDArray[np.bool_] = self.saved_seconds > self.move_seconds
-        return paid
+        return np.asarray(self.saved_seconds > self.move_seconds)
 
     @property
     def total_seconds(self) -> float:
