@@ -5,8 +5,6 @@ Loads near the ends of a float's range are scaled by a power of two, which round
 their sums are finite and exact.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable

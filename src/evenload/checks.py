@@ -1,7 +1,5 @@
 """Checks that several nouns share: each returns a plain value, or names the nearest legal one."""
 
-from __future__ import annotations
-
 import math
 import operator
 import os
@@ -34,6 +32,13 @@ def whole_number(name: str, value: Any, least: int = 0, most: float = LARGEST) -
 def positive_int(name: str, value: Any) -> int:
     """Take an integer of at least 1."""
     return whole_number(name, value, 1)
+
+
+def one_of(name: str, value: Any, known: Collection[str]) -> str:
+    """Take one of the words that are known."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name}={value!r} is unknown; use one of: {', '.join(known)}")
+    return value
 
 
 def multiple(name: str, value: int, of_name: str, of: int) -> None:

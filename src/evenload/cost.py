@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evenload.arrays import Float, Int, check_load
-from evenload.checks import part, positive_int, positive_real
+from evenload.checks import one_of, part, positive_int, positive_real
 from evenload.cluster import Cluster
 from evenload.moves import Moves
 from evenload.placement import Placement
@@ -187,12 +187,8 @@ class CostModel:
         The names are those of `hardware_names` and `model_names`; an unknown one is a `ValueError`
         that lists them, as is a number that is no parameter of a `CostModel`.
         """
-        if hardware not in HARDWARE:
-            known = ", ".join(HARDWARE)
-            raise ValueError(f"hardware={hardware!r} is unknown; use one of: {known}")
-        if model not in MODELS:
-            raise ValueError(f"model={model!r} is unknown; use one of: {', '.join(MODELS)}")
-        (flops_16, flops_8, *links), experts = HARDWARE[hardware], MODELS[model]
+        flops_16, flops_8, *links = HARDWARE[one_of("hardware", hardware, HARDWARE)]
+        experts = MODELS[one_of("model", model, MODELS)]
         own = [field.name for field in fields(cls)]
         for name in numbers:
             if name not in own:
@@ -206,12 +202,8 @@ class CostModel:
     def straggler_seconds(self, gpu_load: Any, capacity: Any = None) -> Float:
         """Return the seconds that a layer takes until its last GPU is done, float64 [...].
 
-        Parameters
-        ----------
-        gpu_load : array_like, [..., G]
-            Tokens on each GPU.
-        capacity : array_like, [G], optional
-            Of each GPU, as `Cluster.capacity`. Default: all alike.
+        `gpu_load` is [..., G], tokens on each GPU; `capacity` [G] is that of the `Cluster`, or None
+        where all are alike.
         """
         load = np.asarray(gpu_load, np.float64)
         if capacity is not None:

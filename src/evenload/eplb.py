@@ -4,8 +4,6 @@ The interface is that of deepseek-ai/EPLB (2025): same arguments, shapes, int64 
 with -1. The plans are better, and arrays as well as tensors are taken, on any device.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from evenload.arrays import check_weights, to_float32, to_numpy

@@ -1,7 +1,5 @@
 """Packages of extras, imported when something needs them."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 

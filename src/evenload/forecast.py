@@ -1,7 +1,5 @@
 """What the next window may look like: one load, or samples of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import Float, Rewrap, check_trace_shape, check_weights, to_numpy, within_range
+from evenload.checks import one_of
 from evenload.trace import Trace
 
 __all__ = ["ESTIMATORS", "Samples", "forecast", "samples"]
@@ -46,9 +45,10 @@ class Samples(NamedTuple):
 
 
 def forecast(trace: Any, estimator: str = "adaptive") -> Any:
-    """Predict the load of the window after a trace.
+    """Predict the load of the window after a trace: float64 [L, E].
 
-    A trace with NaN, negative numbers or windows without load is a `ValueError`.
+    Each layer has as much load as in the last window. A trace with NaN, negative numbers or windows
+    without load is a `ValueError`.
 
     Parameters
     ----------
@@ -58,11 +58,6 @@ def forecast(trace: Any, estimator: str = "adaptive") -> Any:
         ``"last"`` repeats the last window, ``"mean"`` averages all, ``"ewma"`` with weights that
         shrink by 0.8 a window, and ``"adaptive"`` mixes such averages per layer by how well each
         would have predicted the windows already seen, and starts anew where traffic jumps.
-
-    Returns
-    -------
-    float64, [L, E]
-        In the unit of the trace: each layer has as much load as in the last window.
 
     Examples
     --------
@@ -86,11 +81,10 @@ def samples(trace: Any) -> Samples:
 
 def outlook(trace: Any, estimator: str) -> tuple[Float, Samples, Rewrap]:
     """Return a forecast, float64 [L, E], samples around it, and how results go back."""
-    if not isinstance(estimator, str) or estimator not in ESTIMATORS:
-        raise ValueError(f"estimator={estimator!r} is unknown; use one of: {', '.join(ESTIMATORS)}")
+    predict = ESTIMATORS[one_of("estimator", estimator, ESTIMATORS)]
     windows, rewrap = _last_windows(trace)
     seen = shares(windows)
-    path = ESTIMATORS[estimator](seen)
+    path = predict(seen)
     load = path[-1] * windows[-1].sum(axis=-1, keepdims=True)
     recent = seen[-RECENT:]
     later_jumps = np.append(np.cumsum(_jumps(seen)[::-1])[::-1][1:], 0)[-RECENT:]

@@ -1,7 +1,5 @@
 """Which of a model's layers the rows of a load or a placement are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

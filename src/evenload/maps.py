@@ -1,7 +1,5 @@
 """The arrays that describe a placement: their checks, and the ways from one to another."""
 
-from __future__ import annotations
-
 from typing import Any, NoReturn
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The vectorised iterated greedy packing: one function, two backends."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -9,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import Int, check_weights, is_tensor, rows_within_range, to_numpy
-from evenload.checks import divisor, packing_options
+from evenload.checks import divisor, one_of, packing_options
 from evenload.threads import spread
 
 BACKENDS = ("compiled", "torch")
@@ -64,7 +62,9 @@ def balanced_packing(
     Each attempt packs longest first by virtual weight, then up to `max_swaps` times does the best
     swap between the heaviest pack and any other; the items of the pack that is heaviest in the end
     are made virtually heavier by `boost`, 1 to 1e9, and the row is packed again. The best of
-    `num_attempts` counts, or the first that reaches the `target`.
+    `num_attempts` counts, or the first that reaches the `target`. float32 is computed in float32 by
+    both backends, half precision as float32, the rest in float64; ties go to the lowest index, so
+    the backends agree to the item.
 
     Parameters
     ----------
@@ -84,17 +84,11 @@ def balanced_packing(
     pack_index, rank_in_pack : int64, [X, n]
         Pack of each item and its place there; tensors on the device of `weight` if it is one. With
         one item a pack, item i goes to pack i.
-
-    Notes
-    -----
-    float32 is computed in float32 by both backends, half precision as float32, the rest in float64.
-    Ties go to the lowest index, so the backends agree to the item.
     """
     attempts, swaps, goal = packing_options(num_attempts, boost, max_swaps, target)
     if backend is None:
         backend = ON_DEVICE if is_tensor(weight) and weight.device.type != "cpu" else "compiled"
-    elif backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} is unknown; use one of: {', '.join(BACKENDS)}")
+    one_of("backend", backend, BACKENDS)
     array, rewrap = to_numpy("weight", weight)
     if array.ndim != 2:
         raise ValueError(f"weight has {array.ndim} dimensions {array.shape}; use [rows, items]")

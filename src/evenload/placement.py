@@ -130,7 +130,9 @@ class Placement:
         return result
 
     def gpu_load(self, load: Any, split: Any = None) -> Any:
-        """Return the load of each GPU; a load or split not of this placement is a `ValueError`.
+        """Return the load of each GPU in the unit of `load`: float64 [L, G].
+
+        A load or split that is not of this placement is a `ValueError`.
 
         Parameters
         ----------
@@ -140,11 +142,6 @@ class Placement:
             Part of its expert's tokens that each replica gets, in the order of
             `logical_to_physical`; see `split`. Each expert's weights add up to 1 within 1e-6, and
             are divided by their sum. Default: the same for all replicas of an expert.
-
-        Returns
-        -------
-        float64, [L, G]
-            In the unit of `load`.
         """
         checked, rewrap = self.check_load(load)
         return rewrap(self.evaluate(checked, split)[0])
@@ -161,23 +158,15 @@ class Placement:
     def split(self, load: Any) -> Any:
         """Divide each expert's tokens among its replicas so that the last GPU is done soonest.
 
+        Returns float64 [L, E, X]: the part of its expert's tokens that each replica gets, in the
+        order of `logical_to_physical`, 0 where that is padded. Each expert's add up to 1. The load
+        is as for `gpu_load`; the same one gives the same bytes on every machine.
+
         No other split lets a layer's heaviest GPU, in tokens over speed, be done sooner (by more
         than rounding, 1e-12 of it). Of many that are as good this is one near the even split: it
         starts from that, and where a GPU cannot take all of it in the least time the rest goes to
         others the shortest way, one expert giving room to the next. An expert that this does not
-        touch keeps even weights.
-
-        Parameters
-        ----------
-        load : array_like or torch.Tensor, [L, E] (or [E] for one layer)
-            Tokens routed to each expert, or anything proportional to them.
-
-        Returns
-        -------
-        float64, [L, E, X]
-            Part of its expert's tokens that each replica gets, in the order of
-            `logical_to_physical`, 0 where that is padded. Each expert's add up to 1; experts
-            without load have even ones. The same bytes on every machine and number of threads.
+        touch, or without load, keeps even weights.
 
         Notes
         -----

@@ -1,7 +1,5 @@
 """From a load to a plan."""
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import replace
 from typing import Any
@@ -39,7 +37,6 @@ def solve(
         `evenload.forecast.forecast` of it, and the plan has to hold under
         `evenload.forecast.samples`.
     cluster : Cluster
-        GPUs, nodes and slots.
     current : Placement, optional
         What runs now. The plan then moves few experts, see the solver ``"incremental"`` for how
         few. Its cluster may have other GPUs or slots; GPU g here is GPU g there.
@@ -57,10 +54,8 @@ def solve(
     estimator : {"adaptive", "last", "mean", "ewma"}, optional
         For a trace: what predicts the window after it, see `evenload.forecast.forecast`. Default:
         ``"adaptive"``.
-    solver : str, default "auto"
+    solver, **options : str, default "auto", and options of the solver
         ``"auto"`` picks the best there is for the problem; see `evenload.solvers.solver_names`.
-    **options
-        Options of the solver.
 
     Returns
     -------

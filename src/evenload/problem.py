@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evenload.arrays import Float, Int, Rewrap, check_load, keep_numpy, within_range
-from evenload.checks import not_negative
+from evenload.checks import not_negative, one_of
 from evenload.cluster import Cluster, check_cluster, check_groups
 from evenload.placement import Placement
 
@@ -54,11 +54,9 @@ class Problem:
         if topology is None:
             strict = groups > 1 and not _why_not_strict(groups, num_experts, cluster)
             topology = "strict" if strict else "ignore"
-        elif topology not in TOPOLOGIES:
-            raise ValueError(
-                f"topology={topology!r} is unknown; use one of: {', '.join(TOPOLOGIES)}"
-            )
-        elif topology == "strict" and (why := _why_not_strict(groups, num_experts, cluster)):
+        elif one_of("topology", topology, TOPOLOGIES) == "strict" and (
+            why := _why_not_strict(groups, num_experts, cluster)
+        ):
             raise ValueError(f"topology='strict': {why}, or topology 'prefer' or 'ignore'")
         price = not_negative("cross_node_price", cross_node_price)
         if price != CROSS_NODE_PRICE and topology != "prefer":

@@ -1,10 +1,9 @@
 """How many redundant experts a wanted balance needs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from evenload import solve
@@ -67,13 +66,11 @@ def smallest_redundancy(
 
     Parameters
     ----------
-    load : array_like or torch.Tensor, [L, E] or [E]
-        Tokens routed to each expert.
+    load, num_groups, topology, cross_node_price, solver, **options
+        As `evenload.solve`; the load is [L, E] or [E].
     num_gpus, num_nodes : int
     wanted : float, default 0.99
         Mean balancedness over layers, in (0, 1].
-    num_groups, topology, cross_node_price, solver, **options
-        As `evenload.solve`.
     say : callable, optional
         Told what is being tried.
     """
@@ -137,12 +134,7 @@ def smallest_passing(passes: Callable[[int], bool], first: int, last: int) -> in
     are taken to fail too. Where the largest fails, nothing is taken for granted and all the rest
     are tested, none twice.
     """
-    tested: set[int] = set()
-
-    def test(number: int) -> bool:
-        tested.add(number)
-        return passes(number)
-
+    test = cache(passes)
     for number in range(first, min(first + ALL_OF_THE_FIRST, last + 1)):
         if test(number):
             return number
@@ -155,5 +147,4 @@ def smallest_passing(passes: Callable[[int], bool], first: int, last: int) -> in
                 failed, passed = (failed, middle) if test(middle) else (middle, passed)
             return passed
         failed, step = passed, 2 * step
-    rest = (number for number in range(first, last) if number not in tested)
-    return next((number for number in rest if test(number)), None)
+    return next((number for number in range(first, last) if test(number)), None)

@@ -11,8 +11,6 @@ layers with the same seed begin with the layers of fewer in `lognormal_load` and
 longer trace begins with the shorter one.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -63,7 +61,7 @@ _COLD_UNREST = 0.4
 def synthetic_load(
     num_layers: int = 58, num_experts: int = 256, *, seed: int = 0, tokens: int = LOAD_TOKENS
 ) -> Int:
-    """Draw a load like DeepSeek-V3/R1's on GPQA (58 x 256, top-8).
+    """Draw a load, [L, E] int64, like DeepSeek-V3/R1's on GPQA (58 x 256, top-8).
 
     Measured / here, over the layers: load over mean at rank 1 6.8 / 6.9, 16 2.2 / 2.15, 256 0.09 /
     0.09 (every rank within 5 %); at 10, 50 and 90 % of the layers max over mean 3.9, 6.1, 11.0 /
@@ -79,10 +77,7 @@ def synthetic_load(
 
     For other `num_experts` E, rank r reads the curve at rank (r - 0.5) x 256 / E + 0.5, cut to
     1..256 and linear between ranks: the relative rank counts, so few experts have a lower peak.
-
-    Returns
-    -------
-    [L, E] int64, tokens, without sampling noise (each is within one token of its exact share).
+    There is no sampling noise: each is within one token of its exact share.
     """
     shape, total = _sizes(num_layers, num_experts, tokens)
     return _whole_tokens(_calibrated_shares(*shape, _stream(seed)), total)
@@ -130,7 +125,7 @@ def synthetic_trace(
     seed: int = 0,
     tokens: int = WINDOW_TOKENS,
 ) -> Int:
-    """Draw a trace whose load over a long stretch is near `synthetic_load` with the same seed.
+    """Draw a trace, [T, L, E] int64, near `synthetic_load` with the same seed over a long stretch.
 
     Total variation (0 to 1) between windows 1 / 10 / 50 apart, 24 layers x 32 experts, 1,024 tokens
     x top-4: here 0.051 / 0.085 / 0.137, `topic_windows=None` 0.051 / 0.075 / 0.090, sampling noise
@@ -151,10 +146,6 @@ def synthetic_trace(
     topic_windows
         Mean number of windows between two changes of the topic, at least 1 (from half to one and a
         half times as many, all equally likely); None: no topics, steady traffic.
-
-    Returns
-    -------
-    [T, L, E] int64, tokens.
     """
     count = positive_int("num_windows", num_windows)
     shape, total = _sizes(num_layers, num_experts, tokens)

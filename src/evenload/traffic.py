@@ -1,7 +1,5 @@
 """Tokens that cross between nodes because of where their experts are."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -15,11 +13,12 @@ MOST_NODES = 62  # that the nodes of an expert fit one integer
 
 
 def away_share(placement: Placement, load: Any, num_groups: int) -> Any:
-    """Return the part of each layer's load that is computed away from its group's home node.
+    """Return the part of the load that is computed away from its group's home node: float64 [L].
 
     The home of a group is the node that computes most of it, the lowest on ties. A token that a
     group-limited router sends to one group has to leave that node for every expert it finds
-    elsewhere. Where the routed experts of single tokens are known, see `nodes_per_token`.
+    elsewhere. Where the routed experts of single tokens are known, see `nodes_per_token`. 0 for a
+    layer without load.
 
     Parameters
     ----------
@@ -28,11 +27,6 @@ def away_share(placement: Placement, load: Any, num_groups: int) -> Any:
         Tokens routed to each expert; a `ValueError` if illegal.
     num_groups : int
         Groups of consecutive experts; divides E.
-
-    Returns
-    -------
-    float64, [L]
-        In [0, 1); 0 where every group is on one node, and for a layer without load.
     """
     groups = check_groups(num_groups, placement.num_experts)
     checked, rewrap = placement.check_load(load)
@@ -53,14 +47,9 @@ def away_share(placement: Placement, load: Any, num_groups: int) -> Any:
 def nodes_per_token(placement: Placement, topk: Any) -> Float:
     """Return how many distinct nodes a token must visit, mean over tokens: float64 [L].
 
-    The fewest nodes that between them hold a replica of each of its experts, exactly.
-
-    Parameters
-    ----------
-    placement : Placement
-        On at most 62 nodes.
-    topk : integer array_like, [tokens, L, k]
-        Experts that each token was routed to in each layer; a `ValueError` if that is no expert.
+    The fewest nodes that between them hold a replica of each of its experts, exactly. `topk` is
+    integer, [tokens, L, k]: the experts that each token was routed to in each layer. A number that
+    is no expert, and a placement on more than 62 nodes, are a `ValueError`.
     """
     from evenload.core.transfers import mean_visits
 

@@ -1,7 +1,5 @@
 """What a policy is asked and may know, and the policies that have a name."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol

@@ -1,7 +1,5 @@
 """What came of a replay, and a sweep's rows in one file."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """From a trace and a policy to what would have happened."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
@@ -47,8 +45,9 @@ def replay(
     Before each `interval` windows the policy is shown the past and decides; what follows is served
     with its placement. While experts are on their way, each layer is served from its old place
     until all of it has arrived, layer after layer; the policy is not asked again before the last.
-    A trace with a gap or without a window left to be served, and a start or a policy's answer that
-    is no placement of this model on this cluster, are a `ValueError`.
+    The same input gives the same, but for `plan_seconds`, which the clock measures. A trace with a
+    gap or without a window left to be served, and a start or a policy's answer that is no placement
+    of this model on this cluster, are a `ValueError`.
 
     Parameters
     ----------
@@ -68,7 +67,7 @@ def replay(
     start : Placement, optional
         What serves at first. Default: ``Placement.trivial``, experts in order.
     num_groups : int, default 1
-        Groups of experts that routing keeps on one node, for planners.
+        As `evenload.solve`, for planners.
     oracle : str, callable or None, default "fast"
         Who plans each window on itself: local search to 0.9995 (where GPUs differ, the joint
         search), a solver by name, or a function from a load to a placement; None leaves it out.
@@ -81,11 +80,6 @@ def replay(
         False keeps the last only, for long replays with many rebalances.
     progress : callable, optional
         Called with the number of windows done and of all.
-
-    Returns
-    -------
-    Replay
-        The same input gives the same, but for `plan_seconds`, which the clock measures.
 
     Examples
     --------

@@ -63,6 +63,9 @@ def sweep(
 ) -> list[Row]:
     """Replay every combination of policies, GPUs, slots, windows and intervals.
 
+    Returns a row a cell, in the grid's order with policies varying fastest: what sets it apart
+    (``policy``, ``gpus``, ``nodes``, ``slots``, ``window``, ``interval``) and `Replay.figures`.
+
     Each finished cell becomes a small file in `folder` at once. After an interrupt, or with a
     larger grid, the same call goes on from there: cells that are done are not run again. A cell is
     another where the trace, a setting or the version of evenload differs. What `replay` would
@@ -89,12 +92,6 @@ def sweep(
         Processes instead of one a core; 1 runs all in this process. Not with `executor`.
     progress : callable, optional
         Called with the number of cells done and of all, before the first and after each.
-
-    Returns
-    -------
-    list of dict
-        A row a cell, in the grid's order with policies varying fastest: what sets it apart
-        (``policy``, ``gpus``, ``nodes``, ``slots``, ``window``, ``interval``) and `Replay.figures`.
     """
     given = check_trace(trace)
     cells = grid(given, policies, gpus, slots, windows, intervals, gpus_per_node)
