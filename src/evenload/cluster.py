@@ -115,7 +115,7 @@ alive=(True, False, True))
     @cached_property
     def num_living_slots(self) -> int:
         """Slots of a layer that can hold an expert."""
-        return sum(n for n, alive in zip(self.slots, self.alive, strict=True) if alive)
+        return sum(self.slots[g] for g in self.living_gpus)
 
     @property
     def gpus_per_node(self) -> int:

@@ -247,16 +247,9 @@ class CostModel:
         The seconds that serving stands still for one move, over those that a balanced layer takes
         until the next decision: what a move has to gain there, in the last GPU's time over the
         mean, to pay. Half of the GPUs are taken to send at once, to others of their node where
-        there is one node, else to another node.
-
-        Parameters
-        ----------
-        load : array_like, [L, E]
-            Tokens of a window to come, or one like it; more than none.
-        windows : int, default 1
-            Such windows until the next decision.
-        sample : float, default 1.0
-            Part of the served tokens that the load has, in (0, 1].
+        there is one node, else to another node. The load [L, E] is of a window to come, or one like
+        it; there are `windows` until the next decision. It has the part `sample`, in (0, 1], of the
+        served tokens. One without tokens is a `ValueError`.
 
         Examples
         --------

@@ -27,26 +27,14 @@ def rebalance_experts(
 ) -> tuple[Any, Any, Any]:
     """Plan replicas and placement for the load of every layer.
 
-    An illegal load and numbers that do not divide are a `ValueError`.
+    `weight` [L, E], an array or a tensor, is the load of each logical expert, and `num_replicas`
+    the physical experts S of a layer, at least E: a multiple of `num_gpus`, which is one of
+    `num_nodes`. Each group stays on one node if `num_groups` divides over the nodes; else the
+    policy is global. The solver ``"greedy"`` gives DeepSeek's own plan, to the slot.
 
-    Parameters
-    ----------
-    weight : array_like or torch.Tensor, [L, E]
-        Load of each logical expert.
-    num_replicas : int
-        Physical experts S of a layer; a multiple of `num_gpus`, at least E.
-    num_groups : int
-        Groups of experts. If they divide over the nodes, each stays on one node; else the policy is
-        global.
-    num_nodes, num_gpus : int
-        `num_gpus` is a multiple of `num_nodes`.
-    solver : str, default "auto"
-        Solver by name; ``"greedy"`` gives DeepSeek's own plan, to the slot.
-
-    Returns
-    -------
-    physical_to_logical, logical_to_physical, expert_count : int64
-        As `Placement` has them: [L, S], [L, E, X], and the replicas of each expert, [L, E].
+    Returns int64 ``physical_to_logical`` [L, S] and ``logical_to_physical`` [L, E, X], as a
+    `Placement` has them, and ``expert_count`` [L, E], the replicas of each expert. An illegal load
+    and numbers that do not divide are a `ValueError`.
     """
     gpus = positive_int("num_gpus", num_gpus)
     multiple("num_replicas", positive_int("num_replicas", num_replicas), "num_gpus", gpus)
@@ -64,19 +52,10 @@ def rebalance_experts(
 def replicate_experts(weight: Any, num_phy: int) -> tuple[Any, Any, Any]:
     """Hand out replicas one by one to the expert whose share is largest, as DeepSeek's EPLB does.
 
-    Parameters
-    ----------
-    weight : array_like or torch.Tensor, [X, E]
-        Load of each logical expert; a `ValueError` if illegal.
-    num_phy : int
-        Physical experts S, at least E.
-
-    Returns
-    -------
-    phy2log, rank : int64, [X, S]
-        Logical expert of each physical one (the first E are one of each), and which replica of it.
-    logcnt : int64, [X, E]
-        Replicas of each expert.
+    `weight` [X, E], an array or a tensor, is the load of each logical expert (a `ValueError` if
+    illegal), and `num_phy` the physical experts S, at least E. Returns int64 ``phy2log`` [X, S],
+    the logical expert of each physical one (the first E are one of each), ``rank`` [X, S], which
+    replica of it that is, and ``logcnt`` [X, E], the replicas of each expert.
     """
     from evenload.solvers.greedy import replicate
 

@@ -132,16 +132,11 @@ class Placement:
     def gpu_load(self, load: Any, split: Any = None) -> Any:
         """Return the load of each GPU in the unit of `load`: float64 [L, G].
 
-        A load or split that is not of this placement is a `ValueError`.
-
-        Parameters
-        ----------
-        load : array_like or torch.Tensor, [L, E] (or [E] for one layer)
-            Tokens routed to each expert.
-        split : array_like or torch.Tensor, [L, E, X], optional
-            Part of its expert's tokens that each replica gets, in the order of
-            `logical_to_physical`; see `split`. Each expert's weights add up to 1 within 1e-6, and
-            are divided by their sum. Default: the same for all replicas of an expert.
+        Both are arrays or tensors; one that is not of this placement is a `ValueError`. `load`,
+        [L, E] or [E] for one layer, is the tokens routed to each expert. `split` [L, E, X] is the
+        part of its expert's tokens that each replica gets, in the order of `logical_to_physical`;
+        None shares them evenly, see `split`. Each expert's weights add up to 1 within 1e-6, and are
+        divided by their sum.
         """
         checked, rewrap = self.check_load(load)
         return rewrap(self.evaluate(checked, split)[0])

@@ -20,13 +20,7 @@ def away_share(placement: Placement, load: Any, num_groups: int) -> Any:
     elsewhere. Where the routed experts of single tokens are known, see `nodes_per_token`. 0 for a
     layer without load.
 
-    Parameters
-    ----------
-    placement : Placement
-    load : array_like or torch.Tensor, [L, E]
-        Tokens routed to each expert; a `ValueError` if illegal.
-    num_groups : int
-        Groups of consecutive experts; divides E.
+    The load is as for `Placement.gpu_load`; `num_groups` divides the experts, or is a `ValueError`.
     """
     groups = check_groups(num_groups, placement.num_experts)
     checked, rewrap = placement.check_load(load)

@@ -58,10 +58,8 @@ def replay(
         See `get_policy` for the names.
     window : int, default 1
         Recorded windows that are summed into one; the following count these.
-    interval : int, default 1
-        Windows from one decision to the next.
-    warm_start : int, default 1
-        Windows seen before the first is served, at least 1.
+    interval, warm_start : int, default 1
+        Windows from one decision to the next, and seen before the first is served; at least 1.
     cost : CostModel, optional
         Default: ``CostModel()``, DeepSeek-V3's experts on H100s.
     start : Placement, optional
