@@ -21,9 +21,8 @@ def keep_slots(placement: Placement, current: Placement) -> Placement:
     slot. Placements of other layers, experts or clusters than each other are a `ValueError`.
     """
     check_same(current, placement, "current")
-    cluster = placement.cluster
-    rows = in_old_slots(placement.rows, current.rows, cluster)
-    return Placement(rows, cluster, placement.num_experts)
+    rows = in_old_slots(placement.rows, current.rows, placement.cluster)
+    return Placement(rows, placement.cluster, placement.num_experts)
 
 
 def in_old_slots(new: NDArray[Any], old: NDArray[Any], cluster: Cluster) -> NDArray[Any]:

@@ -31,7 +31,6 @@ class Placement:
         Expert in each slot, -1 in every slot of a GPU that is not alive; GPU g has the slots from
         ``cluster.first_slot[g]`` up to ``cluster.first_slot[g + 1]``. Copied.
     cluster : Cluster
-        The GPUs that the slots belong to.
     num_experts : int
         Logical experts E of a layer; each needs at least one slot.
     replica_rank : integer array_like, [L, S], optional

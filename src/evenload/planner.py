@@ -61,9 +61,8 @@ def solve(
     -------
     Plan
         With NumPy arrays, or tensors on the load's device if it came as a tensor. The same input
-        gives the same bytes on every machine and number of threads, with two exceptions: solver
-        ``"exact"`` does for the same version of OR-tools only, and ``"greedy"`` sorts tensors by
-        torch, as published.
+        gives the same bytes on every machine and number of threads; solver ``"exact"`` for the same
+        version of OR-tools only, and ``"greedy"`` sorts tensors by torch, as published.
 
     Raises
     ------

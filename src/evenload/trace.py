@@ -58,17 +58,12 @@ class Trace:
 
     Immutable. Windows are read and checked one at a time, when they are asked for, so that a trace
     on disk takes the memory of a single window however long it is; see
-    `evenload.io.read_trace`. What is not [T, L, E], at least 1 of each, is a `ValueError`.
+    `evenload.io.read_trace`.
 
-    Parameters
-    ----------
-    load : array_like or torch.Tensor, [T, L, E], or a sequence of loads [L, E]
-        Tokens routed to each expert in each window. Arrays and tensors are copied, a
-        ``numpy.memmap`` is read where it lies.
-    source : str, default ""
-        Where it is from, for messages and reports: a path, or a few words.
-    layers : ModelLayers, optional
-        The model's numbers of the L layers.
+    `load` is an array or tensor [T, L, E], or a sequence of loads [L, E]; what is not, or is empty,
+    is a `ValueError`. It is copied, but a ``numpy.memmap`` is read where it lies. `source` says
+    where it is from, for messages and reports: a path, or a few words. `layers` are the model's
+    numbers of the L layers.
 
     Examples
     --------

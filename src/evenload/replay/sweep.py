@@ -9,8 +9,9 @@ import multiprocessing
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,12 @@ def sweep(
     tell = progress or (lambda done, total: None)
     tell(len(cells) - len(todo), len(cells))
     count = min(count, len(todo))
+    run = partial(_run_cell, given, how)
     if executor is None and count <= 1:
-        runs = ((cell, _run_cell(given, cell, how)) for cell in todo)
+        runs = ((cell, run(cell)) for cell in todo)
     else:
-        runs = _side_by_side(executor, count, given, todo, how, store)
+        pool = _processes(count) if executor is None else nullcontext(executor)
+        runs = _side_by_side(pool, run, todo, store)
     with closing(runs):  # at once, so that an error or interrupt here ends the workers as well
         for done, (cell, figures) in enumerate(runs, len(cells) - len(todo) + 1):
             store.put(cell, figures)
@@ -170,7 +173,7 @@ def _numbers(name: str, values: Any) -> list[int]:
     return list(numbers)
 
 
-def _run_cell(trace: Trace, cell: Cell, how: dict[str, Any]) -> Row:
+def _run_cell(trace: Trace, how: dict[str, Any], cell: Cell) -> Row:
     """Replay one cell and return its figures; what workers run."""
     cluster = Cluster(cell.gpus, cell.nodes, num_slots=cell.slots)
     how = how | {"window": cell.window, "interval": cell.interval, "keep_placements": False}
@@ -178,19 +181,14 @@ def _run_cell(trace: Trace, cell: Cell, how: dict[str, Any]) -> Row:
 
 
 def _side_by_side(
-    executor: Executor | None,
-    workers: int,
-    trace: Trace,
-    todo: list[Cell],
-    how: dict[str, Any],
-    store: _Store,
+    opened: AbstractContextManager[Executor], run: partial[Row], todo: list[Cell], store: _Store
 ) -> Generator[tuple[Cell, Row], None, None]:
     """Yield cells as they finish; whatever happens, none that has finished is lost."""
     cells: dict[Future[Row], Cell] = {}
-    with nullcontext(executor) if executor is not None else _processes(workers) as pool:
+    with opened as pool:
         try:
             for cell in todo:  # one by one: an interrupt may come between any two
-                cells[pool.submit(_run_cell, trace, cell, how)] = cell
+                cells[pool.submit(run, cell)] = cell
             for future in as_completed(cells):
                 yield cells[future], future.result()
         except BaseException:
