@@ -59,6 +59,9 @@ def balanced_packing(
 ) -> tuple[Any, Any]:
     """Pack the items of each row into equally filled packs, the heaviest as light as can be.
 
+    Returns the pack of each item and its place there, both int64 [X, n]: tensors on the device of
+    `weight` if it is one. With one item a pack, item i goes to pack i.
+
     Each attempt packs longest first by virtual weight, then up to `max_swaps` times does the best
     swap between the heaviest pack and any other; the items of the pack that is heaviest in the end
     are made virtually heavier by `boost`, 1 to 1e9, and the row is packed again. The best of
@@ -79,11 +82,6 @@ def balanced_packing(
         Compiled loops over rows, or tensor operations over all rows at once. Default: compiled for
         arrays and tensors on the CPU, torch on other devices.
 
-    Returns
-    -------
-    pack_index, rank_in_pack : int64, [X, n]
-        Pack of each item and its place there; tensors on the device of `weight` if it is one. With
-        one item a pack, item i goes to pack i.
     """
     attempts, swaps, goal = packing_options(num_attempts, boost, max_swaps, target)
     if backend is None:

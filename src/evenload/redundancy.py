@@ -52,7 +52,7 @@ def smallest_redundancy(
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Redundancy:
-    """Find the fewest slots a GPU with which the mean balancedness is at least `wanted`.
+    """Find the fewest slots a GPU with which the mean balancedness of layers is at least `wanted`.
 
     Engines give every GPU equally many slots, so the numbers tried are multiples of `num_gpus`,
     from the fewest that hold every expert up to those that hold every expert on every GPU, or under
@@ -64,15 +64,8 @@ def smallest_redundancy(
     tried; what no number reaches, under ``"strict"`` or with a solver that wastes slots, is a
     `ValueError`.
 
-    Parameters
-    ----------
-    load, num_groups, topology, cross_node_price, solver, **options
-        As `evenload.solve`; the load is [L, E] or [E].
-    num_gpus, num_nodes : int
-    wanted : float, default 0.99
-        Mean balancedness over layers, in (0, 1].
-    say : callable, optional
-        Told what is being tried.
+    The load is [L, E] or [E], `wanted` in (0, 1], and `say` is told what is being tried; all others
+    are as for `Cluster` and `evenload.solve`.
     """
     target = positive_real("wanted", wanted)
     if target > 1.0:

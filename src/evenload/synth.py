@@ -137,15 +137,9 @@ def synthetic_trace(
     windows; cold experts move more than hot ones. Tokens are drawn from these popularities
     (multinomial), so windows differ by sampling noise even where `drift` is 0.
 
-    Parameters
-    ----------
-    num_windows
-        T, at least 1.
-    drift
-        Scales walk and topics, 0 to 1e6 (0: the popularity never changes).
-    topic_windows
-        Mean number of windows between two changes of the topic, at least 1 (from half to one and a
-        half times as many, all equally likely); None: no topics, steady traffic.
+    `drift`, 0 to 1e6, scales walk and topics (0: the popularity never changes). `topic_windows` is
+    the mean number of windows between two changes of the topic, at least 1 (from half to one and a
+    half times as many, all equally likely); None: no topics, steady traffic.
     """
     count = positive_int("num_windows", num_windows)
     shape, total = _sizes(num_layers, num_experts, tokens)
