@@ -3,7 +3,6 @@
 import io
 import json
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,13 +49,11 @@ def test_a_perfect_balance_is_found_without_trying_all():
 
 def test_what_is_larger_than_the_answer_is_no_part_of_the_curve(monkeypatch):
     """Plans that are taken to be good enough from 61 slots a GPU on."""
-    true_point = redundancy._point
 
-    def point(plan):
-        enough = plan.placement.num_slots >= 61 * 2
-        return replace(true_point(plan), balancedness=0.99 if enough else 0.98)
+    def point(num_slots, balancedness, bound):
+        return Point(num_slots, 0.99 if num_slots >= 61 * 2 else 0.98, bound)
 
-    monkeypatch.setattr(redundancy, "_point", point)
+    monkeypatch.setattr(redundancy, "Point", point)
     found = smallest_redundancy(lognormal_load(1, 80, 1.0, seed=0), 2, solver="greedy")
     sizes = [p.num_slots // 2 for p in found.curve]
     assert sizes[:16] == list(range(40, 56))

@@ -1,7 +1,5 @@
 """Compile ahead, so that the first plan of a serving engine does not wait."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from pkgutil import iter_modules
 

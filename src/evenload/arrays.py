@@ -1,13 +1,9 @@
 """Loads and other arrays: checked on the way in, of the caller's kind on the way out.
 
-NumPy stays NumPy, tensors return to their device. torch is never imported here: a tensor can only
-arrive where its caller has imported it already.
-
-Loads near the ends of a float's range are brought to where their sums are finite and exact: scaling
-by a power of two rounds nothing, so it changes no decision of any planner.
+NumPy stays NumPy, tensors return to their device; whoever brings one has imported torch already.
+Loads near the ends of a float's range are scaled by a power of two, which rounds nothing, to where
+their sums are finite and exact.
 """
-
-from __future__ import annotations
 
 import math
 import sys
@@ -18,7 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float64]
+Float: TypeAlias = NDArray[np.float64]
+Int: TypeAlias = NDArray[np.int64]
 Rewrap: TypeAlias = Callable[[NDArray[Any]], Any]
 
 SAFE_EXPONENT = 960  # of float64, which ends at 1024: room for sums and shares of many slots
@@ -36,42 +33,25 @@ def keep_numpy(array: NDArray[Any]) -> NDArray[Any]:
     return array
 
 
-def _tensor_to_numpy(name: str, tensor: Any) -> NDArray[Any]:
-    import torch
-
-    try:
-        if tensor.is_floating_point() and tensor.dtype not in (torch.float32, torch.float64):
-            tensor = tensor.float()
-        result: NDArray[Any] = tensor.numpy(force=True)
-    except (TypeError, RuntimeError):
-        raise ValueError(
-            f"{name} is a tensor of {tensor.layout}, {tensor.dtype} on {tensor.device}, which no "
-            "array can be made of; use a dense tensor that holds numbers"
-        ) from None
-    return result
-
-
-def _to_tensor(array: NDArray[Any], device: Any) -> Any:
-    import torch
-
-    return torch.tensor(array, device=device)
-
-
 def to_numpy(name: str, value: Any) -> tuple[NDArray[Any], Rewrap]:
     """Bring an array, tensor or nested list to NumPy, and tell how results go back.
 
-    The array may share memory with `value`: read it only. Tensors may require grad, be views, or
-    lie on another device; half, bfloat16 and float8 are widened to float32 without loss. What
-    results are brought back to is the kind and device of `value`; a tensor is always a copy.
-
-    Raises
-    ------
-    ValueError
-        If `value` is a masked array, a sparse tensor or one without values, or cannot be read as
-        one array of numbers.
+    The array may share memory with `value`: read it only; a tensor made of results is a copy.
+    Tensors may require grad, be views, or lie on another device; half, bfloat16 and float8 are
+    widened to float32 without loss. Masked arrays, sparse tensors, tensors without values and what
+    is not one array of numbers are a `ValueError`.
     """
     if is_tensor(value):
-        return _tensor_to_numpy(name, value), partial(_to_tensor, device=value.device)
+        torch = sys.modules["torch"]
+        try:
+            narrow = value.is_floating_point() and value.dtype not in (torch.float32, torch.float64)
+            array = (value.float() if narrow else value).numpy(force=True)
+        except (TypeError, RuntimeError):
+            raise ValueError(
+                f"{name} is a tensor of {value.layout}, {value.dtype} on {value.device}, which no "
+                "array can be made of; use a dense tensor that holds numbers"
+            ) from None
+        return array, partial(torch.tensor, device=value.device)
     if isinstance(value, np.ma.MaskedArray):
         raise ValueError(f"{name} is a masked array; fill its gaps first, e.g. {name}.filled(0)")
     try:
@@ -101,16 +81,10 @@ def read_only(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def check_weights(name: str, array: NDArray[Any]) -> Float:
-    """Return weights as float64, or say which one is not a finite number >= 0.
+    """Return weights as float64, C-contiguous, aligned and writable: what the compiled core takes.
 
-    The result is C-contiguous, aligned and writable, whatever the input: the compiled core takes
-    that layout only. It may be the input.
-
-    Raises
-    ------
-    ValueError
-        For bool, complex, object and string dtypes, integers past 2**53 (which float64 would not
-        hold exactly), NaN, inf and negatives.
+    It may be the input. Raises `ValueError` for dtypes that are neither integer nor floating,
+    integers past 2**53 (which float64 would not hold exactly), NaN, inf and negatives.
     """
     if array.dtype.kind not in "iuf":
         raise ValueError(
@@ -130,15 +104,10 @@ def check_weights(name: str, array: NDArray[Any]) -> Float:
 
 
 def check_load(load: Any, name: str = "load") -> tuple[Float, Rewrap]:
-    """Validate a load, tokens of each expert in each layer, and bring it to float64 ``[L, E]``.
+    """Bring a load, [L, E] or [E], to float64 [L, E] as `check_weights`; tell how results go back.
 
-    One layer may come without the layer axis. The result is C-contiguous and may share memory with
-    the input: read it only; the other brings results to the input's kind and device.
-
-    Raises
-    ------
-    ValueError
-        For a wrong number of dimensions, no layer, no expert, or an illegal dtype or value.
+    It may share memory with the input: read it only. Raises `ValueError` for a wrong number of
+    dimensions, no layer or no expert, or as `check_weights`.
     """
     array, rewrap = to_numpy(name, load)
     if array.ndim not in (1, 2):
@@ -166,36 +135,25 @@ def _refuse_nothing(name: str, shape: tuple[int, ...]) -> None:
 
 
 def within_range(load: Float) -> Float:
-    """Scale a load as a whole if its largest number is near an end of float64's range.
-
-    Returns the very input where it lies well within the range.
-    """
+    """Scale a load as a whole if its largest number is near an end of float64's range."""
     exponent = math.frexp(load.max())[1]
     if abs(exponent) <= SAFE_EXPONENT:
         return load
     with np.errstate(under="ignore"):
-        scaled: Float = np.ldexp(load, (SAFE_EXPONENT if exponent > 0 else 0) - exponent)
-    return scaled
+        return np.asarray(np.ldexp(load, (SAFE_EXPONENT if exponent > 0 else 0) - exponent))
 
 
 def rows_within_range(weight: NDArray[Any]) -> NDArray[Any]:
-    """Scale each row [X, n] whose sums could overflow, in the weights' own float type.
-
-    Returns the very input where no row needs it.
-    """
+    """Scale each row [X, n] whose sums could overflow, in the weights' own float type."""
     limit = np.finfo(weight.dtype).maxexp // 2
     exponent = np.frexp(weight.max(axis=1, keepdims=True))[1]
     if (exponent <= limit).all():
         return weight
-    scaled: NDArray[Any] = np.ldexp(weight, np.minimum(limit - exponent, 0))
-    return scaled
+    return np.asarray(np.ldexp(weight, np.minimum(limit - exponent, 0)))
 
 
 def to_float32(load: Float) -> NDArray[np.float32]:
-    """Round to float32, each row [X, E] that lies near an end of its range scaled first.
-
-    Scaling is by a power of two.
-    """
+    """Round to float32, each row [X, E] that lies near an end of its range scaled first."""
     exponent = np.frexp(load.max(axis=1, keepdims=True))[1]
     far = np.abs(exponent) > SAFE_EXPONENT_32
     with np.errstate(under="ignore"):

@@ -21,20 +21,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evenload.arrays import Float, Int
 from evenload.cluster import Cluster
 from evenload.problem import Problem
 from evenload.threads import STEPS_A_THREAD, spread
-
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 
 ROUNDING = 1e-9  # how far sums in another order may be off, with room to spare
 
 
 class Gpus(NamedTuple):
-    """Some GPUs as `core.bound` takes them: slots in all, ``reach``, ``fewest`` and ``most``."""
+    """Some GPUs as `core.bound` takes them."""
 
     num_slots: int
     reach: Float
@@ -53,23 +50,12 @@ class Gpus(NamedTuple):
 
 
 def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
-    """Bound the balancedness of every placement of a problem, whichever planner made it.
+    """Bound the balancedness of every placement of a problem: float64 [L], in (0, 1].
 
-    In each layer the strongest of the arguments counts, see `evenload.bounds`.
-
-    Parameters
-    ----------
-    problem : Problem
-        Load, cluster and groups. Where groups must stay on one node, the bound is on placements
-        that keep to that; else on all.
-    thorough : bool, default True
-        Whether to look for partners too: milliseconds for a layer with two or three slots a GPU,
-        against some 50 microseconds for all other arguments.
-
-    Returns
-    -------
-    float64 ndarray, [L]
-        In (0, 1]; 1 for a layer without load.
+    Where groups must stay on one node, of placements that keep to that. In each layer the strongest
+    of the arguments counts, see `evenload.bounds`; 1 for a layer without load. Only `thorough`
+    looks for partners: milliseconds for a layer with two or three slots a GPU, against some 50
+    microseconds for all other arguments.
     """
     load = _relative_load(problem.load)
     living = Gpus.of(problem.cluster, problem.cluster.living_gpus)
@@ -96,7 +82,7 @@ def _relative_load(load: Float) -> Float:
 
 
 def _times(load: Float, gpus: Gpus) -> Float:
-    """Bound the time of each row of a load [X, E], each descending, by the quick arguments."""
+    """Bound the time of each row of a load [X, E], descending, by the quick arguments."""
     from evenload.core.bound import quick_times
 
     time = np.empty(len(load))
@@ -108,8 +94,7 @@ def _tightened(load: Float, gpus: Gpus, time: Float) -> Float:
     """Bound the time of each row by partners too, from the times of the other arguments on."""
     from evenload.core.bound import tighten_times
 
-    time = time.copy()
-    steps = len(load) * STEPS_A_THREAD
+    time, steps = time.copy(), len(load) * STEPS_A_THREAD
     spread(len(load), steps, lambda a, b: tighten_times(load[a:b], *gpus[:3], time[a:b]))
     return time
 
@@ -178,5 +163,4 @@ def _relaxed_times(load: Float, num_groups: int, kinds: list[Gpus], num_nodes: i
         for gpus, most in zip(kinds, replicas, strict=True)
     )
     time = node / max(gpus.reach[-1] for gpus in kinds)
-    relaxed: Float = np.maximum(time, load.max(axis=1) / fastest) * (1.0 - ROUNDING)
-    return relaxed
+    return np.asarray(np.maximum(time, load.max(axis=1) / fastest) * (1.0 - ROUNDING))

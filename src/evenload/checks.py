@@ -1,10 +1,9 @@
-"""Checks that several nouns share; each raises a `ValueError` with the nearest legal value."""
-
-from __future__ import annotations
+"""Checks that several nouns share: each returns a plain value, or names the nearest legal one."""
 
 import math
 import operator
 import os
+from bisect import bisect
 from collections.abc import Collection
 from numbers import Real
 from pathlib import Path
@@ -15,7 +14,7 @@ LARGEST_BOOST = 1e9  # far beyond any use, and no float type overflows
 
 
 def whole_number(name: str, value: Any, least: int = 0, most: float = LARGEST) -> int:
-    """Return `value`, anything with ``__index__`` but a bool, as an int from `least` to `most`."""
+    """Take anything with ``__index__`` but a bool, from `least` to `most`."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -31,8 +30,15 @@ def whole_number(name: str, value: Any, least: int = 0, most: float = LARGEST) -
 
 
 def positive_int(name: str, value: Any) -> int:
-    """Return `value` as an int of at least 1, or raise `ValueError`."""
+    """Take an integer of at least 1."""
     return whole_number(name, value, 1)
+
+
+def one_of(name: str, value: Any, known: Collection[str]) -> str:
+    """Take one of the words that are known."""
+    if not isinstance(value, str) or value not in known:
+        raise ValueError(f"{name}={value!r} is unknown; use one of: {', '.join(known)}")
+    return value
 
 
 def multiple(name: str, value: int, of_name: str, of: int) -> None:
@@ -43,13 +49,15 @@ def multiple(name: str, value: int, of_name: str, of: int) -> None:
         raise ValueError(f"{name}={value} is not a multiple of {of_name}={of}; use {use}")
 
 
-def divisor(name: str, value: int, of_name: str, of: int) -> None:
-    """Raise `ValueError` unless `value` divides `of`, naming the divisors around it."""
-    if of % value:
-        below = next(d for d in range(min(value, of), 0, -1) if of % d == 0)
-        above = next((d for d in range(value, of + 1) if of % d == 0), None)
-        use = f"{below} or {above}" if above else f"{below}"
-        raise ValueError(f"{name}={value} does not divide {of_name}={of}; use {use}")
+def divisor(name: str, value: Any, of_name: str, of: int) -> int:
+    """Take an integer of at least 1 that divides `of`, or name the divisors around it."""
+    number = positive_int(name, value)
+    if of % number:
+        divisors = [d for d in range(1, of + 1) if of % d == 0]
+        at = bisect(divisors, number)
+        use = " or ".join(map(str, divisors[at - 1 : at + 1]))
+        raise ValueError(f"{name}={number} does not divide {of_name}={of}; use {use}")
+    return number
 
 
 def _real(name: str, value: Any, use: str) -> float:
@@ -62,23 +70,23 @@ def _real(name: str, value: Any, use: str) -> float:
 
 
 def positive_real(name: str, value: Any) -> float:
-    """Return `value` as a finite float above 0, or raise `ValueError`."""
+    """Take a finite number above 0."""
     number = _real(name, value, "a finite number above 0")
-    if not (number > 0.0 and math.isfinite(number)):
+    if not 0.0 < number < math.inf:
         raise ValueError(f"{name}={number} is not finite and above 0; use e.g. 1.0")
     return number
 
 
 def not_negative(name: str, value: Any) -> float:
-    """Return `value` as a finite float of at least 0, or raise `ValueError`."""
+    """Take a finite number of at least 0."""
     number = _real(name, value, "a finite number of at least 0")
-    if not (number >= 0.0 and math.isfinite(number)):
+    if not 0.0 <= number < math.inf:
         raise ValueError(f"{name}={number} is not finite and at least 0; use e.g. 0 or 1.0")
     return number
 
 
 def part(name: str, value: Any, *, above_zero: bool = True) -> float:
-    """Return `value` as a float up to 1, above 0 or from it, or raise `ValueError`."""
+    """Take a number up to 1, above 0 or from it."""
     number = (positive_real if above_zero else not_negative)(name, value)
     if number > 1.0:
         raise ValueError(f"{name}={number} is a part and more than 1; use 1 or less")
@@ -86,7 +94,7 @@ def part(name: str, value: Any, *, above_zero: bool = True) -> float:
 
 
 def fraction(name: str, value: float | None) -> float | None:
-    """Return `value` as a float in (0, 1], or None for None; else raise `ValueError`."""
+    """Take a number in (0, 1], or None."""
     if value is None:
         return None
     number = _real(name, value, "one above 0 and at most 1, or None")
@@ -97,37 +105,20 @@ def fraction(name: str, value: float | None) -> float | None:
 
 
 def in_range(name: str, value: Any, low: float, high: float) -> float:
-    """Return `value` as a float from `low` to `high`, or raise `ValueError`."""
+    """Take a number from `low` to `high`."""
     number = _real(name, value, f"one from {low:g} to {high:g}")
     if not low <= number <= high:
-        nearest = high if number > high else low
-        raise ValueError(
-            f"{name}={number} is not a number from {low:g} to {high:g}; use {nearest:g}"
-        )
+        use = high if number > high else low
+        raise ValueError(f"{name}={number} is not a number from {low:g} to {high:g}; use {use:g}")
     return number
 
 
 def packing_options(
     num_attempts: int, boost: float, max_swaps: int, target: float | None
 ) -> tuple[int, int, float]:
-    """Check the options of the iterated greedy packing.
-
-    Returns
-    -------
-    num_attempts, max_swaps : int
-    target : float
-        In (0, 1], or infinite for none.
-
-    Raises
-    ------
-    ValueError
-        For fewer than one attempt, negative swaps, a boost outside [1, 1e9], or a target outside
-        (0, 1].
-    """
-    attempts, swaps = (
-        positive_int("num_attempts", num_attempts),
-        whole_number("max_swaps", max_swaps),
-    )
+    """Return attempts, swaps and target (infinite for none) of the iterated greedy, checked."""
+    attempts = positive_int("num_attempts", num_attempts)
+    swaps = whole_number("max_swaps", max_swaps)
     in_range("boost", boost, 1.0, LARGEST_BOOST)
     return attempts, swaps, fraction("target", target) or math.inf
 

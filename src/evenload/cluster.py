@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import read_only
+from evenload.arrays import Float, Int, read_only
 from evenload.checks import divisor, multiple, positive_int, positive_real
 
 MOST_SPEED_RATIO = 1000.0  # a GPU slower than that is worth no expert, and sums stay exact
@@ -21,18 +21,20 @@ class Cluster:
     """GPUs of one expert-parallel group, and the slots that each has in every layer.
 
     Slots are numbered GPU by GPU: where all GPUs have the same number, slot s lives on GPU
-    ``s // slots_per_gpu``. GPU g is on node ``g // gpus_per_node``.
+    ``s // slots_per_gpu``. GPU g is on node ``g // gpus_per_node``. What breaks a rule below is a
+    `ValueError`.
 
     Parameters
     ----------
     num_gpus : int
-        GPUs (ranks) of the group.
+        GPUs (ranks) of the group; a multiple of `num_nodes`.
     num_nodes : int, default 1
         Nodes; links are fast inside a node and slow between nodes.
     slots_per_gpu : int, optional
         Experts that every GPU holds in each layer. Give this, `num_slots` or `slots`.
     num_slots : int, optional
-        Slots of a layer over all GPUs; where they do not divide, the first GPUs have one more.
+        Slots of a layer over all GPUs, one each at least; where they do not divide, the first GPUs
+        have one more.
     slots : sequence of int, [G], optional
         Slots of each GPU.
     speed : sequence of float, [G], optional
@@ -41,15 +43,7 @@ class Cluster:
         are alike. Default: all alike.
     alive : sequence of bool, [G], optional
         False for a GPU that is gone: its slots keep their numbers and hold nothing. Default: all
-        alive.
-
-    Raises
-    ------
-    ValueError
-        If a number is not a positive integer, `num_gpus` is no multiple of `num_nodes`, there are
-        fewer slots than GPUs, none or several of `slots_per_gpu`, `num_slots`, `slots` are given, a
-        sequence has not one entry a GPU, a speed is not finite and positive or is less than 1/1000
-        of the fastest, or no GPU is alive.
+        alive; one has to be.
 
     Examples
     --------
@@ -87,18 +81,14 @@ alive=(True, False, True))
                 f"{', '.join(choices)}: {' and '.join(given) or 'none'} given; give exactly one"
             )
         if slots is not None:
-            entries = _one_for_each("slots", slots, gpus)
-            each = tuple(positive_int(f"slots[{g}]", value) for g, value in enumerate(entries))
+            each = tuple(positive_int(*entry) for entry in _one_for_each("slots", slots, gpus))
         elif num_slots is not None:
             each = _spread_evenly(num_slots, gpus)
         else:
             each = (positive_int("slots_per_gpu", slots_per_gpu),) * gpus
-        object.__setattr__(self, "num_gpus", gpus)
-        object.__setattr__(self, "num_nodes", nodes)
-        object.__setattr__(self, "slots", each)
         living = _check_alive(alive, gpus)
-        object.__setattr__(self, "speed", _check_speed(speed, living))
-        object.__setattr__(self, "alive", living)
+        fields = gpus, nodes, each, _check_speed(speed, living), living
+        self.__dict__.update(zip(self.__dataclass_fields__, fields, strict=True))
 
     @classmethod
     def smallest_for(cls, num_experts: int, num_gpus: int, num_nodes: int = 1) -> Cluster:
@@ -109,13 +99,7 @@ alive=(True, False, True))
 
     @property
     def slots_per_gpu(self) -> int:
-        """Slots of every GPU.
-
-        Raises
-        ------
-        ValueError
-            If GPUs have different numbers of slots.
-        """
+        """Slots of every GPU, or `ValueError` if GPUs have different numbers of slots."""
         if len(set(self.slots)) > 1:
             raise ValueError(
                 f"slots_per_gpu: the GPUs have from {min(self.slots)} to {max(self.slots)} slots; "
@@ -131,7 +115,7 @@ alive=(True, False, True))
     @cached_property
     def num_living_slots(self) -> int:
         """Slots of a layer that can hold an expert."""
-        return sum(n for n, alive in zip(self.slots, self.alive, strict=True) if alive)
+        return sum(self.slots[g] for g in self.living_gpus)
 
     @property
     def gpus_per_node(self) -> int:
@@ -182,17 +166,17 @@ alive=(True, False, True))
         return self if self.all_alive else self.only(self.living_gpus)
 
     @cached_property
-    def first_slot(self) -> NDArray[np.int64]:
+    def first_slot(self) -> Int:
         """Where each GPU's slots begin, and where the last one's end: int64 [G + 1], read-only."""
         return read_only(np.concatenate(([0], np.cumsum(self.slots, dtype=np.int64))))
 
     @cached_property
-    def gpu_of_slot(self) -> NDArray[np.int64]:
+    def gpu_of_slot(self) -> Int:
         """GPU of each slot: int64 [S], read-only."""
         return read_only(np.repeat(np.arange(self.num_gpus), self.slots))
 
     @cached_property
-    def node_of_gpu(self) -> NDArray[np.int64]:
+    def node_of_gpu(self) -> Int:
         """Node of each GPU: int64 [G], read-only."""
         return read_only(np.arange(self.num_gpus) // self.gpus_per_node)
 
@@ -202,16 +186,15 @@ alive=(True, False, True))
         return read_only(np.repeat(np.array(self.alive), np.array(self.slots)))
 
     @cached_property
-    def capacity(self) -> NDArray[np.float64]:
+    def capacity(self) -> Float:
         """Speed of each GPU relative to the fastest, 0 for dead ones: float64 [G], read-only."""
         speed = np.array(self.speed) * np.array(self.alive)
         return read_only(speed / speed.max())
 
     def check_holds(self, num_experts: int, name: str = "num_slots", step: int = 1) -> None:
-        """Raise `ValueError` unless every one of `num_experts` experts gets a slot.
+        """Raise `ValueError` unless every expert gets a slot.
 
-        `name` is the caller's word for the number of slots, and `step` what that has to be a
-        multiple of.
+        `name` is the caller's word for the number of slots, a multiple of `step`.
         """
         if self.num_living_slots >= num_experts:
             return
@@ -231,14 +214,11 @@ alive=(True, False, True))
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments that make this cluster, without those at their default."""
-        given: dict[str, Any] = {"num_gpus": self.num_gpus, "num_nodes": self.num_nodes}
         equal = len(set(self.slots)) == 1
-        given |= {"slots_per_gpu": self.slots[0]} if equal else {"slots": self.slots}
-        if len(set(self.speed)) > 1:
-            given["speed"] = self.speed
-        if not self.all_alive:
-            given["alive"] = self.alive
-        return given
+        slots = {"slots_per_gpu": self.slots[0]} if equal else {"slots": self.slots}
+        speed = {"speed": self.speed} if len(set(self.speed)) > 1 else {}
+        alive = {} if self.all_alive else {"alive": self.alive}
+        return {"num_gpus": self.num_gpus, "num_nodes": self.num_nodes} | slots | speed | alive
 
     def __repr__(self) -> str:
         return f"Cluster({', '.join(f'{name}={value}' for name, value in self.arguments.items())})"
@@ -258,24 +238,22 @@ def check_cluster(value: Any) -> Cluster:
 
 def check_groups(num_groups: int, num_experts: int) -> int:
     """Return `num_groups` as an int that divides `num_experts`, or raise `ValueError`."""
-    groups = positive_int("num_groups", num_groups)
-    divisor("num_groups", groups, "num_experts", num_experts)
-    return groups
+    return divisor("num_groups", num_groups, "num_experts", num_experts)
 
 
-def _one_for_each(name: str, value: Any, num_gpus: int) -> list[Any]:
+def _one_for_each(name: str, value: Any, num_gpus: int) -> list[tuple[str, Any]]:
+    """Pair the entry of each GPU with its name, as ``speed[2]``."""
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         raise ValueError(f"{name}={value!r} is no sequence; use one entry for each GPU")
-    entries = list(np.atleast_1d(value)) if isinstance(value, np.ndarray) else list(value)
+    entries = np.atleast_1d(value) if isinstance(value, np.ndarray) else value
     if len(entries) != num_gpus:
         raise ValueError(
             f"{name} has {len(entries)} entries for num_gpus={num_gpus}; use {num_gpus}"
         )
-    return entries
+    return [(f"{name}[{g}]", entry) for g, entry in enumerate(entries)]
 
 
 def _spread_evenly(num_slots: Any, num_gpus: int) -> tuple[int, ...]:
-    """Deal slots out evenly, one more to the first GPUs where they do not divide."""
     total = positive_int("num_slots", num_slots)
     if total < num_gpus:
         raise ValueError(
@@ -287,11 +265,9 @@ def _spread_evenly(num_slots: Any, num_gpus: int) -> tuple[int, ...]:
 
 
 def _check_speed(speed: Any, alive: tuple[bool, ...]) -> tuple[float, ...]:
-    """Return the speed of each GPU as floats, all 1 if they are alike, or raise `ValueError`."""
     if speed is None:
         return (1.0,) * len(alive)
-    entries = _one_for_each("speed", speed, len(alive))
-    floats = tuple(positive_real(f"speed[{g}]", value) for g, value in enumerate(entries))
+    floats = tuple(positive_real(*entry) for entry in _one_for_each("speed", speed, len(alive)))
     if len(set(floats)) == 1:
         return (1.0,) * len(alive)  # only ratios matter, and so equal clusters compare equal
     living = [g for g in range(len(alive)) if alive[g]]
@@ -305,13 +281,11 @@ def _check_speed(speed: Any, alive: tuple[bool, ...]) -> tuple[float, ...]:
 
 
 def _check_alive(alive: Any, num_gpus: int) -> tuple[bool, ...]:
-    """Return whether each GPU is alive, all if not given, or raise `ValueError`."""
     if alive is None:
         return (True,) * num_gpus
-    entries = _one_for_each("alive", alive, num_gpus)
-    for g, value in enumerate(entries):
+    for name, value in (entries := _one_for_each("alive", alive, num_gpus)):
         if not isinstance(value, bool | np.bool_):
-            raise ValueError(f"alive[{g}]={value!r} is no bool; use True or False")
-    if not any(entries):
+            raise ValueError(f"{name}={value!r} is no bool; use True or False")
+    if not any(value for _, value in entries):
         raise ValueError(f"alive: all {num_gpus} GPUs are dead; use True for 1 or more")
-    return tuple(bool(value) for value in entries)
+    return tuple(bool(value) for _, value in entries)

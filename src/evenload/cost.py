@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evenload.arrays import check_load
-from evenload.checks import part, positive_int, positive_real
+from evenload.arrays import Float, Int, check_load
+from evenload.checks import one_of, part, positive_int, positive_real
 from evenload.cluster import Cluster
 from evenload.moves import Moves
 from evenload.placement import Placement
@@ -18,8 +16,6 @@ from evenload.threads import spread
 
 __all__ = ["CostModel", "Experts", "Hardware", "Schedule", "hardware_names", "model_names"]
 
-Int = NDArray[np.int64]
-Float = NDArray[np.float64]
 
 # Part of a chip's most operations that its experts' matrix products reach. Our assumption: prefill
 # and large decode batches come near it, small batches stay far below (give tokens_per_second then).
@@ -31,26 +27,16 @@ LATENCY = 20e-6
 OVERLAP = 0.5
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """One GPU of a kind of machine and its links; each bandwidth in one direction.
+class Hardware(NamedTuple):
+    """One GPU: peak dense operations per second with weights of 16 (and 4) and of 8 bits.
 
-    Parameters
-    ----------
-    flops_16, flops_8 : float
-        Peak dense operations per second with 16-bit and 8-bit weights.
-    bandwidth_in_node, bandwidth_between_nodes : float
-        Bytes per second that a GPU sends to another one in its node, and in another node.
+    And bytes per second that it sends to another one in its node, and in another node.
     """
 
     flops_16: float
     flops_8: float
     bandwidth_in_node: float
     bandwidth_between_nodes: float
-
-    def flops(self, dtype: str) -> float:
-        """Operations per second with weights of a type; 4-bit ones are widened to 16 bits first."""
-        return self.flops_8 if dtype == "fp8" else self.flops_16
 
 
 HARDWARE = {
@@ -80,23 +66,11 @@ HARDWARE = {
 # Bytes of a weight, scales of a block of weights left out where they are less than 0.1 %.
 WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "mxfp4": 4.25 / 8}  # OCP MX: 8 scale bits for 32 weights
 MATRICES = 3  # gate, up and down projection
+FLOPS_A_WEIGHT = 2.0  # and token: a product and a sum
 
 
-@dataclass(frozen=True)
-class Experts:
-    """The experts of a model as it is published.
-
-    Parameters
-    ----------
-    hidden_size, intermediate_size : int
-        Sides of an expert's matrices.
-    dtype : {"bf16", "fp8", "mxfp4"}
-        Of the published weights.
-    num_layers : int
-        Layers with experts.
-    num_experts : int
-        Routed experts of such a layer.
-    """
+class Experts(NamedTuple):
+    """The experts of a model as published: sides of their matrices, layers that have any."""
 
     hidden_size: int
     intermediate_size: int
@@ -113,11 +87,6 @@ class Experts:
     def num_bytes(self) -> float:
         """Bytes of one expert."""
         return self.weights * WEIGHT_BYTES[self.dtype]
-
-    @property
-    def flops(self) -> float:
-        """Floating point operations of one token in one expert: a product and a sum a weight."""
-        return 2.0 * self.weights
 
 
 # From the config.json that each model is published with on Hugging Face; the size of its experts is
@@ -142,52 +111,22 @@ class Schedule:
     """Moves in rounds, layer after layer; in a round each GPU talks to one other at most.
 
     Two GPUs may send to each other in one round. A round lasts as long as its slowest transfer.
-
-    Parameters
-    ----------
-    moves : Moves
-    round_number : int64 ndarray, [M]
-        Round of each move, from 0 in each layer.
-    num_rounds : int64 ndarray, [L, 2]
-        Rounds of each layer inside nodes only, and with transfers between nodes (which come first).
-    layer_seconds : float64 ndarray, [L]
-        Time from the previous layer's end until a layer is all there.
-    expert_bytes : float
     """
 
     moves: Moves
-    round_number: Int
-    num_rounds: Int
-    layer_seconds: Float
+    round_number: Int  #: [M], from 0 in each layer
+    num_rounds: (
+        Int  #: [L, 2], inside nodes only, and with transfers between them (which come first)
+    )
+    layer_seconds: Float  #: [L], from the previous layer's end until a layer is all there
     expert_bytes: float
-
-    @classmethod
-    def of(cls, moves: Moves, expert_bytes: float, near: float, far: float) -> Schedule:
-        """Put moves into rounds that last `near` seconds inside a node, and `far` across nodes."""
-        from evenload.core.transfers import transfer_rounds
-
-        L, G = moves.after.num_layers, moves.after.cluster.num_gpus
-        number, rounds = np.empty(len(moves), np.int64), np.empty((L, 2), np.int64)
-        node, start = moves.after.cluster.node_of_gpu, moves.first_of_layer
-        links = np.bincount(moves.layer * G + moves.target, minlength=L * G)
-        sent = moves.source >= 0
-        links += np.bincount((moves.layer * G + moves.source)[sent], minlength=L * G)
-        most = 2 * int(links.max(initial=0))
-
-        def run(first: int, end: int) -> None:
-            scratch = np.empty((2, most, G), np.int64)
-            layers = start[first : end + 1], node, *scratch, number, rounds[first:end]
-            transfer_rounds(moves.source, moves.target, *layers)
-
-        spread(L, len(moves), run)
-        return cls(moves, number, rounds, rounds @ np.array([near, far]), expert_bytes)
 
     @property
     def seconds(self) -> float:
         """Time until the last layer is all there."""
         return float(self.layer_seconds.sum())
 
-    @cached_property
+    @property
     def finished(self) -> Float:
         """When each layer is all there, in seconds from the start: float64 [L]."""
         return np.cumsum(self.layer_seconds)
@@ -205,39 +144,16 @@ class Schedule:
     @property
     def spare_experts(self) -> int:
         """Experts that a GPU receives in one layer, at most: it needs memory beside its slots."""
-        if not len(self.moves):
-            return 0
         pair = self.moves.layer * self.moves.after.cluster.num_gpus + self.moves.target
-        return int(np.bincount(pair).max())
+        return int(np.bincount(pair).max(initial=0))
 
 
 @dataclass(frozen=True)
 class CostModel:
     """What a straggler and a move cost.
 
-    The defaults are those of ``CostModel.preset("h100-ib", "deepseek-v3")``.
-
-    Parameters
-    ----------
-    tokens_per_second : float
-        Tokens that a GPU of full speed puts through one expert in a second (a token routed to 8
-        experts counts 8 times, as in a load). Default: half of an H100's fp8 operations over those
-        of one of DeepSeek-V3's experts.
-    expert_bytes : float, default 44,040,192
-        Bytes of one expert's weights in one layer.
-    bandwidth_in_node : float, default 450e9
-        Bytes a second from a GPU to another of its node.
-    bandwidth_between_nodes : float, default 50e9
-        Bytes a second from a GPU to one of another node.
-    latency : float, default 20e-6
-        Seconds before the first byte of a round of transfers arrives.
-    overlap : float, default 0.5
-        Part of the time of transfers in which serving goes on, 0 to 1. In the rest it stands still.
-
-    Raises
-    ------
-    ValueError
-        If a number is not finite and above 0, or the overlap is outside 0 to 1.
+    The defaults are those of ``CostModel.preset("h100-ib", "deepseek-v3")``. A number that is not
+    finite and above 0 is a `ValueError`.
 
     Examples
     --------
@@ -246,70 +162,48 @@ class CostModel:
     array([0.3 , 0.25])
     """
 
+    #: Tokens that a GPU of full speed puts through one expert in a second (a token routed to 8
+    #: experts counts 8 times, as in a load). Default: half of an H100's fp8 operations over those
+    #: of one of DeepSeek-V3's experts.
     tokens_per_second: float = UTILISATION * 1979e12 / (2 * 3 * 7168 * 2048)
-    expert_bytes: float = 3.0 * 7168 * 2048
-    bandwidth_in_node: float = 450e9
-    bandwidth_between_nodes: float = 50e9
-    latency: float = LATENCY
-    overlap: float = OVERLAP
+    expert_bytes: float = 3.0 * 7168 * 2048  #: of one expert's weights in one layer
+    bandwidth_in_node: float = 450e9  #: bytes a second from a GPU to another of its node
+    bandwidth_between_nodes: float = 50e9  #: bytes a second from a GPU to one of another node
+    latency: float = LATENCY  #: seconds before the first byte of a round of transfers arrives
+    overlap: float = OVERLAP  #: part, 0 to 1, of the time of transfers in which serving goes on
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            name, value = field.name, getattr(self, field.name)
+        for name, value in self.__dict__.items():
             overlap = name == "overlap"
             checked = part(name, value, above_zero=False) if overlap else positive_real(name, value)
-            object.__setattr__(self, name, checked)
+            self.__dict__[name] = checked
 
     @classmethod
     def preset(
         cls, hardware: str = "h100-ib", model: str = "deepseek-v3", **numbers: float
     ) -> CostModel:
-        """Return the costs of a model on a machine.
+        """Return the costs of a model on a machine, but for the `numbers` given instead.
 
-        Parameters
-        ----------
-        hardware, model : str
-            See `hardware_names` and `model_names`.
-        **numbers
-            Parameters of `CostModel` to be taken instead.
-
-        Raises
-        ------
-        ValueError
-            For an unknown name (the message lists those that are known), an unknown number, or as
-            `CostModel`.
+        The names are those of `hardware_names` and `model_names`; an unknown one is a `ValueError`
+        that lists them, as is a number that is no parameter of a `CostModel`.
         """
-        if hardware not in HARDWARE:
-            known = ", ".join(HARDWARE)
-            raise ValueError(f"hardware={hardware!r} is unknown; use one of: {known}")
-        if model not in MODELS:
-            raise ValueError(f"model={model!r} is unknown; use one of: {', '.join(MODELS)}")
-        machine, experts = HARDWARE[hardware], MODELS[model]
+        flops_16, flops_8, *links = HARDWARE[one_of("hardware", hardware, HARDWARE)]
+        experts = MODELS[one_of("model", model, MODELS)]
         own = [field.name for field in fields(cls)]
         for name in numbers:
             if name not in own:
                 raise ValueError(
                     f"{name} is no number of a CostModel; use one of: {', '.join(own)}"
                 )
-        speed = UTILISATION * machine.flops(experts.dtype) / experts.flops
-        links = machine.bandwidth_in_node, machine.bandwidth_between_nodes
+        flops = flops_8 if experts.dtype == "fp8" else flops_16
+        speed = UTILISATION * flops / (FLOPS_A_WEIGHT * experts.weights)
         return cls(**dict(zip(own, (speed, experts.num_bytes, *links), strict=False)) | numbers)
 
     def straggler_seconds(self, gpu_load: Any, capacity: Any = None) -> Float:
-        """Return how long a layer takes: until its last GPU is done.
+        """Return the seconds that a layer takes until its last GPU is done, float64 [...].
 
-        Parameters
-        ----------
-        gpu_load : array_like, [..., G]
-            Tokens on each GPU.
-        capacity : array_like, [G], optional
-            Speed of each GPU relative to the fastest, 0 for one that is gone; see
-            `Cluster.capacity`. Default: all alike.
-
-        Returns
-        -------
-        float64 ndarray, [...]
-            Seconds.
+        `gpu_load` is [..., G], tokens on each GPU; `capacity` [G] is that of the `Cluster`, or None
+        where all are alike.
         """
         load = np.asarray(gpu_load, np.float64)
         if capacity is not None:
@@ -319,16 +213,27 @@ class CostModel:
         return seconds
 
     def schedule(self, before: Placement, after: Placement) -> Schedule:
-        """Return how the experts get from one placement to another.
+        """Put the moves from one placement to another into rounds; see `Moves.between`."""
+        from evenload.core.transfers import transfer_rounds
 
-        Raises
-        ------
-        ValueError
-            If the two differ in layers, experts or number of GPUs.
-        """
-        near = self.latency + self.expert_bytes / self.bandwidth_in_node
-        far = self.latency + self.expert_bytes / self.bandwidth_between_nodes
-        return Schedule.of(Moves.between(before, after), self.expert_bytes, near, far)
+        moves = Moves.between(before, after)
+        L, G = after.num_layers, after.cluster.num_gpus
+        number, rounds = np.empty(len(moves), np.int64), np.empty((L, 2), np.int64)
+        node, start = after.cluster.node_of_gpu, moves.first_of_layer
+        links = np.bincount(moves.layer * G + moves.target, minlength=L * G)
+        sent = moves.source >= 0
+        links += np.bincount((moves.layer * G + moves.source)[sent], minlength=L * G)
+        most = 2 * int(links.max(initial=0))
+
+        def run(first: int, end: int) -> None:
+            scratch = np.empty((2, most, G), np.int64)
+            layers = start[first : end + 1], node, *scratch, number, rounds[first:end]
+            transfer_rounds(moves.source, moves.target, *layers)
+
+        spread(L, len(moves), run)
+        bandwidth = np.array([self.bandwidth_in_node, self.bandwidth_between_nodes])
+        seconds = rounds @ (self.latency + self.expert_bytes / bandwidth)
+        return Schedule(moves, number, rounds, seconds, self.expert_bytes)
 
     def move_seconds(self, schedule: Schedule) -> float:
         """Return the seconds that serving stands still for a schedule of moves."""
@@ -340,30 +245,11 @@ class CostModel:
         """Return what moving one expert costs in balancedness, for the solver ``"incremental"``.
 
         The seconds that serving stands still for one move, over those that a balanced layer takes
-        until the next decision: what a move has to gain there to pay. Half of the GPUs are taken to
-        send at once, to others of their node where there is one node, else to another node.
-
-        Parameters
-        ----------
-        load : array_like, [L, E]
-            Tokens of a window to come, or one like it.
-        cluster : Cluster
-        windows : int, default 1
-            Such windows until the next decision.
-        sample : float, default 1.0
-            Part of the served tokens that the load has, as in `evenload.replay.replay`.
-
-        Returns
-        -------
-        float
-            In balancedness (more exactly: in the last GPU's time over the mean), 0 where all of
-            the transfers are hidden behind serving.
-
-        Raises
-        ------
-        ValueError
-            For an illegal load, one without tokens, fewer than one window, or a sample outside
-            (0, 1].
+        until the next decision: what a move has to gain there, in the last GPU's time over the
+        mean, to pay. Half of the GPUs are taken to send at once, to others of their node where
+        there is one node, else to another node. The load [L, E] is of a window to come, or one like
+        it; there are `windows` until the next decision. It has the part `sample`, in (0, 1], of the
+        served tokens. One without tokens is a `ValueError`.
 
         Examples
         --------
@@ -378,13 +264,8 @@ class CostModel:
         bandwidth = self.bandwidth_between_nodes if far else self.bandwidth_in_node
         at_once = max(len(cluster.living_gpus) // 2, 1)
         moving = (1.0 - self.overlap) * (self.latency + self.expert_bytes / bandwidth) / at_once
-        serving = tokens / (check_sample(sample) * self.tokens_per_second)
+        serving = tokens / (part("sample", sample) * self.tokens_per_second)
         return moving / (serving / float(cluster.capacity.sum()))
-
-
-def check_sample(sample: Any) -> float:
-    """Return `sample` as a float in (0, 1], or raise `ValueError`."""
-    return part("sample", sample)
 
 
 def hardware_names() -> list[str]:

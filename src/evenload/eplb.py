@@ -4,11 +4,9 @@ The interface is that of deepseek-ai/EPLB (2025): same arguments, shapes, int64 
 with -1. The plans are better, and arrays as well as tensors are taken, on any device.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
-from evenload.arrays import check_weights, keep_numpy, to_float32, to_numpy
+from evenload.arrays import check_weights, to_float32, to_numpy
 from evenload.checks import multiple, positive_int
 from evenload.cluster import Cluster
 from evenload.packing import balanced_packing
@@ -29,35 +27,14 @@ def rebalance_experts(
 ) -> tuple[Any, Any, Any]:
     """Plan replicas and placement for the load of every layer.
 
-    Parameters
-    ----------
-    weight : array_like or torch.Tensor, [L, E]
-        Load of each logical expert.
-    num_replicas : int
-        Physical experts S of a layer; a multiple of `num_gpus`, at least E.
-    num_groups : int
-        Groups of experts. If they divide over the nodes, each stays on one node; else the policy is
-        global.
-    num_nodes : int
-        Nodes; divides `num_gpus`.
-    num_gpus : int
-        GPUs.
-    solver : str, default "auto"
-        Solver by name; ``"greedy"`` gives DeepSeek's own plan, to the slot.
+    `weight` [L, E], an array or a tensor, is the load of each logical expert, and `num_replicas`
+    the physical experts S of a layer, at least E: a multiple of `num_gpus`, which is one of
+    `num_nodes`. Each group stays on one node if `num_groups` divides over the nodes; else the
+    policy is global. The solver ``"greedy"`` gives DeepSeek's own plan, to the slot.
 
-    Returns
-    -------
-    physical_to_logical : int64, [L, S]
-        Expert in each slot.
-    logical_to_physical : int64, [L, E, X]
-        Slots of each expert, padded with -1; X is the largest replica count.
-    expert_count : int64, [L, E]
-        Replicas of each expert.
-
-    Raises
-    ------
-    ValueError
-        For an illegal load or numbers that do not divide; see `evenload.solve`.
+    Returns int64 ``physical_to_logical`` [L, S] and ``logical_to_physical`` [L, E, X], as a
+    `Placement` has them, and ``expert_count`` [L, E], the replicas of each expert. An illegal load
+    and numbers that do not divide are a `ValueError`.
     """
     gpus = positive_int("num_gpus", num_gpus)
     multiple("num_replicas", positive_int("num_replicas", num_replicas), "num_gpus", gpus)
@@ -68,35 +45,17 @@ def rebalance_experts(
     problem = Problem.build(
         weight, cluster, groups, load_name="weight", slots_name="num_replicas", slots_step=gpus
     )
-    p = solve_problem(problem, solver).placement.rewrapped(keep_numpy)
-    maps = (p.physical_to_logical, p.logical_to_physical, p.replica_count)
-    physical, logical, count = (problem.rewrap(part.copy()) for part in maps)
-    return physical, logical, count
+    p = solve_problem(problem, solver).placement.rewrapped(lambda part: problem.rewrap(part.copy()))
+    return p.physical_to_logical, p.logical_to_physical, p.replica_count
 
 
 def replicate_experts(weight: Any, num_phy: int) -> tuple[Any, Any, Any]:
     """Hand out replicas one by one to the expert whose share is largest, as DeepSeek's EPLB does.
 
-    Parameters
-    ----------
-    weight : array_like or torch.Tensor, [X, E]
-        Load of each logical expert.
-    num_phy : int
-        Physical experts S, at least E.
-
-    Returns
-    -------
-    phy2log : int64, [X, S]
-        Logical expert of each physical one; the first E are one of each.
-    rank : int64, [X, S]
-        Which replica of its expert each one is.
-    logcnt : int64, [X, E]
-        Replicas of each expert.
-
-    Raises
-    ------
-    ValueError
-        For illegal weights, a wrong number of dimensions, or fewer physical than logical experts.
+    `weight` [X, E], an array or a tensor, is the load of each logical expert (a `ValueError` if
+    illegal), and `num_phy` the physical experts S, at least E. Returns int64 ``phy2log`` [X, S],
+    the logical expert of each physical one (the first E are one of each), ``rank`` [X, S], which
+    replica of it that is, and ``logcnt`` [X, E], the replicas of each expert.
     """
     from evenload.solvers.greedy import replicate
 
@@ -109,6 +68,5 @@ def replicate_experts(weight: Any, num_phy: int) -> tuple[Any, Any, Any]:
         raise ValueError(
             f"num_phy={slots} is fewer than the {num_experts} experts; use {num_experts} or more"
         )
-    parts = replicate(to_float32(check_weights("weight", array)), slots)
-    expert, rank, count = (rewrap(part) for part in parts)
-    return expert, rank, count
+    expert, rank, count = replicate(to_float32(check_weights("weight", array)), slots)
+    return rewrap(expert), rewrap(rank), rewrap(count)

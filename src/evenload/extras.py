@@ -1,7 +1,5 @@
 """Packages of extras, imported when something needs them."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any
 
@@ -15,15 +13,9 @@ def needed(
     instead: str = "",
     error: type[ValueError] = ValueError,
 ) -> Any:
-    """Import a module of a package that evenload does not always bring.
+    """Import a module of a `package` that an `extra` of evenload brings, or raise `error`.
 
-    `package` installs `module`, and the `extra` of evenload brings it. The message says `what`
-    needs it, and what would do `instead` of that.
-
-    Raises
-    ------
-    ValueError
-        Or `error`, if it is not installed.
+    The message says `what` needs it, and what would do `instead` of that.
     """
     try:
         return import_module(module)

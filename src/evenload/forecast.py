@@ -1,21 +1,18 @@
 """What the next window may look like: one load, or samples of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap, check_trace_shape, check_weights, to_numpy, within_range
+from evenload.arrays import Float, Rewrap, check_trace_shape, check_weights, to_numpy, within_range
+from evenload.checks import one_of
 from evenload.trace import Trace
 
 __all__ = ["ESTIMATORS", "Samples", "forecast", "samples"]
 
-Float = NDArray[np.float64]
 
 MEMORY = 64  # windows that a forecast looks back: older ones tell nothing, whatever the trace
 KEEP = 0.8  # of the weight is left a window later, in "ewma"
@@ -37,16 +34,10 @@ ERRORS_SHARE = 0.8  # of all weight is that of the prediction and its errors
 BEFORE_JUMP = 0.2  # of the weight is left of windows before the traffic jumped
 
 
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Loads that the next window may have.
+class Samples(NamedTuple):
+    """Loads that the next window may have, and how likely each is: float64 [M, L, E] and [M].
 
-    Parameters
-    ----------
-    load : float64 ndarray, [M, L, E]
-        Shares: each layer of each sample adds up to 1.
-    weight : float64 ndarray, [M]
-        How likely each is; they add up to 1.
+    Each layer of each load adds up to 1, and so do the weights.
     """
 
     load: Float
@@ -54,7 +45,10 @@ class Samples:
 
 
 def forecast(trace: Any, estimator: str = "adaptive") -> Any:
-    """Predict the load of the window after a trace.
+    """Predict the load of the window after a trace: float64 [L, E].
+
+    Each layer has as much load as in the last window. A trace with NaN, negative numbers or windows
+    without load is a `ValueError`.
 
     Parameters
     ----------
@@ -65,22 +59,12 @@ def forecast(trace: Any, estimator: str = "adaptive") -> Any:
         shrink by 0.8 a window, and ``"adaptive"`` mixes such averages per layer by how well each
         would have predicted the windows already seen, and starts anew where traffic jumps.
 
-    Returns
-    -------
-    float64, [L, E]
-        In the unit of the trace: each layer has as much load as in the last window.
-
-    Raises
-    ------
-    ValueError
-        For an illegal trace (NaN, negative, empty windows) or an unknown estimator.
-
     Examples
     --------
     >>> forecast([[[4, 0]], [[2, 2]]], "mean")
     array([[3., 1.]])
     """
-    load, _, _, rewrap = _predict(trace, estimator)
+    load, _, rewrap = outlook(trace, estimator)
     return rewrap(load)
 
 
@@ -89,29 +73,19 @@ def samples(trace: Any) -> Samples:
 
     A fifth of the weight goes to the last windows, which show what experts peak together; the rest
     to the adaptive prediction with each of its last errors added and subtracted, which says how far
-    off the prediction may be.
-
-    Parameters
-    ----------
-    trace : Trace, array_like or torch.Tensor, [T, L, E]
-        Tokens routed to each expert, the oldest window first.
-
-    Returns
-    -------
-    Samples
-        One for a trace of one window, else up to 29.
-
-    Raises
-    ------
-    ValueError
-        As `forecast`.
+    off the prediction may be. One for a trace of one window, else up to 29; the trace, and its
+    errors, are as for `forecast`.
     """
     return outlook(trace, "adaptive")[1]
 
 
 def outlook(trace: Any, estimator: str) -> tuple[Float, Samples, Rewrap]:
     """Return a forecast, float64 [L, E], samples around it, and how results go back."""
-    load, seen, path, rewrap = _predict(trace, estimator)
+    predict = ESTIMATORS[one_of("estimator", estimator, ESTIMATORS)]
+    windows, rewrap = _last_windows(trace)
+    seen = shares(windows)
+    path = predict(seen)
+    load = path[-1] * windows[-1].sum(axis=-1, keepdims=True)
     recent = seen[-RECENT:]
     later_jumps = np.append(np.cumsum(_jumps(seen)[::-1])[::-1][1:], 0)[-RECENT:]
     recent_weight = _fading(len(recent), RECENT_KEEP) * BEFORE_JUMP**later_jumps
@@ -139,21 +113,7 @@ def shares(load: Float) -> Float:
     """Divide each layer of each window by its tokens; one without any counts as even."""
     largest = load.max(axis=-1, keepdims=True)
     scaled = np.divide(load, largest, out=np.ones_like(load), where=largest > 0.0)
-    result: Float = scaled / scaled.sum(axis=-1, keepdims=True)
-    return result
-
-
-def _predict(trace: Any, estimator: Any) -> tuple[Float, Float, Float, Rewrap]:
-    """Return the load to come, the shares of the last windows, those predicted, and the way back.
-
-    The shares are [T', L, E]; entry t of the predicted ones is made of the windows up to t.
-    """
-    if not isinstance(estimator, str) or estimator not in ESTIMATORS:
-        raise ValueError(f"estimator={estimator!r} is unknown; use one of: {', '.join(ESTIMATORS)}")
-    windows, rewrap = _last_windows(trace)
-    seen = shares(windows)
-    path = ESTIMATORS[estimator](seen)
-    return path[-1] * windows[-1].sum(axis=-1, keepdims=True), seen, path, rewrap
+    return np.asarray(scaled / scaled.sum(axis=-1, keepdims=True))
 
 
 def _last_windows(trace: Any) -> tuple[Float, Rewrap]:
@@ -181,20 +141,18 @@ def _averages(seen: Float, keep: float, anew: NDArray[np.bool_] | None = None) -
     path = np.empty_like(seen)
     total, weight = np.zeros(seen.shape[1:]), 0.0
     for t, window in enumerate(seen):
-        if anew is not None and anew[t]:
-            total, weight = np.zeros_like(total), 0.0
-        total *= keep
+        kept = 0.0 if anew is not None and anew[t] else keep
+        total *= kept
         total += window
-        weight = weight * keep + 1.0
+        weight = weight * kept + 1.0
         np.divide(total, weight, out=path[t])
     return path
 
 
 def _jumps(seen: Float) -> NDArray[np.bool_]:
-    """Tell which windows begin something new: bool [T].
+    """Tell which windows [T] jump: by 3 times the median of all such distances before.
 
-    A window does whose distance to the one before, the total variation averaged over the layers, is
-    more than 3 times the median of all such distances before it.
+    The distance to the window before is the total variation, averaged over the layers.
     """
     step = np.abs(np.diff(seen, axis=0)).sum(axis=-1).mean(axis=-1)
     found = np.zeros(len(seen), np.bool_)
@@ -206,10 +164,9 @@ def _jumps(seen: Float) -> NDArray[np.bool_]:
 def _adaptive(seen: Float) -> Float:
     """Predict a mixture of averages, weighed per layer by how they would have done so far.
 
-    Where the traffic jumps the averages begin anew. Each one's absolute error on the windows that
-    it would have predicted is added up, relative to that of the others, recent ones counting more,
-    and averaged for the most part over the layers; its weight falls with the 64th power of that
-    sum. All alike before there is an error.
+    Where the traffic jumps the averages begin anew. The absolute errors of each, relative to those
+    of the others, are added up, recent ones counting more, and averaged for the most part over the
+    layers; its weight falls with the 64th power of that sum.
     """
     anew = _jumps(seen)
     paths = [_averages(seen, keep, anew) for keep in CANDIDATE_KEEP]
@@ -233,15 +190,13 @@ def _weights(error: Float) -> Float:
     ratio = np.divide(least, error, out=np.ones_like(error), where=error > 0.0)
     for _ in range(DOUBLINGS):  # a power would not be the same to the last bit everywhere
         ratio = ratio * ratio
-    weight: Float = ratio / ratio.sum(axis=0)
-    return weight
+    return np.asarray(ratio / ratio.sum(axis=0))
 
 
 def _fading(count: int, keep: float) -> Float:
     """Return weights that add up to 1 and shrink by `keep` a window into the past, oldest first."""
     weight = np.cumprod([1.0] + [keep] * (count - 1))[::-1].copy()
-    result: Float = weight / weight.sum()
-    return result
+    return np.asarray(weight / weight.sum())
 
 
 ESTIMATORS: dict[str, Callable[[Float], Float]] = {

@@ -1,7 +1,5 @@
 """Which of a model's layers the rows of a load or a placement are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,26 +8,14 @@ from dataclasses import dataclass
 class ModelLayers:
     """The model's own numbers of the MoE layers, where a file says them.
 
-    Parameters
-    ----------
-    ids : sequence of int, [L]
-        Number in the model of each row, rising.
-    num_model_layers : int, optional
-        Layers of the model, dense ones included, where that is known.
-
-    Raises
-    ------
-    ValueError
-        If the numbers do not rise from 0 or more, or do not fit `num_model_layers`.
-
     Examples
     --------
     >>> ModelLayers((3, 4, 5), 6).dense
     (0, 1, 2)
     """
 
-    ids: Sequence[int]
-    num_model_layers: int | None = None
+    ids: Sequence[int]  #: number in the model of each of the L rows, rising from 0 or more
+    num_model_layers: int | None = None  #: dense ones included, where that is known
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(int(i) for i in self.ids))

@@ -1,17 +1,12 @@
 """The arrays that describe a placement: their checks, and the ways from one to another."""
 
-from __future__ import annotations
-
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import check_weights, read_only, refuse, to_numpy
+from evenload.arrays import Float, Int, check_weights, read_only, refuse, to_numpy
 from evenload.cluster import Cluster
-
-Int = NDArray[np.int64]
-Float = NDArray[np.float64]
 
 EMPTY = -1  # in a map: a slot that holds nothing, since its GPU is gone
 NOTHING = np.empty((0, 0), np.int64)  # a map, or ranks, of nothing

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import keep_numpy
+from evenload.arrays import Int
 from evenload.cluster import Cluster
 from evenload.placement import Placement, check_same
-
-Int = NDArray[np.int64]
 
 
 def keep_slots(placement: Placement, current: Placement) -> Placement:
@@ -20,33 +18,15 @@ def keep_slots(placement: Placement, current: Placement) -> Placement:
 
     What each GPU holds stays the same, so loads and moves do. vLLM does the same to its plans
     (``preserve_intragpu_slots``); vllm-ascend refuses a plan in which a kept expert changes its
-    slot.
-
-    Parameters
-    ----------
-    placement, current : Placement
-        Of the same layers, experts and cluster.
-
-    Returns
-    -------
-    Placement
-
-    Raises
-    ------
-    ValueError
-        If the two are not of the same layers, experts and cluster.
+    slot. Placements of other layers, experts or clusters than each other are a `ValueError`.
     """
     check_same(current, placement, "current")
-    cluster = placement.cluster
-    new, old = (p.rewrapped(keep_numpy).physical_to_logical for p in (placement, current))
-    return Placement(in_old_slots(new, old, cluster), cluster, placement.num_experts)
+    rows = in_old_slots(placement.rows, current.rows, placement.cluster)
+    return Placement(rows, placement.cluster, placement.num_experts)
 
 
 def in_old_slots(new: NDArray[Any], old: NDArray[Any], cluster: Cluster) -> NDArray[Any]:
-    """Do what `keep_slots` does for the experts of slots [L, S], the old ones any numbers.
-
-    What is no expert in `old` stands for nothing.
-    """
+    """Do what `keep_slots` does for slots [L, S]; what is no expert in `old` stands for nothing."""
     from evenload.core.transfers import keep_slots as compiled
 
     result = np.array(new, np.int64, order="C")
@@ -62,45 +42,31 @@ class Moves:
     Layer by layer. Inside a layer each expert is received beside those that serve, and all slots of
     the layer change over once the last has arrived: no expert is ever without a live copy, every
     sender still has what it sends, and stopping after any layer leaves a valid placement.
-
-    Parameters
-    ----------
-    before, after : Placement
-        Of the same layers, experts and number of GPUs.
-    layer, expert, source, target, slot : int64 ndarray, [M]
-        Which expert of which layer goes from which GPU to which, and the slot of `after` that it is
-        for. The source holds it in `before`; it is one of the target's node where there is one,
-        and of several the one with least to send in this layer so far. -1 where no living GPU has
-        it: it comes from storage.
     """
 
-    before: Placement
-    after: Placement
-    layer: Int
-    expert: Int
+    before: Placement  #: what served
+    after: Placement  #: of as many layers, experts and GPUs
+    layer: Int  #: of each of the M moves, int64 [M], as all below
+    expert: Int  #: that moves
+    #: The GPU that sends. It holds the expert before; it is one of the target's node where there is
+    #: one, and of several the one with least to send in this layer so far. -1: from storage.
     source: Int
-    target: Int
-    slot: Int
+    target: Int  #: the GPU that receives
+    slot: Int  #: of `after`, that the expert is for
 
     @classmethod
     def between(cls, before: Placement, after: Placement) -> Moves:
         """List what has to move.
 
-        Raises
-        ------
-        ValueError
-            If the two differ in layers, experts or number of GPUs.
+        Placements of other layers, experts or numbers of GPUs than each other are a `ValueError`.
         """
         from evenload.core.transfers import transfer_sources
 
-        plain_before, plain_after = before.rewrapped(keep_numpy), after.rewrapped(keep_numpy)
-        count = int(plain_after.moves_from(plain_before).sum())
-        move = np.empty((count, 5), np.int64)
+        move = np.empty((int(after.moves_from(before).sum()), 5), np.int64)
         cluster = after.cluster
         transfer_sources(
-            plain_before.physical_to_logical, before.cluster.first_slot,
-            plain_after.physical_to_logical, cluster.first_slot, after.num_experts,
-            np.array(cluster.alive, np.uint8), cluster.node_of_gpu, move,
+            before.rows, before.cluster.first_slot, after.rows, cluster.first_slot,
+            after.num_experts, np.array(cluster.alive, np.uint8), cluster.node_of_gpu, move,
         )  # fmt: skip
         return cls(before, after, *(np.ascontiguousarray(column) for column in move.T))
 
@@ -117,18 +83,13 @@ class Moves:
     def crosses_nodes(self) -> NDArray[np.bool_]:
         """Whether each move is between two nodes, or from storage: bool [M]."""
         node = self.after.cluster.node_of_gpu
-        crosses: NDArray[np.bool_] = node[self.source] != node[self.target]
-        return crosses | (self.source < 0)
+        return np.asarray((node[self.source] != node[self.target]) | (self.source < 0))
 
     def reached(self, num_layers: int) -> Placement:
         """Return what serves once the moves of the first `num_layers` layers are done.
 
-        Raises
-        ------
-        ValueError
-            If the two placements are on different clusters.
+        Placements on different clusters are a `ValueError`.
         """
         check_same(self.before, self.after, "before")
-        rows = np.array(self.before.rewrapped(keep_numpy).physical_to_logical)
-        rows[:num_layers] = self.after.rewrapped(keep_numpy).physical_to_logical[:num_layers]
+        rows = np.concatenate([self.after.rows[:num_layers], self.before.rows[num_layers:]])
         return Placement(rows, self.after.cluster, self.after.num_experts)

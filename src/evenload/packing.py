@@ -1,18 +1,14 @@
 """The vectorised iterated greedy packing: one function, two backends."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import check_weights, is_tensor, rows_within_range, to_numpy
-from evenload.checks import divisor, packing_options, positive_int
+from evenload.arrays import Int, check_weights, is_tensor, rows_within_range, to_numpy
+from evenload.checks import divisor, one_of, packing_options
 from evenload.threads import spread
-
-Int = NDArray[np.int64]
 
 BACKENDS = ("compiled", "torch")
 # For tensors on other devices than the CPU. Not measured yet against "compiled", which copies the
@@ -29,10 +25,10 @@ def pack_rows(
     swaps: int,
     target: float,
 ) -> tuple[Int, Int]:
-    """Pack rows [X, n] of checked weights on their own, in the weights' own float type.
+    """Do what `balanced_packing` does for checked weights, in their own float type.
 
     `order` has the items of each row by descending weight, and is changed in place; a `target` of
-    infinity is none. Returns `pack_index` and `rank_in_pack`, as `balanced_packing`.
+    infinity is none.
     """
     from evenload.core.packing import pack_double, pack_single
 
@@ -63,57 +59,40 @@ def balanced_packing(
 ) -> tuple[Any, Any]:
     """Pack the items of each row into equally filled packs, the heaviest as light as can be.
 
+    Returns the pack of each item and its place there, both int64 [X, n]: tensors on the device of
+    `weight` if it is one. With one item a pack, item i goes to pack i.
+
     Each attempt packs longest first by virtual weight, then up to `max_swaps` times does the best
     swap between the heaviest pack and any other; the items of the pack that is heaviest in the end
-    are made virtually heavier by `boost`, and the row is packed again. The best attempt counts.
+    are made virtually heavier by `boost`, 1 to 1e9, and the row is packed again. The best of
+    `num_attempts` counts, or the first that reaches the `target`. float32 is computed in float32 by
+    both backends, half precision as float32, the rest in float64; ties go to the lowest index, so
+    the backends agree to the item.
 
     Parameters
     ----------
     weight : array_like or torch.Tensor, [X, n]
-        Weights of n items in each of X rows, finite and at least 0, in any unit. Never modified.
+        Weights of n items in each of X rows, finite and at least 0 (else a `ValueError`), in any
+        unit. Never modified.
     num_packs : int
         Packs of a row; divides n. Every pack gets n / num_packs items.
-    num_attempts : int, default 5
-        Packings to try.
-    boost : float, default 1.05
-        Factor on the virtual weights of the heaviest pack's items, cumulative; 1 to 1e9.
-    max_swaps : int, default 20
-        Swaps after each packing.
     target : float, optional
         Mean / max pack weight in (0, 1] at which a row is good enough.
     backend : {"compiled", "torch"}, optional
         Compiled loops over rows, or tensor operations over all rows at once. Default: compiled for
         arrays and tensors on the CPU, torch on other devices.
 
-    Returns
-    -------
-    pack_index, rank_in_pack : int64, [X, n]
-        Pack of each item and its place there; tensors on the device of `weight` if it is one. With
-        one item a pack, item i goes to pack i.
-
-    Raises
-    ------
-    ValueError
-        For NaN, infinite or negative weights, dtypes that are no numbers, a wrong shape, items that
-        do not divide over the packs, or an option out of range.
-
-    Notes
-    -----
-    float32 is computed in float32 by both backends, half precision as float32, the rest in float64.
-    Ties go to the lowest index, so the backends agree to the item.
     """
     attempts, swaps, goal = packing_options(num_attempts, boost, max_swaps, target)
     if backend is None:
         backend = ON_DEVICE if is_tensor(weight) and weight.device.type != "cpu" else "compiled"
-    elif backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r} is unknown; use one of: {', '.join(BACKENDS)}")
+    one_of("backend", backend, BACKENDS)
     array, rewrap = to_numpy("weight", weight)
     if array.ndim != 2:
         raise ValueError(f"weight has {array.ndim} dimensions {array.shape}; use [rows, items]")
     if array.size == 0:
         raise ValueError(f"weight has shape {array.shape}; use at least one row and one item")
-    packs = positive_int("num_packs", num_packs)
-    divisor("num_packs", packs, "the number of items", array.shape[1])
+    packs = divisor("num_packs", num_packs, "the number of items", array.shape[1])
     checked: NDArray[Any] = check_weights("weight", array)
     if array.dtype.kind == "f" and array.dtype.itemsize <= 4:
         checked = np.require(array, np.float32, ["C", "A", "W"])

@@ -3,49 +3,46 @@
 from __future__ import annotations
 
 import reprlib
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evenload.arrays import Rewrap, check_load, read_only, to_numpy, within_range
+from evenload.arrays import Float, Int, Rewrap, check_load, read_only, to_numpy, within_range
 from evenload.checks import positive_int
 from evenload.cluster import Cluster, check_cluster
 from evenload.maps import EMPTY, NOTHING, check_map, check_split, slots_by_rank, slots_of_experts
 from evenload.threads import spread
 
-Int = NDArray[np.int64]
-Float = NDArray[np.float64]
-
 NO_SPLIT = np.empty((0, 0, 0)), np.empty((0, 0, 0), np.int64)  # weights and slots where it is even
 
 
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Placement:
     """The expert in every slot of every layer.
 
-    Immutable: arrays that it hands out are read-only, and tensors are copies.
+    Immutable: arrays that it hands out are read-only, and tensors are copies. A number that is no
+    expert, an expert without a slot and what else breaks a rule below are a `ValueError`.
 
     Parameters
     ----------
     physical_to_logical : integer array_like or torch.Tensor, [L, S] or [S]
         Expert in each slot, -1 in every slot of a GPU that is not alive; GPU g has the slots from
-        ``cluster.first_slot[g]`` up to ``cluster.first_slot[g + 1]``, which is slot s on GPU
-        ``s // slots_per_gpu`` where all have equally many. Copied.
+        ``cluster.first_slot[g]`` up to ``cluster.first_slot[g + 1]``. Copied.
     cluster : Cluster
-        The GPUs that the slots belong to.
     num_experts : int
         Logical experts E of a layer; each needs at least one slot.
     replica_rank : integer array_like, [L, S], optional
-        Which replica of its expert a slot is, for planners that number replicas in an order of
-        their own; it orders the last axis of `logical_to_physical`. Default: by slot.
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, a number that is no expert, an expert without a slot, or ranks
-        that do not number every expert's replicas from 0.
+        Which replica of its expert a slot is, from 0; it orders the last axis of
+        `logical_to_physical`. Default: by slot.
     """
+
+    cluster: Cluster
+    num_experts: int
+    rows: Int  # [L, S], and how often each expert is in them, [L, E]: NumPy, read-only
+    counts: Int
+    _rewrap: Rewrap
 
     def __init__(
         self,
@@ -55,22 +52,17 @@ class Placement:
         *,
         replica_rank: Any = None,
     ) -> None:
-        self._num_experts = positive_int("num_experts", num_experts)
-        self._cluster = check_cluster(cluster)
-        array, self._rewrap = to_numpy("physical_to_logical", physical_to_logical)
-        self._map, self._count = check_map(array, cluster, self._num_experts)
+        experts = positive_int("num_experts", num_experts)
+        array, rewrap = to_numpy("physical_to_logical", physical_to_logical)
+        rows, counts = check_map(array, check_cluster(cluster), experts)
+        fields = cluster, experts, rows, counts, rewrap
+        self.__dict__.update(zip(self.__dataclass_fields__, fields, strict=True))
         if replica_rank is not None:
-            self._inverse = slots_by_rank(self._map, self._count, replica_rank)
+            self.__dict__["_inverse"] = slots_by_rank(rows, counts, replica_rank)
 
     @classmethod
     def trivial(cls, num_layers: int, num_experts: int, cluster: Cluster) -> Placement:
-        """Return what an engine starts with: living slot s holds expert ``s % num_experts``.
-
-        Raises
-        ------
-        ValueError
-            For fewer than one layer or expert, or fewer slots than experts.
-        """
+        """Return what an engine starts with: living slot s holds expert ``s % num_experts``."""
         layers, experts = positive_int("num_layers", num_layers), num_experts
         check_cluster(cluster).check_holds(positive_int("num_experts", experts))
         row = np.full(cluster.num_slots, EMPTY)
@@ -84,34 +76,24 @@ class Placement:
         return other
 
     @property
-    def cluster(self) -> Cluster:
-        """The GPUs that the slots belong to."""
-        return self._cluster
-
-    @property
     def num_layers(self) -> int:
         """Layers L."""
-        return len(self._map)
-
-    @property
-    def num_experts(self) -> int:
-        """Logical experts E of a layer."""
-        return self._num_experts
+        return len(self.rows)
 
     @property
     def num_slots(self) -> int:
         """Slots S of a layer."""
-        return int(self._map.shape[1])
+        return self.cluster.num_slots
 
     @property
     def physical_to_logical(self) -> Any:
         """Expert in each slot, -1 on GPUs that are not alive, int64 [L, S]."""
-        return self._rewrap(self._map.view())
+        return self._rewrap(self.rows.view())
 
     @property
     def replica_count(self) -> Any:
         """Slots of each expert, int64 [L, E]."""
-        return self._rewrap(self._count.view())
+        return self._rewrap(self.counts.view())
 
     @property
     def logical_to_physical(self) -> Any:
@@ -120,7 +102,7 @@ class Placement:
 
     @cached_property
     def _inverse(self) -> Int:
-        return slots_of_experts(self._map, self._count)
+        return slots_of_experts(self.rows, self.counts)
 
     def check_load(self, load: Any) -> tuple[Float, Rewrap]:
         """Validate a load for this placement, see `arrays.check_load`."""
@@ -140,37 +122,20 @@ class Placement:
         weights, slots = NO_SPLIT
         if split is not None:
             weights, slots = check_split(split, self._inverse), self._inverse
-        cluster = self._cluster
-        gpu_load, balancedness = np.empty((len(load), cluster.num_gpus)), np.empty(len(load))
-        evaluate(
-            load, self._map, self._count, weights, slots, cluster.first_slot, cluster.capacity,
-            gpu_load, balancedness,
-        )  # fmt: skip
-        return gpu_load, balancedness
+        cluster = self.cluster
+        result = np.empty((len(load), cluster.num_gpus)), np.empty(len(load))
+        gpus = cluster.first_slot, cluster.capacity
+        evaluate(load, self.rows, self.counts, weights, slots, *gpus, *result)
+        return result
 
     def gpu_load(self, load: Any, split: Any = None) -> Any:
-        """Return the load of each GPU.
+        """Return the load of each GPU in the unit of `load`: float64 [L, G].
 
-        Parameters
-        ----------
-        load : array_like or torch.Tensor, [L, E] (or [E] for one layer)
-            Tokens routed to each expert.
-        split : array_like or torch.Tensor, [L, E, X], optional
-            Part of its expert's tokens that each replica gets, in the order of
-            `logical_to_physical`; see `split`. Each expert's weights add up to 1 within 1e-6, and
-            are divided by their sum. Default: the same for all replicas of an expert.
-
-        Returns
-        -------
-        float64, [L, G]
-            In the unit of `load`.
-
-        Raises
-        ------
-        ValueError
-            If the load is illegal or of another shape than the placement, or the split is not one
-            of this placement: of another shape, with a weight that is not finite, negative or for
-            no replica, or weights that do not add up to 1.
+        Both are arrays or tensors; one that is not of this placement is a `ValueError`. `load`,
+        [L, E] or [E] for one layer, is the tokens routed to each expert. `split` [L, E, X] is the
+        part of its expert's tokens that each replica gets, in the order of `logical_to_physical`;
+        None shares them evenly, see `split`. Each expert's weights add up to 1 within 1e-6, and are
+        divided by their sum.
         """
         checked, rewrap = self.check_load(load)
         return rewrap(self.evaluate(checked, split)[0])
@@ -179,12 +144,7 @@ class Placement:
         """Return mean / max GPU load of each layer, float64 [L] in (0, 1]; 1 where all is zero.
 
         On GPUs of different speed: the time that the layer would take if its load could be divided
-        at will, over the time until the last GPU is done. The parameters are those of `gpu_load`.
-
-        Raises
-        ------
-        ValueError
-            As `gpu_load`.
+        at will, over the time until the last GPU is done. Parameters and errors as `gpu_load`.
         """
         checked, rewrap = self.check_load(load)
         return rewrap(self.evaluate(within_range(checked), split)[1])
@@ -192,29 +152,15 @@ class Placement:
     def split(self, load: Any) -> Any:
         """Divide each expert's tokens among its replicas so that the last GPU is done soonest.
 
+        Returns float64 [L, E, X]: the part of its expert's tokens that each replica gets, in the
+        order of `logical_to_physical`, 0 where that is padded. Each expert's add up to 1. The load
+        is as for `gpu_load`; the same one gives the same bytes on every machine.
+
         No other split lets a layer's heaviest GPU, in tokens over speed, be done sooner (by more
         than rounding, 1e-12 of it). Of many that are as good this is one near the even split: it
         starts from that, and where a GPU cannot take all of it in the least time the rest goes to
         others the shortest way, one expert giving room to the next. An expert that this does not
-        touch keeps even weights, so where the even split is best nothing changes.
-
-        Parameters
-        ----------
-        load : array_like or torch.Tensor, [L, E] (or [E] for one layer)
-            Tokens routed to each expert, or anything proportional to them.
-
-        Returns
-        -------
-        float64, [L, E, X]
-            Part of its expert's tokens that each replica gets, in the order of
-            `logical_to_physical`, 0 where that is padded. Each expert's add up to 1; experts
-            without load have even ones. The same input gives the same bytes on every machine and
-            number of threads.
-
-        Raises
-        ------
-        ValueError
-            If the load is illegal or of another shape than the placement.
+        touch, or without load, keeps even weights.
 
         Notes
         -----
@@ -235,40 +181,51 @@ class Placement:
         from evenload.core.split import split
 
         checked, rewrap = self.check_load(load)
-        slots, cluster = self._inverse, self._cluster
+        slots, cluster = self._inverse, self.cluster
         weights = np.empty(slots.shape)
 
         def run(first: int, end: int) -> None:
             rows = slice(first, end)
             split(checked[rows], slots[rows], cluster.gpu_of_slot, cluster.capacity, weights[rows])
 
-        spread(len(checked), self._map.size, run)
+        spread(len(checked), self.rows.size, run)
         return rewrap(weights)
 
     @property
     def duplicates(self) -> Any:
         """Slots of each layer wasted on an expert that its GPU holds already, int64 [L]."""
-        held = arrivals(NOTHING, np.zeros_like(self._cluster.first_slot), self)
-        return self._rewrap(self._cluster.num_living_slots - held)
+        return self._rewrap(self.cluster.num_living_slots - self.arrivals(None))
+
+    def arrivals(self, before: Placement | None) -> Int:
+        """Count the experts that are new to their GPU, int64 [L], whatever GPUs there were before.
+
+        GPU g is GPU g in both; one that came held nothing, as all did for None.
+        """
+        from evenload.core.evaluate import count_arrivals
+
+        rows, first = (NOTHING, np.zeros(1, np.int64))
+        if before is not None:
+            rows, first = before.rows, before.cluster.first_slot
+        ends = self.cluster.first_slot
+        first = first[np.minimum(np.arange(ends.size), first.size - 1)]
+        count = np.empty(self.num_layers, np.int64)
+        count_arrivals(rows, first, self.rows, ends, self.num_experts, count)
+        return count
 
     def moves_from(self, other: Placement) -> Any:
         """Count the experts that must cross a link to come here from `other`, int64 [L].
 
         A move is a (layer, GPU, expert) present here and absent in `other`; an expert that changes
-        its slot inside one GPU is none.
-
-        Raises
-        ------
-        ValueError
-            If `other` is no placement, or the two differ in layers, experts or GPUs.
+        its slot inside one GPU is none. One of other layers, experts or number of GPUs is a
+        `ValueError`.
         """
         check_model(other, self, "other")
-        if other.cluster.num_gpus != self._cluster.num_gpus:
+        if other.cluster.num_gpus != self.cluster.num_gpus:
             raise ValueError(
-                f"other is on num_gpus={other.cluster.num_gpus}, and {self._cluster.num_gpus} are "
+                f"other is on num_gpus={other.cluster.num_gpus}, and {self.cluster.num_gpus} are "
                 "wanted; use a placement on as many GPUs"
             )
-        return self._rewrap(arrivals(other._map, other._cluster.first_slot, self))
+        return self._rewrap(self.arrivals(other))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -279,35 +236,18 @@ class Placement:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Placement):
             return NotImplemented
-        return (
-            self._cluster == other._cluster
-            and self._num_experts == other._num_experts
-            and np.array_equal(self._map, other._map)
-        )
+        same = (self.cluster, self.num_experts) == (other.cluster, other.num_experts)
+        return same and np.array_equal(self.rows, other.rows)
 
     def __hash__(self) -> int:
-        return hash((self._cluster, self._num_experts, self._map.tobytes()))
+        return hash((self.cluster, self.num_experts, self.rows.tobytes()))
 
     def __repr__(self) -> str:
         return (
             f"<Placement: {self.num_layers} layers, {self.num_experts} experts in "
-            f"{self.num_slots} slots on {self._cluster.num_gpus} GPUs "
-            f"({self._cluster.num_nodes} nodes), {int(np.sum(self._count > 1))} experts replicated>"
+            f"{self.num_slots} slots on {self.cluster.num_gpus} GPUs "
+            f"({self.cluster.num_nodes} nodes), {int(np.sum(self.counts > 1))} experts replicated>"
         )
-
-
-def arrivals(before: Int, first_slot: Int, after: Placement) -> Int:
-    """Count the experts of a placement that are new to their GPU, int64 [L].
-
-    `before`, [L, S'], is what was in each slot, -1 for nothing; `first_slot`, [G + 1], is where the
-    slots of the GPUs of `after` began in that.
-    """
-    from evenload.core.evaluate import count_arrivals
-
-    count = np.empty(after.num_layers, np.int64)
-    now = after._map, after._cluster.first_slot, after._num_experts
-    count_arrivals(before, first_slot, *now, count)
-    return count
 
 
 def check_model(value: Any, like: Any, name: str) -> None:

@@ -7,23 +7,19 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evenload.arrays import keep_numpy
+from evenload.arrays import Float
 from evenload.bounds import balancedness_bound
-from evenload.placement import Placement, arrivals, check_same
+from evenload.placement import Placement, check_same
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
 from evenload.traffic import away_share
 
-Float = NDArray[np.float64]
-
 
 def straggler_time(gpu_load: Float, capacity: Float) -> float:
-    """Sum over layers of the heaviest GPU's load, relative to the sum of the means.
+    """Sum over layers of the slowest GPU's time, relative to the sum of the means: at least 1.
 
-    The load is [L, G] in any unit, the capacity the speed of each GPU, 0 for one that is gone; load
-    over capacity is the time that counts. At least 1; 1 where there is no load at all.
+    The load is [L, G] in any unit, the capacity [G] as `Cluster.capacity`.
     """
     living = capacity > 0.0
     heaviest = (gpu_load[:, living] / capacity[living]).max(axis=1)
@@ -34,82 +30,43 @@ def straggler_time(gpu_load: Float, capacity: Float) -> float:
     return max(1.0, float((heaviest / scale).sum() / least.sum()))
 
 
-def _moves(before: Placement, after: Placement) -> NDArray[np.int64]:
-    """Count the experts new to their GPU, on clusters that may differ: GPU g is GPU g in both."""
-    first = before.cluster.first_slot[: after.cluster.num_gpus + 1]
-    missing = after.cluster.num_gpus + 1 - len(first)
-    first = np.concatenate([first, np.full(missing, first[-1])])  # GPUs that came hold nothing
-    return arrivals(before.physical_to_logical, first, after)
-
-
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A placement with what it reaches on the load it was made for.
+    """A placement with what it reaches on the load it was made for."""
 
-    Parameters
-    ----------
-    placement : Placement
-        Where every expert lives.
-    balancedness : float64, [L]
-        Mean / max GPU load of each layer, in (0, 1].
-    duplicates : int64, [L]
-        Slots wasted on an expert that their GPU holds already.
-    straggler_time : float
-        Sum over layers of the heaviest GPU's load, relative to the sum of the means: what a forward
-        pass waits for, at least 1.
-    solver : str
-        Name of the solver that ran.
-    reason : str
-        Why that one.
-    notes : tuple of str
-        What was not possible, with the reason.
-    problem : Problem
-        What was solved; its load is a copy of its own.
-    proven : float64 ndarray, [L], optional
-        Limit on the balancedness that the solver itself proved.
-    moves : int64, [L], optional
-        Experts that are new to their GPU, of each layer; None where nothing ran before.
-    """
-
-    placement: Placement
-    balancedness: Any
-    duplicates: Any
+    placement: Placement  #: where every expert lives
+    balancedness: Any  #: mean / max GPU load of each layer, float64 [L] in (0, 1]
+    duplicates: Any  #: slots wasted on an expert that their GPU holds already, int64 [L]
+    #: Sum over layers of the heaviest GPU's load, relative to the sum of the means: what a forward
+    #: pass waits for, at least 1.
     straggler_time: float
-    solver: str
-    reason: str
-    notes: tuple[str, ...]
-    problem: Problem
-    proven: Float | None = None
-    moves: Any = None
+    solver: str  #: the name of the one that ran
+    reason: str  #: why that one
+    notes: tuple[str, ...]  #: what was not possible, with the reason
+    problem: Problem  #: what was solved; its load is a copy of its own
+    proven: Float | None = None  #: limit on the balancedness that the solver itself proved, [L]
+    moves: Any = None  #: experts that are new to their GPU, int64 [L]; None if nothing ran before
 
     @classmethod
     def evaluate(
         cls, problem: Problem, answer: Answer, solver: str, reason: str, notes: tuple[str, ...]
     ) -> Plan:
-        """Measure a solver's answer to a problem.
-
-        Raises
-        ------
-        ValueError
-            If the placement is not one of this problem's layers, experts and cluster.
-        """
-        placement = answer.placement
-        check_same(placement, problem, "placement")
-        placement = placement.rewrapped(keep_numpy)
-        gpu_load, balancedness = placement.evaluate(problem.load)
+        """Measure a solver's answer to a problem; one for another problem is a `ValueError`."""
+        check_same(answer.placement, problem, "placement")
         wrap, current = problem.rewrap, problem.current
-        capacity = problem.cluster.capacity
+        placement = answer.placement.rewrapped(wrap)
+        gpu_load, balancedness = placement.evaluate(problem.load)
         return cls(
-            placement=placement.rewrapped(wrap),
+            placement=placement,
             balancedness=wrap(balancedness),
-            duplicates=wrap(placement.duplicates),
-            straggler_time=straggler_time(gpu_load, capacity),
+            duplicates=placement.duplicates,
+            straggler_time=straggler_time(gpu_load, problem.cluster.capacity),
             solver=solver,
             reason=reason,
             notes=(*notes, *answer.notes),
             problem=replace(problem, load=problem.load.copy()),
             proven=answer.bound,
-            moves=None if current is None else wrap(_moves(current, placement)),
+            moves=None if current is None else wrap(placement.arrivals(current)),
         )
 
     @property
@@ -117,42 +74,36 @@ class Plan:
         """What ran before, None if that was not told; with NumPy arrays."""
         return self.problem.current
 
-    @property
-    def _plain(self) -> Placement:
-        return self.placement.rewrapped(keep_numpy)
-
     @cached_property
     def expected_balancedness(self) -> Any:
         """Mean balancedness over the samples of the load, float64 [L]; None for a single load."""
         samples, weight = self.problem.samples, self.problem.sample_weight
         if samples is None or weight is None:
             return None
-        reached = np.stack([self._plain.balancedness(load) for load in samples])
+        reached = np.stack([self.placement.balancedness(load) for load in samples])
         return self.problem.rewrap(np.average(reached, axis=0, weights=weight))
 
     @cached_property
     def bound(self) -> Any:
         """Proven upper limit on the balancedness of any placement, float64 [L].
 
-        Under the topology ``"strict"``, of any placement that keeps each group on one node. The
-        arguments are those of `evenload.bounds`; computed when first asked for, which takes longer
-        than a plan where there are two slots a GPU.
+        Under the topology ``"strict"``, of any placement that keeps each group on one node. See
+        `evenload.bounds`; computed when first asked for, which takes longer than a plan where there
+        are two slots a GPU.
         """
-        bound = balancedness_bound(self.problem)
-        if self.proven is not None:
-            bound = np.minimum(bound, self.proven)
-        return self.problem.rewrap(bound)
+        proven = 1.0 if self.proven is None else self.proven
+        return self.problem.rewrap(np.minimum(balancedness_bound(self.problem), proven))
 
     @cached_property
     def split(self) -> Any:
         """Best uneven sharing of each expert's tokens, float64 [L, E, X]; see `Placement.split`."""
-        return self.problem.rewrap(self._plain.split(self.problem.load))
+        return self.problem.rewrap(self.placement.split(self.problem.load))
 
     @cached_property
     def split_balancedness(self) -> Any:
         """Balancedness with the best uneven sharing, float64 [L]; `bound` is on even sharing."""
-        load = self.problem.load
-        return self.problem.rewrap(self._plain.balancedness(load, self._plain.split(load)))
+        load, place = self.problem.load, self.placement
+        return self.problem.rewrap(place.balancedness(load, place.split(load)))
 
     @cached_property
     def away_share(self) -> Any:
@@ -160,10 +111,10 @@ class Plan:
 
         None where there are no groups or only one node; see `evenload.traffic.away_share`.
         """
-        if self.problem.num_groups == 1 or self.problem.cluster.num_nodes == 1:
-            return None
         groups = self.problem.num_groups
-        return self.problem.rewrap(away_share(self._plain, self.problem.load, groups))
+        if groups == 1 or self.problem.cluster.num_nodes == 1:
+            return None
+        return self.problem.rewrap(away_share(self.placement, self.problem.load, groups))
 
     @property
     def gap(self) -> Any:

@@ -1,7 +1,5 @@
 """From a load to a plan."""
 
-from __future__ import annotations
-
 import inspect
 from dataclasses import replace
 from typing import Any
@@ -12,7 +10,7 @@ from evenload.forecast import is_trace, outlook
 from evenload.placement import Placement, check_model
 from evenload.plan import Plan
 from evenload.problem import CROSS_NODE_PRICE, Problem
-from evenload.solvers import Solver, get_solver
+from evenload.solvers import get_solver
 from evenload.solvers.answer import Answer
 from evenload.solvers.auto import choose
 
@@ -39,7 +37,6 @@ def solve(
         `evenload.forecast.forecast` of it, and the plan has to hold under
         `evenload.forecast.samples`.
     cluster : Cluster
-        GPUs, nodes and slots.
     current : Placement, optional
         What runs now. The plan then moves few experts, see the solver ``"incremental"`` for how
         few. Its cluster may have other GPUs or slots; GPU g here is GPU g there.
@@ -57,26 +54,22 @@ def solve(
     estimator : {"adaptive", "last", "mean", "ewma"}, optional
         For a trace: what predicts the window after it, see `evenload.forecast.forecast`. Default:
         ``"adaptive"``.
-    solver : str, default "auto"
+    solver, **options : str, default "auto", and options of the solver
         ``"auto"`` picks the best there is for the problem; see `evenload.solvers.solver_names`.
-    **options
-        Options of the solver.
 
     Returns
     -------
     Plan
         With NumPy arrays, or tensors on the load's device if it came as a tensor. The same input
-        gives the same bytes on every machine and number of threads, with two exceptions: solver
-        ``"exact"`` does for the same version of OR-tools only, and ``"greedy"`` sorts tensors by
-        torch, as published.
+        gives the same bytes on every machine and number of threads; solver ``"exact"`` for the same
+        version of OR-tools only, and ``"greedy"`` sorts tensors by torch, as published.
 
     Raises
     ------
     ValueError
-        For an illegal load or trace, fewer slots than experts, groups that do not divide the
-        experts, a topology that is unknown or cannot be met, a `cross_node_price` other than 1 for
-        another topology than ``"prefer"``, a current placement of other layers or experts, an
-        unknown solver, option or estimator, or an estimator for a load that is no trace.
+        For an illegal load, anything unknown, and what cannot be combined: fewer slots than
+        experts, groups that do not divide the experts, a topology that cannot be met, a price
+        without ``"prefer"``, an estimator without a trace, a current placement of another model.
 
     Examples
     --------
@@ -88,11 +81,9 @@ def solve(
     array([1])
     """
     if is_trace(load):
-        expected, samples, rewrap = outlook(load, "adaptive" if estimator is None else estimator)
+        expected, may_be, rewrap = outlook(load, "adaptive" if estimator is None else estimator)
         problem = Problem.build(expected, cluster, num_groups, topology, cross_node_price)
-        problem = replace(
-            problem, rewrap=rewrap, samples=samples.load, sample_weight=samples.weight
-        )
+        problem = replace(problem, rewrap=rewrap, samples=may_be.load, sample_weight=may_be.weight)
     elif estimator is not None:
         raise ValueError(
             f"estimator={estimator!r} needs loads over time, and the load is of one window; give a "
@@ -116,21 +107,15 @@ def solve_problem(
         name, reason, defaults = choose(problem)
         options = options if "effort" in options else {**defaults, **options}
     run = get_solver(name)
-    _check_options(name, run, options)
+    legal = list(inspect.signature(run).parameters.values())[1:] if options else []
+    if not any(p.kind is p.VAR_KEYWORD for p in legal):
+        names = [p.name for p in legal]
+        for option in (option for option in options if option not in names):
+            known = f"use one of: {', '.join(names)}" if names else "it has none"
+            raise ValueError(f"solver {name!r} has no option {option!r}; {known}")
     result = run(problem, **options)
     answer = result if isinstance(result, Answer) else Answer(result)
     return Plan.evaluate(problem, answer, name, reason, notes + _what_was_impossible(problem))
-
-
-def _check_options(name: str, solver: Solver, options: dict[str, Any]) -> None:
-    parameters = list(inspect.signature(solver).parameters.values())[1:] if options else []
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    legal = [p.name for p in parameters]
-    for option in options:
-        if option not in legal:
-            known = f"use one of: {', '.join(legal)}" if legal else "it has none"
-            raise ValueError(f"solver {name!r} has no option {option!r}; {known}")
 
 
 def _ignored_groups(problem: Problem) -> tuple[str, ...]:
@@ -149,20 +134,18 @@ def _ignored_groups(problem: Problem) -> tuple[str, ...]:
 
 def _what_was_impossible(problem: Problem) -> tuple[str, ...]:
     """Tell of dead GPUs, and of those with more slots than there are experts they may hold."""
-    notes, cluster = [], problem.cluster
+    notes, cluster, living = [], problem.cluster, problem.cluster.num_living_slots
     if not cluster.all_alive:
         dead = cluster.num_gpus - len(cluster.living_gpus)
         notes.append(
-            f"{dead} of {cluster.num_gpus} GPUs are gone: their "
-            f"{cluster.num_slots - cluster.num_living_slots} slots a layer hold nothing (-1)"
+            f"{dead} of {cluster.num_gpus} GPUs are gone: their {cluster.num_slots - living} slots "
+            "a layer hold nothing (-1)"
         )
-    nodes = len(cluster.living_by_node) if problem.hierarchical else 1
-    may_hold = problem.num_experts // nodes
+    may_hold = problem.num_experts // (len(cluster.living_by_node) if problem.hierarchical else 1)
     useful = sum(min(cluster.slots[g], may_hold) for g in cluster.living_gpus)
-    if cluster.num_living_slots > useful:
+    if living > useful:
         notes.append(
-            f"{cluster.num_living_slots - useful} duplicates a layer cannot be avoided: {useful} "
-            "slots hold every expert once on each GPU that may have it, and there are "
-            f"{cluster.num_living_slots}"
+            f"{living - useful} duplicates a layer cannot be avoided: {useful} slots hold every "
+            f"expert once on each GPU that may have it, and there are {living}"
         )
     return tuple(notes)

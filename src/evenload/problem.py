@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from evenload.arrays import Rewrap, check_load, keep_numpy, within_range
-from evenload.checks import not_negative
+from evenload.arrays import Float, Int, Rewrap, check_load, keep_numpy, within_range
+from evenload.checks import not_negative, one_of
 from evenload.cluster import Cluster, check_cluster, check_groups
 from evenload.placement import Placement
 
@@ -19,42 +16,17 @@ CROSS_NODE_PRICE = 1.0
 
 @dataclass(frozen=True)
 class Problem:
-    """One load to be placed on one cluster, already validated.
+    """One load to be placed on one cluster, already validated; names are as in `evenload.solve`."""
 
-    Parameters
-    ----------
-    load : float64 ndarray, [L, E], C-contiguous
-        Tokens of each expert, times a power of two if they are near an end of float64's range;
-        solvers read it only.
-    cluster : Cluster
-        Where the experts go.
-    num_groups : int
-        Groups of experts that routing keeps on one node; 1 where there are none.
-    topology : {"strict", "prefer", "ignore"}
-        How strictly a group is kept on one node.
-    cross_node_price : float
-        Under ``"prefer"``: what a token costs that is computed away from its group's home node, in
-        tokens computed by a GPU.
-    rewrap : callable
-        Brings results to the kind of array that the load came as.
-    current : Placement, optional
-        What runs now, of the same layers and experts; its cluster may have other GPUs.
-    samples : float64 ndarray, [M, L, E], optional
-        Loads that the next window may have, each layer of each adding up to 1; None where the load
-        is all that is known.
-    sample_weight : float64 ndarray, [M], optional
-        How likely each sample is.
-    """
-
-    load: NDArray[np.float64]
+    load: Float  #: [L, E], C-contiguous, read only; times a power of two where it was far from 1
     cluster: Cluster
     num_groups: int = 1
     topology: str = "ignore"
     cross_node_price: float = CROSS_NODE_PRICE
-    rewrap: Rewrap = keep_numpy
-    current: Placement | None = None
-    samples: NDArray[np.float64] | None = None
-    sample_weight: NDArray[np.float64] | None = None
+    rewrap: Rewrap = keep_numpy  #: brings results to the kind of array that the load came as
+    current: Placement | None = None  #: what runs now; its cluster may have other GPUs
+    samples: Float | None = None  #: [M, L, E], loads to come, each layer of each adding up to 1
+    sample_weight: Float | None = None  #: [M], how likely each sample is
 
     @classmethod
     def build(
@@ -69,19 +41,11 @@ class Problem:
         slots_name: str = "num_slots",
         slots_step: int = 1,
     ) -> Problem:
-        """Validate the parts together; `load_name`, `slots_name` are the caller's words for two.
+        """Validate the parts together, as `evenload.solve` says, or raise `ValueError`.
 
-        `slots_step` is what the caller's number of slots has to be a multiple of. A topology of
-        None is strict where that can be met, and else ignores the groups: DeepSeek EPLB's rule.
-
-        Raises
-        ------
-        ValueError
-            For an illegal load (see `arrays.check_load`), fewer slots than experts, a number of
-            groups that does not divide the number of experts, a topology that is unknown,
-            ``"strict"`` where the groups do not divide over the nodes or a node has too few living
-            slots for its share of them, a negative price, or one other than the default where the
-            topology is not ``"prefer"``, which alone looks at it.
+        `load_name` and `slots_name` are the caller's words for two, and `slots_step` is what the
+        number of slots has to be a multiple of. A topology of None is strict where that can be met,
+        and else ignores the groups: DeepSeek EPLB's rule.
         """
         checked, rewrap = check_load(load, load_name)
         num_experts = checked.shape[1]
@@ -90,11 +54,9 @@ class Problem:
         if topology is None:
             strict = groups > 1 and not _why_not_strict(groups, num_experts, cluster)
             topology = "strict" if strict else "ignore"
-        elif topology not in TOPOLOGIES:
-            raise ValueError(
-                f"topology={topology!r} is unknown; use one of: {', '.join(TOPOLOGIES)}"
-            )
-        elif topology == "strict" and (why := _why_not_strict(groups, num_experts, cluster)):
+        elif one_of("topology", topology, TOPOLOGIES) == "strict" and (
+            why := _why_not_strict(groups, num_experts, cluster)
+        ):
             raise ValueError(f"topology='strict': {why}, or topology 'prefer' or 'ignore'")
         price = not_negative("cross_node_price", cross_node_price)
         if price != CROSS_NODE_PRICE and topology != "prefer":
@@ -104,7 +66,7 @@ class Problem:
             )
         return cls(within_range(checked), cluster, groups, topology, price, rewrap)
 
-    def layers(self, layers: NDArray[np.int64]) -> Problem:
+    def layers(self, layers: Int) -> Problem:
         """Return the same problem for some of its layers only, without what runs now."""
         samples = None if self.samples is None else self.samples[:, layers]
         return replace(self, load=self.load[layers], samples=samples, current=None)

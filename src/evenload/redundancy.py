@@ -1,10 +1,9 @@
 """How many redundant experts a wanted balance needs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from evenload import solve
@@ -22,45 +21,22 @@ ROUNDING = 1e-12  # of a balancedness: GPUs that all hold every expert may diffe
 
 @dataclass(frozen=True)
 class Point:
-    """What one number of slots reaches.
+    """What one number of slots reaches."""
 
-    Parameters
-    ----------
-    num_slots : int
-        Slots of a layer.
-    balancedness, bound : float
-        Means over layers of what the plan reaches, and of what any could that shares an expert's
-        tokens evenly among its replicas.
-    """
-
-    num_slots: int
-    balancedness: float
-    bound: float
+    num_slots: int  #: of a layer
+    balancedness: float  #: mean over layers
+    bound: float  #: the same of any plan that shares an expert's tokens evenly
 
 
 @dataclass(frozen=True, eq=False)
 class Redundancy:
-    """The smallest number of slots that reaches a wanted balancedness.
+    """The smallest number of slots that reaches a wanted balancedness."""
 
-    Parameters
-    ----------
-    wanted : float
-        Mean over layers that was asked for.
-    plan : Plan
-        The smallest that reaches it.
-    curve : tuple of Point
-        The numbers of slots tried up to the plan's, ascending; the last one is the plan's.
-    num_tried : int
-        How many were tried, larger ones included.
-    plan_seconds : float
-        Time that this plan took, by the clock; nothing else depends on it.
-    """
-
-    wanted: float
-    plan: Plan
-    curve: tuple[Point, ...]
-    num_tried: int
-    plan_seconds: float = math.nan
+    wanted: float  #: mean over layers that was asked for
+    plan: Plan  #: the smallest that reaches it
+    curve: tuple[Point, ...]  #: the numbers of slots tried up to the plan's, ascending
+    num_tried: int  #: larger ones included
+    plan_seconds: float = math.nan  #: of this plan, by the clock; nothing else depends on it
 
 
 def smallest_redundancy(
@@ -76,35 +52,20 @@ def smallest_redundancy(
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Redundancy:
-    """Find the fewest slots a GPU with which the mean balancedness is at least `wanted`.
+    """Find the fewest slots a GPU with which the mean balancedness of layers is at least `wanted`.
 
     Engines give every GPU equally many slots, so the numbers tried are multiples of `num_gpus`,
     from the fewest that hold every expert up to those that hold every expert on every GPU, or under
     the topology ``"strict"`` on every GPU of its node; more would be duplicates.
 
-    The 16 smallest are tried one by one. Beyond those only some are, see `smallest_passing`:
-    numbers of slots between two that were tried and miss `wanted` are taken to miss it as well.
-    Balance rises with the slots but for small ups and downs of the search, so a smaller number that
-    happens to reach `wanted` may be passed over there. Nothing is refused as out of reach before
-    all were tried.
+    The 16 smallest are tried one by one, of the others only some, see `smallest_passing`: balance
+    rises with the slots but for small ups and downs of the search, so a smaller number that happens
+    to reach `wanted` may be passed over there. Nothing is refused as out of reach before all were
+    tried; what no number reaches, under ``"strict"`` or with a solver that wastes slots, is a
+    `ValueError`.
 
-    Parameters
-    ----------
-    load : array_like or torch.Tensor, [L, E] or [E]
-        Tokens routed to each expert.
-    num_gpus, num_nodes : int
-    wanted : float, default 0.99
-        Mean balancedness over layers, in (0, 1].
-    num_groups, topology, cross_node_price, solver, **options
-        As `evenload.solve`.
-    say : callable, optional
-        Told what is being tried.
-
-    Raises
-    ------
-    ValueError
-        For a balancedness outside (0, 1], or one that no number of slots reaches: under the
-        topology ``"strict"``, or with a solver that wastes slots; and as `evenload.solve`.
+    The load is [L, E] or [E], `wanted` in (0, 1], and `say` is told what is being tried; all others
+    are as for `Cluster` and `evenload.solve`.
     """
     target = positive_real("wanted", wanted)
     if target > 1.0:
@@ -115,62 +76,47 @@ def smallest_redundancy(
     # A GPU with more slots than experts that it may have holds duplicates.
     most = num_experts // (fewest.num_nodes if problem.hierarchical else 1)
     if problem.hierarchical:
-        _check_reachable(replace(problem, cluster=Cluster(num_gpus, num_nodes, most)), target)
+        # With a slot for every expert, only how the groups are dealt out is left.
+        full = replace(problem, cluster=Cluster(num_gpus, num_nodes, most))
+        limit = float(balancedness_bound(full, thorough=False).mean())
+        if limit < target * (1.0 - ROUNDING):
+            raise ValueError(
+                f"wanted={target}: no number of slots reaches that with topology 'strict', under "
+                f"which the balancedness is at most {math.ceil(limit * 1e5) / 1e5}, mean over "
+                f"layers; use {math.floor(limit * 1e3) / 1e3:g} or less, or topology 'prefer' or "
+                "'ignore'"
+            )
     options |= {"num_groups": num_groups, "topology": topology, "solver": solver}
     points: dict[int, Point] = {}
-    plans: list[Plan] = []  # the last that was tried
-    reached: list[tuple[Plan, float]] = []  # the last that reaches it, and its seconds
+    reached: tuple[Plan, float] | None = None  # the last plan that does, and its seconds
+    name = ""
 
     def reaches(slots_per_gpu: int) -> bool:
+        nonlocal reached, name
         cluster = Cluster(num_gpus, num_nodes, slots_per_gpu)
         last = next(reversed(points.values()), None)
         before = f" ({last.num_slots}: {last.balancedness:.4f})" if last else ""
         say(f"{cluster.num_slots} slots{before}")
         with Stopwatch() as watch:
             plan = solve(load, cluster, cross_node_price=cross_node_price, **options)
-        plans[:] = [plan]
-        point = points[cluster.num_slots] = _point(plan)
+        name, means = plan.solver, (float(plan.balancedness.mean()), float(plan.bound.mean()))
+        point = points[cluster.num_slots] = Point(cluster.num_slots, *means)
         if point.balancedness < target * (1.0 - ROUNDING):
             return False
-        reached[:] = [(plan, watch.seconds)]
+        reached = plan, watch.seconds
         return True
 
     found = smallest_passing(reaches, fewest.slots_per_gpu, max(fewest.slots_per_gpu, most))
-    if found is None:
-        raise _never_reached(target, plans[0], points)
-    curve = tuple(points[n] for n in sorted(points) if n <= found * num_gpus)
-    plan, seconds = reached[0]
-    return Redundancy(target, plan, curve, len(points), seconds)
-
-
-def _check_reachable(full: Problem, wanted: float) -> None:
-    """Raise `ValueError` if whole groups on nodes rule `wanted` out, whatever the slots.
-
-    With a slot for every expert, as in `full`, a node's GPUs share its load at will, so that what
-    is left is how the groups are dealt out.
-    """
-    limit = float(balancedness_bound(full, thorough=False).mean())
-    if limit < wanted * (1.0 - ROUNDING):
+    if found is None or reached is None:
+        best = max(point.balancedness for point in points.values())
+        other = "topology 'prefer' or 'ignore'" if problem.hierarchical else "solver 'auto'"
         raise ValueError(
-            f"wanted={wanted}: no number of slots reaches that with topology 'strict', under which "
-            f"the balancedness is at most {math.ceil(limit * 1e5) / 1e5}, mean over layers; use "
-            f"{math.floor(limit * 1e3) / 1e3:g} or less, or topology 'prefer' or 'ignore'"
+            f"wanted={target}: {name} reached it with none of {min(points)} to {max(points)} "
+            f"slots, and more would be duplicates; use {math.floor(best * 1e5) / 1e5} or less, or "
+            f"{other}"
         )
-
-
-def _never_reached(wanted: float, plan: Plan, points: dict[int, Point]) -> ValueError:
-    best = max(point.balancedness for point in points.values())
-    other = "topology 'prefer' or 'ignore'" if plan.problem.hierarchical else "solver 'auto'"
-    return ValueError(
-        f"wanted={wanted}: {plan.solver} reached it with none of {min(points)} to {max(points)} "
-        f"slots, and more would be duplicates; use {math.floor(best * 1e5) / 1e5} or less, or "
-        f"{other}"
-    )
-
-
-def _point(plan: Plan) -> Point:
-    num_slots = plan.placement.num_slots
-    return Point(num_slots, float(plan.balancedness.mean()), float(plan.bound.mean()))
+    curve = tuple(points[n] for n in sorted(points) if n <= found * num_gpus)
+    return Redundancy(target, reached[0], curve, len(points), reached[1])
 
 
 def smallest_passing(passes: Callable[[int], bool], first: int, last: int) -> int | None:
@@ -179,21 +125,9 @@ def smallest_passing(passes: Callable[[int], bool], first: int, last: int) -> in
     The first 16 are tested one by one. Beyond, steps double until a number passes, and the interval
     since the last one that failed is halved (Bentley and Yao 1976): numbers between two that fail
     are taken to fail too. Where the largest fails, nothing is taken for granted and all the rest
-    are tested.
-
-    Parameters
-    ----------
-    passes : callable
-        Called at most once for each number.
-    first, last : int
-        At least one number.
+    are tested, none twice.
     """
-    tested: set[int] = set()
-
-    def test(number: int) -> bool:
-        tested.add(number)
-        return passes(number)
-
+    test = cache(passes)
     for number in range(first, min(first + ALL_OF_THE_FIRST, last + 1)):
         if test(number):
             return number
@@ -206,5 +140,4 @@ def smallest_passing(passes: Callable[[int], bool], first: int, last: int) -> in
                 failed, passed = (failed, middle) if test(middle) else (middle, passed)
             return passed
         failed, step = passed, 2 * step
-    rest = (number for number in range(first, last) if number not in tested)
-    return next((number for number in rest if test(number)), None)
+    return next((number for number in range(first, last) if test(number)), None)

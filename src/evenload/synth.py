@@ -1,33 +1,31 @@
 """Synthetic loads and traces: seeded, in whole tokens, NumPy only.
 
-Every function takes `seed` (a whole number >= 0) and gives the same bytes for the same arguments,
-as far as NumPy keeps the streams of its `Generator` with PCG64 and the last bit of its `exp`, `log`
-and `power` (a change there can move single tokens). `tokens` is what one layer routes in one
-window, a token counted once for each expert it goes to (tokens x top-k): every layer of every
-window sums to exactly `tokens`.
-"""
+Every function takes `num_layers` L and `num_experts` E, at least 1; `seed`, a whole number >= 0;
+and `tokens`, 1 to 2**48, to which every layer of every window adds up exactly: what it routes, a
+token counted once for each expert it goes to (tokens x top-k). It scales a load and never changes
+who is popular. A value out of range is a `ValueError`.
 
-from __future__ import annotations
+The same arguments give the same bytes, as far as NumPy keeps the streams of its `Generator` with
+PCG64 and the last bit of its `exp`, `log` and `power` (a change there can move single tokens). More
+layers with the same seed begin with the layers of fewer in `lognormal_load` and `zipf_load`, and a
+longer trace begins with the shorter one.
+"""
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.arrays import Float, Int
 from evenload.checks import in_range, positive_int, whole_number
 
 __all__ = ["lognormal_load", "synthetic_load", "synthetic_trace", "zipf_load"]
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
-LOAD_TOKENS = 2**20
-"""Default tokens of a layer in a load: 131,072 tokens that go to 8 experts each."""
-
-WINDOW_TOKENS = 2**16
-"""Default tokens of a layer in a window: 8,192 tokens that go to 8 experts each."""
-
+LOAD_TOKENS = 2**20  # of a layer in a load: 131,072 tokens that go to 8 experts each
+WINDOW_TOKENS = 2**16  # of a layer in a window: 8,192 tokens that go to 8 experts each
 MAX_TOKENS = 2**48  # above it the rounding of float64 shares could add up to a whole token
 MAX_FACTOR = 1e6  # logs multiplied by it are still far from overflow
 
@@ -62,8 +60,8 @@ _COLD_UNREST = 0.4
 
 def synthetic_load(
     num_layers: int = 58, num_experts: int = 256, *, seed: int = 0, tokens: int = LOAD_TOKENS
-) -> IntArray:
-    """Draw a load like DeepSeek-V3/R1's on GPQA (58 x 256, top-8).
+) -> Int:
+    """Draw a load, [L, E] int64, like DeepSeek-V3/R1's on GPQA (58 x 256, top-8).
 
     Measured / here, over the layers: load over mean at rank 1 6.8 / 6.9, 16 2.2 / 2.15, 256 0.09 /
     0.09 (every rank within 5 %); at 10, 50 and 90 % of the layers max over mean 3.9, 6.1, 11.0 /
@@ -79,24 +77,7 @@ def synthetic_load(
 
     For other `num_experts` E, rank r reads the curve at rank (r - 0.5) x 256 / E + 0.5, cut to
     1..256 and linear between ranks: the relative rank counts, so few experts have a lower peak.
-
-    Parameters
-    ----------
-    num_layers, num_experts
-        L and E, at least 1.
-    seed
-        Whole number >= 0.
-    tokens
-        Sum of every layer, 1 to 2**48; it scales the load and never changes who is popular.
-
-    Returns
-    -------
-    [L, E] int64, tokens, without sampling noise (each is within one token of its exact share).
-
-    Raises
-    ------
-    ValueError
-        An argument is outside its range.
+    There is no sampling noise: each is within one token of its exact share.
     """
     shape, total = _sizes(num_layers, num_experts, tokens)
     return _whole_tokens(_calibrated_shares(*shape, _stream(seed)), total)
@@ -104,25 +85,11 @@ def synthetic_load(
 
 def lognormal_load(
     num_layers: int, num_experts: int, sigma: float, *, seed: int = 0, tokens: int = LOAD_TOKENS
-) -> IntArray:
-    """Draw a load whose experts are independent and lognormally popular.
+) -> Int:
+    """Draw a load, [L, E] int64, whose experts are independent and lognormally popular.
 
-    Parameters
-    ----------
-    num_layers, num_experts, seed, tokens
-        As in `synthetic_load`; more layers with the same seed begin with the layers of fewer.
-    sigma
-        Standard deviation of the natural logarithm of an expert's popularity, 0 to 1e6 (0: all
-        alike).
-
-    Returns
-    -------
-    [L, E] int64, tokens.
-
-    Raises
-    ------
-    ValueError
-        An argument is outside its range.
+    `sigma` is the standard deviation of the natural logarithm of an expert's popularity, 0 to 1e6
+    (0: all alike).
     """
     shape, total = _sizes(num_layers, num_experts, tokens)
     spread = in_range("sigma", sigma, 0, MAX_FACTOR)
@@ -136,34 +103,16 @@ def zipf_load(
     *,
     seed: int = 0,
     tokens: int = LOAD_TOKENS,
-) -> IntArray:
-    """Draw a load in which the expert at rank r gets a share proportional to 1 / r**exponent.
+) -> Int:
+    """Draw a load, [L, E] int64, whose expert at rank r has a share that goes with 1 / r**exponent.
 
-    Which expert has which rank is a random permutation, another one in each layer.
-
-    Parameters
-    ----------
-    num_layers, num_experts, seed, tokens
-        As in `synthetic_load`; more layers with the same seed begin with the layers of fewer.
-    exponent
-        0 to 1e6 (0: all alike).
-
-    Returns
-    -------
-    [L, E] int64, tokens.
-
-    Raises
-    ------
-    ValueError
-        An argument is outside its range.
+    Which expert has which rank is a random permutation, another one in each layer; the exponent is
+    0 to 1e6 (0: all alike).
     """
     shape, total = _sizes(num_layers, num_experts, tokens)
     power = in_range("exponent", exponent, 0, MAX_FACTOR)
-    order = np.argsort(_stream(seed).random(shape), axis=1, kind="stable")
     curve = _normalise_logs(-power * np.log(np.arange(1, shape[1] + 1)))
-    shares = np.empty(shape)
-    np.put_along_axis(shares, order, np.broadcast_to(curve, shape), axis=1)
-    return _whole_tokens(shares, total)
+    return _whole_tokens(_by_order(_stream(seed).random(shape), curve), total)
 
 
 def synthetic_trace(
@@ -175,8 +124,8 @@ def synthetic_trace(
     topic_windows: int | None = 50,
     seed: int = 0,
     tokens: int = WINDOW_TOKENS,
-) -> IntArray:
-    """Draw a trace whose load over a long stretch is near `synthetic_load` with the same seed.
+) -> Int:
+    """Draw a trace, [T, L, E] int64, near `synthetic_load` with the same seed over a long stretch.
 
     Total variation (0 to 1) between windows 1 / 10 / 50 apart, 24 layers x 32 experts, 1,024 tokens
     x top-4: here 0.051 / 0.085 / 0.137, `topic_windows=None` 0.051 / 0.075 / 0.090, sampling noise
@@ -188,36 +137,20 @@ def synthetic_trace(
     windows; cold experts move more than hot ones. Tokens are drawn from these popularities
     (multinomial), so windows differ by sampling noise even where `drift` is 0.
 
-    Parameters
-    ----------
-    num_windows
-        T, at least 1. A longer trace with the same seed begins with the shorter one.
-    num_layers, num_experts
-        L and E, at least 1.
-    drift
-        Scales walk and topics, 0 to 1e6 (0: the popularity never changes).
-    topic_windows
-        Mean number of windows between two changes of the topic, at least 1 (from half to one and a
-        half times as many, all equally likely); None: no topics, steady traffic.
-    seed
-        Whole number >= 0.
-    tokens
-        Sum of every layer of every window, 1 to 2**48.
-
-    Returns
-    -------
-    [T, L, E] int64, tokens.
-
-    Raises
-    ------
-    ValueError
-        An argument is outside its range.
+    `drift`, 0 to 1e6, scales walk and topics (0: the popularity never changes). `topic_windows` is
+    the mean number of windows between two changes of the topic, at least 1 (from half to one and a
+    half times as many, all equally likely); None: no topics, steady traffic.
     """
     count = positive_int("num_windows", num_windows)
     shape, total = _sizes(num_layers, num_experts, tokens)
     scale = in_range("drift", drift, 0, MAX_FACTOR)
     length = None if topic_windows is None else positive_int("topic_windows", topic_windows)
-    base, unrest = _base_and_unrest(shape, scale, length is not None, _stream(seed))
+    shares = _calibrated_shares(*shape, _stream(seed))
+    unrest = scale * (shares * shape[1]) ** -_COLD_UNREST
+    # The mean of a lognormal lies half its variance above its centre: without this the cold
+    # experts, which drift most, would be hotter in the long run than they are in the load.
+    spread = _WALK_SPREAD**2 + (0 if length is None else _TOPIC_SPREAD**2)
+    base = np.log(shares) - unrest**2 * spread / 2
     walk, topic = _walk(shape, _stream(seed, 1)), _topics(shape, length, _stream(seed, 2))
     sampler = _stream(seed, 3)
     trace = np.empty((count, *shape), dtype=np.int64)
@@ -227,7 +160,7 @@ def synthetic_trace(
     return trace
 
 
-def _calibrated_shares(num_layers: int, num_experts: int, rng: np.random.Generator) -> FloatArray:
+def _calibrated_shares(num_layers: int, num_experts: int, rng: np.random.Generator) -> Float:
     """Draw the shares behind `synthetic_load`: [L, E] float64, every layer sums to 1."""
     quantile = _even_quantiles(num_layers, rng)
     strength = 2 * _HOT_ODDS * _even_quantiles(num_layers, rng)
@@ -235,18 +168,24 @@ def _calibrated_shares(num_layers: int, num_experts: int, rng: np.random.Generat
     # Exponential clocks: who rings first gets the hottest rank. Same as drawing rank after rank
     # with odds exp(strength * preference) among the experts left.
     clock = rng.standard_exponential((num_layers, num_experts))
-    order = np.argsort(clock * np.exp(-strength[:, None] * preference), axis=1, kind="stable")
-    shares = np.empty((num_layers, num_experts))
-    np.put_along_axis(shares, order, _rank_curves(quantile, num_experts), axis=1)
-    return shares
+    rings = clock * np.exp(-strength[:, None] * preference)
+    return _by_order(rings, _rank_curves(quantile, num_experts))
 
 
-def _even_quantiles(count: int, rng: np.random.Generator) -> FloatArray:
+def _by_order(key: Float, curve: NDArray[Any]) -> NDArray[Any]:
+    """Give each expert, ordered by `key` [L, E] in its layer, its place's value of the curve."""
+    values = np.empty(key.shape, curve.dtype)
+    order = np.argsort(key, axis=1, kind="stable")
+    np.put_along_axis(values, order, np.broadcast_to(curve, key.shape), axis=1)
+    return values
+
+
+def _even_quantiles(count: int, rng: np.random.Generator) -> Float:
     """Return the middles of `count` equal parts of (0, 1), in random order."""
     return np.asarray((rng.permutation(count) + 0.5) / count)
 
 
-def _rank_curves(quantile: FloatArray, num_experts: int) -> FloatArray:
+def _rank_curves(quantile: Float, num_experts: int) -> Float:
     """Return shares by rank, hottest first, of layers at these quantiles of the spread: [L, E]."""
     size = _RANK[-1]
     peak = np.exp(np.interp(quantile, _QUANTILE, np.log(_PEAK)))
@@ -263,19 +202,7 @@ def _rank_curves(quantile: FloatArray, num_experts: int) -> FloatArray:
     return np.asarray(stretched / stretched.sum(axis=1, keepdims=True), dtype=np.float64)
 
 
-def _base_and_unrest(
-    shape: tuple[int, int], drift: float, topics: bool, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray]:
-    """Return centre and factor of the drift of each expert's log popularity: [L, E] both."""
-    shares = _calibrated_shares(*shape, rng)
-    unrest = drift * (shares * shape[1]) ** -_COLD_UNREST
-    spread = _WALK_SPREAD**2 + (_TOPIC_SPREAD**2 if topics else 0)
-    # The mean of a lognormal lies half its variance above its centre: without this the cold
-    # experts, which drift most, would be hotter in the long run than they are in the load.
-    return np.log(shares) - unrest**2 * spread / 2, unrest
-
-
-def _walk(shape: tuple[int, int], rng: np.random.Generator) -> Iterator[FloatArray]:
+def _walk(shape: tuple[int, int], rng: np.random.Generator) -> Iterator[Float]:
     """Yield, window by window, a stationary random walk that reverts to 0 (Ornstein-Uhlenbeck)."""
     step = _WALK_SPREAD * np.sqrt(1 - _WALK_KEEP**2)
     state = _WALK_SPREAD * rng.standard_normal(shape)
@@ -286,7 +213,7 @@ def _walk(shape: tuple[int, int], rng: np.random.Generator) -> Iterator[FloatArr
 
 def _topics(
     shape: tuple[int, int], length: int | None, rng: np.random.Generator
-) -> Iterator[FloatArray]:
+) -> Iterator[Float]:
     """Yield, window by window, the topic's part of log popularity; all layers change at once."""
     while length is None:
         yield np.zeros(shape)
@@ -314,22 +241,16 @@ def _stream(seed: int, index: int = 0) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(sequence))
 
 
-def _normalise_logs(logs: FloatArray) -> FloatArray:
+def _normalise_logs(logs: Float) -> Float:
     """Return exp(logs) scaled so that the last axis sums to 1, whatever the size of the logs."""
     shares = np.exp(logs - logs.max(axis=-1, keepdims=True))
     return np.asarray(shares / shares.sum(axis=-1, keepdims=True), dtype=np.float64)
 
 
-def _whole_tokens(shares: FloatArray, tokens: int) -> IntArray:
-    """Share out `tokens` of each layer by shares [L, E], by the largest remainders.
-
-    Ties go to the lowest expert; a larger share never gets fewer tokens.
-    """
+def _whole_tokens(shares: Float, tokens: int) -> Int:
+    """Share out `tokens` of each layer by shares [L, E], by the largest remainders."""
     exact = shares * tokens
     load = np.floor(exact).astype(np.int64)
-    missing = tokens - load.sum(axis=1)
-    order = np.argsort(load - exact, axis=1, kind="stable")
-    one_more = np.arange(shares.shape[1]) < missing[:, None]
-    extra = np.empty_like(load)
-    np.put_along_axis(extra, order, one_more, axis=1)
-    return load + extra
+    missing = tokens - load.sum(axis=1, keepdims=True)
+    load += _by_order(load - exact, np.arange(shares.shape[1]) < missing)
+    return load

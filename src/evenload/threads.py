@@ -3,8 +3,6 @@
 Results never depend on it: every row is computed on its own, whichever thread it falls to.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.arrays import check_trace_shape, check_weights, is_tensor, to_numpy
+from evenload.arrays import Float, check_trace_shape, check_weights, is_tensor, to_numpy
 from evenload.checks import positive_int, whole_number
 from evenload.layers import ModelLayers
-
-Float = NDArray[np.float64]
 
 
 class Windows(Protocol):
@@ -21,11 +20,9 @@ class Windows(Protocol):
     @property
     def shape(self) -> tuple[int, int, int]:
         """Windows, layers, experts."""
-        ...
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window as it was recorded, [L, E], in memory of its own."""
-        ...
 
 
 class ArrayWindows:
@@ -33,8 +30,7 @@ class ArrayWindows:
 
     def __init__(self, array: NDArray[Any]) -> None:
         self._array = array
-        T, L, E = array.shape
-        self.shape = T, L, E
+        self.shape: tuple[int, int, int] = array.shape
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window, copied."""
@@ -56,6 +52,7 @@ class _Merged:
         return total
 
 
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Trace:
     """Loads over time: windows of tokens routed to each expert of each layer.
 
@@ -63,21 +60,10 @@ class Trace:
     on disk takes the memory of a single window however long it is; see
     `evenload.io.read_trace`.
 
-    Parameters
-    ----------
-    load : array_like or torch.Tensor, [T, L, E], or a sequence of loads [L, E]
-        Tokens routed to each expert in each window. Arrays and tensors are copied, a
-        ``numpy.memmap`` is read where it lies.
-    source : str, default ""
-        Where it is from, for messages and reports.
-    layers : ModelLayers, optional
-        The model's numbers of the L layers.
-
-    Raises
-    ------
-    ValueError
-        For a wrong number of dimensions, nothing in one of them, a dtype that is no number,
-        windows of different shape, or `layers` of another number of layers.
+    `load` is an array or tensor [T, L, E], or a sequence of loads [L, E]; what is not, or is empty,
+    is a `ValueError`. It is copied, but a ``numpy.memmap`` is read where it lies. `source` says
+    where it is from, for messages and reports: a path, or a few words. `layers` are the model's
+    numbers of the L layers.
 
     Examples
     --------
@@ -90,8 +76,17 @@ class Trace:
     ('the last 1 of 3 windows are left out: they do not fill a window of 2',)
     """
 
+    _windows: Windows
+    source: str
+    notes: tuple[str, ...]
+    """What had to be assumed or left out, one sentence each."""
+    layers: ModelLayers | None
+    over_time: bool
+    """Whether there is an axis of windows where it is from; else the one window is the load."""
+
     def __init__(self, load: Any, *, source: str = "", layers: ModelLayers | None = None) -> None:
-        self._set(ArrayWindows(_check_array(load, source)), source, (), layers, True)
+        made = Trace.of(ArrayWindows(_check_array(load, source)), source=source, layers=layers)
+        self.__dict__.update(made.__dict__)
 
     @classmethod
     def of(
@@ -104,44 +99,16 @@ class Trace:
         over_time: bool = True,
     ) -> Trace:
         """Return the trace of windows that are read from somewhere; another trace may be that."""
-        trace = object.__new__(cls)
-        trace._set(windows, source, notes, layers, over_time)
-        return trace
-
-    def _set(
-        self,
-        windows: Windows,
-        source: str,
-        notes: tuple[str, ...],
-        layers: ModelLayers | None,
-        over_time: bool,
-    ) -> None:
-        self._windows, self._source, self._notes = windows, str(source), notes
-        self._layers, self._over_time, there = layers, over_time, self.num_layers
+        there = windows.shape[1]
         if layers is not None and len(layers) != there:
             raise ValueError(
                 f"layers names {len(layers)} layers, and the load has {there}; name {there}"
             )
-
-    @property
-    def source(self) -> str:
-        """Where it is from: a path, or a few words; empty where that was not said."""
-        return self._source
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What had to be assumed or left out, one sentence each."""
-        return self._notes
-
-    @property
-    def layers(self) -> ModelLayers | None:
-        """The model's numbers of the layers, where they are known."""
-        return self._layers
-
-    @property
-    def over_time(self) -> bool:
-        """Whether there is an axis of windows where it is from; else the one window is the load."""
-        return self._over_time
+        trace = object.__new__(cls)
+        trace.__dict__.update(
+            _windows=windows, source=str(source), notes=notes, layers=layers, over_time=over_time
+        )
+        return trace
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -171,25 +138,10 @@ class Trace:
         return self._windows.read(number)
 
     def window(self, number: int) -> Float:
-        """Return the load of one window.
+        """Return the load of one window, counted from 0: float64 [L, E], the caller's own.
 
-        Parameters
-        ----------
-        number : int
-            From 0.
-
-        Returns
-        -------
-        float64 ndarray, [L, E]
-            An array of the caller's own.
-
-        Raises
-        ------
-        ValueError
-            If there is no such window, a number in it is not finite or negative, or the window or
-            one of its layers is all zero.
-        FileFormatError
-            If the trace is in a file, and that is damaged there.
+        A number in it that is not finite or negative, a layer that is all zero, and a damaged file
+        are a `ValueError`.
         """
         index = whole_number("window", number)
         if index >= self.num_windows:
@@ -197,7 +149,7 @@ class Trace:
                 f"window={index} is not in the trace, which has {self.num_windows}; "
                 f"use 0 to {self.num_windows - 1}"
             )
-        where = f"{self._source}: window {index}" if self._source else f"window {index}"
+        where = f"{self.source}: window {index}" if self.source else f"window {index}"
         load = check_weights(f"{where}: load", self._windows.read(index))
         empty = np.flatnonzero(~load.any(axis=1))
         if empty.size == len(load):
@@ -212,23 +164,9 @@ class Trace:
         return load
 
     def last(self, count: int, until: int) -> Float:
-        """Return the last windows before one, oldest first.
+        """Return the last windows before number `until`, 1 to T: float64 [H, L, E], oldest first.
 
-        Parameters
-        ----------
-        count : int
-            Windows wanted, at least 1; there are fewer near the beginning.
-        until : int
-            Number of the first window that is not returned any more, 1 to T.
-
-        Returns
-        -------
-        float64 ndarray, [min(count, until), L, E]
-
-        Raises
-        ------
-        ValueError
-            For a number out of range, or as `window`.
+        H is `count`, or fewer near the beginning. Errors are those of `window`.
         """
         wanted, end = positive_int("count", count), positive_int("until", until)
         if end > self.num_windows:
@@ -239,14 +177,9 @@ class Trace:
         return np.stack([self.window(t) for t in range(max(end - wanted, 0), end)])
 
     def merged(self, count: int) -> Trace:
-        """Return the trace with every `count` windows summed into one.
+        """Return the trace with every `count` windows summed into one, 1 to T.
 
         Windows at the end that do not fill one are left out, which is said in `notes`.
-
-        Raises
-        ------
-        ValueError
-            If `count` is below 1, or longer than the trace.
         """
         each = positive_int("window", count)
         if each > self.num_windows:
@@ -256,13 +189,13 @@ class Trace:
             )
         if each == 1:
             return self
-        rest = self.num_windows % each
-        left_out = (
-            f"the last {rest} of {self.num_windows} windows are left out: they do not fill a "
-            f"window of {each}"
-        )
-        notes = (*self._notes, left_out) if rest else self._notes
-        return Trace.of(_Merged(self, each), source=self._source, notes=notes, layers=self._layers)
+        notes = self.notes
+        if rest := self.num_windows % each:
+            notes += (
+                f"the last {rest} of {self.num_windows} windows are left out: they do not fill a "
+                f"window of {each}",
+            )
+        return Trace.of(_Merged(self, each), source=self.source, notes=notes, layers=self.layers)
 
     def __len__(self) -> int:
         return self.num_windows
@@ -272,12 +205,12 @@ class Trace:
 
     def __repr__(self) -> str:
         T, L, E = self.shape
-        origin = f" from {self._source}" if self._source else ""
+        origin = f" from {self.source}" if self.source else ""
         return f"<Trace: {T} windows, {L} layers, {E} experts{origin}>"
 
 
 def check_trace(value: Any) -> Trace:
-    """Return `value` as a `Trace`; an array becomes one, or a `ValueError` as `Trace` raises."""
+    """Return `value` as a `Trace`; an array becomes one."""
     return value if isinstance(value, Trace) else Trace(value)
 
 
@@ -291,10 +224,7 @@ def _check_array(load: Any, source: str) -> NDArray[Any]:
     if not isinstance(load, np.memmap):
         array = np.array(to_numpy(name, load)[0])
     check_trace_shape(name, array.shape)
-    if array.dtype.kind not in "iuf":
-        raise ValueError(
-            f"{name} has dtype {array.dtype}; use an integer or floating dtype (tokens per expert)"
-        )
+    check_weights(name, array[:0])  # the dtype; windows are checked as they are read
     return array
 
 
@@ -305,14 +235,13 @@ def _check_shapes(load: Sequence[Any], name: str) -> None:
     except (ValueError, TypeError):
         return  # not even one window is rectangular: to_numpy says so
     for t, shape in enumerate(shapes):
-        if shape == shapes[0]:
-            continue
-        if len(shape) == len(shapes[0]) == 2 and shape[0] == shapes[0][0]:
+        if len(shape) == len(shapes[0]) == 2 and shape[0] == shapes[0][0] and shape != shapes[0]:
             raise ValueError(
                 f"{name}: the number of experts changes: window {t} has {shape[1]}, and window 0 "
                 f"has {shapes[0][1]}; use windows of one model"
             )
-        raise ValueError(
-            f"{name}: window {t} has shape {shape}, and window 0 has {shapes[0]}; use windows of "
-            "one shape"
-        )
+        if shape != shapes[0]:
+            raise ValueError(
+                f"{name}: window {t} has shape {shape}, and window 0 has {shapes[0]}; use windows "
+                "of one shape"
+            )

@@ -1,57 +1,32 @@
 """Tokens that cross between nodes because of where their experts are."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evenload.arrays import keep_numpy, refuse, to_numpy
+from evenload.arrays import Float, refuse, to_numpy
 from evenload.cluster import check_groups
 from evenload.placement import Placement
 from evenload.threads import spread
-
-Float = NDArray[np.float64]
-Int = NDArray[np.int64]
 
 MOST_NODES = 62  # that the nodes of an expert fit one integer
 
 
 def away_share(placement: Placement, load: Any, num_groups: int) -> Any:
-    """Return the part of each layer's load that is computed away from its group's home node.
+    """Return the part of the load that is computed away from its group's home node: float64 [L].
 
     The home of a group is the node that computes most of it, the lowest on ties. A token that a
     group-limited router sends to one group has to leave that node for every expert it finds
-    elsewhere. Without the routed experts of single tokens that is what can be said; with them see
-    `nodes_per_token`.
+    elsewhere. Where the routed experts of single tokens are known, see `nodes_per_token`. 0 for a
+    layer without load.
 
-    Parameters
-    ----------
-    placement : Placement
-    load : array_like or torch.Tensor, [L, E]
-        Tokens routed to each expert.
-    num_groups : int
-        Groups of consecutive experts; divides E.
-
-    Returns
-    -------
-    float64, [L]
-        In [0, 1); 0 where every group is on one node, and for a layer without load.
-
-    Raises
-    ------
-    ValueError
-        If the load is illegal or of another shape than the placement, or the groups do not divide
-        the experts.
+    The load is as for `Placement.gpu_load`; `num_groups` divides the experts, or is a `ValueError`.
     """
     groups = check_groups(num_groups, placement.num_experts)
     checked, rewrap = placement.check_load(load)
-    plain = placement.rewrapped(keep_numpy)
-    expert = plain.physical_to_logical
-    largest = checked.max(axis=1, keepdims=True)
+    expert, largest = placement.rows, checked.max(axis=1, keepdims=True)
     relative = checked / np.where(largest > 0.0, largest, 1.0)
-    share = np.take_along_axis(relative / plain.replica_count, np.maximum(expert, 0), axis=1)
+    share = np.take_along_axis(relative / placement.counts, np.maximum(expert, 0), axis=1)
     share = np.where(expert >= 0, share, 0.0)
     group = np.maximum(expert, 0) // (placement.num_experts // groups)
     L, N = len(share), placement.cluster.num_nodes
@@ -66,19 +41,9 @@ def away_share(placement: Placement, load: Any, num_groups: int) -> Any:
 def nodes_per_token(placement: Placement, topk: Any) -> Float:
     """Return how many distinct nodes a token must visit, mean over tokens: float64 [L].
 
-    The fewest nodes that between them hold a replica of each of its experts, exactly.
-
-    Parameters
-    ----------
-    placement : Placement
-        On at most 62 nodes.
-    topk : integer array_like, [tokens, L, k]
-        Experts that each token was routed to in each layer.
-
-    Raises
-    ------
-    ValueError
-        For a wrong shape or dtype, a number that is no expert, or more than 62 nodes.
+    The fewest nodes that between them hold a replica of each of its experts, exactly. `topk` is
+    integer, [tokens, L, k]: the experts that each token was routed to in each layer. A number that
+    is no expert, and a placement on more than 62 nodes, are a `ValueError`.
     """
     from evenload.core.transfers import mean_visits
 
@@ -97,13 +62,10 @@ def nodes_per_token(placement: Placement, topk: Any) -> Float:
         outside = (routed < 0) | (routed >= placement.num_experts)
         refuse("topk", routed, outside, f"is no expert; use 0 to {placement.num_experts - 1}")
     routed = routed.astype(np.int64, order="C")
-    expert = placement.rewrapped(keep_numpy).physical_to_logical
-    held = np.zeros((placement.num_layers, placement.num_experts), np.int64)
-    layer = np.broadcast_to(np.arange(len(expert))[:, None], expert.shape)
-    cluster = placement.cluster
-    bit = np.broadcast_to(1 << cluster.node_of_gpu[cluster.gpu_of_slot], expert.shape)
-    there = expert >= 0
-    np.bitwise_or.at(held, (layer[there], expert[there]), bit[there])
+    held = np.zeros_like(placement.counts)
+    layer, slot = np.nonzero(placement.rows >= 0)
+    bit = 1 << placement.cluster.node_of_gpu[placement.cluster.gpu_of_slot]
+    np.bitwise_or.at(held, (layer, placement.rows[layer, slot]), bit[slot])
     visits = np.empty(placement.num_layers)
 
     def run(first: int, end: int) -> None:

@@ -1,7 +1,5 @@
 """Policies judged on a trace: when to rebalance, with which planner, and whether it pays."""
 
-from __future__ import annotations
-
 from evenload.replay.policies import Past, Policy, get_policy, policy_names
 from evenload.replay.results import Replay, write_results
 from evenload.replay.run import replay

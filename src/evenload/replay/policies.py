@@ -1,14 +1,11 @@
 """What a policy is asked and may know, and the policies that have a name."""
 
-from __future__ import annotations
-
+import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from evenload import solve
+from evenload.arrays import Float
 from evenload.checks import positive_int
 from evenload.cluster import Cluster
 from evenload.cost import CostModel
@@ -21,33 +18,14 @@ MEMORY = 16  # windows that ours looks at: what sketches on real traces found en
 
 @dataclass(frozen=True, eq=False)
 class Past:
-    """All that is known when a policy has to decide.
+    """All that is known when a policy has to decide; what is not described is as in `replay`."""
 
-    Parameters
-    ----------
-    load : float64 ndarray, [H, L, E], read-only
-        Tokens of each expert in the last H windows, oldest first; H is the policy's `memory`, or
-        fewer near the beginning, but at least 1.
-    window : int
-        Number of the next window, the first that the decision is for.
-    asked : int
-        How often the policy has been asked before in this replay.
-    current : Placement
-        What serves now.
-    cluster : Cluster
-    num_groups : int
-        Groups of experts that routing keeps on one node; 1 where there are none.
-    cost : CostModel
-    interval : int
-        Windows from this decision to the next.
-    sample : float
-        Fraction of the served tokens that the trace recorded, in (0, 1].
-    """
-
-    load: NDArray[np.float64]
-    window: int
-    asked: int
-    current: Placement
+    #: Tokens of each expert in the last H windows, oldest first: [H, L, E], read-only. H is the
+    #: policy's memory, or fewer near the beginning, but at least 1.
+    load: Float
+    window: int  #: number of the next window, the first that the decision is for
+    asked: int  #: how often the policy has been asked before in this replay
+    current: Placement  #: what serves now
     cluster: Cluster
     num_groups: int
     cost: CostModel
@@ -59,14 +37,7 @@ class Policy(Protocol):
     """Decides from the past whether experts move, and where to.
 
     It should be deterministic and keep nothing between calls: what it needs of the past is in
-    `Past`.
-
-    Attributes
-    ----------
-    name : str
-        For tables.
-    memory : int
-        Windows that it wants to see, at least 1.
+    `Past`. Its name is for tables, its memory the windows that it wants to see, at least 1.
     """
 
     @property
@@ -76,11 +47,10 @@ class Policy(Protocol):
 
     def decide(self, past: Past) -> Placement | None:
         """Return the placement to move to, or None to keep the current one."""
-        ...
 
 
 def check_policy(value: Any) -> Policy:
-    """Return `value` if it has what a policy needs, or raise `ValueError`."""
+    """Return `value` if it has what a policy needs."""
     name = getattr(value, "name", None)
     if not isinstance(name, str) or not callable(getattr(value, "decide", None)):
         raise ValueError(
@@ -92,34 +62,23 @@ def check_policy(value: Any) -> Policy:
 
 
 @dataclass(frozen=True)
-class Never:
-    """Stay with the placement that the replay starts with."""
-
-    name: str = "never"
-    memory: int = 1
-
-    def decide(self, past: Past) -> Placement | None:
-        """Keep."""
-        return None
-
-
-@dataclass(frozen=True)
 class Planned:
-    """Plan the last window from scratch with a solver, each `every`-th time (None: the first only).
+    """Plan the last window from scratch with a solver, each `every`-th time that it is asked.
 
-    With `keep` experts that stay on their GPU keep their slots.
+    That is the first time only for infinity, and never for None. With `keep` experts that stay on
+    their GPU keep their slots.
     """
 
     name: str
     solver: str = "auto"
-    every: int | None = 1
+    every: float | None = 1
     keep: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     memory: int = 1
 
     def decide(self, past: Past) -> Placement | None:
         """Plan the last window, or keep."""
-        if past.asked % self.every if self.every else past.asked:
+        if self.every is None or past.asked % self.every:
             return None
         how = {"num_groups": past.num_groups, "solver": self.solver, **self.options}
         placement = solve(past.load[-1], past.cluster, **how).placement
@@ -160,42 +119,31 @@ def policy_names() -> list[str]:
 
 
 def get_policy(name: str) -> Policy:
-    """Return a policy by name.
+    """Return a policy by name; the message for one that there is not lists those that there are.
 
-    Parameters
-    ----------
-    name : str
-        ``"never"`` keeps what the replay starts with. ``"once"`` plans the last window when it is
-        asked first. ``"every-N"`` does so each N-th time that it is asked, the first included; both
-        with solver auto, or another: ``"once:greedy"``, ``"every-4:joint"``. ``"deepseek"`` plans
-        the last window each time with DeepSeek's algorithm, ``"vllm"`` does the same and keeps
-        slots inside GPUs as vLLM does. ``"evenload"`` plans from the current placement for what
-        the last windows let expect. Options of the solver follow after commas:
-        ``"every-4:joint,effort=thorough"``, ``"evenload,move_cost=0.003"``; with
-        ``move_cost=seconds`` a move has to gain what the cost model says it takes.
-
-    Raises
-    ------
-    ValueError
-        If there is no such policy or solver (the message lists those that are), or an option is
-        not written as ``name=value``.
+    ``"never"`` keeps what the replay starts with. ``"once"`` plans the last window when first
+    asked, ``"every-N"`` each N-th time, the first included; also with a solver:
+    ``"every-4:joint"``. ``"deepseek"`` always plans it with DeepSeek's algorithm, ``"vllm"`` also
+    keeps slots inside GPUs. ``"evenload"`` plans from the current placement for what the last
+    windows let expect. Options of the solver follow after commas: ``"evenload,move_cost=0.003"``;
+    with ``move_cost=seconds`` a move has to gain what the cost model says it takes.
     """
+    known = ", ".join(policy_names())
     if not isinstance(name, str):
-        raise ValueError(f"policy={name!r} is no name; use one of: {', '.join(policy_names())}")
+        raise ValueError(f"policy={name!r} is no name; use one of: {known}")
     head, *rest = name.split(",")
     options = dict(_option(part, name) for part in rest)
     kind, _, solver = head.partition(":")
     if kind == "evenload" and not solver:
         return Evenload(name, options)
     if kind in ("never", "deepseek", "vllm") and not solver and not options:
-        if kind == "never":
-            return Never()
-        return Planned(name, "greedy", keep=kind == "vllm")
-    every, number = None, kind.removeprefix("every-")
+        return Planned(name, "greedy", None if kind == "never" else 1, keep=kind == "vllm")
+    every = math.inf if kind == "once" else None
+    number = kind.removeprefix("every-")
     if number != kind and number.isascii() and number.isdigit():
         every = positive_int(f"policy={name!r}: N", int(number))
-    if (every is None and kind != "once") or head.endswith(":"):
-        raise ValueError(f"policy={name!r} is unknown; use one of: {', '.join(policy_names())}")
+    if every is None or head.endswith(":"):
+        raise ValueError(f"policy={name!r} is unknown; use one of: {known}")
     if solver not in ("", "auto"):
         get_solver(solver)
     return Planned(name, solver or "auto", every, options=options)

@@ -1,7 +1,5 @@
 """What came of a replay, and a sweep's rows in one file."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
@@ -14,88 +12,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.arrays import Float, Int
 from evenload.checks import unknown_ending
 from evenload.cluster import Cluster
 from evenload.extras import needed
 from evenload.io import replace_file
-
-Int = NDArray[np.int64]
-Float = NDArray[np.float64]
 
 ENDINGS = (".parquet", ".csv", ".json")
 
 
 @dataclass(frozen=True, eq=False)
 class Replay:
-    """A policy's course over the windows W of a trace that were served, and its R rebalances.
+    """A policy's course over the windows W of a trace that were served, and its R rebalances."""
 
-    Parameters
-    ----------
-    policy : str
-    cluster : Cluster
-    window, interval : int
-        Recorded windows in one of the replay's, and windows from one decision to the next.
-    settings : dict
-        All that made it, in plain numbers and strings.
-    notes : tuple of str
-        What was left out or assumed, one sentence each.
-    windows : int64 ndarray, [W]
-        Numbers of the windows that were served.
-    balancedness : float64 ndarray, [W, L]
-        Reached, in (0, 1]; the mean over the time of a window in which a layer changes over.
-    kept_balancedness : float64 ndarray, [W, L]
-        What the placement before the last rebalance would have reached; the same as `balancedness`
-        before the first.
-    oracle : float64 ndarray, [W, L]
-        Best that is known of the window itself: planned on it, or reached where that is more; NaN
-        where none was asked for.
-    mean_seconds : float64 ndarray, [W, L]
-        What a layer would take if it were perfectly balanced.
-    served : int64 ndarray, [W]
-        Which of `placements` served, or was being moved to.
-    placements : int16 or int32 ndarray, [R + 1, L, S]
-        The one at the beginning, and that of each rebalance; only the last where the others were
-        not to be kept.
-    rebalance_window : int64 ndarray, [R]
-        Number of the window before which the moves began.
-    moves : int64 ndarray, [R, L]
-    bytes : float64 ndarray, [R]
-        Bytes that crossed a link.
-    transfer_seconds, move_seconds : float64 ndarray, [R]
-        How long the transfers took, and how much of that serving stood still.
-    saved_seconds : float64 ndarray, [R]
-        Straggler time saved until the next rebalance, against having kept the placement before.
-    plan_seconds : float64 ndarray, [R]
-        Time that the policy took to decide, by the clock; nothing else depends on it.
-    asked, put_off : int
-        How often the policy was asked, and how often it was not because experts were still moving.
-    asked_seconds : float
-        Time of all decisions, those to keep included.
-    """
-
-    policy: str
+    policy: str  #: its name
     cluster: Cluster
-    window: int
-    interval: int
-    settings: dict[str, Any]
-    notes: tuple[str, ...]
-    windows: Int
+    window: int  #: recorded windows in one of the replay's
+    interval: int  #: windows from one decision to the next
+    settings: dict[str, Any]  #: all that made it, in plain numbers and strings
+    notes: tuple[str, ...]  #: what was left out or assumed, one sentence each
+    windows: Int  #: numbers of the windows that were served, [W]
+    #: Reached, in (0, 1], [W, L]; the mean over a window in which a layer changes over.
     balancedness: Float
+    #: What the placement before the last rebalance would have reached, [W, L]; the same as
+    #: `balancedness` before the first.
     kept_balancedness: Float
+    #: Best known of the window itself, [W, L]: planned on it, or reached where that is more; NaN
+    #: where none was asked for.
     oracle: Float
-    mean_seconds: Float
-    served: Int
+    mean_seconds: Float  #: what a layer would take if it were perfectly balanced, [W, L]
+    served: Int  #: which of `placements` served, or was being moved to, [W]
+    #: The one at the beginning, and that of each rebalance, int16 or int32 [R + 1, L, S]; only the
+    #: last where the others were not to be kept.
     placements: NDArray[Any]
-    rebalance_window: Int
-    moves: Int
-    bytes: Float
-    transfer_seconds: Float
-    move_seconds: Float
-    saved_seconds: Float
-    plan_seconds: Float
-    asked: int
-    put_off: int
-    asked_seconds: float
+    rebalance_window: Int  #: number of the window before which the moves began, [R]
+    moves: Int  #: of each layer, [R, L]
+    bytes: Float  #: that crossed a link, [R]
+    transfer_seconds: Float  #: how long the transfers took, [R]
+    move_seconds: Float  #: how much of that serving stood still, [R]
+    saved_seconds: Float  #: of straggler time, against having kept the placement before, [R]
+    plan_seconds: Float  #: to decide, by the clock, [R]; nothing else depends on it
+    asked: int  #: how often the policy was
+    put_off: int  #: how often it was not asked because experts were still moving
+    asked_seconds: float  #: of all decisions, those to keep included
 
     @property
     def num_rebalances(self) -> int:
@@ -115,8 +74,7 @@ class Replay:
     @property
     def paid(self) -> NDArray[np.bool_]:
         """Whether each rebalance saved more seconds than serving stood still for it: bool [R]."""
-        paid: NDArray[np.bool_] = self.saved_seconds > self.move_seconds
-        return paid
+        return np.asarray(self.saved_seconds > self.move_seconds)
 
     @property
     def total_seconds(self) -> float:
@@ -126,11 +84,8 @@ class Replay:
     def figures(self) -> dict[str, Any]:
         """Return the figures of the whole replay as plain numbers, for tables and files.
 
-        Returns
-        -------
-        dict
-            ``oracle`` and ``regret`` are None where there is no oracle; ``moved_share`` is the part
-            of all slots that a rebalance moved, on average.
+        ``oracle`` and ``regret`` are None where there is no oracle; ``moved_share`` is the part of
+        all slots that a rebalance moved, on average.
         """
         slots = self.cluster.num_slots * self.balancedness.shape[1]
         count = self.num_rebalances
@@ -179,29 +134,23 @@ class Replay:
     def to_dict(self) -> dict[str, Any]:
         """Return it as nested dicts and lists of plain numbers, for JSON; placements left out."""
         figures = self.figures()
-        has_oracle = figures["oracle"] is not None
+        means = ("balancedness", "kept_balancedness", "oracle")
+        windows = {"window": self.windows} | {name: getattr(self, name).mean(1) for name in means}
+        for name in ("straggler_seconds", "mean_seconds"):
+            windows[name] = getattr(self, name).sum(1)
+        rebalances = {"window": self.rebalance_window, "moves": self.moves.sum(1)}
+        for name in ("bytes", "transfer_seconds", "move_seconds", "saved_seconds", "plan_seconds",
+                     "paid"):  # fmt: skip
+            rebalances[name] = getattr(self, name)
+        per_window: dict[str, Any] = {name: column.tolist() for name, column in windows.items()}
+        if figures["oracle"] is None:
+            per_window["oracle"] = None
         return {
             **figures,
             "settings": self.settings,
             "notes": list(self.notes),
-            "per_window": {
-                "window": self.windows.tolist(),
-                "balancedness": self.balancedness.mean(axis=1).tolist(),
-                "kept_balancedness": self.kept_balancedness.mean(axis=1).tolist(),
-                "oracle": self.oracle.mean(axis=1).tolist() if has_oracle else None,
-                "straggler_seconds": self.straggler_seconds.sum(axis=1).tolist(),
-                "mean_seconds": self.mean_seconds.sum(axis=1).tolist(),
-            },
-            "per_rebalance": {
-                "window": self.rebalance_window.tolist(),
-                "moves": self.moves.sum(axis=1).tolist(),
-                "bytes": self.bytes.tolist(),
-                "transfer_seconds": self.transfer_seconds.tolist(),
-                "move_seconds": self.move_seconds.tolist(),
-                "saved_seconds": self.saved_seconds.tolist(),
-                "plan_seconds": self.plan_seconds.tolist(),
-                "paid": self.paid.tolist(),
-            },
+            "per_window": per_window,
+            "per_rebalance": {name: column.tolist() for name, column in rebalances.items()},
         }
 
     def __repr__(self) -> str:
@@ -213,10 +162,7 @@ class Replay:
 
 
 def check_results_path(path: str | os.PathLike[str]) -> None:
-    """Raise `ValueError` unless a sweep's rows can be written to a file of that name.
-
-    That is .parquet, where pyarrow is installed, .csv or .json.
-    """
+    """Raise `ValueError` unless a sweep's rows can be written to a file of that name."""
     place = Path(path)
     if ending := unknown_ending(place, ENDINGS):
         raise ValueError(
@@ -233,38 +179,20 @@ def check_results_path(path: str | os.PathLike[str]) -> None:
 def write_results(path: str | os.PathLike[str], rows: Sequence[dict[str, Any]]) -> None:
     """Write a sweep's rows, one a cell; the file appears whole or not at all.
 
-    Parameters
-    ----------
-    path : path-like
-        Ending in .parquet (needs pyarrow), .csv or .json.
-    rows : sequence of dict
-        As `evenload.replay.sweep` returns them.
-
-    Raises
-    ------
-    ValueError
-        For another ending, or .parquet without pyarrow.
-    OSError
-        If the file cannot be written.
+    The path ends in .parquet (needs pyarrow), .csv or .json; else it is a `ValueError`.
     """
     check_results_path(path)
-    content = _bytes_of(rows, Path(path).suffix.lower())
+    ending, text = Path(path).suffix.lower(), io.StringIO(newline="")
     with replace_file(path) as stream:
-        stream.write(content)
+        if ending == ".parquet":
+            import pyarrow
+            import pyarrow.parquet
 
-
-def _bytes_of(rows: Sequence[dict[str, Any]], ending: str) -> bytes:
-    if ending == ".json":
-        return (json.dumps(list(rows), indent=1) + "\n").encode()
-    if ending == ".csv":
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue().encode()
-    import pyarrow
-    import pyarrow.parquet
-
-    table = io.BytesIO()
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), table)
-    return table.getvalue()
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), stream)
+        elif ending == ".json":
+            text.write(json.dumps(list(rows), indent=1) + "\n")
+        else:
+            writer = csv.DictWriter(text, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        stream.write(text.getvalue().encode())

@@ -1,29 +1,24 @@
 """From a trace and a policy to what would have happened."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evenload import solve
-from evenload.arrays import keep_numpy
-from evenload.checks import positive_int
+from evenload.arrays import Float, keep_numpy
+from evenload.checks import part, positive_int
 from evenload.clock import Stopwatch
 from evenload.cluster import Cluster, check_cluster, check_groups
-from evenload.cost import CostModel, check_sample
+from evenload.cost import CostModel
 from evenload.placement import Placement, check_same
-from evenload.problem import Problem
 from evenload.replay.policies import Past, Policy, check_policy, get_policy
 from evenload.replay.results import Replay
 from evenload.solvers import get_solver
 from evenload.trace import Trace, check_trace
 
-Float = NDArray[np.float64]
 Planner: TypeAlias = Callable[[Float], Placement]
 Oracle: TypeAlias = str | Planner | None
 
@@ -50,6 +45,9 @@ def replay(
     Before each `interval` windows the policy is shown the past and decides; what follows is served
     with its placement. While experts are on their way, each layer is served from its old place
     until all of it has arrived, layer after layer; the policy is not asked again before the last.
+    The same input gives the same, but for `plan_seconds`, which the clock measures. A trace with a
+    gap or without a window left to be served, and a start or a policy's answer that is no placement
+    of this model on this cluster, are a `ValueError`.
 
     Parameters
     ----------
@@ -60,19 +58,17 @@ def replay(
         See `get_policy` for the names.
     window : int, default 1
         Recorded windows that are summed into one; the following count these.
-    interval : int, default 1
-        Windows from one decision to the next.
-    warm_start : int, default 1
-        Windows seen before the first is served, at least 1.
+    interval, warm_start : int, default 1
+        Windows from one decision to the next, and seen before the first is served; at least 1.
     cost : CostModel, optional
         Default: ``CostModel()``, DeepSeek-V3's experts on H100s.
     start : Placement, optional
         What serves at first. Default: ``Placement.trivial``, experts in order.
     num_groups : int, default 1
-        Groups of experts that routing keeps on one node, for planners.
+        As `evenload.solve`, for planners.
     oracle : str, callable or None, default "fast"
-        Who plans each window on itself: local search to 0.9995, a solver by name, or a function
-        from a load to a placement; None leaves it out.
+        Who plans each window on itself: local search to 0.9995 (where GPUs differ, the joint
+        search), a solver by name, or a function from a load to a placement; None leaves it out.
     sample : float, default 1.0
         Part of the served tokens that the trace has recorded, above 0 and at most 1: all seconds of
         computing are divided by it.
@@ -82,18 +78,6 @@ def replay(
         False keeps the last only, for long replays with many rebalances.
     progress : callable, optional
         Called with the number of windows done and of all.
-
-    Returns
-    -------
-    Replay
-        The same input gives the same, but for `plan_seconds`, which the clock measures.
-
-    Raises
-    ------
-    ValueError
-        If the trace has a gap or a number that is no load, `window` is longer than it, no window is
-        left to be served, a number is below 1, a policy, solver or oracle is unknown, or the start
-        or what the policy returns is no placement of this model on this cluster.
 
     Examples
     --------
@@ -119,7 +103,7 @@ def replay(
         "num_groups": check_groups(num_groups, windows.num_experts),
         "oracle": oracle if oracle is None or isinstance(oracle, str) else "given function",
         "start": "trivial" if start is None else "given",
-        "sample": check_sample(sample),
+        "sample": part("sample", sample),
         "delay": bool(delay),
         "cost": asdict(costs),
     }
@@ -144,10 +128,8 @@ def replay(
 class _Course:
     """What serves, what is on its way, what was seen, and what came of it so far.
 
-    `rebalances` has a row for each decision to move: its window, moves [L], bytes, and seconds to
-    transfer, that serving stands still, and to plan. `windows` has one for each window that was
-    served: its number, which placement served, and by layer the balancedness that was reached, that
-    the placement before would have had, and the oracle's, and the seconds if balanced perfectly.
+    `rebalances` has a row for each decision to move, and `windows` one for each window that was
+    served; `finish` names their columns.
     """
 
     def __init__(
@@ -167,7 +149,7 @@ class _Course:
         self.windows: list[tuple[Any, ...]] = []
         self.keep_placements = keep_placements
         self.small = np.int16 if start.num_experts <= np.iinfo(np.int16).max else np.int32
-        self.placements = [start.physical_to_logical.astype(self.small)]
+        self.placements = [start.rows.astype(self.small)]
 
     def decide(self, t: int) -> None:
         """Ask the policy before window t, unless experts are still moving."""
@@ -185,22 +167,16 @@ class _Course:
         if wanted is None:
             return
         check_same(wanted, self.current, f"what the policy {self.policy.name!r} returned")
-        if wanted != self.current:
-            self._move_to(wanted.rewrapped(keep_numpy), t, watch.seconds)
-
-    def _move_to(self, placement: Placement, t: int, plan_seconds: float) -> None:
-        schedule = self.cost.schedule(self.current, placement)
-        moves, stands_still = (
-            np.diff(schedule.moves.first_of_layer),
-            self.cost.move_seconds(schedule),
-        )
-        self.rebalances.append(
-            (t, moves, schedule.num_bytes, schedule.seconds, stands_still, plan_seconds)
-        )
+        if wanted == self.current:
+            return
+        schedule = self.cost.schedule(self.current, wanted)
+        moves = np.diff(schedule.moves.first_of_layer)
+        seconds = schedule.seconds, self.cost.move_seconds(schedule), watch.seconds
+        self.rebalances.append((t, moves, schedule.num_bytes, *seconds))
         if not self.keep_placements:
             self.placements.clear()
-        self.placements.append(placement.physical_to_logical.astype(self.small))
-        self.before, self.current = self.current, placement
+        self.placements.append(wanted.rows.astype(self.small))
+        self.before, self.current = self.current, wanted.rewrapped(keep_numpy)
         due = self.cost.overlap * schedule.finished
         if self.settings["delay"] and due[-1] > 0.0:
             self.due = due
@@ -220,17 +196,17 @@ class _Course:
         best = np.full(len(load), np.nan)
         if oracle is not None:
             # Whatever serves is a plan too, and the search need not have found as good a one.
-            known = oracle(load).rewrapped(keep_numpy).balancedness(load)
-            best = np.maximum(np.maximum(known, kept), reached)
+            best = np.maximum(np.maximum(oracle(load).balancedness(load), kept), reached)
         self.windows.append((t, len(self.rebalances), reached, kept, best, mean))
 
     def finish(self, notes: tuple[str, ...]) -> Replay:
         """Return what came of it."""
         windows, served, reached, kept, best, mean = map(np.array, zip(*self.windows, strict=True))
-        columns = list(zip(*self.rebalances, strict=True)) or [()] * 6
+        moved, moves, *costs = list(zip(*self.rebalances, strict=True)) or [()] * 6
         # Straggler time that each rebalance saved until the next one.
         saved = np.zeros(len(self.rebalances) + 1)
         np.add.at(saved, served, (mean / kept - mean / reached).sum(axis=1))
+        named = ("bytes", "transfer_seconds", "move_seconds", "plan_seconds")
         return Replay(
             policy=self.policy.name,
             cluster=self.cluster,
@@ -245,72 +221,50 @@ class _Course:
             mean_seconds=mean,
             served=served.astype(np.int64) * self.keep_placements,
             placements=np.stack(self.placements),
-            rebalance_window=np.array(columns[0], np.int64),
-            moves=np.array(columns[1], np.int64).reshape(-1, mean.shape[1]),
-            bytes=np.array(columns[2], np.float64),
-            transfer_seconds=np.array(columns[3], np.float64),
-            move_seconds=np.array(columns[4], np.float64),
-            plan_seconds=np.array(columns[5], np.float64),
+            rebalance_window=np.array(moved, np.int64),
+            moves=np.array(moves, np.int64).reshape(-1, mean.shape[1]),
             saved_seconds=saved[1:],
             asked=self.asked,
             put_off=self.put_off,
             asked_seconds=self.asked_seconds,
+            **dict(zip(named, np.array(costs, np.float64), strict=True)),
         )
 
 
 def old_part(old_seconds: Float, new_seconds: Float, due: Float) -> Float:
-    """Return the part of a window, in [0, 1], that each layer serves from its old place.
+    """Return the part of a window, in [0, 1], that each layer serves from its old place: [L].
 
-    A window takes the sum over its layers. Each layer that changes over alters how fast the rest of
-    the window goes by, which is taken into account.
-
-    Parameters
-    ----------
-    old_seconds, new_seconds : float64 ndarray, [L]
-        What a layer takes for the whole window from either place.
-    due : float64 ndarray, [L]
-        When each layer changes over, in seconds of serving from the window's start, ascending; 0 or
-        less for those that have.
+    A layer takes `old_seconds` or `new_seconds` for the whole window, and changes over when `due`:
+    ascending seconds of serving from the window's start, 0 or less for those that have. A window
+    takes the sum over its layers, so each one that changes over alters how fast the rest goes by.
     """
     # Seconds that the whole window would take while the first l layers have changed over.
     pace = old_seconds.sum() + np.concatenate(([0.0], np.cumsum(new_seconds - old_seconds)[:-1]))
     stay = np.diff(np.maximum(due, 0.0), prepend=0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         served = np.where(stay > 0.0, stay / pace, 0.0)
-    part: Float = np.minimum(np.cumsum(served), 1.0)
-    return part
+    return np.asarray(np.minimum(np.cumsum(served), 1.0))
 
 
 def _make_oracle(oracle: Any, cluster: Cluster, num_groups: int) -> Planner | None:
-    """Return what plans a window on itself; `oracle` as in `replay`.
-
-    ``"fast"`` is local search up to 0.9995 of the best, for a fifth of the time that the last bit
-    takes; where GPUs differ, the joint search, briefly.
-    """
+    """Return what plans a window on itself; `oracle` as in `replay`."""
     if oracle is None or callable(oracle):
         return oracle  # type: ignore[no-any-return]
     if not isinstance(oracle, str):
         raise ValueError(
             f"oracle={oracle!r} is no oracle; use 'fast', a solver's name, a function or None"
         )
-    if oracle == "auto":
-        return lambda load: solve(load, cluster, num_groups=num_groups).placement
-    options: dict[str, Any] = {}
-    if oracle == "fast" and cluster.gpus_are_equal:
-        oracle, options = "local-search", {"target": 0.9995}
-    elif oracle == "fast":
-        oracle, options = "joint", {"effort": "fast"}
-    solver = get_solver(oracle)
-
-    def plan(load: NDArray[np.float64]) -> Placement:
-        answer = solver(Problem.build(load, cluster, num_groups), **options)
-        return answer if isinstance(answer, Placement) else answer.placement
-
-    return plan
+    how: dict[str, Any] = {"solver": oracle}
+    if oracle == "fast":  # a fifth of the time that the last bit of the balancedness takes
+        equal = {"solver": "local-search", "target": 0.9995}
+        how = equal if cluster.gpus_are_equal else {"solver": "joint", "effort": "fast"}
+    elif oracle != "auto":
+        get_solver(oracle)
+    return lambda load: solve(load, cluster, num_groups=num_groups, **how).placement
 
 
 def check_warm_start(warm_start: Any, windows: Trace) -> int:
-    """Return the first window to serve, or raise `ValueError` if none is left."""
+    """Return the first window to serve; a `ValueError` if none is left."""
     first = positive_int("warm_start", warm_start)
     if windows.num_windows == 1:
         raise ValueError(
@@ -326,9 +280,8 @@ def check_warm_start(warm_start: Any, windows: Trace) -> int:
 
 
 def check_cost(cost: Any) -> CostModel:
-    """Return `cost`, the default for None, or raise `ValueError`."""
-    if cost is None:
-        return CostModel()
+    """Return `cost`, or the default for None."""
+    cost = CostModel() if cost is None else cost
     if not isinstance(cost, CostModel):
         raise ValueError(f"cost={cost!r} is not a CostModel; use e.g. CostModel.preset('h100-ib')")
     return cost

@@ -9,17 +9,17 @@ import multiprocessing
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import evenload
-from evenload.checks import multiple, positive_int
+from evenload.checks import multiple, part, positive_int
 from evenload.cluster import Cluster, check_groups
-from evenload.cost import check_sample
 from evenload.io import replace_file
 from evenload.replay.policies import get_policy
 from evenload.replay.run import check_cost, check_warm_start, replay
@@ -64,9 +64,13 @@ def sweep(
 ) -> list[Row]:
     """Replay every combination of policies, GPUs, slots, windows and intervals.
 
+    Returns a row a cell, in the grid's order with policies varying fastest: what sets it apart
+    (``policy``, ``gpus``, ``nodes``, ``slots``, ``window``, ``interval``) and `Replay.figures`.
+
     Each finished cell becomes a small file in `folder` at once. After an interrupt, or with a
     larger grid, the same call goes on from there: cells that are done are not run again. A cell is
-    another where the trace, a setting or the version of evenload differs.
+    another where the trace, a setting or the version of evenload differs. What `replay` would
+    refuse is refused before any cell runs where that can be told.
 
     Parameters
     ----------
@@ -89,18 +93,6 @@ def sweep(
         Processes instead of one a core; 1 runs all in this process. Not with `executor`.
     progress : callable, optional
         Called with the number of cells done and of all, before the first and after each.
-
-    Returns
-    -------
-    list of dict
-        A row a cell, in the grid's order with policies varying fastest: what sets it apart
-        (``policy``, ``gpus``, ``nodes``, ``slots``, ``window``, ``interval``) and `Replay.figures`.
-
-    Raises
-    ------
-    ValueError
-        As `replay`, before any cell runs where that can be told; for an empty list; for both
-        `executor` and `workers`; or if a file in `folder` is no finished cell.
     """
     given = check_trace(trace)
     cells = grid(given, policies, gpus, slots, windows, intervals, gpus_per_node)
@@ -121,7 +113,7 @@ def sweep(
         "cost": check_cost(cost),
         "num_groups": check_groups(num_groups, given.num_experts),
         "oracle": oracle,
-        "sample": check_sample(sample),
+        "sample": part("sample", sample),
         "delay": bool(delay),
     }
     count = usable_cores() if workers is None else positive_int("workers", workers)
@@ -130,10 +122,12 @@ def sweep(
     tell = progress or (lambda done, total: None)
     tell(len(cells) - len(todo), len(cells))
     count = min(count, len(todo))
+    run = partial(_run_cell, given, how)
     if executor is None and count <= 1:
-        runs = ((cell, _run_cell(given, cell, how)) for cell in todo)
+        runs = ((cell, run(cell)) for cell in todo)
     else:
-        runs = _side_by_side(executor, count, given, todo, how, store)
+        pool = _processes(count) if executor is None else nullcontext(executor)
+        runs = _side_by_side(pool, run, todo, store)
     with closing(runs):  # at once, so that an error or interrupt here ends the workers as well
         for done, (cell, figures) in enumerate(runs, len(cells) - len(todo) + 1):
             store.put(cell, figures)
@@ -152,17 +146,13 @@ def grid(
 ) -> list[Cell]:
     """Return every combination, checked as `sweep` says; policies vary fastest."""
     names = [policies] if isinstance(policies, str) else list(policies)
-    for name in names:
-        get_policy(name)
     if not names:
         raise ValueError("policies is empty; use one or more")
+    for name in names:
+        get_policy(name)
     cells = []
-    for G, S, window, interval in itertools.product(
-        _numbers("gpus", gpus),
-        _numbers("slots", slots),
-        _numbers("windows", windows),
-        _numbers("intervals", intervals),
-    ):
+    axes = {"gpus": gpus, "slots": slots, "windows": windows, "intervals": intervals}
+    for G, S, window, interval in itertools.product(*map(_numbers, axes, axes.values())):
         trace.merged(window)
         nodes = 1
         if gpus_per_node is not None:
@@ -176,15 +166,14 @@ def grid(
 
 
 def _numbers(name: str, values: Any) -> list[int]:
-    if isinstance(values, str) or not hasattr(values, "__iter__"):
-        values = [values]
-    numbers = [positive_int(name, value) for value in values]
+    several = hasattr(values, "__iter__") and not isinstance(values, str)
+    numbers = dict.fromkeys(positive_int(name, n) for n in (values if several else [values]))
     if not numbers:
         raise ValueError(f"{name} is empty; use one number or more")
-    return list(dict.fromkeys(numbers))
+    return list(numbers)
 
 
-def _run_cell(trace: Trace, cell: Cell, how: dict[str, Any]) -> Row:
+def _run_cell(trace: Trace, how: dict[str, Any], cell: Cell) -> Row:
     """Replay one cell and return its figures; what workers run."""
     cluster = Cluster(cell.gpus, cell.nodes, num_slots=cell.slots)
     how = how | {"window": cell.window, "interval": cell.interval, "keep_placements": False}
@@ -192,19 +181,14 @@ def _run_cell(trace: Trace, cell: Cell, how: dict[str, Any]) -> Row:
 
 
 def _side_by_side(
-    executor: Executor | None,
-    workers: int,
-    trace: Trace,
-    todo: list[Cell],
-    how: dict[str, Any],
-    store: _Store,
+    opened: AbstractContextManager[Executor], run: partial[Row], todo: list[Cell], store: _Store
 ) -> Generator[tuple[Cell, Row], None, None]:
     """Yield cells as they finish; whatever happens, none that has finished is lost."""
     cells: dict[Future[Row], Cell] = {}
-    with nullcontext(executor) if executor is not None else _processes(workers) as pool:
+    with opened as pool:
         try:
             for cell in todo:  # one by one: an interrupt may come between any two
-                cells[pool.submit(_run_cell, trace, cell, how)] = cell
+                cells[pool.submit(run, cell)] = cell
             for future in as_completed(cells):
                 yield cells[future], future.result()
         except BaseException:
@@ -246,10 +230,7 @@ def _digest(trace: Trace) -> str:
 
 
 class _Store:
-    """Finished cells on disk, one small file each, named by all that a cell is the result of.
-
-    That is what all cells share (`settings`), the cell itself, and the version of evenload.
-    """
+    """Finished cells on disk, one small file each, named by all that a cell is the result of."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
