@@ -49,8 +49,7 @@ def _width_for(size: Any) -> Any:
     return width
 
 
-@entry(read_only(Single2), Int, Int2, Int2, Int2)
-def replicate(weight: Any, most: Any, expert: Any, rank: Any, count: Any) -> None:
+def replicate_rows(weight: Any, most: Any, expert: Any, rank: Any, count: Any) -> None:
     """Give each spare slot to the expert whose share is largest then, ties to the lowest.
 
     Parameters
@@ -82,6 +81,9 @@ def replicate(weight: Any, most: Any, expert: Any, rank: Any, count: Any) -> Non
             if count[row, e] == most:
                 key[e] = np.float32(np.inf)
             _replay(tree, key, e)
+
+
+replicate = entry(read_only(Single2), Int, Int2, Int2, Int2)(replicate_rows)
 
 
 @kernel()

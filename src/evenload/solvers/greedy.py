@@ -75,18 +75,11 @@ def greedy_rows(load: Float, num_slots: int, num_gpus: int, descending: Sorter =
     share = np.take_along_axis(np.divide(weight, count, dtype=np.float32), expert, axis=1)
     order = descending(share) if num_slots > num_gpus else expert
     # One attempt without swaps is longest-first packing.
-    pack, place = pack_rows(share, order, num_gpus, 1, 1.0, 0, math.inf)
-    return in_slots(expert, pack, place), in_slots(rank, pack, place)
-
-
-def in_slots(value: Int, pack: Int, place: Int) -> Int:
-    """Put what packed items have, [X, n], in the order of slots: pack by pack, place by place."""
-    X, n = value.shape
-    size = int(place.max()) + 1
-    slot = pack * size + place + n * np.arange(X)[:, None]
-    result = np.empty((X, n), np.int64)
-    result.reshape(-1)[slot] = value
-    return result
+    place = pack_rows(share, order, num_gpus, 1, 1.0, 0, math.inf)
+    placed, placed_rank = np.empty_like(expert), np.empty_like(rank)
+    np.put_along_axis(placed, place, expert, axis=1)
+    np.put_along_axis(placed_rank, place, rank, axis=1)
+    return placed, placed_rank
 
 
 def greedy(problem: Problem) -> Placement:
@@ -103,4 +96,4 @@ def greedy(problem: Problem) -> Placement:
         May hold an expert twice on one GPU. Replicas are numbered in the order they were given out.
     """
     descending = _stably if problem.rewrap is keep_numpy else _as_torch
-    return plan_by_node(problem, partial(greedy_rows, descending=descending))
+    return plan_by_node(problem, partial(greedy_rows, descending=descending), ranked=True)
