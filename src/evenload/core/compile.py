@@ -160,11 +160,15 @@ def _stamp_of_the_core() -> bytes:
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]  # Numba has no types
-    """Numba's cache of one function, in a file that tells when it is stale or damaged."""
+    """Compiled code of one function, a file a signature: a stamp, a digest, what Numba made of it.
+
+    Numba's own index of files is read without a check, so that one damaged byte stops every process
+    until somebody deletes it by hand.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file = _File(Path(self._cache_path), self._impl.filename_base)
+        self._cache_file = self  # what Numba calls `load` and `save` of
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = super().load_overload(sig, target_context)
@@ -172,20 +176,9 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # Numba has no types
             _compile_callees(self._py_func)
         return found
 
-
-class _File:
-    """Compiled code by key, one file each: a stamp, a digest, and what Numba made of it.
-
-    Numba's own index of files is read without a check, so that one damaged byte stops every process
-    until somebody deletes it by hand.
-    """
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
-
     def _path(self, key: Any) -> Path:
         digest = hashlib.sha256(repr(key).encode()).hexdigest()
-        return self._folder / f"{self._name}.{digest[:16]}.nbc"
+        return Path(self._cache_path) / f"{self._impl.filename_base}.{digest[:16]}.nbc"
 
     def load(self, key: Any) -> Any:
         """Return what was saved, None where there is nothing, or nothing of use."""

@@ -193,22 +193,12 @@ def _pack_rows(
     weight: Any, order: Any, num_packs: Any, num_attempts: Any, boost: Any, max_swaps: Any,
     target: Any, slack: Any, place: Any,
 ) -> None:  # fmt: skip
-    """Pack every row on its own.
+    """Pack every row [X, n] on its own, at least two items a pack.
 
-    Parameters
-    ----------
-    weight : float32 or float64, [X, n]
-        Finite and at least 0; at least two items a pack.
-    order : int64, [X, n]
-        Items of each row by descending weight, ties to the lowest index; changed in place.
-    num_packs, num_attempts, boost, max_swaps
-        As `evenload.eplb.balanced_packing`.
-    target : float
-        Mean over max pack load that is good enough; infinite for none.
-    slack : float
-        1 and 8 times the precision of the weights.
-    place : int64, [X, n], output
-        Of each item, the places of the packs one after the other.
+    Options are those of `evenload.eplb.balanced_packing`; a `target` of infinity is none. `order`
+    has the items by descending weight, ties to the lowest index, and is changed in place; `slack`
+    is 1 and 8 times the precision of the weights. Writes the `place` of each item, those of a pack
+    in a row.
     """
     X, n = weight.shape
     K = n // num_packs
@@ -328,15 +318,9 @@ def iterated_greedy(
     load: Any, num_gpus: Any, num_attempts: Any, boost: Any, max_swaps: Any, target: Any,
     placed: Any,
 ) -> None:  # fmt: skip
-    """Replicate the experts of every row, pack the replicas, and part those of one expert.
+    """Replicate the experts of every row [X, E], pack the replicas, and part those of one expert.
 
-    Parameters
-    ----------
-    load : float64, [X, E]
-    num_gpus, num_attempts, boost, max_swaps, target
-        See `_pack_rows`.
-    placed : int64, [X, S], output
-        Expert in each slot; at most E on a GPU.
+    Options are those of `_pack_rows`. Writes the expert in each slot [X, S]; a GPU has E at most.
     """
     (X, E), S = load.shape, placed.shape[1]
     index_bits, K = bit_length(S + 1), S // num_gpus
