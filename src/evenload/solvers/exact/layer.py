@@ -58,14 +58,7 @@ class Budget:
         return self.steps < 1.0
 
     def run(self, model: Any, **parameters: Any) -> tuple[Any, str]:
-        """Solve a model with what is left, and pay for it.
-
-        Returns
-        -------
-        solver : cp_model.CpSolver
-        status : str
-            ``"OPTIMAL"``, ``"FEASIBLE"``, ``"INFEASIBLE"`` or ``"UNKNOWN"``.
-        """
+        """Solve a model with what is left, and pay for it; return the solver and its status."""
         solver = load_cp_model().CpSolver()
         parameters |= {"num_workers": 1, "random_seed": SEED}
         parameters["max_deterministic_time"] = self.steps / STEPS_A_UNIT
@@ -78,18 +71,7 @@ class Budget:
 
 
 class Outcome(NamedTuple):
-    """What is known of a layer.
-
-    Parameters
-    ----------
-    expert : int64 ndarray, [S]
-        Expert in each living slot; no duplicate that can be avoided.
-    least_time : float
-        Proven: no placement's last GPU is done earlier, whether it holds an expert twice on a GPU
-        or not. In tokens at the fastest GPU's speed.
-    status : str
-        `OPTIMAL` among the placements without avoidable duplicates, `TARGET` or `LIMIT`.
-    """
+    """What is known of a layer: the expert in each living slot [S], and the rest of `Solution`."""
 
     expert: Int
     least_time: float

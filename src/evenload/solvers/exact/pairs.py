@@ -80,20 +80,10 @@ def _pair_apart(share: Int, count: Int, limit: int) -> Int | None:
 
 
 def best_pairs_apart(share: Int, count: Int, most: int) -> tuple[int, Int] | None:
-    """Pair all replicas under the least limit that lets no two of an expert meet.
+    """Pair all replicas under the least limit, at most `most`, that lets no two of an expert meet.
 
-    Parameters
-    ----------
-    share, count : int64 ndarray, [E]
-        Weight of one replica of each expert, and their number; these add up to an even one.
-    most : int
-        The highest limit to try.
-
-    Returns
-    -------
-    limit : int
-    pairs : int64 ndarray, [S / 2, 2]
-        Experts of each pair; None for both where `most` does not suffice.
+    Takes the weight of one replica of each expert and their number, int64 [E]; an even one in all.
+    Returns the limit and the experts of each pair, int64 [S / 2, 2], or None if `most` is too low.
     """
     limits = range(lightest_limit(share, count), most)
     at = bisect_left(limits, True, key=lambda limit: _pair_apart(share, count, limit) is not None)
@@ -199,10 +189,7 @@ def _next_limit(share: Int, low: int, high: int) -> int | None:
 def search(layer: Layer, budget: Budget) -> Outcome:
     """Find the counts whose heaviest pair is lightest, in a layer that `suits`.
 
-    Raises
-    ------
-    ValueError
-        If the layer has more choices than memory should be spent on.
+    A ValueError where it has more choices than memory should be spent on.
     """
     mean, E = layer.mean_time, layer.load.size
     load = np.floor(layer.load / mean * (1.0 - 1e-15) * (1 << BITS)).astype(np.int64)

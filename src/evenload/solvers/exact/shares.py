@@ -59,20 +59,10 @@ def _model(
     GPUs that are alike are left to CP-SAT, which finds such symmetries itself: to demand an order
     of them only gets in the way of the hint.
 
-    Parameters
-    ----------
-    start : int64 ndarray, [S]
-        A placement to try first.
-    costs : list of int64 ndarray, [E, most_replicas]
-        Time of one replica of each expert on each GPU, for every number of replicas.
-    bounds : tuple of int
-        Least and most time of the last GPU, which is minimised.
-
-    Returns
-    -------
-    model : cp_model.CpModel
-    held : dict of cp_model.IntVar
-        (expert, count, GPU) to the replicas on that GPU if it has that many, else 0.
+    `start` [S] is tried first. For each GPU, `costs` has the time of one replica of each expert for
+    every number of replicas, [E, most_replicas]; `bounds` are those of the last GPU's time, which
+    is minimised. Returns the model, and for each (expert, count, GPU) the variable of the replicas
+    on that GPU, 0 unless the expert has that many.
     """
     model = load_cp_model().CpModel()
     E, G, counts = layer.load.size, len(layer.node), range(1, sizes.most_replicas + 1)
@@ -144,12 +134,8 @@ def search(layer: Layer, budget: Budget) -> Outcome:
 
     A placement may be better for a duplicate, where GPUs have slots for nearly all experts, so a
     proof without them bounds no other placement. The second proof is a try, and short: where it
-    does not end, the bound known before the search holds.
-
-    Raises
-    ------
-    ValueError
-        If the layer needs more variables than memory should be spent on.
+    does not end, the bound known before the search holds. A ValueError where the layer needs more
+    variables than memory should be spent on.
     """
     E, G = layer.load.size, len(layer.node)
     sizes, for_all = _sizes(layer, apart=True), _sizes(layer, apart=False)
