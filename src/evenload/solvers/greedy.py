@@ -39,18 +39,8 @@ def _as_torch(weight: NDArray[np.float32]) -> Int:
     return order
 
 
-def replicate(
-    weight: NDArray[np.float32], num_slots: int, most: int | None = None
-) -> tuple[Int, Int, Int]:
-    """Give every spare slot to the expert with the largest share.
-
-    Parameters
-    ----------
-    weight : float32 ndarray, [X, E]
-    num_slots : int
-        Slots S, at least E.
-    most : int, optional
-        Replicas that an expert gets at most. Default: any number.
+def replicate(weight: NDArray[np.float32], num_slots: int) -> tuple[Int, Int, Int]:
+    """Give every spare slot to the expert with the largest share: float32 [X, E], E slots or more.
 
     Returns
     -------
@@ -64,7 +54,7 @@ def replicate(
     X, E = weight.shape
     expert, rank = np.empty((2, X, num_slots), np.int64)
     count = np.empty((X, E), np.int64)
-    compiled(weight, most or num_slots, expert, rank, count)
+    compiled(weight, num_slots, expert, rank, count)
     return expert, rank, count
 
 
@@ -76,10 +66,10 @@ def greedy_rows(load: Float, num_slots: int, num_gpus: int, descending: Sorter =
     order = descending(share) if num_slots > num_gpus else expert
     # One attempt without swaps is longest-first packing.
     place = pack_rows(share, order, num_gpus, 1, 1.0, 0, math.inf)
-    placed, placed_rank = np.empty_like(expert), np.empty_like(rank)
-    np.put_along_axis(placed, place, expert, axis=1)
-    np.put_along_axis(placed_rank, place, rank, axis=1)
-    return placed, placed_rank
+    place += num_slots * np.arange(len(load))[:, None]
+    placed = np.empty((2, expert.size), np.int64)
+    placed[0, place], placed[1, place] = expert, rank
+    return placed[0].reshape(expert.shape), placed[1].reshape(expert.shape)
 
 
 def greedy(problem: Problem) -> Placement:
