@@ -24,27 +24,27 @@ def pack_rows(
     boost: float,
     swaps: int,
     target: float,
-) -> tuple[Int, Int]:
-    """Do what `balanced_packing` does for checked weights, in their own float type.
+) -> Int:
+    """Pack rows [X, n] of checked weights on their own, in the weights' own float type.
 
     `order` has the items of each row by descending weight, and is changed in place; a `target` of
-    infinity is none.
+    infinity is none. Returns the place of each item [X, n], those of a pack in a row.
     """
     from evenload.core.packing import pack_double, pack_single
 
     X, n = weight.shape
     if n == packs:
-        return np.tile(np.arange(n), (X, 1)), np.zeros((X, n), np.int64)
+        return np.tile(np.arange(n), (X, 1))
     pack = pack_single if weight.dtype == np.float32 else pack_double
     options = packs, attempts, boost, swaps, target, float(1 + 8 * np.finfo(weight.dtype).eps)
-    index, rank = np.empty((2, X, n), np.int64)
+    place = np.empty((X, n), np.int64)
 
     def run(first: int, end: int) -> None:
         rows = slice(first, end)
-        pack(weight[rows], order[rows], *options, index[rows], rank[rows])
+        pack(weight[rows], order[rows], *options, place[rows])
 
-    spread(X, index.size, run)
-    return index, rank
+    spread(X, place.size, run)
+    return place
 
 
 def balanced_packing(
@@ -101,7 +101,7 @@ def balanced_packing(
     if backend == "compiled":
         checked = rows_within_range(checked)
         order = np.argsort(-checked, axis=1, kind="stable")
-        index, rank = pack_rows(checked, order, *options, goal)
+        index, rank = np.divmod(pack_rows(checked, order, *options, goal), array.shape[1] // packs)
         return rewrap(index), rewrap(rank)
     import torch
 

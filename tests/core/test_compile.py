@@ -225,7 +225,7 @@ def test_each_kernel_is_compiled_once(tmp_path):
         "balancedness": 1,
         "bound": 15,
         "bound of groups": 1,
-        "split": 12,
+        "split": 11,
         "packing": 13,
         "packing in float32": 11,
         "again": 0,

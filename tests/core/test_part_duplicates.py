@@ -2,17 +2,20 @@
 
 import numpy as np
 import twins
+from as_entry import as_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenload.core.packing import part_duplicates
+from evenload.core import packing
+
+part_duplicates = as_entry(packing.part_duplicates)
 
 
 def run(packs, max_swaps=0):
     """Packs after the kernel, as sorted lists of (share, expert)."""
     slots = sum(packs, [])
-    weight = np.array([[w for w, _ in slots]], float)
-    expert = np.array([[e for _, e in slots]])
+    weight = np.array([w for w, _ in slots], float)
+    expert = np.array([e for _, e in slots])
     item = np.arange(len(slots)).reshape(len(packs), -1)
     part_duplicates(weight, expert, max_swaps, item)
     assert sorted(item.ravel().tolist()) == list(range(len(slots)))

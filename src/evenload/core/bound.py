@@ -97,16 +97,7 @@ def _hot_set_time(load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any)
 
 @kernel(Float1, Int, Float1, Int1, Int1)
 def quick_time(load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any) -> Any:
-    """Bound the straggler's time, load over speed, by mean, largest share and hot sets.
-
-    Parameters
-    ----------
-    load : float64, [E], descending
-    num_slots : int
-        Slots S of all GPUs.
-    reach : float64, [G + 1]
-    fewest, most : int64, [G + 1]
-    """
+    """Bound the straggler's time by mean, largest share and hot sets; loads descend."""
     time = max(
         _share_time(load, num_slots, reach), _hot_set_time(load, num_slots, reach, fewest, most)
     )
@@ -148,23 +139,10 @@ def _rank_shares(
 ) -> Any:
     """Find the big shares, above half the limit, and say below which of them each share stands.
 
-    Parameters
-    ----------
-    size : float64, [n or more]
-        Ordered to within 1e-12 of the limit, ties to the first.
-    limit : float
-    slots : int
-        Slots K of a GPU, at least 2.
-    rank : int64, [n or more], output
-        With B big shares: ``2 * B - i`` for the i-th largest of them, else the first i for which
-        ``K - 1`` shares of this size fit beside big share i, B if beside none; -1 above the limit.
-    big : float64, [n or more], output
-        The big shares, descending.
-
-    Returns
-    -------
-    int
-        How many are big.
+    A GPU has K = `slots` slots, at least 2. Of `size`, n shares are ordered to within 1e-12 of the
+    limit, ties to the first. Returns how many are big, B, and writes these descending to `big`. The
+    `rank` of a share is ``2 * B - i`` for the i-th largest big one, else the first i for which
+    ``K - 1`` shares of this size fit beside big share i, B if beside none; -1 above the limit.
     """
     bits = bit_length(n)
     one = float(1 << SHARE_BITS)

@@ -14,8 +14,7 @@ import hashlib
 import pickle
 import uuid
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,12 +49,18 @@ def read_only(array: Any) -> Any:
     return types.Array(array.dtype, array.ndim, array.layout, readonly=True)
 
 
-def kernel(*arguments: Any) -> Callable[[F], F]:
+def kernel(*arguments: Any, **more: bool) -> Callable[[F], F]:
     """Mark a function that only entries and kernels call, with the types of its arguments.
 
     Without types Numba compiles it for each set of types that it is called with.
     """
-    return _mark(arguments)
+
+    def mark(function: F) -> F:
+        compiled: Any = numba.njit(**OPTIONS, **KERNEL_OPTIONS, **more)(function)
+        compiled.arguments = arguments
+        return compiled
+
+    return mark
 
 
 def step(*arguments: Any) -> Callable[[F], F]:
@@ -64,27 +69,12 @@ def step(*arguments: Any) -> Callable[[F], F]:
     That made the search three times faster: counting those of a state's arrays at every call took
     longer than most calls.
     """
-    return _mark(arguments, _nrt=False)
-
-
-def _mark(arguments: tuple[Any, ...], **more: bool) -> Callable[[F], F]:
-    def mark(function: F) -> F:
-        compiled: Any = numba.njit(**OPTIONS, **KERNEL_OPTIONS, **more)(function)
-        compiled.arguments = arguments
-        marked: F = compiled
-        return marked
-
-    return mark
+    return kernel(*arguments, _nrt=False)
 
 
 def entry(*arguments: Any) -> Callable[[F], F]:
     """Mark a function that Python calls, with the types of its arguments."""
-
-    def mark(function: F) -> F:
-        marked: Any = Entry(function, arguments)
-        return marked
-
-    return mark
+    return lambda function: Entry(function, arguments)
 
 
 class Entry:
@@ -106,43 +96,38 @@ class Entry:
 
     def compile(self) -> None:
         """Compile or load, so that the first call does not have to."""
-        with global_compiler_lock, _no_collecting():  # one lock, since entries share kernels
+        with global_compiler_lock:  # one lock, since entries share kernels
             if self._compiled is not None:
                 return
             if numba.config.DISABLE_JIT:  # everything runs as plain Python then
                 self._compiled = self.__wrapped__
                 return
-            compiled = numba.njit(**OPTIONS, **ENTRY_OPTIONS)(self.__wrapped__)
+            # The collector goes through all that Numba makes again and again. That took a seventh
+            # of the time, and longer in a process that holds a model.
+            collects = gc.isenabled()
+            gc.disable()
             try:
-                compiled._cache = _Cache(self.__wrapped__)
-            except RuntimeError:  # how Numba says that it found no folder
-                _warn_that_nothing_is_kept()
-            if not isinstance(compiled._cache, _Cache):
-                _compile_callees(self.__wrapped__)
-            compiled.compile(self.arguments)
-            compiled.disable_compile()
-            self._compiled = compiled
+                self._compiled = self._compile()
+            finally:
+                if collects:
+                    gc.enable()
+
+    def _compile(self) -> Any:
+        compiled = numba.njit(**OPTIONS, **ENTRY_OPTIONS)(self.__wrapped__)
+        try:
+            compiled._cache = _Cache(self.__wrapped__)
+        except RuntimeError:  # how Numba says that it found no folder
+            _warn_that_nothing_is_kept()
+            _compile_callees(self.__wrapped__)
+        compiled.compile(self.arguments)
+        compiled.disable_compile()
+        return compiled
 
     def __call__(self, *arguments: Any) -> Any:
         """Run the compiled function."""
         if self._compiled is None:
             self.compile()
         return self._compiled(*arguments)
-
-
-@contextmanager
-def _no_collecting() -> Iterator[None]:
-    """Pause the collector of garbage, which goes through all that Numba makes again and again.
-
-    That took a seventh of the time, and longer in a process that holds a model.
-    """
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 def _compile_callees(function: Callable[..., Any]) -> None:
@@ -161,7 +146,7 @@ def _warn_that_nothing_is_kept() -> None:
         "no folder for Numba's cache can be written, so every process compiles anew (seconds); "
         "set NUMBA_CACHE_DIR to a writable folder",
         RuntimeWarning,
-        stacklevel=6,
+        stacklevel=7,
     )
 
 
@@ -175,11 +160,15 @@ def _stamp_of_the_core() -> bytes:
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]  # Numba has no types
-    """Numba's cache of one function, in a file that tells when it is stale or damaged."""
+    """Compiled code of one function, a file a signature: a stamp, a digest, what Numba made of it.
+
+    Numba's own index of files is read without a check, so that one damaged byte stops every process
+    until somebody deletes it by hand.
+    """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file = _File(Path(self._cache_path), self._impl.filename_base)
+        self._cache_file = self  # what Numba calls `load` and `save` of
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = super().load_overload(sig, target_context)
@@ -187,21 +176,9 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # Numba has no types
             _compile_callees(self._py_func)
         return found
 
-
-class _File:
-    """Compiled code by key, one file each: a stamp, a digest, and what Numba made of it.
-
-    Numba's own index of files is read without a check, so that one damaged byte stops every process
-    until somebody deletes it by hand.
-    """
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self._folder, self._name = folder, name
-
     def _path(self, key: Any) -> Path:
-        return (
-            self._folder / f"{self._name}.{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.nbc"
-        )
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()
+        return Path(self._cache_path) / f"{self._impl.filename_base}.{digest[:16]}.nbc"
 
     def load(self, key: Any) -> Any:
         """Return what was saved, None where there is nothing, or nothing of use."""
@@ -228,8 +205,3 @@ class _File:
             new.replace(path)
         except OSError:  # a full disk, say: the next process compiles again
             new.unlink(missing_ok=True)
-
-    def flush(self) -> None:
-        """Do what Numba asks for where it empties a cache."""
-        for path in self._folder.glob(f"{self._name}.*"):
-            path.unlink(missing_ok=True)

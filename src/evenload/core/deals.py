@@ -64,19 +64,8 @@ def all_deals(num_groups: int, num_nodes: int, nodes_are_equal: bool) -> Deals |
 def deal_out(time: Any, kind: Any, steps: Any, num_groups: Any, content: Any, longest: Any) -> None:
     """Deal groups out so that the node that needs longest needs least, in each layer.
 
-    Parameters
-    ----------
-    time : float64, [L, J, X]
-        Time of a node of each kind with each content.
-    kind : int64, [N]
-        Kind of each node.
-    steps : int64, [Y, 4]
-        See `Deals`.
-    num_groups : int
-    content : int64, [L, N], output
-        Content of each node.
-    longest : float64, [L], output
-        What the longest node needs.
+    Takes the `time` [L, J, X] of a node of each kind with each content, the kind of each node [N]
+    and the steps of `Deals`. Writes the content of each node [L, N] and the longest time [L].
     """
     every = 1 << num_groups
     least, step_to = np.empty(every), np.empty(every, np.int64)

@@ -26,19 +26,10 @@ from evenload.core.compile import (
 
 @entry(read_only(Int2), read_only(Flag1), Int2)
 def count_replicas(physical_to_logical: Any, living: Any, count: Any) -> Any:
-    """Count the slots of each expert, and look for a slot that does not hold what it may.
+    """Count the slots of each expert, [L, S] -> [L, E], and find one that is filled wrongly.
 
-    Parameters
-    ----------
-    physical_to_logical : int64, [L, S]
-    living : uint8, [S]
-        Whether a slot holds an expert; else it has to hold -1.
-    count : int64, [L, E], output
-
-    Returns
-    -------
-    int
-        Place ``layer * S + slot`` of the first such slot, where counting ends; -1 if there is none.
+    A slot holds an expert where it is `living` [S], else -1. Returns the place ``layer * S + slot``
+    of the first that does not, where counting ends; -1 if there is none.
     """
     L, S = physical_to_logical.shape
     E = count.shape[1]
@@ -56,15 +47,9 @@ def count_replicas(physical_to_logical: Any, living: Any, count: Any) -> Any:
 
 @entry(read_only(Int2), read_only(Int2), Int3)
 def invert(physical_to_logical: Any, rank: Any, logical_to_physical: Any) -> None:
-    """List the slots of each expert.
+    """List the slots of each expert, padded with -1: [L, S] -> [L, E, X].
 
-    Parameters
-    ----------
-    physical_to_logical : int64, [L, S]
-    rank : int64, [L, S] or [0, 0]
-        Which replica of its expert each slot is; without, replicas count by slot.
-    logical_to_physical : int64, [L, E, X], output
-        Padded with -1.
+    By `rank` [L, S], which replica of its expert each slot is; by slot where that is [0, 0].
     """
     L, S = physical_to_logical.shape
     E, X = logical_to_physical.shape[1], logical_to_physical.shape[2]
@@ -92,23 +77,13 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Sum each GPU's slots in slot order, and compare the GPUs.
 
-    Parameters
-    ----------
-    load : float64, [L, E]
-    physical_to_logical : int64, [L, S]
-    count : int64, [L, E]
-        Slots of each expert.
-    weights : float64, [L, E, X] or [0, 0, 0]
-        Part of its expert's load that each replica gets; without, all replicas get the same.
-    logical_to_physical : int64, [L, E, X]
-        The slots that `weights` are for; of any shape without them.
-    first_slot : int64, [G + 1]
-    capacity : float64, [G]
-        Speed of each GPU, 0 for one that is gone.
-    gpu_load : float64, [L, G], output
-    balancedness : float64, [L], output
-        The least time there could be over the time there is, at most 1; where all GPUs are alike
-        that is mean over max load. 1 where a layer is all zero.
+    Takes the load [L, E], the slots [L, S] and their `count` by expert [L, E]. Replicas get the
+    `weights` [L, E, X] of their expert's load, in the order of `logical_to_physical`; all the same
+    where that is [0, 0, 0]. `capacity` [G] is the speed of each GPU, 0 for one that is gone.
+
+    Writes `gpu_load` [L, G] and `balancedness` [L]: the least time there could be over the time
+    there is, at most 1; where all GPUs are alike that is mean over max load. 1 where a layer is all
+    zero.
     """
     L, E = load.shape
     G = capacity.size
@@ -148,15 +123,9 @@ def evaluate(
 def count_arrivals(
     before: Any, before_first: Any, after: Any, after_first: Any, num_experts: Any, arrivals: Any
 ) -> None:
-    """Count the (GPU, expert) pairs present after and absent before, of each layer.
+    """Count the (GPU, expert) pairs present after [L, S'] and absent before [L, S], by layer [L].
 
-    Parameters
-    ----------
-    before, after : int64, [L, S] and [L, S']
-    before_first, after_first : int64, [G + 1]
-        First slot of each GPU; GPUs without slots before hold nothing.
-    num_experts : int
-    arrivals : int64, [L], output
+    GPUs without slots before hold nothing.
     """
     L = after.shape[0]
     G = after_first.size - 1

@@ -49,19 +49,12 @@ def _width_for(size: Any) -> Any:
     return width
 
 
-@entry(read_only(Single2), Int, Int2, Int2, Int2)
-def replicate(weight: Any, most: Any, expert: Any, rank: Any, count: Any) -> None:
-    """Give each spare slot to the expert whose share is largest then, ties to the lowest.
+def replicate_rows(weight: Any, most: Any, expert: Any, rank: Any, count: Any) -> None:
+    """Give each spare slot to the expert whose share is largest then, ties to the lowest: [X, E].
 
-    Parameters
-    ----------
-    weight : float32, [X, E]
-    most : int
-        Replicas that an expert gets at most; E times that are S or more.
-    expert, rank : int64, [X, S], output
-        Expert of each physical expert and which of its replicas it is; the first E are one of each.
-    count : int64, [X, E], output
-        Replicas of each expert.
+    `most` replicas at most, and E times that are S or more. Writes the `expert` of each physical
+    expert and which of its replicas it is, its `rank` [X, S], the first E being one of each; and
+    the `count` of each expert's replicas [X, E].
     """
     X, E = weight.shape
     width = _width_for(E)
@@ -82,6 +75,9 @@ def replicate(weight: Any, most: Any, expert: Any, rank: Any, count: Any) -> Non
             if count[row, e] == most:
                 key[e] = np.float32(np.inf)
             _replay(tree, key, e)
+
+
+replicate = entry(read_only(Single2), Int, Int2, Int2, Int2)(replicate_rows)
 
 
 @kernel()

@@ -12,23 +12,6 @@ FAR = 2**62
 UNLIKE = 2**30  # costs more than any overlap is worth
 
 
-@step(Int2, Int, Int, Int, Int, Int2)
-def _reach(cost: Any, row: Any, before: Any, n: Any, at: Any, scratch: Any) -> Any:
-    """Extend the paths by the row of column `at`, and return the nearest open column."""
-    column_price, way, least, done = scratch[1], scratch[3], scratch[4], scratch[5]
-    price = scratch[0, scratch[2, at]]
-    nearest = 0
-    for j in range(1, n + 1):
-        if done[j]:
-            continue
-        away = cost[row, before + j] - price - column_price[j]
-        if away < least[j]:
-            least[j], way[j] = away, at
-        if nearest == 0 or least[j] < least[nearest]:
-            nearest = j
-    return nearest
-
-
 @step(Int2, Int, Int, Int, Int1, Int2)
 def _assign(cost: Any, row: Any, column: Any, n: Any, column_of: Any, scratch: Any) -> Any:
     """Find the assignment of least cost by shortest augmenting paths, and return that cost.
@@ -36,15 +19,9 @@ def _assign(cost: Any, row: Any, column: Any, n: Any, column_of: Any, scratch: A
     The Hungarian method with potentials (Jonker and Volgenant 1987), on integers, so that the same
     costs give the same assignment everywhere.
 
-    Parameters
-    ----------
-    cost : int64, [G, G]
-        At most 2**40 in size.
-    row, column, n : int
-        The square of it that counts: n rows and columns from these on.
-    column_of : int64, [n or more], output
-        Column of each row, both counted from those.
-    scratch : int64, [6, n + 1 or more]
+    What counts of `cost` [G, G], at most 2**40 in size, is a square of n rows and columns from
+    `row` and `column` on, and `column_of` [n or more] is counted from these. `scratch` is
+    [6, n + 1 or more].
     """
     # Rows and columns count from 1; 0 is none.
     row_price, column_price, row_of = scratch[0], scratch[1], scratch[2]
@@ -57,7 +34,15 @@ def _assign(cost: Any, row: Any, column: Any, n: Any, column_of: Any, scratch: A
         row_of[0], at = i, 0
         while row_of[at] != 0:
             done[at] = 1
-            nearest = _reach(cost, row + row_of[at] - 1, column - 1, n, at, scratch)
+            nearest, i_at = 0, row_of[at]
+            for j in range(1, n + 1):
+                if done[j]:
+                    continue
+                away = cost[row + i_at - 1, column + j - 1] - row_price[i_at] - column_price[j]
+                if away < least[j]:
+                    least[j], way[j] = away, at
+                if nearest == 0 or least[j] < least[nearest]:
+                    nearest = j
             step = least[nearest]
             for j in range(n + 1):
                 if done[j]:
@@ -103,8 +88,8 @@ def relabel(physical_to_logical: Any, slots: Any, kind: Any, first_gpu: Any, old
 
     Parameters
     ----------
-    physical_to_logical : int64, [L, S]
-        The fresh plan, and the result: the slots of the GPUs one after the other.
+    physical_to_logical : int64, [L, S], changed in place
+        The fresh plan: the slots of the GPUs one after the other.
     slots, kind : int64, [G]
         Slots of each GPU, and a number that is the same for GPUs that may change places.
     first_gpu : int64, [B + 1]

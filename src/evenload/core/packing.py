@@ -15,8 +15,22 @@ from typing import Any
 
 import numpy as np
 
-from evenload.core.compile import Float, Float1, Float2, Int, Int1, Int2, entry, read_only, step
-from evenload.core.greedy import Single2, longest_first
+from evenload.core.compile import (
+    Float,
+    Float1,
+    Float2,
+    Int,
+    Int1,
+    Int2,
+    entry,
+    kernel,
+    read_only,
+    step,
+)
+from evenload.core.greedy import Single2, longest_first, replicate_rows
+from evenload.core.grid import KEY_BITS, LOAD_BITS, bit_length, relative_grid, sort_keys
+
+PRECISION = float(np.finfo(np.float64).eps)
 
 
 @step()
@@ -177,23 +191,14 @@ def _sort_virtually(virtual: Any, order: Any) -> None:
 
 def _pack_rows(
     weight: Any, order: Any, num_packs: Any, num_attempts: Any, boost: Any, max_swaps: Any,
-    target: Any, slack: Any, pack_index: Any, rank_in_pack: Any,
+    target: Any, slack: Any, place: Any,
 ) -> None:  # fmt: skip
-    """Pack every row on its own.
+    """Pack every row [X, n] on its own, at least two items a pack.
 
-    Parameters
-    ----------
-    weight : float32 or float64, [X, n]
-        Finite and at least 0; at least two items a pack.
-    order : int64, [X, n]
-        Items of each row by descending weight, ties to the lowest index; changed in place.
-    num_packs, num_attempts, boost, max_swaps
-        As `evenload.eplb.balanced_packing`.
-    target : float
-        Mean over max pack load that is good enough; infinite for none.
-    slack : float
-        1 and 8 times the precision of the weights.
-    pack_index, rank_in_pack : int64, [X, n], output
+    Options are those of `evenload.eplb.balanced_packing`; a `target` of infinity is none. `order`
+    has the items by descending weight, ties to the lowest index, and is changed in place; `slack`
+    is 1 and 8 times the precision of the weights. Writes the `place` of each item, those of a pack
+    in a row.
     """
     X, n = weight.shape
     K = n // num_packs
@@ -225,18 +230,16 @@ def _pack_rows(
                 best = load[m]
                 for g in range(num_packs):
                     for slot in range(K):
-                        pack_index[row, item[g, slot]] = g
-                for i in range(n):
-                    rank_in_pack[row, i] = rank[i]
+                        place[row, item[g, slot]] = g * K + rank[item[g, slot]]
             if best <= goal:
                 break
             for slot in range(K):
                 virtual[item[m, slot]] *= number(boost)
 
 
-OPTIONS = Int, Int, Float, Int, Float, Float
-pack_single = entry(read_only(Single2), Int2, *OPTIONS, Int2, Int2)(_pack_rows)
-pack_double = entry(read_only(Float2), Int2, *OPTIONS, Int2, Int2)(_pack_rows)
+OPTIONS = Int, Int, Float, Int, Float
+pack_single = entry(read_only(Single2), Int2, *OPTIONS, Float, Int2)(_pack_rows)
+pack_double = entry(read_only(Float2), Int2, *OPTIONS, Float, Int2)(_pack_rows)
 
 
 @step(Float2, Int2, read_only(Int1), Float1, Int, Int)
@@ -269,14 +272,26 @@ def _part_one(share: Any, item: Any, expert: Any, load: Any, g: Any, i: Any) -> 
     return True
 
 
-@step(Float2, Int2, read_only(Int1), Float1)
-def _part(share: Any, item: Any, expert: Any, load: Any) -> Any:
-    """Part duplicates, the first one first, until none is left; return how many were."""
+@kernel(Float1, Int1, Int, Int2)
+def part_duplicates(weight: Any, expert: Any, max_swaps: Any, item: Any) -> None:
+    """Part replicas of one expert that share a pack, then mend the balance by swaps.
+
+    The first duplicate first, until none is left or one cannot be parted. Takes the weight and the
+    expert of each item, and changes the items of each pack [G, K] in place.
+    """
     G, K = item.shape
-    parted = 0
+    share, load, ranking = np.empty((G, K)), np.empty(G), np.empty(G, np.int64)
+    rank = np.empty(weight.size, np.int64)
+    mean, parted, stuck = 0.0, 0, False
+    for g in range(G):
+        load[g] = 0.0
+        for slot in range(K):
+            share[g, slot] = weight[item[g, slot]]
+            load[g] += share[g, slot]
+        mean += load[g] / G
     for g in range(G):
         slot = 1
-        while slot < K:
+        while slot < K and not stuck:
             twice = False
             for other in range(slot):
                 twice = twice or expert[item[g, other]] == expert[item[g, slot]]
@@ -285,42 +300,54 @@ def _part(share: Any, item: Any, expert: Any, load: Any) -> Any:
             elif _part_one(share, item, expert, load, g, slot):
                 parted += 1
             else:
-                return parted
-    return parted
+                stuck = True
+    if parted > 0:
+        _sort(load, ranking, share, item)
+        for g in range(G):
+            for slot in range(K):
+                rank[item[g, slot]] = slot
+        _refine(share, item, rank, expert, load, ranking, max_swaps, mean, 1.0)
 
 
-@entry(read_only(Float2), read_only(Int2), Int, Int2)
-def part_duplicates(weight: Any, expert: Any, max_swaps: Any, item: Any) -> None:
-    """Part replicas of one expert that share a pack, then mend the balance by swaps.
+_pack = kernel()(_pack_rows)
+_replicate = kernel()(replicate_rows)
 
-    Parameters
-    ----------
-    weight, expert : float64 and int64, [X, n]
-        Of each item.
-    max_swaps : int
-    item : int64, [X * G, K], changed in place
-        Items of each pack of each row.
+
+@entry(Float2, *OPTIONS, Int2)
+def iterated_greedy(
+    load: Any, num_gpus: Any, num_attempts: Any, boost: Any, max_swaps: Any, target: Any,
+    placed: Any,
+) -> None:  # fmt: skip
+    """Replicate the experts of every row [X, E], pack the replicas, and part those of one expert.
+
+    Options are those of `_pack_rows`. Writes the expert in each slot [X, S]; a GPU has E at most.
     """
-    X, n = weight.shape
-    G, K = item.shape[0] // X, item.shape[1]
-    share, here = np.empty((G, K)), np.empty((G, K), np.int64)
-    load, ranking, rank = np.empty(G), np.empty(G, np.int64), np.empty(n, np.int64)
+    (X, E), S = load.shape, placed.shape[1]
+    index_bits, K = bit_length(S + 1), S // num_gpus
+    bits = min(LOAD_BITS, KEY_BITS - index_bits - bit_length(num_gpus + 1))
+    grid, single = np.empty((X, E), np.int64), np.empty((X, E), np.float32)
+    expert, count = np.empty((X, S), np.int64), np.empty((X, E), np.int64)
+    share, order, place = np.empty((X, S)), np.empty((X, S), np.int64), np.empty((X, S), np.int64)
+    item, scratch = np.empty((num_gpus, K), np.int64), np.empty(S, np.int64)
     for row in range(X):
-        mean = 0.0
-        for g in range(G):
-            load[g] = 0.0
-            for slot in range(K):
-                here[g, slot] = item[row * G + g, slot]
-                share[g, slot] = weight[row, here[g, slot]]
-                load[g] += share[g, slot]
-            mean += load[g] / G
-        if _part(share, here, expert[row], load) == 0:
-            continue
-        _sort(load, ranking, share, here)
-        for g in range(G):
-            for slot in range(K):
-                rank[here[g, slot]] = slot
-        _refine(share, here, rank, expert[row], load, ranking, max_swaps, mean, 1.0)
-        for g in range(G):
-            for slot in range(K):
-                item[row * G + g, slot] = here[g, slot]
+        relative_grid(load[row], bits, grid[row])
+        for e in range(E):
+            single[row, e] = np.float32(grid[row, e])
+    _replicate(single, num_gpus, expert, place, count)  # which replica each is, nobody asks
+    for row in range(X):
+        for i in range(S):
+            e = expert[row, i]
+            weight = grid[row, e] // count[row, e]
+            share[row, i], order[row, i], place[row, i] = weight, (-weight << index_bits) | i, i
+        sort_keys(order[row], S, scratch)
+        for i in range(S):
+            order[row, i] &= (1 << index_bits) - 1
+    if K > 1:
+        slack = 1.0 + 8.0 * PRECISION
+        _pack(share, order, num_gpus, num_attempts, boost, max_swaps, target, slack, place)
+    for row in range(X):
+        for i in range(S):
+            item[place[row, i] // K, place[row, i] % K] = i
+        part_duplicates(share[row], expert[row], max_swaps * num_gpus, item)
+        for i in range(S):
+            placed[row, i] = expert[row, item[i // K, i % K]]

@@ -177,9 +177,7 @@ class _Typing:
         return self._known[key]
 
 
-@cache
-def _typing(context: Any) -> _Typing:
-    return _Typing(context)
+_typing = cache(_Typing)
 
 
 @register_pass(mutates_CFG=True, analysis_only=False)

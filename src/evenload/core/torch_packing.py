@@ -24,14 +24,6 @@ class Packed(NamedTuple):
     load: torch.Tensor
 
 
-class Swap(NamedTuple):
-    """A swap in each row: slots [X, 2] of u and v, their packs [X, 2], and the packs' new load."""
-
-    slot: torch.Tensor
-    pack: torch.Tensor
-    load: torch.Tensor
-
-
 def pack(
     weight: torch.Tensor,
     num_packs: int,
@@ -47,23 +39,14 @@ def pack(
     ones, and those of the items in the heaviest pack grow by `boost` after each attempt.
 
     Rows do not influence each other, and no sum depends on the device or the number of threads.
-    The arguments are taken as checked by the caller.
 
     Parameters
     ----------
     weight : Tensor [X, n], floating
-        Finite weights >= 0 in any unit; n is a multiple of `num_packs`. Any device and layout.
-        Dtypes below 32 bits (float16, bfloat16) are computed in float32, others as they are.
-    num_packs : int
-        Packs of a row, each of n / num_packs items.
-    num_attempts : int
-        Attempts, at least 1.
-    boost : float
-        Factor on the virtual weights of the heaviest pack's items after an attempt.
-    max_swaps : int
-        Most swaps of a row in one attempt.
-    target : float, optional
-        Mean / heaviest pack load at which a row is good enough and changes no more.
+        Finite weights >= 0 in any unit, checked by the caller; n is a multiple of `num_packs`. Any
+        device and layout. Dtypes below 32 bits are computed in float32, others as they are.
+    num_packs, num_attempts, boost, max_swaps, target
+        As `evenload.eplb.balanced_packing`.
 
     Returns
     -------
@@ -125,7 +108,7 @@ def _iterate(
     for _ in range(num_attempts):
         packed = greedy(weight_Xn, virtual_Xn, num_packs)
         refine(packed, max_swaps, enough_X1)
-        heaviest_X1 = packed.load.amax(1, keepdim=True)
+        heaviest_X1, pack_X1 = packed.load.max(1, keepdim=True)
         better_X1 = heaviest_X1 < best_X1
         if enough_X1 is not None:
             better_X1 &= best_X1 > enough_X1
@@ -133,7 +116,8 @@ def _iterate(
         best_X1 = torch.where(better_X1, heaviest_X1, best_X1)
         if enough_X1 is not None and bool((best_X1 <= enough_X1).all()):
             break
-        _boost_heaviest(virtual_Xn, packed, boost)
+        item_XK = packed.item.gather(1, _slots_of(pack_X1, weight_Xn.shape[1] // num_packs))
+        virtual_Xn.scatter_(1, item_XK, virtual_Xn.gather(1, item_XK) * boost)
     return best_Xn
 
 
@@ -144,14 +128,6 @@ def _sum(part_Xn: torch.Tensor) -> torch.Tensor:
         left_Xn[:, : n // 2] += part_Xn[:, (n + 1) // 2 :]
         part_Xn = left_Xn
     return part_Xn
-
-
-def _boost_heaviest(virtual_Xn: torch.Tensor, packed: Packed, boost: float) -> None:
-    """Multiply, in place, the virtual weights of the items in each row's heaviest pack."""
-    heaviest_X1 = packed.load.argmax(1, keepdim=True)
-    size = packed.item.shape[1] // packed.load.shape[1]
-    item_XK = packed.item.gather(1, _slots_of(heaviest_X1, size))
-    virtual_Xn.scatter_(1, item_XK, virtual_Xn.gather(1, item_XK) * boost)
 
 
 def _slots_of(pack_X1: torch.Tensor, size: int) -> torch.Tensor:
@@ -191,37 +167,37 @@ def refine(packed: Packed, max_swaps: int, enough_X1: torch.Tensor | None) -> No
     which the host waits in each step.
     """
     num_rows, num_packs = packed.load.shape
+    num_items = packed.item.shape[1]
     row_A = torch.arange(num_rows, device=packed.load.device)
     for _ in range(max_swaps if num_packs > 1 else 0):
         load_AP = packed.load.index_select(0, row_A)
         heaviest_A1 = load_AP.amax(1, keepdim=True)
         swap = best_swap(packed.weight.index_select(0, row_A), load_AP)
-        better_A1 = swap.load.amax(1, keepdim=True) < heaviest_A1
+        better_A1 = swap[2].amax(1, keepdim=True) < heaviest_A1
         if enough_X1 is not None:
             better_A1 &= heaviest_A1 > enough_X1.index_select(0, row_A)
         chosen_B = better_A1.squeeze(1).nonzero().squeeze(1)
         if len(chosen_B) == 0:
             break
         row_A = row_A.index_select(0, chosen_B)
-        _apply(Swap(*(part.index_select(0, chosen_B) for part in swap)), packed, row_A)
+        slot_B2, pack_B2, load_B2 = (part.index_select(0, chosen_B) for part in swap)
+        slot_B2 = slot_B2 + (row_A * num_items).unsqueeze(1)
+        to_2B, from_2B = slot_B2.view(-1), slot_B2.flip(1).view(-1)
+        for state in (packed.item.view(-1), packed.weight.view(-1)):
+            state.index_copy_(0, to_2B, state.index_select(0, from_2B))
+        pack_2B = (pack_B2 + (row_A * num_packs).unsqueeze(1)).view(-1)
+        packed.load.view(-1).index_copy_(0, pack_2B, load_B2.view(-1))
 
 
-def _apply(swap: Swap, packed: Packed, row_B: torch.Tensor) -> None:
-    """Do, in place, the swap of each of the given rows."""
-    num_items, num_packs = packed.item.shape[1], packed.load.shape[1]
-    slot_B2 = swap.slot + (row_B * num_items).unsqueeze(1)
-    to_2B, from_2B = slot_B2.view(-1), slot_B2.flip(1).view(-1)
-    for state in (packed.item.view(-1), packed.weight.view(-1)):
-        state.index_copy_(0, to_2B, state.index_select(0, from_2B))
-    pack_2B = (swap.pack + (row_B * num_packs).unsqueeze(1)).view(-1)
-    packed.load.view(-1).index_copy_(0, pack_2B, swap.load.view(-1))
-
-
-def best_swap(weight_Xn: torch.Tensor, load_XP: torch.Tensor) -> Swap:
+def best_swap(
+    weight_Xn: torch.Tensor, load_XP: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Find the swap of an item u of the heaviest pack m with v of any pack k, for each row.
 
     Best is the least max(load(m) - d, load(k) + d), d = w(u) - w(v); of equals the one of lowest
     k, then rank of v, then rank of u. Pack m against itself never yields less than load(m).
+
+    Returns the slots of u and v, their packs, and what these weigh afterwards, each [X, 2].
     """
     size = weight_Xn.shape[1] // load_XP.shape[1]
     heaviest_X1, m_X1 = load_XP.max(1, keepdim=True)
@@ -231,13 +207,10 @@ def best_swap(weight_Xn: torch.Tensor, load_XP: torch.Tensor) -> Swap:
     v_slot_X1 = _least_over_u(u_XK, weight_Xn, heaviest_X1, load_XP).argmin(1, keepdim=True)
     k_X1 = v_slot_X1 // size
     d_XK = u_XK - weight_Xn.gather(1, v_slot_X1)
-    m_after_XK, k_after_XK = heaviest_X1 - d_XK, load_XP.gather(1, k_X1) + d_XK
-    u_X1 = torch.maximum(m_after_XK, k_after_XK).argmin(1, keepdim=True)
-    return Swap(
-        torch.cat([slot_XK.gather(1, u_X1), v_slot_X1], 1),
-        torch.cat([m_X1, k_X1], 1),
-        torch.cat([m_after_XK.gather(1, u_X1), k_after_XK.gather(1, u_X1)], 1),
-    )
+    after_2XK = torch.stack([heaviest_X1 - d_XK, load_XP.gather(1, k_X1) + d_XK])
+    u_X1 = after_2XK.amax(0).argmin(1, keepdim=True)
+    load_X2 = after_2XK.gather(2, u_X1.expand(2, -1, -1)).squeeze(2).t().contiguous()
+    return torch.cat([slot_XK.gather(1, u_X1), v_slot_X1], 1), torch.cat([m_X1, k_X1], 1), load_X2
 
 
 def _least_over_u(
@@ -249,20 +222,15 @@ def _least_over_u(
     block = BLOCK_CPU if u_XK.device.type == "cpu" else BLOCK_DEVICE
     rows = max(1, block // (size * v_Xn.shape[1]))
     columns = max(1, block // v_Xn.shape[1])
-    parts = zip(*(part.split(rows) for part in (u_XK, v_Xn, heaviest_X1, load_Xn)), strict=True)
-    return torch.cat(
-        [
-            reduce(torch.minimum, (_least_outcome(u_XC, *rest) for u_XC in u_XK.split(columns, 1)))
-            for u_XK, *rest in parts
-        ]
-    )
-
-
-def _least_outcome(
-    u_XC: torch.Tensor, v_Xn: torch.Tensor, heaviest_X1: torch.Tensor, load_Xn: torch.Tensor
-) -> torch.Tensor:
-    """Least outcome [X, n] over the given u, all pairs at once."""
-    d_XCn = u_XC.unsqueeze(2) - v_Xn.unsqueeze(1)
-    m_after_XCn = heaviest_X1.unsqueeze(2) - d_XCn
-    k_after_XCn = d_XCn.add_(load_Xn.unsqueeze(1))
-    return torch.maximum(m_after_XCn, k_after_XCn, out=m_after_XCn).amin(1)
+    least = []
+    for u, v, heaviest, load in zip(
+        *(part.split(rows) for part in (u_XK, v_Xn, heaviest_X1, load_Xn)), strict=True
+    ):
+        outcomes = []
+        for some_u in u.split(columns, 1):  # all pairs at once: [rows, columns, n]
+            d = some_u.unsqueeze(2) - v.unsqueeze(1)
+            m_after = heaviest.unsqueeze(2) - d
+            k_after = d.add_(load.unsqueeze(1))
+            outcomes.append(torch.maximum(m_after, k_after, out=m_after).amin(1))
+        least.append(reduce(torch.minimum, outcomes))
+    return torch.cat(least)

@@ -29,22 +29,13 @@ SENDS, RECEIVES = 1, 2
 
 @entry(Int2, read_only(Int2), read_only(Int1), Int)
 def keep_slots(physical_to_logical: Any, before: Any, first_slot: Any, num_experts: Any) -> None:
-    """Reorder each GPU's slots so that an expert that was there keeps its slot.
+    """Reorder each GPU's slots so that an expert that was there keeps its slot: [L, S], in place.
 
-    Parameters
-    ----------
-    physical_to_logical : int64, [L, S]
-        The plan, reordered inside each GPU.
-    before : int64, [L, S]
-        What each of these slots holds now; what is no expert stands for nothing.
-    first_slot : int64, [G + 1]
-    num_experts : int
+    `before` [L, S] is what each slot holds now; what is no expert stands for nothing.
     """
     L, S = physical_to_logical.shape
-    left = np.empty(num_experts, np.int64)  # slots that each expert of a GPU has still to get
+    left = np.zeros(num_experts, np.int64)  # slots that each expert of a GPU has still to get
     new = np.empty(S, np.int64)
-    for e in range(num_experts):
-        left[e] = 0
     for layer in range(L):
         for g in range(first_slot.size - 1):
             start, end = first_slot[g], first_slot[g + 1]
@@ -93,17 +84,9 @@ def transfer_sources(
 ) -> None:  # fmt: skip
     """List the experts that cross a link, layer by layer, each with its nearest sender.
 
-    Parameters
-    ----------
-    before, after : int64, [L, S] and [L, S']
-    before_first, after_first : int64, [G + 1]
-    num_experts : int
-    alive : uint8, [G]
-        Whether a GPU can send.
-    node : int64, [G]
-    move : int64, [M, 5], output
-        Layer, expert, source (-1 where no living GPU has it), target, slot of the target, in the
-        order of layers and slots.
+    Of what slots hold before and after, [L, S] and [L, S'], with the GPUs that are `alive` and so
+    can send [G], and their nodes [G]. Writes `move` [M, 5]: layer, expert, source (-1 where no
+    living GPU has it), target, slot of the target, in the order of layers and slots.
     """
     G = node.size
     holds = np.empty((num_experts, G), np.uint8)
@@ -144,20 +127,13 @@ def transfer_rounds(
 
     Greedy edge colouring. Two GPUs may send to each other in one round; both links are used then.
 
-    Parameters
-    ----------
-    source, target : int64, [M]
-        GPU that sends, -1 for none (the expert comes from storage), and GPU that receives.
-    first_move : int64, [L + 1]
-        Where each layer's moves begin, from the first of these layers on.
-    node : int64, [G]
-    peer, busy : int64, [R, G], scratch
-        As many rounds as first fit never goes beyond: the links of a GPU and of its peer, once
-        each, in any of the layers.
-    number : int64, [M], output
-        Round of each move, from 0 in each layer.
-    rounds : int64, [L, 2], output
-        Rounds of each layer in which nothing crosses nodes, and in which something does.
+    `source` [M] is the GPU that sends, -1 for none (the expert comes from storage), `target` [M]
+    the one that receives, and `first_move` [L + 1] where each layer's moves begin. `peer` and
+    `busy` are scratch, [R, G]: as many rounds as first fit never goes beyond, which is the links of
+    a GPU and of its peer, once each, in any of the layers.
+
+    Writes the `number` of each move's round [M], from 0 in each layer, and the `rounds` of each
+    layer [L, 2] in which nothing crosses nodes, and in which something does.
     """
     R, G = peer.shape
     across = np.empty(R, np.int64)
@@ -245,16 +221,10 @@ def _fewest_nodes(need: Any, chosen: Any, left: Any) -> Any:
 
 @entry(read_only(Int3), read_only(Int2), Int, Int, Float1)
 def mean_visits(topk: Any, held: Any, first: Any, end: Any, visits: Any) -> None:
-    """Average the fewest nodes that hold all experts of a token, for some of the layers.
+    """Average the fewest nodes that hold all experts of a token, for layers `first` up to `end`.
 
-    Parameters
-    ----------
-    topk : int64, [tokens, L, k]
-    held : int64, [L, E]
-        Nodes of each expert, as bits.
-    first, end : int
-        The layers from `first` up to `end`.
-    visits : float64, [L], output
+    Takes the experts of each token [tokens, L, k] and the nodes of each expert as bits [L, E], and
+    writes their number to `visits` [L].
     """
     tokens, _, k = topk.shape
     need = np.empty(k, np.int64)

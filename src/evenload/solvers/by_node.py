@@ -30,12 +30,6 @@ NEAR = 0.999  # share of the bound from which a layer is not worth a second plan
 BEYOND_ROUNDING = 1.0 + 1e-12
 
 
-def every_expert_everywhere(load: Float, num_slots: int, num_gpus: int) -> Rows:
-    """Place every expert on every GPU: the perfect plan where a GPU has slots for all of them."""
-    one_gpu = np.arange(num_slots // num_gpus) % load.shape[1]
-    return np.tile(one_gpu, (len(load), num_gpus)), None
-
-
 def plan_by_node(
     problem: Problem, planner: RowPlanner, group_planner: RowPlanner | None = None
 ) -> Placement:
@@ -56,51 +50,7 @@ def plan_by_node(
         If living GPUs differ in slots or speed, groups stay on nodes that differ in living GPUs, or
         the topology is ``"prefer"``.
     """
-    cluster = problem.cluster
-    _check_equal_gpus(problem)
-    slots, gpus = cluster.num_living_slots, len(cluster.living_gpus)
-    if problem.hierarchical:
-        expert, rank = _plan_nodes(problem, planner, group_planner or planner, slots, gpus)
-    else:
-        expert, rank = planner(problem.load, slots, gpus)
-    return to_placement(problem, expert, rank)
-
-
-def to_placement(problem: Problem, expert: Int, rank: Int | None = None) -> Placement:
-    """Make what living slots hold a placement of a problem: int64 [L, S living]."""
-    return Placement(
-        _on_living(problem, expert),
-        problem.cluster,
-        problem.num_experts,
-        replica_rank=None if rank is None else _on_living(problem, rank),
-    )
-
-
-def _plan_nodes(
-    problem: Problem, planner: RowPlanner, group_planner: RowPlanner, slots: int, gpus: int
-) -> Rows:
-    L, E = problem.load.shape
-    nodes, size = len(problem.cluster.living_by_node), E // problem.num_groups
-    group_load = problem.load.reshape(L, -1, size).sum(axis=-1)
-    group = group_planner(group_load, problem.num_groups, nodes)[0]
-    expert = (group[:, :, None] * size + np.arange(size)).reshape(L, E)
-    load = np.take_along_axis(problem.load, expert, axis=1).reshape(L * nodes, -1)
-    rows, rank = planner(load, slots // nodes, gpus // nodes)
-    placed = np.take_along_axis(expert.reshape(L * nodes, -1), rows, axis=1)
-    return placed.reshape(L, -1), None if rank is None else rank.reshape(L, -1)
-
-
-def _on_living(problem: Problem, rows: Int) -> Int:
-    """Spread what living slots hold over all slots."""
-    if problem.cluster.all_alive:
-        return rows
-    whole = np.full((problem.num_layers, problem.cluster.num_slots), EMPTY)
-    whole[:, problem.cluster.living_slot] = rows
-    return whole
-
-
-def _check_equal_gpus(problem: Problem) -> None:
-    cluster = problem.cluster
+    cluster, load = problem.cluster, problem.load
     if problem.hierarchical and not cluster.nodes_are_equal:
         raise ValueError(
             f"cluster={cluster} has nodes with different numbers of living GPUs, and this solver "
@@ -116,6 +66,33 @@ def _check_equal_gpus(problem: Problem) -> None:
             "topology='prefer' is beyond this solver; use solver 'joint', or topology 'strict' or "
             "'ignore'"
         )
+    (L, E), slots, gpus = load.shape, cluster.num_living_slots, len(cluster.living_gpus)
+    if problem.hierarchical:
+        nodes, size = len(cluster.living_by_node), E // problem.num_groups
+        group_load = load.reshape(L, -1, size).sum(axis=-1)
+        group = (group_planner or planner)(group_load, problem.num_groups, nodes)[0]
+        own = (group[:, :, None] * size + np.arange(size)).reshape(L, E)
+        load = np.take_along_axis(load, own, axis=1).reshape(L * nodes, -1)
+        expert, rank = planner(load, slots // nodes, gpus // nodes)
+        expert = np.take_along_axis(own.reshape(L * nodes, -1), expert, axis=1)
+    else:
+        expert, rank = planner(load, slots, gpus)
+    return to_placement(problem, expert, rank)
+
+
+def to_placement(problem: Problem, expert: Int, rank: Int | None = None) -> Placement:
+    """Make what living slots hold, layer by layer, a placement of a problem."""
+
+    def whole(living: Int) -> Int:
+        living = living.reshape(problem.num_layers, -1)
+        if problem.cluster.all_alive:
+            return living
+        rows = np.full((problem.num_layers, problem.cluster.num_slots), EMPTY)
+        rows[:, problem.cluster.living_slot] = living
+        return rows
+
+    rank = None if rank is None else whole(rank)
+    return Placement(whole(expert), problem.cluster, problem.num_experts, replica_rank=rank)
 
 
 def plan_at_least(problem: Problem, planner: RowPlanner, simple: RowPlanner) -> Placement:
@@ -151,27 +128,16 @@ def plan_at_least(problem: Problem, planner: RowPlanner, simple: RowPlanner) -> 
     return better_of_layers(problem, placed, layers, plan_by_node(part, simple))
 
 
-def better_of(load: Float, placed: Placement, other: Placement) -> Placement:
-    """Take each layer from `other` where it is better balanced and has no more duplicates."""
-    # Beyond rounding: which of two equal plans adds up to more differs with the scale of the load.
-    better = other.evaluate(load)[1] > placed.evaluate(load)[1] * BEYOND_ROUNDING
-    layers = np.flatnonzero(better & (other.duplicates <= placed.duplicates))
-    return _replace_layers(placed, layers, other.physical_to_logical[layers])
-
-
 def better_of_layers(
     problem: Problem, placed: Placement, layers: Int, other: Placement
 ) -> Placement:
-    """Do what `better_of` does, where `other` is of some layers only."""
-    part = Placement(placed.physical_to_logical[layers], placed.cluster, placed.num_experts)
-    best = better_of(problem.load[layers], part, other)
-    return _replace_layers(placed, layers, best.physical_to_logical)
-
-
-def _replace_layers(placed: Placement, layers: Int, rows: Int) -> Placement:
-    """Return a placement of which some layers are replaced; replicas count by slot."""
-    if layers.size == 0:
+    """Take those layers, which `other` is of, that it balances better with no more duplicates."""
+    load, expert = problem.load[layers], placed.physical_to_logical.copy()
+    part = Placement(expert[layers], placed.cluster, placed.num_experts)
+    # Beyond rounding: which of two equal plans adds up to more differs with the scale of the load.
+    better = other.evaluate(load)[1] > part.evaluate(load)[1] * BEYOND_ROUNDING
+    better &= other.duplicates <= part.duplicates
+    if not better.any():
         return placed
-    expert = placed.physical_to_logical.copy()
-    expert[layers] = rows
+    expert[layers[better]] = other.physical_to_logical[better]
     return Placement(expert, placed.cluster, placed.num_experts)

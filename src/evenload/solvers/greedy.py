@@ -39,18 +39,8 @@ def _as_torch(weight: NDArray[np.float32]) -> Int:
     return order
 
 
-def replicate(
-    weight: NDArray[np.float32], num_slots: int, most: int | None = None
-) -> tuple[Int, Int, Int]:
-    """Give every spare slot to the expert with the largest share.
-
-    Parameters
-    ----------
-    weight : float32 ndarray, [X, E]
-    num_slots : int
-        Slots S, at least E.
-    most : int, optional
-        Replicas that an expert gets at most. Default: any number.
+def replicate(weight: NDArray[np.float32], num_slots: int) -> tuple[Int, Int, Int]:
+    """Give every spare slot to the expert with the largest share: float32 [X, E], E slots or more.
 
     Returns
     -------
@@ -64,7 +54,7 @@ def replicate(
     X, E = weight.shape
     expert, rank = np.empty((2, X, num_slots), np.int64)
     count = np.empty((X, E), np.int64)
-    compiled(weight, most or num_slots, expert, rank, count)
+    compiled(weight, num_slots, expert, rank, count)
     return expert, rank, count
 
 
@@ -77,18 +67,14 @@ def greedy_rows(
     share = np.take_along_axis(np.divide(weight, count, dtype=np.float32), expert, axis=1)
     order = descending(share) if num_slots > num_gpus else expert
     # One attempt without swaps is longest-first packing.
-    pack, place = pack_rows(share, order, num_gpus, 1, 1.0, 0, math.inf)
-    return in_slots(expert, pack, place), in_slots(rank, pack, place) if ranked else None
-
-
-def in_slots(value: Int, pack: Int, place: Int) -> Int:
-    """Put what packed items have, [X, n], in the order of slots: pack by pack, place by place."""
-    X, n = value.shape
-    size = int(place.max()) + 1
-    slot = pack * size + place + n * np.arange(X)[:, None]
-    result = np.empty((X, n), np.int64)
-    result.reshape(-1)[slot] = value
-    return result
+    place = pack_rows(share, order, num_gpus, 1, 1.0, 0, math.inf)
+    place += num_slots * np.arange(len(load))[:, None]
+    placed = np.empty((2, expert.size), np.int64)
+    placed[0, place] = expert
+    if ranked:
+        placed[1, place] = rank
+    rows = placed.reshape(2, *expert.shape)
+    return rows[0], rows[1] if ranked else None
 
 
 def greedy(problem: Problem) -> Placement:

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.checks import fraction
-from evenload.maps import EMPTY
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
+from evenload.solvers.by_node import to_placement
 from evenload.solvers.exact import pairs, shares
-from evenload.solvers.exact.layer import LIMIT, Budget, Layer, Outcome, layers, load_cp_model
+from evenload.solvers.exact.layer import LIMIT, OPTIMAL, Budget, Outcome, layers, load_cp_model
 from evenload.solvers.search import check_effort
 
 Float = NDArray[np.float64]
@@ -49,27 +49,12 @@ class Solution(NamedTuple):
     status: tuple[str, ...]
 
 
-def _search(layer: Layer, steps: int) -> Outcome:
-    way = pairs if pairs.suits(layer) else shares
-    budget = Budget(steps)
-    done = layer.known.status != LIMIT or budget.spent
-    return layer.known if done else way.search(layer, budget)
-
-
 def solve_exactly(
     problem: Problem, *, effort: int | str = "standard", target: float | None = None
 ) -> Solution:
     """Minimise the time until the last GPU of each layer is done, and prove it.
 
-    Parameters
-    ----------
-    problem, effort, target
-        As `exact`.
-
-    Raises
-    ------
-    ValueError
-        As `exact`.
+    Parameters and errors are those of `exact`.
     """
     goal, steps = fraction("target", target), check_effort(effort, EFFORTS, "steps")
     load_cp_model()
@@ -78,41 +63,44 @@ def solve_exactly(
             "topology='prefer' is beyond solver 'exact'; use solver 'joint', or topology 'strict' "
             "or 'ignore'"
         )
-    found = [_search(layer, steps) for layer in layers(problem, goal)]
-    whole = np.full((problem.num_layers, problem.cluster.num_slots), EMPTY)
-    whole[:, problem.cluster.living_slot] = np.stack([outcome.expert for outcome in found])
-    least = np.array([outcome.least_time for outcome in found])
-    return Solution(whole, least, tuple(outcome.status for outcome in found))
-
-
-def _named(layers: list[int]) -> str:
-    return ", ".join(map(str, layers[:MOST_NAMED])) + (", ..." if layers[MOST_NAMED:] else "")
+    found: list[Outcome] = []
+    for layer in layers(problem, goal):
+        budget, known = Budget(steps), layer.outcome(layer.start)
+        way = pairs if pairs.suits(layer) else shares
+        done = known.status != LIMIT or budget.spent
+        found.append(known if done else way.search(layer, budget))
+    expert, least, status = zip(*found, strict=True)
+    placed = to_placement(problem, np.stack(expert))
+    return Solution(placed.physical_to_logical, np.array(least), status)
 
 
 def _notes(
     solution: Solution, reached: NDArray[np.float64], bound: NDArray[np.float64]
 ) -> list[str]:
     """Tell which layers the effort did not suffice for, and which a duplicate might do good."""
-    notes, L = [], len(bound)
-    open_to = [i for i, status in enumerate(solution.status) if status == LIMIT]
-    if open_to:
-        notes.append(
-            f"not proven optimal: the effort ended first in {len(open_to)} of {L} layers "
-            f"({_named(open_to)}), which reach a mean balancedness of "
-            f"{reached[open_to].mean():.6f} and at most {bound[open_to].mean():.6f} is possible; "
-            "use more effort"
+
+    def told(layers: NDArray[np.bool_], text: str) -> list[str]:
+        which = np.flatnonzero(layers)
+        if which.size == 0:
+            return []
+        named = ", ".join(map(str, which[:MOST_NAMED])) + (
+            ", ..." if which[MOST_NAMED:].size else ""
         )
-    apart = [
-        i for i, status in enumerate(solution.status)
-        if status == "optimal" and reached[i] * (1.0 + 2e-7) < bound[i]
-    ]  # fmt: skip
-    if apart:
-        notes.append(
-            f"best without duplicates: in {len(apart)} of {L} layers ({_named(apart)}) more than "
-            f"the mean balancedness of {reached[apart].mean():.6f} takes an expert twice on one "
-            f"GPU, and at most {bound[apart].mean():.6f} is possible"
-        )
-    return notes
+        counted = f"{which.size} of {len(layers)} layers ({named})"
+        return [
+            text.format(layers=counted, reached=reached[which].mean(), bound=bound[which].mean())
+        ]
+
+    status = np.array(solution.status)
+    return told(
+        status == LIMIT,
+        "not proven optimal: the effort ended first in {layers}, which reach a mean balancedness "
+        "of {reached:.6f} and at most {bound:.6f} is possible; use more effort",
+    ) + told(
+        (status == OPTIMAL) & (reached * (1.0 + 2e-7) < bound),
+        "best without duplicates: in {layers} more than the mean balancedness of {reached:.6f} "
+        "takes an expert twice on one GPU, and at most {bound:.6f} is possible",
+    )
 
 
 def exact(

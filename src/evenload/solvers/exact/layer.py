@@ -9,8 +9,8 @@ worth.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,16 +31,11 @@ LIMIT = "limit reached"
 CLOSE = 1e-7  # relative: the integers of a GPU with a hundred slots add up no finer
 STEPS_A_UNIT = 100  # CP-SAT's deterministic unit is a rough second: a step is a hundredth
 SEED = 1
+MOST_OPTIONS = 500_000  # that a model takes: about a GB in CP-SAT
 
 
 def load_cp_model() -> Any:
-    """Import ``ortools.sat.python.cp_model``.
-
-    Raises
-    ------
-    ValueError
-        If OR-tools is not installed.
-    """
+    """Import ``ortools.sat.python.cp_model``; a ValueError where OR-tools is not installed."""
     try:
         from ortools.sat.python import cp_model
     except ImportError as error:
@@ -63,18 +58,10 @@ class Budget:
         return self.steps < 1.0
 
     def run(self, model: Any, **parameters: Any) -> tuple[Any, str]:
-        """Solve a model with what is left, and pay for it.
-
-        Returns
-        -------
-        solver : cp_model.CpSolver
-        status : str
-            ``"OPTIMAL"``, ``"FEASIBLE"``, ``"INFEASIBLE"`` or ``"UNKNOWN"``.
-        """
+        """Solve a model with what is left, and pay for it; return the solver and its status."""
         solver = load_cp_model().CpSolver()
-        solver.parameters.num_workers = 1
-        solver.parameters.random_seed = SEED
-        solver.parameters.max_deterministic_time = self.steps / STEPS_A_UNIT
+        parameters |= {"num_workers": 1, "random_seed": SEED}
+        parameters["max_deterministic_time"] = self.steps / STEPS_A_UNIT
         for name, value in parameters.items():
             setattr(solver.parameters, name, value)
         status = solver.solve(model)
@@ -83,28 +70,15 @@ class Budget:
         return solver, str(status.name)
 
 
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What is known of a layer.
-
-    Parameters
-    ----------
-    expert : int64 ndarray, [S]
-        Expert in each living slot; no duplicate that can be avoided.
-    least_time : float
-        Proven: no placement's last GPU is done earlier, whether it holds an expert twice on a GPU
-        or not. In tokens at the fastest GPU's speed.
-    status : str
-        `OPTIMAL` among the placements without avoidable duplicates, `TARGET` or `LIMIT`.
-    """
+class Outcome(NamedTuple):
+    """What is known of a layer: the expert in each living slot [S], and the rest of `Solution`."""
 
     expert: Int
     least_time: float
     status: str
 
 
-@dataclass(frozen=True, eq=False)
-class Layer:
+class Layer(NamedTuple):
     """One layer, and what is known before the search.
 
     Parameters
@@ -116,8 +90,10 @@ class Layer:
         Node of each of them, numbered from 0.
     num_groups : int
         Groups that are kept on one node, equally many on each; 1 for none.
-    known : Outcome
-        A placement to start from and a proven least time.
+    start : int64 ndarray, [S]
+        A placement to start from.
+    least_time : float
+        Proven of all placements.
     goal : float
         Time that is good enough; 0 where only the best is.
     """
@@ -126,7 +102,8 @@ class Layer:
     cluster: Cluster
     node: tuple[int, ...]
     num_groups: int
-    known: Outcome
+    start: Int
+    least_time: float
     goal: float
 
     @property
@@ -134,43 +111,29 @@ class Layer:
         """When all GPUs are done if the load could be divided at will."""
         return float(self.load.sum() / self.cluster.capacity.sum())
 
-    def by_gpu(self, expert: Int) -> list[Int]:
-        """Part a placement [S]: the experts of each GPU."""
-        return np.split(expert, self.cluster.first_slot[1:-1])
-
     def time(self, expert: Int) -> float:
         """When the last GPU is done under a placement [S]."""
         placed = Placement(expert, self.cluster, self.load.size)
         gpu_load, _ = placed.evaluate(self.load[None])
         return float((gpu_load / self.cluster.capacity).max())
 
-    def outcome(self, expert: Int, least_time: float, least_apart: float = 0.0) -> Outcome:
-        """Judge a placement; the start is kept where that is as good.
+    def outcome(self, expert: Int, least_time: float = 0.0, least_apart: float = 0.0) -> Outcome:
+        """Judge a placement [S]; the start is kept where that is as good.
 
-        Parameters
-        ----------
-        expert : int64 ndarray, [S]
-        least_time, least_apart : float
-            Proven of all placements, and of those without avoidable duplicates.
+        `least_time` is proven of all placements, `least_apart` of those without avoidable
+        duplicates.
         """
-        start = self.known.expert
-        best = expert if self.time(expert) * BEYOND_ROUNDING < self.time(start) else start
+        better = self.time(expert) * BEYOND_ROUNDING < self.time(self.start)
+        best = expert if better else self.start
         reached = self.time(best)
-        least = min(max(least_time, self.known.least_time), reached)
+        least = min(max(least_time, self.least_time), reached)
         if reached <= max(least, least_apart) * (1.0 + CLOSE):
             return Outcome(best, least, OPTIMAL)
         return Outcome(best, least, TARGET if reached <= self.goal else LIMIT)
 
 
 def layers(problem: Problem, target: float | None) -> Iterator[Layer]:
-    """Take a problem apart.
-
-    Parameters
-    ----------
-    problem : Problem
-    target : float, optional
-        Balancedness in (0, 1] that is good enough.
-    """
+    """Take a problem apart; a balancedness of `target` is good enough, None for only the best."""
     cluster = problem.cluster
     living = cluster.only(cluster.living_gpus)
     node = tuple(n for n, gpus in enumerate(cluster.living_by_node) for _ in gpus)
@@ -179,7 +142,5 @@ def layers(problem: Problem, target: float | None) -> Iterator[Layer]:
     mean = problem.load.sum(axis=1) / living.capacity.sum()
     least = mean / balancedness_bound(problem)
     goal = mean / target if target is not None else np.zeros_like(mean)
-    for layer in range(problem.num_layers):
-        known = Outcome(start[layer], float(least[layer]), LIMIT)
-        row = Layer(problem.load[layer], living, node, groups, known, float(goal[layer]))
-        yield replace(row, known=row.outcome(known.expert, known.least_time))
+    for load, row, least_time, enough in zip(problem.load, start, least, goal, strict=True):
+        yield Layer(load, living, node, groups, row, float(least_time), float(enough))
