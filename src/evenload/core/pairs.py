@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from evenload.core.compile import Float, Float1, Float2, Int, Int1, Int2, step
 from evenload.core.grid import bit_length, random_below, sort_keys
+from evenload.core.state import PEAK, State, StateType, copy_out, fill
+from evenload.core.swaps import part_duplicates
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -263,48 +265,108 @@ def search_pair_counts(
     return best
 
 
-@step(Int1, Int, Float, Int, Int2, Float1, Int2, Int1)
+@step(Int1, Int1, Int2, Int1)
+def pair_up(weight: IntArray, count: IntArray, keys: IntArray, placed: IntArray) -> tuple:
+    """Place the i-th heaviest replica beside the i-th lightest: `placed` [S], `keys` [2, S].
+
+    Returns
+    -------
+    heaviest : int
+        Load of the heaviest pair.
+    apart : bool
+        Whether no expert is beside itself.
+    """
+    S = placed.size
+    bits = bit_length(weight.size)
+    mask = (1 << bits) - 1
+    n = 0
+    for e in range(weight.size):
+        share = weight[e] // count[e]
+        for _ in range(count[e]):
+            keys[0, n] = (-share << bits) | e
+            n += 1
+    sort_keys(keys[0], S, keys[1])
+    heaviest = np.int64(0)
+    apart = True
+    for g in range(S // 2):
+        more, less = keys[0, g], keys[0, S - 1 - g]
+        heaviest = max(heaviest, -(more >> bits) - (less >> bits))
+        apart = apart and more != less
+        placed[2 * g] = more & mask
+        placed[2 * g + 1] = less & mask
+    return heaviest, apart
+
+
+@step(Int1, Int1, StateType, Int2, Int2, Int1)
+def place_counts(
+    weight: IntArray, count: IntArray, s: State, slot_keys: IntArray, keys: IntArray,
+    placed: IntArray,
+) -> int:  # fmt: skip
+    """Place given counts with no expert beside itself; return the load of the heaviest GPU."""
+    heaviest, apart = pair_up(weight, count, slot_keys, placed)
+    if apart:
+        return heaviest
+    fill(s, placed, keys)
+    part_duplicates(s)
+    copy_out(s, placed)
+    return s.total[PEAK]
+
+
+@step(Int1, Int, Int, Float, StateType, Int2, Float1, Int2, Int2, Int1, Int1)
 def try_all_counts(
     weight: IntArray,
     most: int,
-    best: float,
-    effort: int,
-    keys: IntArray,
+    heaviest: int,
+    effort: float,
+    s: State,
+    slot_keys: IntArray,
     share: FloatArray,
     by_expert: IntArray,
-    count: IntArray,
-) -> float:
+    keys: IntArray,
+    other: IntArray,
+    placed: IntArray,
+) -> int:
     """Look at all counts that could be better, where they are no more than the effort.
 
-    An expert needs so many replicas that one alone is lighter than the best pair, which leaves few
-    counts of a small layer.
+    An expert needs so many replicas that one alone is lighter than the heaviest GPU, which leaves
+    few counts of a small layer.
 
     Parameters
     ----------
-    best : float
-        Load of the heaviest pair with `count`.
-    effort : int
-        Counts to look at, at most.
-    weight, most, count
+    weight, most
         As `search_pair_counts`.
-    keys : int64, [2, S]; share : float64, [S]; scratch
-    by_expert : int64, [5, E], scratch
-        Its first two rows are left alone.
+    heaviest : int
+        Load of the heaviest GPU of `placed`.
+    effort : float
+        Counts to look at, at most.
+    s : State
+        Of this layer; scratch.
+    slot_keys : int64, [2, S]; share : float64, [S]; keys : int64, [2, G]; other : int64, [S]
+        Scratch.
+    by_expert : int64, [4, E], scratch
+        Its first row is left alone.
+    placed : int64, [S]
+        Replaced where there is better.
+
+    Returns
+    -------
+    int
+        Load of the heaviest GPU.
     """
     E = weight.size
-    now, least, extra = by_expert[2], by_expert[3], by_expert[4]
-    left = keys.shape[1]  # slots to hand out beyond what every expert needs
+    now, least, extra = by_expert[1], by_expert[2], by_expert[3]
+    left = placed.size  # slots to hand out beyond what every expert needs
     for e in range(E):
-        least[e] = min(np.int64(weight[e] // best) + 1, most)
+        least[e] = min(weight[e] // heaviest + 1, most)
         extra[e] = 0
         left -= least[e]
     if left < 0:
-        return best
+        return heaviest
     ways = 1.0
     for i in range(1, left + 1):
         ways *= (E - 1 + i) / i
     if ways > effort:
-        return best
+        return heaviest
     extra[0] = left
     while True:
         legal = True
@@ -312,36 +374,21 @@ def try_all_counts(
             now[e] = least[e] + extra[e]
             legal = legal and now[e] <= most
         if legal:
-            list_shares(weight, now, keys, share)
-            heaviest, _, _ = judge_pairs(share, np.inf, np.inf)
-            if heaviest < best:
-                best = heaviest
-                for e in range(E):
-                    count[e] = now[e]
+            list_shares(weight, now, slot_keys, share)
+            _, excess, _ = judge_pairs(share, heaviest - 1.0, 0.0)
+            if excess == 0.0:  # else it is no better, whatever pairs
+                after = place_counts(weight, now, s, slot_keys, keys, other)
+                if after < heaviest:
+                    heaviest = after
+                    for slot in range(placed.size):
+                        placed[slot] = other[slot]
         # The next way to hand `left` out (Nijenhuis and Wilf 1978, NEXCOM).
         e = 0
         while e < E - 1 and extra[e] == 0:
             e += 1
         if e == E - 1:
-            return best
+            return heaviest
         rest = extra[e]
         extra[e] = 0
         extra[0] = rest - 1
         extra[e + 1] += 1
-
-
-@step(Int1, Int1, Int2, Int1)
-def pair_up(weight: IntArray, count: IntArray, keys: IntArray, placed: IntArray) -> None:
-    """Place the i-th heaviest replica beside the i-th lightest: `placed` [S], `keys` [2, S]."""
-    S = placed.size
-    bits = bit_length(weight.size)
-    mask = (1 << bits) - 1
-    n = 0
-    for e in range(weight.size):
-        for _ in range(count[e]):
-            keys[0, n] = (-(weight[e] // count[e]) << bits) | e
-            n += 1
-    sort_keys(keys[0], S, keys[1])
-    for g in range(S // 2):
-        placed[2 * g] = keys[0, g] & mask
-        placed[2 * g + 1] = keys[0, S - 1 - g] & mask

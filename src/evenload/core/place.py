@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from evenload.core.bound import quick_time
 from evenload.core.compile import Bool, Float, Float1, Float2, Int, Int1, Int2, entry, step
 from evenload.core.grid import SEED, bit_length, relative_grid, sort_keys
-from evenload.core.pairs import pair_up, search_pair_counts, try_all_counts
+from evenload.core.pairs import place_counts, search_pair_counts, try_all_counts
 from evenload.core.search import search
 from evenload.core.start import SLOTS, UNIT_TIME, longest_first, replicate, soonest_done
-from evenload.core.state import COUNT, HOME, PEAK, SHARE, WHOLE, State, StateType, copy_out, fill
+from evenload.core.state import HOME, PEAK, SHARE, WHOLE, State, StateType, copy_out, fill
 from evenload.core.swaps import descend, exchange_pairs, part_duplicates, worth
 
 IntArray = NDArray[np.int64]
@@ -26,7 +26,8 @@ FloatArray = NDArray[np.float64]
 LOG_ROWS = 52  # steps of one trial, at most
 MANY = 2**62
 PAIR_TRIALS = 36  # changes of two counts that cost about as much as one trial
-ALL_COUNTS = 4096  # counts of a layer that are looked at whatever the effort
+COUNT_TRIALS = 8  # such changes that cost about as much as looking at counts as a whole
+ALL_COUNTS = 2**20  # over S**2: counts of a layer that are looked at whatever the effort
 
 
 class Scratch(NamedTuple):
@@ -341,53 +342,62 @@ def start_layers(
         _by_number(w, placed[layer])
 
 
-@entry(Float2, Int, Int, Float, Float1, Float1, Int1, Int1, StateType, ScratchType, Int2)
+@entry(Float2, Int, Int, Float, Float1, StateType, ScratchType, Int2, Float2)
 def place_pairs(
     load: FloatArray,
     bits: int,
     trials: int,
     close: float,
     goal: FloatArray,
-    reach: FloatArray,
-    fewest: IntArray,
-    most: IntArray,
     s: State,
     w: Scratch,
     placed: IntArray,
+    time: FloatArray,
 ) -> None:
     """Search the counts of each layer with two slots on each of equal GPUs.
 
-    Parameters are those of `place_layers`; `placed` is the start, and is never worse in the end.
+    Parameters are those of `place_layers`; `placed` is the start and `time` tells of it, and it is
+    never worse in the end.
     """
-    S = placed.shape[1]
-    weight, count = w.by_expert[WEIGHT], w.by_expert[1]
+    E, S = load.shape[1], placed.shape[1]
+    weight, count, other = w.by_expert[WEIGHT], w.by_expert[1], w.other
     for layer in range(load.shape[0]):
+        enough = max(time[layer, 1], goal[layer]) / close
+        if time[layer, 0] <= enough:
+            continue
         rank_experts(load[layer], bits, w)
-        for r in range(load.shape[1]):
+        total = 0.0
+        for r in range(E):
             s.cost[WHOLE, r, 0] = weight[r]
             w.by_expert[0, w.by_expert[ORDER, r]] = r
+            count[r] = 0
+            total += weight[r]
+        mean = total / (S // 2)
         _by_rank(w, placed[layer])
-        fill(s, w.best, w.keys)
-        before = s.total[PEAK]
-        mean = _mean(s)
-        good = mean * max(_bound(w, S, reach, fewest, most), goal[layer]) / close
-        if before <= good:
-            continue
-        for r in range(load.shape[1]):
-            count[r] = s.expert[COUNT, r]
+        for slot in range(S):
+            count[w.best[slot]] += 1
+        heaviest = np.int64(0)
+        for slot in range(0, S, 2):
+            a, b = w.best[slot], w.best[slot + 1]
+            heaviest = max(heaviest, weight[a] // count[a] + weight[b] // count[b])
+        before = heaviest
         w.random[0] = SEED
-        heaviest = search_pair_counts(
-            weight, S // 2, good, PAIR_TRIALS * trials, w.random, w.slot_keys, w.shares,
+        pair = search_pair_counts(
+            weight, S // 2, mean * enough, PAIR_TRIALS * trials, w.random, w.slot_keys, w.shares,
             w.by_expert[2], w.spare, count,
         )  # fmt: skip
-        if heaviest > good:
-            effort = max(PAIR_TRIALS * trials, ALL_COUNTS)
-            try_all_counts(
-                weight, S // 2, heaviest, effort, w.slot_keys, w.shares[0], w.by_expert, count
-            )
-        pair_up(weight, count, w.slot_keys, w.other)
-        fill(s, w.other, w.keys)
-        part_duplicates(s)
-        if s.total[PEAK] < before:
-            copy_out(s, w.best)
+        if pair < heaviest:
+            after = place_counts(weight, count, s, w.slot_keys, w.keys, other)
+            if after < heaviest:
+                heaviest = after
+                for slot in range(S):
+                    w.best[slot] = other[slot]
+        if heaviest > mean * enough:
+            effort = max(PAIR_TRIALS * trials / COUNT_TRIALS, ALL_COUNTS / (S * S))
+            heaviest = try_all_counts(
+                weight, S // 2, heaviest, effort, s, w.slot_keys, w.shares[0], w.by_expert[1:5],
+                w.keys, other, w.best,
+            )  # fmt: skip
+        if heaviest < before:
             _by_number(w, placed[layer])
+            time[layer, 0] = heaviest / mean

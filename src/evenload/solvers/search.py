@@ -194,12 +194,13 @@ def search(
         )
         return after if begun is None else begun.or_better(after)
     best = begun or place(load, cluster, goal=goal)
-    start, few = best.expert, int(gpu_rows(cluster)[0].sum()) <= FEW_SLOTS
-    for level in levels_up_to(trials) if few else [trials]:
-        expert = _search_pairs(load, cluster, start, level, close, goal)
-        more = level if few else 0
+    if int(gpu_rows(cluster)[0].sum()) > FEW_SLOTS:
+        return _search_pairs(load, cluster, best, trials, close, goal)
+    start = best
+    for level in levels_up_to(trials):
+        expert = _search_pairs(load, cluster, start, level, close, goal).expert
         best = best.or_better(
-            place(load, cluster, trials=more, begun=expert, close=close, goal=goal)
+            place(load, cluster, trials=level, begun=expert, close=close, goal=goal)
         )
     return best
 
@@ -210,22 +211,21 @@ def levels_up_to(trials: int) -> list[int]:
 
 
 def _search_pairs(
-    load: Float, cluster: Cluster, begun: Int, trials: int, close: float, goal: Float | None
-) -> Int:
+    load: Float, cluster: Cluster, begun: Placed, trials: int, close: float, goal: Float | None
+) -> Placed:
     from evenload.core.place import Scratch, place_pairs
     from evenload.core.state import State
 
-    gpu, bounding = gpu_rows(cluster), _bounding(cluster)
+    gpu, E = gpu_rows(cluster), load.shape[1]
     goals = np.ones(len(load)) if goal is None else goal
-    expert = begun.copy()
+    expert, time = begun.expert.copy(), np.stack(begun[1:], axis=1)
 
     def run(first: int, end: int) -> None:
         part = slice(first, end)
         place_pairs(
-            load[part], _load_bits(gpu), trials, close, goals[part], *bounding[1:],
-            State.empty(gpu, load.shape[1], 1, False), Scratch.empty(gpu, load.shape[1]),
-            expert[part],
+            load[part], _load_bits(gpu), trials, close, goals[part],
+            State.empty(gpu, E, 1, False), Scratch.empty(gpu, E), expert[part], time[part],
         )  # fmt: skip
 
     spread(len(load), expert.size * trials, run)
-    return expert
+    return Placed(expert, time[:, 0], begun.bound)
