@@ -34,8 +34,9 @@ def list_shares(weight: IntArray, count: IntArray, keys: IntArray, share: FloatA
     """List the shares of all replicas in descending order: [S]; `keys` [2, S] is scratch."""
     n = 0
     for e in range(weight.size):
+        each = weight[e] if count[e] == 1 else weight[e] // count[e]
         for _ in range(count[e]):
-            keys[0, n] = -(weight[e] // count[e])
+            keys[0, n] = -each
             n += 1
     sort_keys(keys[0], n, keys[1])
     for i in range(n):

@@ -95,7 +95,9 @@ def to_placement(problem: Problem, expert: Int, rank: Int | None = None) -> Plac
     return Placement(whole(expert), problem.cluster, problem.num_experts, replica_rank=rank)
 
 
-def plan_at_least(problem: Problem, planner: RowPlanner, simple: RowPlanner) -> Placement:
+def plan_at_least(
+    problem: Problem, planner: RowPlanner, simple: RowPlanner
+) -> tuple[Placement, Float]:
     """Place a problem's experts with a planner of rows, but never worse than a simpler one does.
 
     A search alone cannot promise that: the other rounds elsewhere, and packs groups onto nodes
@@ -110,22 +112,29 @@ def plan_at_least(problem: Problem, planner: RowPlanner, simple: RowPlanner) -> 
 
     Returns
     -------
-    Placement
+    placed : Placement
         In every layer at least as balanced as the simple plan if that has no more duplicates, or
         within 0.1 % of the bound.
+    bound : float64 ndarray, [L]
+        Of the balancedness; 1 where it was not needed.
     """
     placed = plan_by_node(problem, planner)
-    reached = placed.evaluate(problem.load)[1]
-    if reached.min() >= NEAR:
-        return placed
-    bound = balancedness_bound(problem, thorough=False)
+    reached, bound = placed.evaluate(problem.load)[1], np.ones(problem.num_layers)
+    tighten(problem, bound, reached < NEAR)
     layers = np.flatnonzero(reached < NEAR * bound)
     if layers.size == 0:
-        return placed
+        return placed, bound
     part = problem.layers(layers)
     if problem.keeps_groups:
         placed = better_of_layers(problem, placed, layers, plan_by_node(part, planner, simple))
-    return better_of_layers(problem, placed, layers, plan_by_node(part, simple))
+    return better_of_layers(problem, placed, layers, plan_by_node(part, simple)), bound
+
+
+def tighten(problem: Problem, bound: Float, wanted: NDArray[np.bool_]) -> None:
+    """Write the bound [L] of the layers where it is wanted and still 1."""
+    layers = np.flatnonzero(wanted & (bound == 1.0))
+    if layers.size:
+        bound[layers] = balancedness_bound(problem.layers(layers), thorough=False)
 
 
 def better_of_layers(

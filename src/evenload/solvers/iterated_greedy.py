@@ -54,4 +54,4 @@ def iterated_greedy(
         spread(X, expert.size, run)
         return expert, None
 
-    return plan_at_least(problem, planner, greedy_rows)
+    return plan_at_least(problem, planner, greedy_rows)[0]

@@ -12,6 +12,7 @@ from evenload.solvers.by_node import (
     better_of_layers,
     plan_at_least,
     plan_by_node,
+    tighten,
     to_placement,
 )
 from evenload.solvers.greedy import greedy_rows
@@ -64,11 +65,13 @@ def joint(
         return to_placement(problem, placed.expert)
     if not problem.keeps_groups:
         return _at_least_greedy(problem, search(load, cluster, trials, close=close))
-    bound = balancedness_bound(problem, thorough=False)
     if not (cluster.gpus_are_equal and cluster.nodes_are_equal):
+        bound = balancedness_bound(problem, thorough=False)
         return to_placement(problem, plan_groups(problem, trials, close, 1.0 / bound).expert)
-    begun = plan_at_least(problem, local_rows, greedy_rows)
-    layers = np.flatnonzero(begun.evaluate(load)[1] < close * bound)
+    begun, bound = plan_at_least(problem, local_rows, greedy_rows)
+    reached = begun.evaluate(load)[1]
+    tighten(problem, bound, reached < close)
+    layers = np.flatnonzero(reached < close * bound)
     if layers.size == 0:
         return begun
     part = problem.layers(layers)

@@ -60,4 +60,4 @@ def local_search(
         fine_target=goal or CLOSE,
         most_pairs=None if effort is None else whole_number("effort", effort),
     )
-    return plan_at_least(problem, planner, greedy_rows)
+    return plan_at_least(problem, planner, greedy_rows)[0]
