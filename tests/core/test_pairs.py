@@ -7,8 +7,11 @@ from as_entry import as_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evenload import Cluster
 from evenload.core import pairs
 from evenload.core.grid import SEED
+from evenload.core.state import WHOLE, State
+from evenload.solvers.search import gpu_rows
 
 seeds = st.integers(0, 2**32)
 judge_pairs, exchange_shares = as_entry(pairs.judge_pairs), as_entry(pairs.exchange_shares)
@@ -86,11 +89,11 @@ def test_shares_are_listed_in_order(seed):
 
 
 def pair_up(weight, count):
-    """Experts of each pair: [G, 2]."""
+    """Experts of each pair, [G, 2], and what the kernel says of them."""
     S = count.sum()
     placed = np.full(S, -1)
-    as_entry(pairs.pair_up)(weight, count, np.empty((2, S), np.int64), placed)
-    return placed.reshape(-1, 2)
+    told = as_entry(pairs.pair_up)(weight, count, np.empty((2, S), np.int64), placed)
+    return placed.reshape(-1, 2), *told
 
 
 def best_pairing(weight, count):
@@ -119,10 +122,36 @@ def test_replicas_are_paired_as_well_as_can_be(seed):
     """An expert beside itself only among equal shares, or in the middle: a swap parts those."""
     rng = np.random.default_rng(seed)
     weight, count = random_counts(rng, int(rng.integers(1, 6)))
-    placed = pair_up(weight, count)
+    placed, told, apart = pair_up(weight, count)
     np.testing.assert_array_equal(np.bincount(placed.ravel()), count)
     heaviest = (weight // count)[placed].sum(axis=1).max()
-    assert heaviest == heaviest_pair(weight, count) <= best_pairing(weight, count)
+    assert heaviest == told == heaviest_pair(weight, count) <= best_pairing(weight, count)
+    assert apart == (placed[:, 0] != placed[:, 1]).all()
+
+
+def state_of(weight, G):
+    """A state of a layer with two slots on each of G GPUs."""
+    gpu = gpu_rows(Cluster(G, slots_per_gpu=2))
+    state = State.empty(gpu, weight.size, 1, False)
+    state.cost[WHOLE, :, 0] = weight
+    return state
+
+
+@settings(max_examples=150, deadline=None)
+@given(seed=seeds)
+def test_counts_are_placed_as_well_as_can_be_with_no_expert_beside_itself(seed):
+    rng = np.random.default_rng(seed)
+    G = int(rng.integers(1, 6))
+    weight, count = random_counts(rng, G)
+    placed = np.full(2 * G, -1)
+    heaviest = as_entry(pairs.place_counts)(
+        weight, count, state_of(weight, G), np.empty((2, 2 * G), np.int64),
+        np.empty((2, G), np.int64), placed,
+    )  # fmt: skip
+    np.testing.assert_array_equal(np.bincount(placed), count)
+    pair = placed.reshape(-1, 2)
+    assert (pair[:, 0] != pair[:, 1]).all()
+    assert heaviest == (weight // count)[pair].sum(axis=1).max() == best_pairing(weight, count)
 
 
 # --- counts -----------------------------------------------------------------------------------
@@ -140,15 +169,17 @@ def search(weight, count, most, trials, goal=0.0):
 
 
 def try_all(weight, count, most, effort=2**40):
-    """The heaviest pair by the kernel's own word, and the counts."""
+    """The heaviest GPU by the kernel's own word, and the experts of each: [G, 2]."""
     E, S = weight.size, count.sum()
-    by_expert, count = np.full((5, E), -7), count.copy()
+    keys, placed = np.empty((2, S), np.int64), np.empty(S, np.int64)
+    state, by_expert, by_gpu = state_of(weight, S // 2), np.full((4, E), -7), keys[:, : S // 2]
+    start = as_entry(pairs.place_counts)(weight, count, state, keys, by_gpu.copy(), placed)
     best = as_entry(pairs.try_all_counts)(
-        weight, most, heaviest_pair(weight, count), effort, np.empty((2, S), np.int64),
-        np.empty(S), by_expert, count,
+        weight, most, start, effort, state, keys, np.empty(S), by_expert, by_gpu.copy(),
+        np.empty(S, np.int64), placed,
     )  # fmt: skip
-    assert (by_expert[:2] == -7).all()
-    return best, count
+    assert (by_expert[0] == -7).all()
+    return start, best, placed.reshape(-1, 2)
 
 
 @settings(max_examples=100, deadline=None)
@@ -177,10 +208,10 @@ def test_a_search_of_counts_ends_at_the_goal():
 
 
 def least_pair(weight, slots, most):
-    """The heaviest pair under the best of all counts."""
+    """The heaviest GPU under the best of all counts, with no expert beside itself."""
     cuts = itertools.combinations(range(1, slots), weight.size - 1)
     counts = (np.diff([0, *cut, slots]) for cut in cuts)
-    return min(heaviest_pair(weight, count) for count in counts if count.max() <= most)
+    return min(best_pairing(weight, count) for count in counts if count.max() <= most)
 
 
 @settings(max_examples=60, deadline=None)
@@ -189,16 +220,19 @@ def test_all_counts_that_could_be_better_are_tried(seed):
     rng = np.random.default_rng(seed)
     G = int(rng.integers(1, 6))
     weight, count = random_counts(rng, G)
-    best, found = try_all(weight, count, G)
-    assert found.sum() == 2 * G
+    _, best, placed = try_all(weight, count, G)
+    found = np.bincount(placed.ravel())
     assert ((found >= 1) & (found <= G)).all()
-    assert best == heaviest_pair(weight, found) == least_pair(weight, 2 * G, G)
+    assert (placed[:, 0] != placed[:, 1]).all()
+    assert best == (weight // found)[placed].sum(axis=1).max() == least_pair(weight, 2 * G, G)
 
 
 def test_more_counts_than_the_effort_are_left_alone():
     weight, count = np.array([700, 650, 130, 110, 30, 15, 10, 5]), np.full(8, 2)
-    start = heaviest_pair(weight, count)
-    best, found = try_all(weight, count, 8, effort=10)
-    assert (best, found.tolist()) == (start, count.tolist())
-    best, found = try_all(weight, count, 8, effort=6435)
-    assert best == least_pair(weight, 16, 8) < start
+    start, best, placed = try_all(weight, count, 8, effort=10)
+    assert best == start
+    np.testing.assert_array_equal(np.bincount(placed.ravel()), count)
+    start, best, _ = try_all(weight, count, 8, effort=6435)
+    cuts = itertools.combinations(range(1, 16), 7)
+    counts = (np.diff([0, *cut, 16]) for cut in cuts)
+    assert best == min(heaviest_pair(weight, found) for found in counts if found.max() <= 8) < start
