@@ -282,7 +282,7 @@ def pair_up(weight: IntArray, count: IntArray, keys: IntArray, placed: IntArray)
     mask = (1 << bits) - 1
     n = 0
     for e in range(weight.size):
-        share = weight[e] // count[e]
+        share = weight[e] if count[e] == 1 else weight[e] // count[e]
         for _ in range(count[e]):
             keys[0, n] = (-share << bits) | e
             n += 1
@@ -298,14 +298,17 @@ def pair_up(weight: IntArray, count: IntArray, keys: IntArray, placed: IntArray)
     return heaviest, apart
 
 
-@step(Int1, Int1, StateType, Int2, Int2, Int1)
+@step(Int1, Int1, Int, StateType, Int2, Int2, Int1)
 def place_counts(
-    weight: IntArray, count: IntArray, s: State, slot_keys: IntArray, keys: IntArray,
+    weight: IntArray, count: IntArray, best: int, s: State, slot_keys: IntArray, keys: IntArray,
     placed: IntArray,
 ) -> int:  # fmt: skip
-    """Place given counts with no expert beside itself; return the load of the heaviest GPU."""
+    """Place given counts, and return the load of the heaviest GPU.
+
+    Replicas of one expert that paired are parted, unless the pairs are no lighter than `best`.
+    """
     heaviest, apart = pair_up(weight, count, slot_keys, placed)
-    if apart:
+    if apart or heaviest >= best:
         return heaviest
     fill(s, placed, keys)
     part_duplicates(s)
@@ -313,7 +316,7 @@ def place_counts(
     return s.total[PEAK]
 
 
-@step(Int1, Int, Int, Float, StateType, Int2, Float1, Int2, Int2, Int1, Int1)
+@step(Int1, Int, Int, Float, StateType, Int2, Int2, Int2, Int1, Int1)
 def try_all_counts(
     weight: IntArray,
     most: int,
@@ -321,7 +324,6 @@ def try_all_counts(
     effort: float,
     s: State,
     slot_keys: IntArray,
-    share: FloatArray,
     by_expert: IntArray,
     keys: IntArray,
     other: IntArray,
@@ -342,10 +344,8 @@ def try_all_counts(
         Counts to look at, at most.
     s : State
         Of this layer; scratch.
-    slot_keys : int64, [2, S]; share : float64, [S]; keys : int64, [2, G]; other : int64, [S]
+    slot_keys : int64, [2, S]; by_expert : int64, [3, E]; keys : int64, [2, G]; other : int64, [S]
         Scratch.
-    by_expert : int64, [4, E], scratch
-        Its first row is left alone.
     placed : int64, [S]
         Replaced where there is better.
 
@@ -355,7 +355,7 @@ def try_all_counts(
         Load of the heaviest GPU.
     """
     E = weight.size
-    now, least, extra = by_expert[1], by_expert[2], by_expert[3]
+    now, least, extra = by_expert[0], by_expert[1], by_expert[2]
     left = placed.size  # slots to hand out beyond what every expert needs
     for e in range(E):
         least[e] = min(weight[e] // heaviest + 1, most)
@@ -375,14 +375,11 @@ def try_all_counts(
             now[e] = least[e] + extra[e]
             legal = legal and now[e] <= most
         if legal:
-            list_shares(weight, now, slot_keys, share)
-            _, excess, _ = judge_pairs(share, heaviest - 1.0, 0.0)
-            if excess == 0.0:  # else it is no better, whatever pairs
-                after = place_counts(weight, now, s, slot_keys, keys, other)
-                if after < heaviest:
-                    heaviest = after
-                    for slot in range(placed.size):
-                        placed[slot] = other[slot]
+            after = place_counts(weight, now, heaviest, s, slot_keys, keys, other)
+            if after < heaviest:
+                heaviest = after
+                for slot in range(placed.size):
+                    placed[slot] = other[slot]
         # The next way to hand `left` out (Nijenhuis and Wilf 1978, NEXCOM).
         e = 0
         while e < E - 1 and extra[e] == 0:

@@ -360,7 +360,7 @@ def place_pairs(
     never worse in the end.
     """
     E, S = load.shape[1], placed.shape[1]
-    weight, count, other = w.by_expert[WEIGHT], w.by_expert[1], w.other
+    weight, count = w.by_expert[WEIGHT], w.by_expert[1]
     for layer in range(load.shape[0]):
         enough = max(time[layer, 1], goal[layer]) / close
         if time[layer, 0] <= enough:
@@ -372,32 +372,21 @@ def place_pairs(
             w.by_expert[0, w.by_expert[ORDER, r]] = r
             count[r] = 0
             total += weight[r]
-        mean = total / (S // 2)
-        _by_rank(w, placed[layer])
         for slot in range(S):
-            count[w.best[slot]] += 1
-        heaviest = np.int64(0)
-        for slot in range(0, S, 2):
-            a, b = w.best[slot], w.best[slot + 1]
-            heaviest = max(heaviest, weight[a] // count[a] + weight[b] // count[b])
-        before = heaviest
+            count[w.by_expert[0, placed[layer, slot]]] += 1
+        mean = total / (S // 2)
         w.random[0] = SEED
-        pair = search_pair_counts(
+        search_pair_counts(
             weight, S // 2, mean * enough, PAIR_TRIALS * trials, w.random, w.slot_keys, w.shares,
             w.by_expert[2], w.spare, count,
         )  # fmt: skip
-        if pair < heaviest:
-            after = place_counts(weight, count, s, w.slot_keys, w.keys, other)
-            if after < heaviest:
-                heaviest = after
-                for slot in range(S):
-                    w.best[slot] = other[slot]
+        heaviest = place_counts(weight, count, MANY, s, w.slot_keys, w.keys, w.best)
         if heaviest > mean * enough:
             effort = max(PAIR_TRIALS * trials / COUNT_TRIALS, ALL_COUNTS / (S * S))
             heaviest = try_all_counts(
-                weight, S // 2, heaviest, effort, s, w.slot_keys, w.shares[0], w.by_expert[1:5],
-                w.keys, other, w.best,
+                weight, S // 2, heaviest, effort, s, w.slot_keys, w.by_expert[2:5], w.keys,
+                w.other, w.best,
             )  # fmt: skip
-        if heaviest < before:
+        if heaviest / mean < time[layer, 0]:
             _by_number(w, placed[layer])
             time[layer, 0] = heaviest / mean
