@@ -39,6 +39,7 @@ WEIGHT = 4096  # of all samples together, on the integer grid
 MOST_BITS = 36  # of a sample's load
 KEY_BITS = 60  # of a peak, all samples and moves together
 
+WASTE = 0.001  # balancedness that a duplicate counts for, where layers compete for moves
 LEAST_PRICE, STEEPER, MOST_PRICES = 0.0005, 2.0, 12  # of a move, where the moves of all are limited
 
 
@@ -393,7 +394,8 @@ class Layers:
             options.append(self._both(price, limit))
         peak = np.stack([found.peak for found in options])
         moves = np.stack([found.moves for found in options])
-        chosen = choose_layers(peak, moves, total)
+        wasted = np.stack([to_placement(self.problem, f.placed).duplicates for f in options])
+        chosen = choose_layers(peak + WASTE * wasted, moves, total)
         layer = np.arange(len(chosen))
         placed = np.stack([found.placed for found in options])[chosen, layer]
         return Found(placed, peak[chosen, layer], moves[chosen, layer])
