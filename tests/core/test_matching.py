@@ -22,7 +22,7 @@ seeds = st.integers(0, 2**32)
 def test_the_assignment_is_scipys(seed, n, row, column):
     whole = np.random.default_rng(seed).integers(-20, 20, (n + 2, n + 2))
     column_of = np.empty(n, np.int64)
-    total = assign(whole, row, column, n, column_of, np.empty((6, n + 3), np.int64))
+    total = assign(whole, row, column, n, column_of, np.empty((6, n), np.int64))
     cost = whole[row : row + n, column : column + n]
     assert sorted(column_of) == list(range(n))
     assert total == cost[np.arange(n), column_of].sum()

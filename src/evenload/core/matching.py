@@ -10,6 +10,7 @@ from evenload.core.compile import Flag3, Int, Int1, Int2, entry, read_only, step
 
 FAR = 2**62
 UNLIKE = 2**30  # costs more than any overlap is worth
+NONE = -1
 
 
 @step(Int2, Int, Int, Int, Int1, Int2)
@@ -21,43 +22,43 @@ def _assign(cost: Any, row: Any, column: Any, n: Any, column_of: Any, scratch: A
 
     What counts of `cost` [G, G], at most 2**40 in size, is a square of n rows and columns from
     `row` and `column` on, and `column_of` [n or more] is counted from these. `scratch` is
-    [6, n + 1 or more].
+    [6, n or more].
     """
-    # Rows and columns count from 1; 0 is none.
     row_price, column_price, row_of = scratch[0], scratch[1], scratch[2]
-    way, least, done = scratch[3], scratch[4], scratch[5]
-    for j in range(n + 1):
-        row_price[j], column_price[j], row_of[j] = 0, 0, 0
-    for i in range(1, n + 1):
-        for j in range(n + 1):
-            least[j], done[j] = FAR, 0
-        row_of[0], at = i, 0
-        while row_of[at] != 0:
-            done[at] = 1
-            nearest, i_at = 0, row_of[at]
-            for j in range(1, n + 1):
-                if done[j]:
-                    continue
-                away = cost[row + i_at - 1, column + j - 1] - row_price[i_at] - column_price[j]
+    way, least, left = scratch[3], scratch[4], scratch[5]
+    for j in range(n):
+        row_price[j], column_price[j], row_of[j] = 0, 0, NONE
+    for i in range(n):
+        for j in range(n):
+            least[j], left[j] = FAR, j
+        num_left, at, length = n, i, 0
+        while at != NONE:
+            offset = length - row_price[at]
+            nearest, lowest = 0, FAR
+            for place in range(num_left):
+                j = left[place]
+                away = cost[row + at, column + j] + offset - column_price[j]
                 if away < least[j]:
                     least[j], way[j] = away, at
-                if nearest == 0 or least[j] < least[nearest]:
-                    nearest = j
-            step = least[nearest]
-            for j in range(n + 1):
-                if done[j]:
-                    row_price[row_of[j]] += step
-                    column_price[j] -= step
-                else:
-                    least[j] -= step
-            at = nearest
-        while at != 0:
-            row_of[at] = row_of[way[at]]
-            at = way[at]
+                # Of equal ones a free column, which ends the path: overlaps are mostly equal.
+                if least[j] < lowest or (least[j] == lowest and row_of[j] == NONE):
+                    nearest, lowest = place, least[j]
+            end, length = left[nearest], lowest
+            num_left -= 1
+            left[nearest], left[num_left] = left[num_left], end
+            at = row_of[end]
+        row_price[i] += length
+        for place in range(num_left + 1, n):
+            j = left[place]
+            row_price[row_of[j]] += length - least[j]
+            column_price[j] -= length - least[j]
+        while at != i:
+            at = way[end]
+            row_of[end] = at
+            column_of[at], end = end, column_of[at]
     total = 0
-    for j in range(1, n + 1):
-        column_of[row_of[j] - 1] = j - 1
-        total += cost[row + row_of[j] - 1, column + j - 1]
+    for i in range(n):
+        total += cost[row + i, column + column_of[i]]
     return total
 
 
@@ -102,7 +103,7 @@ def relabel(physical_to_logical: Any, slots: Any, kind: Any, first_gpu: Any, old
     first, target, inner = np.empty(G, np.int64), np.empty(G, np.int64), np.empty(G, np.int64)
     fresh, seen = np.empty(S, np.int64), np.empty(old.shape[1], np.int64)
     cost, total = np.empty((G, G), np.int64), np.empty((N, N), np.int64)
-    scratch = np.empty((6, G + 1), np.int64)
+    scratch = np.empty((6, G), np.int64)
     start = 0
     for g in range(G):
         first[g] = start

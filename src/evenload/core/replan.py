@@ -107,6 +107,9 @@ def _best_swap(
 ) -> tuple:
     """Find the exchange between two GPUs that costs least, peak and moves together.
 
+    Often many leave another GPU as the last one: of those, the one after which the later of the two
+    is done soonest in the sample.
+
     Parameters
     ----------
     m, k : int
@@ -121,9 +124,11 @@ def _best_swap(
         What is reached, and the two slots, -1 where there is no exchange.
     """
     _last_of_others(s, m, k, others)
-    room = (s.time[m, sample] - s.time[k, sample]) // s.gpu[UNIT_TIME, k]
+    unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
+    room = (s.time[m, sample] - s.time[k, sample]) // unit_k
     moves = s.total[MOVES]
     best = NEVER
+    soonest = NEVER
     best_i = NONE
     best_j = NONE
     for i in range(s.gpu[SLOTS, m]):
@@ -139,8 +144,10 @@ def _best_swap(
             if after > max(most, moves):
                 continue
             cost = _swap_peak(s, others, a, m, b, k) + after * price
-            if cost < best:
+            later = max(s.time[m, sample] - by * unit_m, s.time[k, sample] + by * unit_k)
+            if cost < best or (cost == best and later < soonest):
                 best = cost
+                soonest = later
                 best_i = i
                 best_j = j
     return best, best_i, best_j

@@ -39,6 +39,7 @@ WEIGHT = 4096  # of all samples together, on the integer grid
 MOST_BITS = 36  # of a sample's load
 KEY_BITS = 60  # of a peak, all samples and moves together
 
+WASTE = 0.001  # balancedness that a duplicate counts for, where layers compete for moves
 LEAST_PRICE, STEEPER, MOST_PRICES = 0.0005, 2.0, 12  # of a move, where the moves of all are limited
 
 
@@ -208,11 +209,15 @@ class Layers:
 
     @cached_property
     def start(self) -> Int:
-        """What runs, its gaps filled: int64 [L, S]."""
+        """What runs, its gaps filled, or a fresh plan where nothing runs: int64 [L, S]."""
+        if self.problem.current is None:
+            return self.fresh("standard")
         whole = self.running.copy()
-        for load, row in zip(self.problem.load, whole, strict=True):
-            if (row == EMPTY).any() or len(np.unique(row)) < len(load):
-                fill_gaps(load, self.gpu, row)
+        held = np.zeros(self.problem.load.shape, bool)
+        held[np.arange(len(whole))[:, None], whole] = True  # or the last, where a slot is empty
+        lacking = (whole == EMPTY).any(axis=1) | ~held.all(axis=1)
+        for layer in np.flatnonzero(lacking):
+            fill_gaps(self.problem.load[layer], self.gpu, whole[layer])
         return whole
 
     @cached_property
@@ -228,13 +233,44 @@ class Layers:
         return moves
 
     @cached_property
-    def _samples(self) -> tuple[Float, Int]:
-        """Loads [L, E, M] and what each sample counts [M]; the load alone where there are none."""
+    def _ranked(self) -> tuple[Int, Int]:
+        """Rank the experts of each layer by descending load, equal ones by their first slot.
+
+        Returns
+        -------
+        order, rank : int64 ndarray, [L, E]
+            The expert of each rank, and the rank of each expert.
+        """
+        load, placed = self.problem.load, self.start
+        layer = np.arange(len(placed))[:, None]
+        first = np.empty(load.shape, np.int64)
+        # The lowest is written last.
+        first[layer, placed[:, ::-1]] = np.arange(placed.shape[1])[::-1]
+        order = np.lexsort((first, -load))
+        rank = np.empty_like(order)
+        rank[layer, order] = np.arange(load.shape[1])
+        return order, rank
+
+    @cached_property
+    def _samples(self) -> tuple[Float, Int, Flag]:
+        """What the search knows of the experts by rank.
+
+        Returns
+        -------
+        load : float64 ndarray, [L, E, M]
+            Samples, or the load alone where there are none.
+        weight : int64 ndarray, [M]
+            What each sample counts.
+        old : uint8 ndarray, [L, E, G]
+        """
         samples, weight = self.problem.samples, self.problem.sample_weight
         if samples is None or weight is None:
             samples, weight = self.problem.load[None], np.ones(1)
         parts = np.maximum(np.rint(weight / weight.sum() * WEIGHT), 1.0).astype(np.int64)
-        return np.ascontiguousarray(samples.transpose(1, 2, 0)), parts
+        order = self._ranked[0]
+        layer = np.arange(len(order))[:, None]
+        load = np.ascontiguousarray(samples.transpose(1, 2, 0)[layer, order])
+        return load, parts, self.old[layer, order]
 
     def search(
         self, start: Int, price: float, most: Int, share: int = 1, steps: int | None = None
@@ -245,10 +281,8 @@ class Layers:
         called. It gets one part in `share` of the steps, or `steps`.
         """
         home, kept = kept_homes(self.problem, start)
-        order, rank = _ranked(self.problem.load, start)
-        layer = np.arange(len(start))[:, None]
-        load, weight = self._samples
-        load, old = load[layer, order], self.old[layer, order]
+        order, rank = self._ranked
+        load, weight, old = self._samples
         home = np.take_along_axis(home, order, axis=1)
         placed = np.take_along_axis(rank, start, axis=1)
         free = price == 0.0 and bool((most == NO_LIMIT).all())
@@ -280,7 +314,7 @@ class Layers:
         """Plan for the load, and improve that under the samples."""
         unlimited = np.full(self.problem.num_layers, NO_LIMIT)
         scratch = Layers(replace(self.problem, current=None), self.steps, self.goal)
-        return scratch.search(self.fresh("standard"), 0.0, unlimited)
+        return scratch.search(scratch.start, 0.0, unlimited)
 
     def plan(self, price: float, most: int | None, total: int | None) -> Found:
         """Plan every layer from what runs.
@@ -320,15 +354,15 @@ class Layers:
         if limit.max() == 0:
             return kept
         if price > 0.0 or (limit < NO_LIMIT).any():
-            matched = self._matched(self._fresh_start)
-            return kept.or_better(self.search(matched, price, limit, FRESH_SHARE), price)
+            return kept.or_better(self.search(self._near, price, limit, FRESH_SHARE), price)
         planned = self.planned()
         matched = self._matched(planned.placed)
         return kept.or_better(Found(matched, planned.peak, self._moves(matched)), price)
 
     @cached_property
-    def _fresh_start(self) -> Int:
-        return self.fresh(FRESH_EFFORT)
+    def _near(self) -> Int:
+        """A start from scratch, whatever the price."""
+        return self._matched(self.fresh(FRESH_EFFORT))
 
     def _matched(self, placed: Int) -> Int:
         """Give the GPUs of a plan the numbers under which most experts stay.
@@ -360,7 +394,8 @@ class Layers:
             options.append(self._both(price, limit))
         peak = np.stack([found.peak for found in options])
         moves = np.stack([found.moves for found in options])
-        chosen = choose_layers(peak, moves, total)
+        wasted = np.stack([to_placement(self.problem, f.placed).duplicates for f in options])
+        chosen = choose_layers(peak + WASTE * wasted, moves, total)
         layer = np.arange(len(chosen))
         placed = np.stack([found.placed for found in options])[chosen, layer]
         return Found(placed, peak[chosen, layer], moves[chosen, layer])
@@ -397,23 +432,6 @@ def choose_layers(peak: Float, moves: Int, total: int) -> Int:
             return chosen
         left -= int(more[option, at])
         chosen[at] = option
-
-
-def _ranked(load: Float, placed: Int) -> tuple[Int, Int]:
-    """Rank the experts of each layer by descending load, equal ones by their first slot.
-
-    Returns
-    -------
-    order, rank : int64 ndarray, [L, E]
-        The expert of each rank, and the rank of each expert.
-    """
-    layer = np.arange(len(placed))[:, None]
-    first = np.empty(load.shape, np.int64)
-    first[layer, placed[:, ::-1]] = np.arange(placed.shape[1])[::-1]  # the lowest is written last
-    order = np.lexsort((first, -load))
-    rank = np.empty_like(order)
-    rank[layer, order] = np.arange(load.shape[1])
-    return order, rank
 
 
 def fill_gaps(load: Float, gpu: Int, row: Int) -> None:
