@@ -61,13 +61,13 @@ def _run(step, s, w, x, placed, log, price, result):  # noqa: PLR0912
     """Run a kernel: one entry for all, since each compiles what it reaches."""
     K = s.slot.shape[2]
     if step == 0:
-        fill(s, placed, w.keys)
+        fill(s, placed)
     elif step == 1:
         copy_out(s, placed)
     elif step == 2:
         swap(s, x[0], x[1], x[2], x[3])
     elif step == 3:
-        hand_over(s, x[0], x[1], x[2], w.keys)
+        hand_over(s, x[0], x[1], x[2])
     elif step == 4:
         result[0] = may_swap(s, x[0], x[1], x[2], x[3])
     elif step == 5:
@@ -79,14 +79,14 @@ def _run(step, s, w, x, placed, log, price, result):  # noqa: PLR0912
     elif step == 8:
         result[0], result[1] = exchange_pairs(s, x[0], x[1], x[2], log, x[3], w.pairs, K)
     elif step == 9:
-        take_back(s, log, x[0], w.keys)
+        take_back(s, log, x[0])
     elif step == 10:
         part_duplicates(s)
     elif step == 11:
-        result[0] = _disturb(s, x[0] > 0, w.random, log, w.keys)
+        result[0] = _disturb(s, x[0] > 0, w.random, log)
     else:
         result[0] = search(
-            s, x[0], x[1], price, x[2], x[3], x[4] > 0, w.random, log, w.pairs, w.keys, placed
+            s, x[0], x[1], price, x[2], x[3], x[4] > 0, w.random, log, w.pairs, placed
         )
 
 
@@ -182,7 +182,7 @@ class Layer:
         np.testing.assert_array_equal(s.time, time)
         keys = np.sort((-time << s.gpu_bits) | np.arange(G)[:, None], axis=0).T
         if M == 1:
-            assert s.slowest.tolist() == keys.tolist()
+            assert s.slowest[:1].tolist() == keys.tolist()
             for g, n in enumerate(gpu[SLOTS]):
                 share = s.slot[SHARE, g, :n]
                 np.testing.assert_array_equal(share, s.cost[NOW, s.slot[EXPERT, g, :n], 0])

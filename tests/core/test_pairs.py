@@ -172,10 +172,10 @@ def try_all(weight, count, most, effort=2**40):
     """The heaviest GPU by the kernel's own word, and the experts of each: [G, 2]."""
     E, S = weight.size, count.sum()
     keys, placed = np.empty((2, S), np.int64), np.empty(S, np.int64)
-    state, by_gpu = state_of(weight, S // 2), np.empty((2, S // 2), np.int64)
-    start = as_entry(pairs.place_counts)(weight, count, 2**62, state, keys, by_gpu, placed)
+    state = state_of(weight, S // 2)
+    start = as_entry(pairs.place_counts)(weight, count, 2**62, state, keys, placed)
     best = as_entry(pairs.try_all_counts)(
-        weight, most, start, effort, state, keys, np.empty((3, E), np.int64), by_gpu,
+        weight, most, start, effort, state, keys, np.empty((3, E), np.int64),
         np.empty(S, np.int64), placed,
     )  # fmt: skip
     return start, best, placed.reshape(-1, 2)

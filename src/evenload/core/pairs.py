@@ -298,34 +298,32 @@ def pair_up(weight: IntArray, count: IntArray, keys: IntArray, placed: IntArray)
     return heaviest, apart
 
 
-@step(Int1, Int1, Int, StateType, Int2, Int2, Int1)
+@step(Int1, Int1, Int, StateType, Int2, Int1)
 def place_counts(
-    weight: IntArray, count: IntArray, best: int, s: State, slot_keys: IntArray, keys: IntArray,
-    placed: IntArray,
-) -> int:  # fmt: skip
+    weight: IntArray, count: IntArray, best: int, s: State, keys: IntArray, placed: IntArray
+) -> int:
     """Place given counts, and return the load of the heaviest GPU.
 
     Replicas of one expert that paired are parted, unless the pairs are no lighter than `best`.
     """
-    heaviest, apart = pair_up(weight, count, slot_keys, placed)
+    heaviest, apart = pair_up(weight, count, keys, placed)
     if apart or heaviest >= best:
         return heaviest
-    fill(s, placed, keys)
+    fill(s, placed)
     part_duplicates(s)
     copy_out(s, placed)
     return s.total[PEAK]
 
 
-@step(Int1, Int, Int, Float, StateType, Int2, Int2, Int2, Int1, Int1)
+@step(Int1, Int, Int, Float, StateType, Int2, Int2, Int1, Int1)
 def try_all_counts(
     weight: IntArray,
     most: int,
     heaviest: int,
     effort: float,
     s: State,
-    slot_keys: IntArray,
-    by_expert: IntArray,
     keys: IntArray,
+    by_expert: IntArray,
     other: IntArray,
     placed: IntArray,
 ) -> int:
@@ -344,7 +342,7 @@ def try_all_counts(
         Counts to look at, at most.
     s : State
         Of this layer; scratch.
-    slot_keys : int64, [2, S]; by_expert : int64, [3, E]; keys : int64, [2, G]; other : int64, [S]
+    keys : int64, [2, S]; by_expert : int64, [3, E]; other : int64, [S]
         Scratch.
     placed : int64, [S]
         Replaced where there is better.
@@ -375,7 +373,7 @@ def try_all_counts(
             now[e] = least[e] + extra[e]
             legal = legal and now[e] <= most
         if legal:
-            after = place_counts(weight, now, heaviest, s, slot_keys, keys, other)
+            after = place_counts(weight, now, heaviest, s, keys, other)
             if after < heaviest:
                 heaviest = after
                 for slot in range(placed.size):

@@ -36,9 +36,9 @@ class Scratch(NamedTuple):
     Parameters
     ----------
     by_expert : int64 ndarray, [7, E]
-    by_gpu, keys : int64 ndarray, [2, G]
+    by_gpu : int64 ndarray, [2, G]
     best, other : int64 ndarray, [S]
-    slot_keys : int64 ndarray, [2, S]
+    keys : int64 ndarray, [2, S]
     spare : int64 ndarray, [S - E]
     load : float64 ndarray, [E]
     shares : float64 ndarray, [2, S]
@@ -50,10 +50,9 @@ class Scratch(NamedTuple):
 
     by_expert: IntArray
     by_gpu: IntArray
-    keys: IntArray
     best: IntArray
     other: IntArray
-    slot_keys: IntArray
+    keys: IntArray
     spare: IntArray
     load: FloatArray
     shares: FloatArray
@@ -69,7 +68,6 @@ class Scratch(NamedTuple):
         G, S, K = gpu.shape[1], int(gpu[SLOTS].sum()), int(gpu[SLOTS].max())
         return cls(
             np.empty((7, num_experts), np.int64),
-            np.empty((2, G), np.int64),
             np.empty((2, G), np.int64),
             np.empty(S, np.int64),
             np.empty(S, np.int64),
@@ -87,7 +85,7 @@ class Scratch(NamedTuple):
 
 ScratchType = types.NamedTuple(
     (
-        *(Int2, Int2, Int2, Int1, Int1, Int2, Int1, Float1, Float2, Int2, Int1, Int2, Int2),
+        *(Int2, Int2, Int1, Int1, Int2, Int1, Float1, Float2, Int2, Int1, Int2, Int2),
         types.uint64[::1],
     ),
     Scratch,
@@ -175,9 +173,9 @@ def _search(
     w.random[0] = SEED
     search(
         s, np.int64(mean), np.int64(goal), price, trials, most_pairs, counts, w.random, w.log,
-        w.pairs, w.keys, w.best,
+        w.pairs, w.best,
     )  # fmt: skip
-    fill(s, w.best, w.keys)
+    fill(s, w.best)
 
 
 @step(StateType, ScratchType, Float, Float, Float, Int, Float, Float)
@@ -194,7 +192,7 @@ def _swap(
         heaviest = max(heaviest, s.slot[SHARE, g, 0])
     descend(s, whole, max(np.int64(max(mean / target, goal)), heaviest), MANY, w.no_log, 0)
     if worth(s, 0, price) > before:
-        fill(s, w.best, w.keys)  # what that moved away from home costs more than it gained
+        fill(s, w.best)  # what that moved away from home costs more than it gained
     good = max(np.int64(max(mean / fine_target, goal)), heaviest)
     if s.total[PEAK] > good and most_pairs > 0:
         before = worth(s, 0, price)
@@ -203,7 +201,7 @@ def _swap(
             s, whole, good, most_pairs, w.no_log, 0, w.pairs, s.slot.shape[2]
         )
         if worth(s, 0, price) > before:
-            fill(s, w.best, w.keys)
+            fill(s, w.best)
         _search(s, w, mean, good, price, MANY, most_pairs - looked, False)
 
 
@@ -281,12 +279,12 @@ def place_layers(
         _set_up(s, w, home[layer])
         if is_begun:
             _by_rank(w, placed[layer])
-            fill(s, w.best, w.keys)
+            fill(s, w.best)
         else:
             weight, count, order = w.by_expert[WEIGHT], w.by_expert[2], w.by_expert[3]
             replicate(weight, S, max(G, -(-S // E)), w.by_expert, count, order)
             longest_first(weight, count, order, s.gpu, w.tree, w.by_gpu, w.best)
-            fill(s, w.best, w.keys)
+            fill(s, w.best)
             part_duplicates(s)
         mean = _mean(s)
         time[layer, 1] = 1.0
@@ -327,7 +325,7 @@ def start_layers(
         node = s.expert[HOME]
         replicate(weight, S, max(G, -(-S // E)), w.by_expert, wanted, order)
         soonest_done(weight, wanted, order, count, s.gpu, node, False, w.by_gpu, w.best)
-        fill(s, w.best, w.keys)
+        fill(s, w.best)
         part_duplicates(s)
         copy_out(s, w.best)
         if differ:
@@ -336,7 +334,7 @@ def start_layers(
                 wanted[e] = 1
                 order[e] = e
             soonest_done(weight, wanted, order, count, s.gpu, node, True, w.by_gpu, w.other)
-            fill(s, w.other, w.keys)
+            fill(s, w.other)
             if s.total[PEAK] < first:
                 copy_out(s, w.best)
         _by_number(w, placed[layer])
@@ -377,14 +375,14 @@ def place_pairs(
         mean = total / (S // 2)
         w.random[0] = SEED
         search_pair_counts(
-            weight, S // 2, mean * enough, PAIR_TRIALS * trials, w.random, w.slot_keys, w.shares,
+            weight, S // 2, mean * enough, PAIR_TRIALS * trials, w.random, w.keys, w.shares,
             w.by_expert[2], w.spare, count,
         )  # fmt: skip
-        heaviest = place_counts(weight, count, MANY, s, w.slot_keys, w.keys, w.best)
+        heaviest = place_counts(weight, count, MANY, s, w.keys, w.best)
         if heaviest > mean * enough:
             effort = max(PAIR_TRIALS * trials / COUNT_TRIALS, ALL_COUNTS / (S * S))
             heaviest = try_all_counts(
-                weight, S // 2, heaviest, effort, s, w.slot_keys, w.by_expert[2:5], w.keys,
+                weight, S // 2, heaviest, effort, s, w.keys, w.by_expert[2:5],
                 w.other, w.best,
             )  # fmt: skip
         if heaviest / mean < time[layer, 0]:

@@ -210,11 +210,10 @@ def _draw_sample(s: State, weight: IntArray, random: Random) -> int:
     return sample
 
 
-@step(StateType, Int, Int, Int, Int, Int, Int, Int1, Int2)
+@step(StateType, Int, Int, Int, Int, Int, Int, Int1)
 def _hand_over_if(
-    s: State, place: int, g: int, taker: int, price: int, most: int, limit: int, row: IntArray,
-    keys: IntArray,
-) -> bool:  # fmt: skip
+    s: State, place: int, g: int, taker: int, price: int, most: int, limit: int, row: IntArray
+) -> bool:
     """Hand a spare replica over unless that costs more than the limit."""
     giver = s.spare[place]
     if g < 0 or not may_hand_over(s, giver, g, taker):
@@ -224,7 +223,7 @@ def _hand_over_if(
         return False
     if _handover_peak(s, giver, g, taker, row) + price * moves > limit:
         return False
-    hand_over(s, place, g, taker, keys)
+    hand_over(s, place, g, taker)
     return True
 
 
@@ -237,8 +236,8 @@ def _place_of(s: State, giver: int) -> int:
     return NONE
 
 
-@step(StateType, Int, Int1, Int2)
-def _part_duplicates(s: State, most: int, row: IntArray, keys: IntArray) -> None:
+@step(StateType, Int, Int1)
+def _part_duplicates(s: State, most: int, row: IntArray) -> None:
     """Give the second slot of an expert on a GPU to another one, while moves are left."""
     for g in range(s.gpu.shape[1]):
         for i in range(s.gpu[SLOTS, g]):
@@ -257,12 +256,12 @@ def _part_duplicates(s: State, most: int, row: IntArray, keys: IntArray) -> None
                     if better:
                         best, best_is_new, lowest = taker, new, peak
             if best != NONE:
-                _hand_over_if(s, _place_of(s, giver), g, best, 0, most, lowest, row, keys)
+                _hand_over_if(s, _place_of(s, giver), g, best, 0, most, lowest, row)
 
 
-@step(StateType, RandomType, Int, Int, Int, Int1, Int2)
+@step(StateType, RandomType, Int, Int, Int, Int1)
 def _undo_a_move(
-    s: State, random: Random, price: int, most: int, limit: int, row: IntArray, keys: IntArray
+    s: State, random: Random, price: int, most: int, limit: int, row: IntArray
 ) -> bool:
     """Bring an expert back to a GPU that held it, in place of one that is new there."""
     E, m = s.expert.shape[1], random_below(random, s.gpu.shape[1])
@@ -288,7 +287,7 @@ def _undo_a_move(
         return False
     e = s.slot[EXPERT, m, i]
     if s.expert[COUNT, e] > 1 and random_below(random, 2) == 0:
-        return _hand_over_if(s, _place_of(s, e), m, back, price, most, limit, row, keys)
+        return _hand_over_if(s, _place_of(s, e), m, back, price, most, limit, row)
     k = nth_gpu_with(s, back, random_below(random, s.expert[COUNT, back]))
     if k < 0 or k == m or not may_swap(s, e, m, back, k):
         return False
@@ -301,11 +300,10 @@ def _undo_a_move(
     return True
 
 
-@step(StateType, Int1, RandomType, Int, Int, Int, Int1, Int2)
+@step(StateType, Int1, RandomType, Int, Int, Int, Int1)
 def _try(
-    s: State, weight: IntArray, random: Random, price: int, most: int, limit: int, row: IntArray,
-    keys: IntArray,
-) -> bool:  # fmt: skip
+    s: State, weight: IntArray, random: Random, price: int, most: int, limit: int, row: IntArray
+) -> bool:
     """Try one step: three exchanges to two handovers, and where moves cost, one to undo a move.
 
     An exchange is the best one of the slowest GPU of a drawn sample with a drawn other; a handover
@@ -323,7 +321,7 @@ def _try(
         swap(s, m, i, k, j)
         return True
     if kind == 5:
-        return _undo_a_move(s, random, price, most, limit, row, keys)
+        return _undo_a_move(s, random, price, most, limit, row)
     if s.spare.size == 0:
         return False
     place = random_below(random, s.spare.size)
@@ -334,13 +332,13 @@ def _try(
         taker = random_below(random, s.expert.shape[1])
     giver = s.spare[place]
     g = nth_gpu_with(s, giver, random_below(random, s.expert[COUNT, giver]))
-    return _hand_over_if(s, place, g, taker, price, most, limit, row, keys)
+    return _hand_over_if(s, place, g, taker, price, most, limit, row)
 
 
-@step(StateType, Int1, Int, Int, Int, Int, Int, Int, Int1, Int1, Int2, RandomType)
+@step(StateType, Int1, Int, Int, Int, Int, Int, Int, Int1, Int1, RandomType)
 def _anneal(
     s: State, weight: IntArray, price: int, most: int, goal: int, steps: int, mean: int, heat: int,
-    best: IntArray, row: IntArray, keys: IntArray, random: Random,
+    best: IntArray, row: IntArray, random: Random,
 ) -> bool:  # fmt: skip
     """Part duplicates, and search from there; the state ends as the best one found.
 
@@ -367,7 +365,7 @@ def _anneal(
     found = s.total[MOVES] <= most
     if s.gpu.shape[1] == 1 or most == 0 or steps == 0:
         return found
-    _part_duplicates(s, most, row, keys)
+    _part_duplicates(s, most, row)
     now = worth(s, price, 0.0)
     lowest = now
     copy_out(s, best)
@@ -376,13 +374,13 @@ def _anneal(
         if found and s.total[PEAK] <= goal and (price == 0 or s.total[MOVES] == 0):
             break
         limit = now + heat // steps * (steps - trial) // 1024 * random_below(random, 1024)
-        if _try(s, weight, random, price, most, limit, row, keys):
+        if _try(s, weight, random, price, most, limit, row):
             now = worth(s, price, 0.0)
             if s.total[MOVES] <= most and (now < lowest or not found):
                 lowest = now
                 found = True
                 copy_out(s, best)
-    fill(s, best, keys)
+    fill(s, best)
     return found
 
 
@@ -442,7 +440,7 @@ def replan_layers(
     L, E, M = load.shape
     G = s.gpu.shape[1]
     row, best = np.empty(M, np.int64), np.empty(placed.shape[1], np.int64)
-    keys, random = np.empty((2, G), np.int64), np.empty(1, np.uint64)
+    random = np.empty(1, np.uint64)
     speed = 0.0
     weights = np.int64(0)
     for g in range(G):
@@ -455,18 +453,18 @@ def replan_layers(
             s.expert[HOME, e] = home[layer, e]
             for g in range(G):
                 s.held[OLD, e, g] = old[layer, e, g]
-        fill(s, placed[layer], keys)
+        fill(s, placed[layer])
         mean = (1 << bits) / speed * weights
         cost = np.int64(min(price * mean, float(s.total[PEAK])))  # no move gains more than all
         random[0] = SEED
         start, start_moves = s.total[PEAK], s.total[MOVES]
         found = _anneal(
             s, weight, cost, most[layer], np.int64(goal * mean), steps, np.int64(mean),
-            np.int64(heat * mean), best, row, keys, random,
+            np.int64(heat * mean), best, row, random,
         )  # fmt: skip
         if s.total[PEAK] > start and start_moves <= most[layer]:
             # Parting duplicates has cost more than the search has gained since.
-            fill(s, placed[layer], keys)
+            fill(s, placed[layer])
         copy_out(s, placed[layer])
         peak[layer] = s.total[PEAK] / mean if found else np.inf
         moves[layer] = s.total[MOVES]

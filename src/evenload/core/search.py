@@ -58,8 +58,8 @@ def nth_gpu_with(s: State, e: int, n: int) -> int:
     return NONE
 
 
-@step(StateType, Bool, RandomType, Int2, Int2)
-def _disturb(s: State, counts: bool, random: Random, log: IntArray, keys: IntArray) -> int:
+@step(StateType, Bool, RandomType, Int2)
+def _disturb(s: State, counts: bool, random: Random, log: IntArray) -> int:
     """Hand one spare replica over, or swap one or two of the slowest GPU's at random.
 
     Each half the time; only the latter unless `counts`. A handover goes to any expert or to one of
@@ -94,11 +94,11 @@ def _disturb(s: State, counts: bool, random: Random, log: IntArray, keys: IntArr
     if g != NONE and may_hand_over(s, giver, g, taker):
         write(log, 0, g, giver, -1 - place, taker)
         logged = 1
-        hand_over(s, place, g, taker, keys)
+        hand_over(s, place, g, taker)
     return logged
 
 
-@step(StateType, Int, Int, Float, Int, Int, Bool, RandomType, Int2, Int2, Int2, Int1)
+@step(StateType, Int, Int, Float, Int, Int, Bool, RandomType, Int2, Int2, Int1)
 def search(
     s: State,
     mean: int,
@@ -110,7 +110,6 @@ def search(
     random: Random,
     log: IntArray,
     pairs: IntArray,
-    keys: IntArray,
     best: IntArray,
 ) -> int:
     """Try disturbances, and leave the state at the best that was found.
@@ -133,7 +132,7 @@ def search(
         Whether replica counts may change; else two are exchanged for two as well.
     random : uint64, [1]
         Moves on.
-    log : int64, [n, 4]; pairs : int64, [G, K (K - 1) / 2]; keys : int64, [2, G]; scratch
+    log : int64, [n, 4]; pairs : int64, [G, K (K - 1) / 2]; scratch
     best : int64, [S], output
         Expert in each slot.
 
@@ -155,7 +154,7 @@ def search(
     while trial < trials and looked < most_pairs:
         if min(now, lowest) <= goal and s.total[AWAY] == 0:
             break
-        logged = _disturb(s, counts, random, log, keys)
+        logged = _disturb(s, counts, random, log)
         more, logged = descend(s, mean, goal, most_pairs, log, logged)
         looked += more + 1
         if not counts:
@@ -166,15 +165,15 @@ def search(
         if after <= now:
             now = after
         else:
-            take_back(s, log, logged, keys)
+            take_back(s, log, logged)
         if counts and still == standstill:
             if now < lowest:
                 lowest = now
                 copy_out(s, best)
             else:
-                fill(s, best, keys)
+                fill(s, best)
             for _ in range(SHAKES):
-                _disturb(s, counts, random, log, keys)
+                _disturb(s, counts, random, log)
             now = worth(s, 0, away_price)
             still = 0
         trial += 1

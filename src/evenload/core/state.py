@@ -47,9 +47,9 @@ class State(NamedTuple):
         Expert of every replica beyond the first of each.
     time : int64 ndarray, [G, M]
         When each GPU is done, times what the sample counts.
-    slowest : int64 ndarray, [M, G] for one sample, else [M, 3]
+    slowest : int64 ndarray, [2, G] for one sample, else [M, 3]
         Keys ``-time << gpu_bits | gpu``, ascending: by descending time, equal ones by number;
-        `NEVER` where there are fewer.
+        `NEVER` where there are fewer. The second row of one sample is scratch.
     total : int64 ndarray, [3]
         Time of the last GPU, summed over the samples (`PEAK`); experts that are new to their GPU
         (`MOVES`); under one sample the load computed away from its home (`AWAY`).
@@ -84,7 +84,7 @@ class State(NamedTuple):
             np.empty((4, E, M), np.int64),
             np.empty(S - E, np.int64),
             np.empty((G, M), np.int64),
-            np.full((M, G if M == 1 else TOP), NEVER),
+            np.full((2, G) if M == 1 else (M, TOP), NEVER),
             np.zeros(3, np.int64),
             max((G - 1).bit_length(), 1),
             strict,
@@ -243,8 +243,8 @@ def _add_up(s: State) -> None:
     s.total[PEAK] = peak
 
 
-@step(StateType, Int1, Int2)
-def fill(s: State, placed: IntArray, keys: IntArray) -> None:
+@step(StateType, Int1)
+def fill(s: State, placed: IntArray) -> None:
     """Set the state from a placement.
 
     What the experts cost as a whole, their homes and what is old have to be set already.
@@ -254,7 +254,6 @@ def fill(s: State, placed: IntArray, keys: IntArray) -> None:
     s : State, output
     placed : int64, [S]
         Expert in each slot, the slots of the GPUs one after the other.
-    keys : int64, [2, G], scratch
     """
     E, G, M = s.expert.shape[1], s.gpu.shape[1], s.time.shape[1]
     for e in range(E):
@@ -281,17 +280,17 @@ def fill(s: State, placed: IntArray, keys: IntArray) -> None:
             s.slot[SHARE, g, i] = s.cost[NOW, e, 0]
             _tally(s, e, g, 1)
         _sort_slots(s, g)
-    rank_all(s, keys)
+    rank_all(s)
 
 
-@step(StateType, Int2)
-def rank_all(s: State, keys: IntArray) -> None:
-    """Rank the GPUs where any time may have changed; `keys` [2, G] is scratch."""
+@step(StateType)
+def rank_all(s: State) -> None:
+    """Rank the GPUs where any time may have changed."""
     G, M = s.time.shape
     if M == 1:
         for g in range(G):
             s.slowest[0, g] = (-s.time[g, 0] << s.gpu_bits) | g
-        sort_keys(s.slowest[0], G, keys[1])
+        sort_keys(s.slowest[0], G, s.slowest[1])
     else:
         for m in range(M):
             _find_slowest(s, m)
@@ -359,8 +358,8 @@ def _recount(s: State, e: int, by: int) -> None:
     recost(s, e)
 
 
-@step(StateType, Int, Int, Int, Int2)
-def hand_over(s: State, place: int, g: int, taker: int, keys: IntArray) -> None:
+@step(StateType, Int, Int, Int)
+def hand_over(s: State, place: int, g: int, taker: int) -> None:
     """Make the slot of a spare replica on a GPU one of another expert.
 
     All other replicas of both experts cost more and less from then on.
@@ -372,7 +371,6 @@ def hand_over(s: State, place: int, g: int, taker: int, keys: IntArray) -> None:
         Of the replica in `State.spare`.
     g, taker : int
         A GPU that holds its expert, and the expert that gets the slot.
-    keys : int64, [2, G], scratch
     """
     giver = s.spare[place]
     s.spare[place] = taker
@@ -382,4 +380,4 @@ def hand_over(s: State, place: int, g: int, taker: int, keys: IntArray) -> None:
     if s.time.shape[1] == 1:
         _add_up(s)
     else:
-        rank_all(s, keys)
+        rank_all(s)

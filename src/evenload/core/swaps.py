@@ -212,8 +212,8 @@ def write(log: IntArray, row: int, m: int, a: int, k: int, b: int) -> None:
     log[row, 3] = b
 
 
-@step(StateType, Int2, Int, Int2)
-def take_back(s: State, log: IntArray, logged: int, keys: IntArray) -> None:
+@step(StateType, Int2, Int)
+def take_back(s: State, log: IntArray, logged: int) -> None:
     """Undo the steps of a log, the last one first.
 
     A row says that expert a of GPU m and b of k changed places; or, with ``-1 - place`` for k, that
@@ -222,7 +222,7 @@ def take_back(s: State, log: IntArray, logged: int, keys: IntArray) -> None:
     for row in range(logged - 1, -1, -1):
         m, a, k, b = log[row, 0], log[row, 1], log[row, 2], log[row, 3]
         if k < 0:
-            hand_over(s, -1 - k, m, a, keys)
+            hand_over(s, -1 - k, m, a)
         else:
             swap(s, m, slot_with(s, m, b), k, slot_with(s, k, a))
 
