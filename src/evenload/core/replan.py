@@ -107,8 +107,8 @@ def _best_swap(
 ) -> tuple:
     """Find the exchange between two GPUs that costs least, peak and moves together.
 
-    Often many leave another GPU as the last one: of those, the one after which the later of the two
-    is done soonest in the sample.
+    Often many leave another GPU as the last one. Under one sample that is decided by when the later
+    of the two is done; under many, what balances the drawn one says little of the others.
 
     Parameters
     ----------
@@ -144,7 +144,9 @@ def _best_swap(
             if after > max(most, moves):
                 continue
             cost = _swap_peak(s, others, a, m, b, k) + after * price
-            later = max(s.time[m, sample] - by * unit_m, s.time[k, sample] + by * unit_k)
+            later = np.int64(0)
+            if others.size == 1:
+                later = max(s.time[m, 0] - by * unit_m, s.time[k, 0] + by * unit_k)
             if cost < best or (cost == best and later < soonest):
                 best = cost
                 soonest = later
