@@ -145,9 +145,8 @@ def test_counts_are_placed_as_well_as_can_be_with_no_expert_beside_itself(seed):
     weight, count = random_counts(rng, G)
     placed = np.full(2 * G, -1)
     heaviest = as_entry(pairs.place_counts)(
-        weight, count, 2**62, state_of(weight, G), np.empty((2, 2 * G), np.int64),
-        np.empty((2, G), np.int64), placed,
-    )  # fmt: skip
+        weight, count, 2**62, state_of(weight, G), np.empty((2, 2 * G), np.int64), placed
+    )
     np.testing.assert_array_equal(np.bincount(placed), count)
     pair = placed.reshape(-1, 2)
     assert (pair[:, 0] != pair[:, 1]).all()
