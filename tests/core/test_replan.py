@@ -44,11 +44,11 @@ def _run(step, s, w, x, weight, row, result):
     elif step == 2:
         result[0], result[1], result[2] = _best_swap(s, x[0], x[1], x[2], x[3], x[4], row)
     elif step == 3:
-        _part_duplicates(s, x[0], row, w.keys)
+        _part_duplicates(s, x[0], row)
     elif step == 4:
-        result[0] = _try(s, weight, w.random, x[0], x[1], x[2], row, w.keys)
+        result[0] = _try(s, weight, w.random, x[0], x[1], x[2], row)
     else:
-        result[0] = _undo_a_move(s, w.random, x[0], x[1], x[2], row, w.keys)
+        result[0] = _undo_a_move(s, w.random, x[0], x[1], x[2], row)
 
 
 @entry(StateType, Float3, Int1, Int, Int)
