@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from layer import Layer, gpus, random_layer
 
@@ -23,7 +23,7 @@ from evenload.core.replan import (
     _undo_a_move,
     replan_layers,
 )
-from evenload.core.start import SLOTS, UNIT_TIME
+from evenload.core.start import NEVER, SLOTS, UNIT_TIME
 from evenload.core.state import COUNT, EXPERT, HELD, HOME, MOVES, NOW, OLD, WHOLE, State, StateType
 
 seeds = st.integers(0, 2**32)
@@ -44,7 +44,7 @@ def _run(step, s, w, x, weight, row, result):
     elif step == 2:
         result[0], result[1], result[2] = _best_swap(s, x[0], x[1], x[2], x[3], x[4], row)
     elif step == 3:
-        _part_duplicates(s, x[0], row)
+        _part_duplicates(s, x[0], x[1], row)
     elif step == 4:
         result[0] = _try(s, weight, w.random, x[0], x[1], x[2], row)
     else:
@@ -178,12 +178,13 @@ def test_a_move_is_undone_where_that_costs_nothing(seed):
 
 @settings(max_examples=150, deadline=None)
 @given(seed=seeds, spare=st.sampled_from([0, 2, NO_LIMIT]))
+@example(seed=1462394, spare=2)  # one that is parted leaves a move for one before
 def test_duplicates_are_parted_while_there_are_moves(seed, spare):
     """What is left, is left since no expert may take the slot, or since it is new there."""
     layer = layers(np.random.default_rng(seed))
     s, had, duplicates = layer.state, moves(layer), layer.num_duplicates
     most = had + spare
-    run(layer, PART, most)
+    run(layer, PART, most, NEVER)
     layer.check()
     layer.check_homes()
     assert moves(layer) <= most
@@ -193,6 +194,17 @@ def test_duplicates_are_parted_while_there_are_moves(seed, spare):
         for taker in np.flatnonzero(s.held[HELD, :, g] == 0):
             if left or s.held[OLD, taker, g]:
                 assert not layer.run("may_hand_over", giver, g, taker)[0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=seeds)
+def test_a_limit_keeps_duplicates_that_cost_balance(seed):
+    layer = layers(np.random.default_rng(seed))
+    peak, duplicates = layer.peak, layer.num_duplicates
+    run(layer, PART, NO_LIMIT, peak)
+    layer.check()
+    assert layer.peak <= peak
+    assert layer.num_duplicates <= duplicates
 
 
 # --- samples on the grid ----------------------------------------------------------------------

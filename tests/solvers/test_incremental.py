@@ -91,8 +91,9 @@ def test_plans_are_legal_and_moves_are_counted(case, limit):
     new = held(plan.placement, gpus) - held(case.current, gpus)
     assert plan.moves.tolist() == [sum(n[0] == x for n in new) for x in range(len(plan.moves))]
     np.testing.assert_array_equal(case.current.physical_to_logical, before)
-    # None is made; those that run are parted where that costs no balance.
-    stay = case.solve(max_moves=0)
+    # None is made: what runs, its gaps filled, has as many. (A search of few moves may part more
+    # than one of many: it parts all at first, and where that never pays, those that are free.)
+    stay = case.solve(max_moves=0, effort=0)
     may = sum(min(case.cluster.slots[g], case.load.shape[-1]) for g in case.cluster.living_gpus)
     unavoidable = case.cluster.num_living_slots - may
     assert ((plan.duplicates == unavoidable) | (plan.duplicates <= stay.duplicates)).all()

@@ -238,27 +238,34 @@ def _place_of(s: State, giver: int) -> int:
     return NONE
 
 
-@step(StateType, Int, Int1)
-def _part_duplicates(s: State, most: int, row: IntArray) -> None:
-    """Give the second slot of an expert on a GPU to another one, while moves are left."""
-    for g in range(s.gpu.shape[1]):
-        for i in range(s.gpu[SLOTS, g]):
-            giver = s.slot[EXPERT, g, i]
-            if s.held[HELD, giver, g] < 2:
-                continue
-            best = NONE
-            best_is_new = True
-            lowest = NEVER
-            for taker in range(s.expert.shape[1]):
-                if s.held[HELD, taker, g] == 0 and may_hand_over(s, giver, g, taker):
-                    # One that was there before costs no move, which counts for more than balance.
-                    peak = _handover_peak(s, giver, g, taker, row)
-                    new = s.held[OLD, taker, g] == 0
-                    better = peak < lowest if new == best_is_new else best_is_new
-                    if better:
-                        best, best_is_new, lowest = taker, new, peak
-            if best != NONE:
-                _hand_over_if(s, _place_of(s, giver), g, best, 0, most, lowest, row)
+@step(StateType, Int, Int, Int1)
+def _part_duplicates(s: State, most: int, limit: int, row: IntArray) -> None:
+    """Give the second slot of an expert on a GPU to another one, while moves are left.
+
+    None that raises the peak above the limit.
+    """
+    g = 0
+    i = 0
+    while g < s.gpu.shape[1]:
+        giver = s.slot[EXPERT, g, i]
+        best = NONE
+        best_is_new = True
+        lowest = NEVER
+        for taker in range(s.expert.shape[1] if s.held[HELD, giver, g] > 1 else 0):
+            if s.held[HELD, taker, g] == 0 and may_hand_over(s, giver, g, taker):
+                # One that was there before costs no move, which counts for more than balance.
+                peak = _handover_peak(s, giver, g, taker, row)
+                new = s.held[OLD, taker, g] == 0
+                better = peak < lowest if new == best_is_new else best_is_new
+                if better and peak <= limit:
+                    best, best_is_new, lowest = taker, new, peak
+        place = _place_of(s, giver) if best != NONE else NONE
+        if place != NONE and _hand_over_if(s, place, g, best, 0, most, lowest, row):
+            g, i = 0, 0  # that may have left a move for one before
+        elif i + 1 < s.gpu[SLOTS, g]:
+            i += 1
+        else:
+            g, i = g + 1, 0
 
 
 @step(StateType, RandomType, Int, Int, Int, Int1)
@@ -367,7 +374,7 @@ def _anneal(
     found = s.total[MOVES] <= most
     if s.gpu.shape[1] == 1 or most == 0 or steps == 0:
         return found
-    _part_duplicates(s, most, row)
+    _part_duplicates(s, most, NEVER, row)
     now = worth(s, price, 0.0)
     lowest = now
     copy_out(s, best)
@@ -467,6 +474,7 @@ def replan_layers(
         if s.total[PEAK] > start and start_moves <= most[layer]:
             # Parting duplicates has cost more than the search has gained since.
             fill(s, placed[layer])
+            _part_duplicates(s, most[layer], start, row)
         copy_out(s, placed[layer])
         peak[layer] = s.total[PEAK] / mean if found else np.inf
         moves[layer] = s.total[MOVES]
