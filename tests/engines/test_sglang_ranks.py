@@ -16,7 +16,7 @@ PROCESSES = [
 ]
 ROUNDS = [
     ({}, {}),
-    ({}, {"EVENLOAD_MOVE_COST": "0"}),
+    ({}, {"EVENLOAD_MAX_MOVES": "1"}),
     ({}, {"EVENLOAD_SOLVER": "no-such-solver"}),
 ]
 

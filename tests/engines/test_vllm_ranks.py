@@ -22,8 +22,11 @@ ROUNDS = [
 ]
 
 
-def run(folder, rounds, **environment):
-    """Run a process for each rank; what each said in each round, and its log of that round."""
+def run(folder, rounds, dead=None, **environment):
+    """Run a process for each rank; what each said in each round, and its log of that round.
+
+    The rank that is `dead` before the last round ends says nothing of that.
+    """
     ranks = [
         subprocess.Popen(
             [sys.executable, "-W", "ignore", str(HERE / "vllm_rank.py"), str(rank),
@@ -36,6 +39,8 @@ def run(folder, rounds, **environment):
     ]  # fmt: skip
     outputs = [rank.communicate(timeout=500)[0] for rank in ranks]
     parts = [re.findall(r"(.*?)^SAID ([^\n]*)", out, re.MULTILINE | re.DOTALL) for out in outputs]
+    if dead is not None:
+        parts[dead].append(("", ""))
     assert all(len(part) == len(rounds) for part in parts), outputs
     return [
         ([part[number][1] for part in parts], [part[number][0] for part in parts])
@@ -78,7 +83,35 @@ def test_ranks_that_all_fell_back_share_vllms_own_plan(rounds):
 
 def test_where_a_rank_never_compares_the_others_raise(tmp_path):
     ((maps, _),) = run(tmp_path, [("well", "absent")], EVENLOAD_AGREE_TIMEOUT="10")
-    assert "raised not every rank compared its plan within 10 s" in maps[0]
+    assert "raised not every rank came to compare its plan within 10 s" in maps[0]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """What came of rounds in which ranks serve already; the last that one does not live through."""
+    rounds = [
+        ("well", "well", "well"),
+        ("serves", "raises", "serves"),
+        ("serves", "late", "serves"),
+        ("serves", "serves", "serves"),
+        ("serves", "dies", "serves"),
+    ]
+    folder = tmp_path_factory.mktemp("serving")
+    return run(folder, rounds, dead=1, EVENLOAD_AGREE_TIMEOUT="10")
+
+
+def test_nothing_raises_once_ranks_serve_and_the_map_that_runs_stays(served):
+    for number, why in ((1, "ranks plan differently"), (2, "not every rank came to compare"),
+                        (4, "not every rank came to compare")):  # fmt: skip
+        maps, logs = served[number]
+        assert set(maps) - {""} == {"old"}
+        assert why in logs[0]
+
+
+def test_ranks_go_on_after_one_was_late(served):
+    maps, _ = served[3]
+    assert len(set(maps)) == 1
+    assert len(maps[0]) == 64
 
 
 def digest(environment):

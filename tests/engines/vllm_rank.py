@@ -1,8 +1,10 @@
 """One rank of a group that rebalances as vLLM does: ``vllm_rank.py RANK RANKS STORE HOW...``.
 
 HOW, one for each round, is ``well``, ``failed`` (its self-test fails), ``other`` (its self-test
-makes other plans) or ``absent`` (nobody asked for evenload there). Prints ``SAID`` and the digest
-of the map, ``old``, or ``raised`` and the reason after each round.
+makes other plans) or ``absent`` (nobody asked for evenload there); or of a rank that serves, since
+nothing is registered anew: ``serves``, ``late`` (it comes when the others have waited too long),
+``raises`` (its plan fails) or ``dies`` (between its two ballots). Prints ``SAID`` and the digest of
+the map, ``old``, or ``raised`` and the reason after each round.
 """
 
 from __future__ import annotations
@@ -18,7 +20,11 @@ from unittest.mock import patch
 import torch
 import torch.distributed as dist
 
+from evenload.plugins.plan import plan_map
+
 ABSENT = 40.0  # seconds that a rank lives on that does not compare
+SERVES = ("serves", "late", "raises", "dies")
+LATE = 14.0  # seconds, of which the others wait 10
 
 
 def register(how: str) -> None:
@@ -40,13 +46,27 @@ def register(how: str) -> None:
         plugins.load_general_plugins()
 
 
+def fail(request, settings):
+    """Plan nothing: what memory that runs out does."""
+    raise MemoryError("no room")
+
+
+def die(request, settings):
+    """End this rank where it would plan."""
+    os._exit(1)
+
+
 def plan(how: str) -> str:
-    """Register, and rebalance once in the group."""
-    register(how)
-    from vllm.distributed import parallel_state
+    """Register unless the rank serves, and rebalance once in the group."""
+    from evenload.plugins import planner
+
+    if how not in SERVES:
+        register(how)
     from vllm.distributed.eplb.eplb_state import EPLB_POLICIES
 
-    parallel_state._EPLB = SimpleNamespace(cpu_group=dist.group.WORLD)
+    if how == "late":
+        time.sleep(LATE)
+    planner.plan_map = {"raises": fail, "dies": die}.get(how, plan_map)
     load = (torch.arange(2 * 16) ** 2 % 37 + 1).reshape(2, 16)
     old = (torch.arange(24) % 16).repeat(2, 1)
     try:
@@ -65,6 +85,9 @@ def main() -> None:
         "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(ranks),
         timeout=timedelta(seconds=300),
     )  # fmt: skip
+    from vllm.distributed import parallel_state
+
+    parallel_state._EPLB = SimpleNamespace(cpu_group=dist.group.WORLD)
     for how in hows:
         said = plan(how)
         sys.stdout.write(f"\nSAID {said}\n")

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 
-from evenload.plugins import agreement, plan
+from evenload.plugins import peers, plan
 
 MOST_FUNCTIONS = 8  # from what an engine calls to the solver
 
@@ -47,20 +47,12 @@ def stub_vllm(monkeypatch):
     return policies
 
 
-class FakeGroup(SimpleNamespace):
-    """One member of a group of two on the CPU, whose other member says what it is told to."""
-
-    def size(self):
-        return 2
-
-    def rank(self):
-        return 0
-
-
-def two_ranks(monkeypatch, module, name, other):
+def two_ranks(monkeypatch, other):
     """Make the policy meet one other rank, which says `other` of what this one says."""
-    put_module(monkeypatch, module, **{name: lambda: SimpleNamespace(cpu_group=FakeGroup())})
-    monkeypatch.setattr(agreement, "gather", lambda mine, **_: [mine, other(mine)])
+    pair = SimpleNamespace(exchange=lambda mine: [mine, other(mine)], rank=0)
+    monkeypatch.setattr(
+        peers, "of_coordinator", lambda module, name, settings: pair if settings.agree else None
+    )
 
 
 def functions_to_the_solver(monkeypatch, call):

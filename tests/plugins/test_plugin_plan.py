@@ -119,11 +119,29 @@ def test_it_is_no_duplicate_that_can_be_avoided():
 
 
 def test_a_second_plan_for_the_same_load_moves_nothing():
-    first = plan_map(Request(skewed(), linear(4, 32, 40), 40, 8), PLAIN)
+    first = plan_map(Request(skewed(), linear(4, 32, 40), 40, 8), Settings(start_share=1.0))
     again = plan_map(Request(skewed(), first.map, 40, 8), PLAIN)
     assert first.after > first.before
     assert again.moves == 0
     assert (again.map == first.map).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.125, 0.3])
+def test_the_start_is_left_in_small_steps(share):
+    """Of all slots no more than that share at a time until no layer runs it; then what pays."""
+    settings = Settings(start_share=share)
+    runs, reached = linear(4, 32, 40), []
+    for _ in range(9):
+        outcome = plan_map(Request(skewed(), runs, 40, 8), settings)
+        if (runs == linear(4, 32, 40)).all(axis=1).any():
+            assert outcome.moves <= share * runs.size
+        runs = outcome.map
+        reached.append(outcome.after)
+    whole = plan_map(Request(skewed(), linear(4, 32, 40), 40, 8), Settings(start_share=1.0))
+    assert reached == sorted(reached)
+    assert reached[-1] > whole.after - 0.03 if share else reached[-1] == outcome.before
+    told = Settings(start_share=share, max_total_moves=1)
+    assert plan_map(Request(skewed(), linear(4, 32, 40), 40, 8), told).moves <= 1
 
 
 def test_a_plan_for_several_windows_moves_little_once_it_is_good():

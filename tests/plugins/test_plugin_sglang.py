@@ -1,6 +1,7 @@
 """What SGLang gets, without SGLang: its contract, on plain arrays and tensors."""
 
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,8 +10,8 @@ from engine_stubs import MOST_FUNCTIONS, functions_to_the_solver
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evenload.plugins import agreement, sglang
-from evenload.plugins.agreement import Planner
+from evenload.plugins import planner, sglang
+from evenload.plugins.planner import Planner
 from evenload.plugins.settings import Settings
 from evenload.plugins.sglang import as_tensors, windows_of
 
@@ -68,11 +69,19 @@ class World:
 
     def __init__(self, monkeypatch, current=None, others=(), compares=True, alive=None):
         self.said = []
-        reached = (lambda mine: self.said.append(mine) or [mine, *others]) if compares else None
+        peers = SimpleNamespace(exchange=self.exchange, rank=0) if compares else None
+        self.others = others
         monkeypatch.setattr(sglang, "running_map", lambda *_: current)
         monkeypatch.setattr(sglang, "living_ranks", lambda _: alive)
-        monkeypatch.setattr(sglang, "reach", lambda: (reached, True))
+        monkeypatch.setattr(sglang, "reach", lambda: peers)
         monkeypatch.setattr(sglang, "planner", lambda: Planner("SGLang", Settings()))
+
+    def exchange(self, mine):
+        """All say the same of what they remember; the others say what they were told to of maps."""
+        if len(mine) != 48:
+            return [mine] * (1 + len(self.others))
+        self.said.append(mine)
+        return [mine, *self.others]
 
 
 def call(tokens, own=None, slots=24, groups=None, name="evenload"):
@@ -128,7 +137,7 @@ def test_a_rank_that_cannot_plan_takes_sglangs_own(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("module", "failing"), [(sglang, "windows_of"), (agreement, "plan_map")], ids=str
+    ("module", "failing"), [(sglang, "windows_of"), (planner, "plan_map")], ids=str
 )
 def test_a_rank_that_fails_comes_to_the_comparison(monkeypatch, module, failing):
     world = World(monkeypatch, LINEAR, others=[b"y" * 48])
@@ -143,7 +152,7 @@ def test_a_rank_that_fails_comes_to_the_comparison(monkeypatch, module, failing)
 
 
 @pytest.mark.parametrize(
-    ("module", "failing"), [(sglang, "windows_of"), (agreement, "plan_map")], ids=str
+    ("module", "failing"), [(sglang, "windows_of"), (planner, "plan_map")], ids=str
 )
 def test_a_rank_that_fails_where_none_compares_stops(monkeypatch, module, failing):
     World(monkeypatch, LINEAR, compares=False)

@@ -19,8 +19,11 @@ from numba.core.dispatcher import Dispatcher
 
 from evenload import Cluster, Placement, solve
 from evenload.io import write_placement
-from evenload.plugins import agreement, selftest
-from evenload.plugins.vllm import EPLB_GROUP, BrokenContractError, register
+from evenload.plugins import planner, selftest
+from evenload.plugins.agreement import PART
+from evenload.plugins.plan import Request, plan_map
+from evenload.plugins.settings import Settings
+from evenload.plugins.vllm import BrokenContractError, register
 
 LOAD = torch.tensor(np.random.default_rng(3).integers(1, 90, (3, 16)) ** 2)
 LINEAR = (torch.arange(24) % 16).expand(3, -1)
@@ -137,14 +140,11 @@ def test_wrong_options_are_found_at_registration(policies, monkeypatch, name, va
         threads.num_threads.cache_clear()
 
 
-def beside(monkeypatch, other):
-    two_ranks(monkeypatch, *EPLB_GROUP, other)
-
-
 def test_ranks_that_agree_get_their_plan(installed, monkeypatch):
-    alone = installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
-    beside(monkeypatch, lambda mine: mine)
-    assert (installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR) == alone).all()
+    two_ranks(monkeypatch, lambda mine: mine)
+    placed = installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
+    alone = plan_map(Request(LOAD.numpy()[None], LINEAR.numpy(), 24, 4), Settings())
+    assert (placed.numpy() == alone.map).all()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_ranks_that_agree_get_their_plan(installed, monkeypatch):
     ],
 )
 def test_ranks_that_differ_all_keep_the_map(installed, monkeypatch, caplog, other, says):
-    beside(monkeypatch, other)
+    two_ranks(monkeypatch, other)
     with caplog.at_level(logging.ERROR, "vllm.evenload"):
         placed = installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
     assert (placed == LINEAR).all()
@@ -165,23 +165,24 @@ def test_ranks_that_differ_all_keep_the_map(installed, monkeypatch, caplog, othe
 
 def test_a_rank_that_fails_alone_hands_in_another_plan(installed, monkeypatch):
     handed = []
-    beside(monkeypatch, lambda mine: handed.append(mine) or mine)
+    two_ranks(monkeypatch, lambda mine: handed.append(mine) or mine)
     installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
 
     def fail(request, options):
         raise MemoryError
 
-    monkeypatch.setattr(agreement, "plan_map", fail)
+    monkeypatch.setattr(planner, "plan_map", fail)
     assert (installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR) == LINEAR).all()
-    assert handed[0][:16] != handed[1][:16]
-    assert handed[0][16:] == handed[1][16:]
+    first, second = (ballot for ballot in handed if len(ballot) == 3 * PART)
+    assert first[:PART] != second[:PART]
+    assert first[2 * PART :] == second[2 * PART :]
 
 
 def test_where_nobody_compares_a_failure_of_one_rank_is_loud(installed, monkeypatch):
     def fail(request, options):
         raise MemoryError
 
-    monkeypatch.setattr(agreement, "plan_map", fail)
+    monkeypatch.setattr(planner, "plan_map", fail)
     with pytest.raises(MemoryError):
         installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
 
@@ -213,7 +214,7 @@ def test_nothing_is_compiled_after_registration(installed):
 
 
 def test_the_solver_is_near(installed, monkeypatch):
-    two_ranks(monkeypatch, *EPLB_GROUP, lambda mine: mine)
+    two_ranks(monkeypatch, lambda mine: mine)
     names = functions_to_the_solver(
         monkeypatch, lambda: installed.rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
     )
@@ -250,6 +251,6 @@ def test_a_file_that_is_none_is_told_at_registration(policies, monkeypatch, capl
     assert "the policy of vLLM itself stays, since" in caplog.records[-1].getMessage()
     assert str(path) in caplog.records[-1].getMessage()
     assert policies["default"].policy.name.startswith("vLLM's")
-    two_ranks(monkeypatch, *EPLB_GROUP, lambda mine: mine)
+    two_ranks(monkeypatch, lambda mine: mine)
     placed = policies["default"].rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR[:, 5:])
     assert (placed == LINEAR).all()

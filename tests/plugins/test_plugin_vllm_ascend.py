@@ -10,12 +10,13 @@ import torch
 from engine_stubs import MOST_FUNCTIONS, functions_to_the_solver, put_module, two_ranks
 
 from evenload.plugins import selftest
-from evenload.plugins.agreement import Planner
+from evenload.plugins.planner import Planner
 from evenload.plugins.settings import Settings
 from evenload.plugins.vllm import register
-from evenload.plugins.vllm_ascend import EPLB_GROUP, EvenloadPolicy
+from evenload.plugins.vllm_ascend import EvenloadPolicy
 
-PLANNER = Planner("vllm-ascend", Settings())
+SETTINGS = Settings(start_share=1.0, history=1)
+PLANNER = Planner("vllm-ascend", SETTINGS)
 RNG = np.random.default_rng(9)
 L, R, K, E = 4, 8, 5, 32
 TABLE = torch.arange(R * K).remainder(E).reshape(1, R, K).repeat(L, 1, 1)
@@ -36,7 +37,7 @@ def factory(monkeypatch):
 
 
 def in_two_ranks(monkeypatch, other):
-    two_ranks(monkeypatch, *EPLB_GROUP, other)
+    two_ranks(monkeypatch, other)
 
 
 def refused(old, new):

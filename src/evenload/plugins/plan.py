@@ -104,6 +104,21 @@ class Request:
             new[living] = _filled(old[living], self.windows.shape[2], self.cluster.slots_per_gpu)
         return kept
 
+    def balancedness(self, placed: Int) -> float:
+        """Return that of a map [L, S] under the load, mean over the layers with a sound one.
+
+        Not a number where no layer has one, or the map is none of these ranks.
+        """
+        layers = np.flatnonzero(self.sound)
+        if not layers.size:
+            return math.nan
+        load = self.windows[:, layers].sum(axis=0, dtype=np.float64)
+        try:
+            placement = Placement(placed[layers], self.cluster, load.shape[1])
+        except ValueError:
+            return math.nan
+        return float(np.mean(placement.balancedness(load)))
+
     def running(self, layers: Int) -> Placement | None:
         """Return what runs in some layers as a placement, None if nothing does.
 
@@ -159,6 +174,9 @@ class Outcome:
     after: float = math.nan
     moves: int = 0  # experts that are new to their rank, over all layers
     kept: str = ""  # why the old map is kept; empty where a plan was made
+    code: str = ""  # that in a word
+    windows: int = 1  # that the plan has to hold under
+    own: float = math.nan  # balancedness by the engine's own policy, where that was asked
 
 
 def plan_map(request: Request, settings: Settings) -> Outcome:
@@ -177,7 +195,7 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
         return _as_planned_ahead(request, settings.placement)
     layers = np.flatnonzero(request.sound)
     if not layers.size:
-        return Outcome(request.kept, kept=NO_LOAD)
+        return Outcome(request.kept, kept=NO_LOAD, code="no-load")
     windows = np.ascontiguousarray(request.windows[:, layers], np.float64)
     E, groups = windows.shape[2], request.num_groups
     if groups % request.num_nodes or E % groups:
@@ -190,9 +208,26 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
         tokens = windows.sum(axis=(1, 2))
         weight = tokens / tokens.sum()
         problem = replace(problem, samples=shares(windows), sample_weight=weight)
-    plan = solve_problem(problem, settings.solver, **settings.for_solver(running is not None))
+    options = settings.for_solver(running is not None)
+    limits = settings.solver in ("auto", "incremental") and not problem.keeps_groups
+    if running is not None and limits:
+        options = _begin_gently(request, layers, settings.start_share) | options
+    plan = solve_problem(problem, settings.solver, **options)
     moves = 0 if running is None else int(plan.moves.sum())
     return _outcome(request, plan.placement.physical_to_logical, layers, running, moves)
+
+
+def _begin_gently(request: Request, layers: Int, share: float) -> dict[str, Any]:
+    """Limit the moves of all layers while one of them runs what the engine started with.
+
+    Not where groups have to come to their nodes, which no few moves do.
+    """
+    living = request.cluster.living_slot
+    running = request.old[layers][:, living]
+    first = np.arange(living.sum()) % request.windows.shape[2]
+    if share >= 1.0 or not (running == first).all(axis=1).any():
+        return {}
+    return {"max_total_moves": int(share * running.size)}
 
 
 def _as_planned_ahead(request: Request, path: str) -> Outcome:

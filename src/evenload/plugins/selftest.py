@@ -12,8 +12,9 @@ import numpy as np
 
 from evenload.maps import EMPTY
 from evenload.placement import Placement
-from evenload.plugins.agreement import Planner, digest, fingerprint
+from evenload.plugins.agreement import digest, fingerprint
 from evenload.plugins.plan import Outcome, Request, plan_map
+from evenload.plugins.planner import Planner
 from evenload.plugins.settings import Settings, read_settings
 
 ROUNDING = 1e-9

@@ -37,6 +37,23 @@ def _number(value: Any) -> float:
     return number
 
 
+def _share(value: Any) -> float:
+    number = _number(value)
+    if number > 1.0:
+        raise ValueError
+    return number
+
+
+def _canary(value: Any) -> str:
+    """Check that a text lists layers, or says how many of the first ones."""
+    text = _text(value).replace(" ", "")
+    for number in text.removeprefix("first:").split(",") if text else ():
+        _whole(number)
+    if text.startswith("first:") and "," in text:
+        raise ValueError
+    return text
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError
@@ -52,6 +69,8 @@ FLAG = (lambda value: FLAGS[str(value).strip().lower()], "yes or no; use 1 or 0"
 TEXT = (_text, "a text; put it in quotes")
 WHOLE = (_whole, "an integer of at least 0; use 0 or more")
 NUMBER = (_number, "a number of at least 0; use 0 or more")
+SHARE = (_share, "a number from 0 to 1; use 0.125 or another")
+CANARY = (_canary, "a list of layers; use e.g. 0,7,12, or first:4")
 EFFORTS = ("fast", "standard", "thorough")
 EFFORT = (lambda value: value if value in EFFORTS else _whole(value),
           f"an effort; use one of: {', '.join(EFFORTS)}, or a number of steps")  # fmt: skip
@@ -114,13 +133,24 @@ class Settings:
         "experts of one layer that may move in a rebalance")
     max_total_moves: int | None = _knob(WHOLE, None,
         "experts of all layers that may move in a rebalance")
+    start_share: float = _knob(SHARE, 0.125, "part of all slots that may get another expert in a "
+        "rebalance while a layer runs what the engine started with; `max_total_moves` beats it")
+    history: int = _knob(WHOLE, 16, "windows that a plan has to hold under: the last ones that all "
+        "ranks have seen")
+    shadow: bool = _knob(FLAG, False, "plan, compare and log, but return the map of the engine's "
+        "own policy")
+    canary: str = _knob(CANARY, "", "layers that evenload plans, `0,7,12` or `first:4`; the "
+        "engine's own policy plans the others")
+    kill_switch: str = _knob(TEXT, "", "a path; while there is a file on any rank, the map that "
+        "runs stays", in_file=False)
     topology: str = _knob(_one_of("auto", "strict", "ignore"), "auto", "`strict` keeps the "
         "replicas of a group on one node, `ignore` plans without groups, `auto` is strict where "
         "the groups divide over the nodes")
     agree: bool = _knob(FLAG, True, "vLLM's ranks compare the digests of their plans at each "
         "rebalance, and all keep the old map where two differ")
-    agree_timeout: float = _knob(NUMBER, 300.0, "seconds after which a rank that compares alone "
-        "raises; the first comparison is before serving")
+    agree_timeout: float = _knob(NUMBER, 300.0, "seconds after which a comparison that not every "
+        "rank came to is given up by all: the engine does not start, or once it serves the old map "
+        "stays")
     num_threads: int | None = _knob(WHOLE, None, "threads of a plan, default one a core and at "
         "most 8; it never changes a plan", in_file=False)
     # fmt: on
@@ -130,6 +160,12 @@ class Settings:
         of_moves = ("move_cost", "max_moves", "max_total_moves") if something_runs else ()
         said = {name: getattr(self, name) for name in ("effort", *of_moves)}
         return {name: value for name, value in said.items() if value is not None}
+
+    def canary_layers(self, num_layers: int) -> list[int]:
+        """Return the layers that evenload plans, of those that there are."""
+        first, _, count = self.canary.partition("first:")
+        named = range(int(count)) if count else map(int, first.split(","))
+        return [layer for layer in named if layer < num_layers]
 
 
 KNOBS = tuple(Knob(setting.name, *setting.metadata["knob"]) for setting in fields(Settings))

@@ -26,13 +26,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from evenload.plugins.settings import Settings, is_asked_for
 
 if TYPE_CHECKING:
-    from evenload.plugins.agreement import Gather, Planner
+    from evenload.plugins.peers import Peers
+    from evenload.plugins.planner import Planner
 
 OURS = ("evenload", "evenload_hierarchical")
 ELASTIC = ("elasticity_aware", "elasticity_aware_hierarchical")
@@ -145,8 +146,8 @@ def rebalance_experts(
     slots, slots_per_rank = num_physical_experts, num_local_physical_experts
     multiple("num_physical_experts", slots, "num_local_physical_experts", slots_per_rank)
     ranks = slots // slots_per_rank
-    compare, first = reach()
-    windows = _windows(tokens_per_expert, compare is not None)
+    group = reach()
+    windows = _windows(tokens_per_expert, group is not None)
     _, L, E = windows.shape
     request = Request(
         windows,
@@ -161,6 +162,7 @@ def rebalance_experts(
     def by_sglang() -> Any:
         return own(algorithm.instead)[0].cpu().long().numpy()
 
+    compare, first = (None, True) if group is None else (group.exchange, group.rank == 0)
     return as_tensors(planner().rebalance(request, by_sglang, compare, log, first), E)
 
 
@@ -260,18 +262,12 @@ def compares() -> bool:
     return get_exec().moe.elastic_ep_backend is None
 
 
-def reach() -> tuple[Gather | None, bool]:
-    """Return what reaches all ranks, and whether this is the one that speaks for them.
-
-    It goes over the group that SGLang adds loads up over; None where ranks do not compare.
-    """
-    from sglang.srt.runtime_context import get_device
+def reach() -> Peers | None:
+    """Return the ranks that SGLang adds loads up over; None where they do not compare."""
     from torch import distributed
 
-    from evenload.plugins.agreement import gather
+    from evenload.plugins import peers
 
-    if not distributed.is_available() or not distributed.is_initialized():
-        return (lambda mine: [mine]) if compares() else None, True
-    world = distributed.group.WORLD
-    over_all = partial(gather, group=world, device=get_device().device)
-    return over_all if compares() else None, world.rank() == 0
+    if not compares() or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return peers.of_world(planner().settings.agree_timeout)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from evenload.plugins.settings import is_asked_for
 
 if TYPE_CHECKING:
-    from evenload.plugins.agreement import Planner
+    from evenload.plugins.planner import Planner
 
 NAME = "default"  # the only policy that vLLM's configuration lets through
 # vLLM makes this group on every rank or on none, and runs the policy on every member of it, in the
@@ -84,13 +84,13 @@ def rebalance(
     ------
     BrokenContractError
         If the numbers do not divide.
-    RuntimeError
-        If other ranks do not compare their plans within `agree_timeout`.
+    LateError
+        If other ranks do not compare their plans within `agree_timeout`, before serving.
     """
     import torch
 
     from evenload.arrays import to_numpy
-    from evenload.plugins.agreement import eplb_gather
+    from evenload.plugins import peers
     from evenload.plugins.plan import Request
 
     windows, old = to_numpy("weight", weight)[0][None], old_global_expert_indices
@@ -104,5 +104,6 @@ def rebalance(
         numbers = (num_replicas, num_groups, num_nodes, num_ranks)
         return own.rebalance_experts(weight, *numbers, old).cpu().long().numpy()
 
-    compare, first = eplb_gather(planner.settings, *EPLB_GROUP)
+    group = peers.of_coordinator(*EPLB_GROUP, planner.settings)
+    compare, first = (None, True) if group is None else (group.exchange, group.rank == 0)
     return torch.from_numpy(planner.rebalance(request, by_vllm, compare, logger, first))

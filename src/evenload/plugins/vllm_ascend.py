@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import to_numpy
-from evenload.plugins.agreement import Planner, digest, eplb_gather
+from evenload.plugins import peers
+from evenload.plugins.agreement import digest
 from evenload.plugins.plan import Int, Request
+from evenload.plugins.planner import Planner
 from evenload.plugins.selftest import planner_for
 
 EPLB_GROUP = ("vllm_ascend.distributed.parallel_state", "get_dynamic_eplb_group")
@@ -46,8 +48,8 @@ def generate_policy(own: Callable[..., Any], planner: Planner, *args: Any, **kwa
     when each makes its policy; a rank that does not compare in time is a `RuntimeError`.
     """
     mine = digest(planner.policy)
-    compare, _ = eplb_gather(planner.settings, *EPLB_GROUP)
-    ranks = [mine] if compare is None else compare(mine)
+    group = peers.of_coordinator(*EPLB_GROUP, planner.settings)
+    ranks = [mine] if group is None else group.exchange(mine)
     alike = all(theirs == mine for theirs in ranks)
     if not (alike or planner.failure):
         logger.error("evenload: ranks differ in options or self-test; the engine's own policy "

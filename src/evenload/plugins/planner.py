@@ -1,0 +1,218 @@
+"""What happens at a rebalance, from the engine's load to the map that it gets back.
+
+The same steps for all engines: remember the load, compare what was remembered, plan, compare the
+plans, and hand back ours, the engine's own, or the map that runs. Ranks that come to different ends
+would send tokens to the wrong experts, so what decides is the same on all of them: the request, the
+settings, and what all ranks have handed in.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from evenload.plugins.agreement import PART, ballot, differences, of_array
+from evenload.plugins.peers import LateError
+from evenload.plugins.plan import NO_LOAD, Int, Outcome, Request, plan_map
+from evenload.plugins.settings import Settings
+
+Exchange = Callable[[bytes], Sequence[bytes]]
+"""Hand in bytes, and get those of all ranks, in their order; `LateError` on all if one is late."""
+
+STRIKES = 2  # rebalances in a row after which the map before would have been better
+KILLED, PAUSED = 1, 2  # flags of a first ballot
+MARGIN = 0.01  # of balancedness: by less, the next window differs from the last anyhow
+
+
+class Memory:
+    """The windows that this rank has seen, and how the last new map has turned out."""
+
+    def __init__(self, most: int) -> None:
+        self._windows: deque[tuple[bytes, Int]] = deque(maxlen=max(most, 1))
+        self._before: Int | None = None
+        self._after: Int | None = None
+        self.strikes = 0
+
+    def add(self, request: Request) -> None:
+        """Remember a window with a load; windows of another model are forgotten."""
+        if self._windows and self._windows[-1][1].shape != request.windows.shape[1:]:
+            self._windows.clear()
+        if len(request.windows) == 1 and request.sound.any():
+            window = request.windows[0]
+            self._windows.append((of_array(window), window.copy()))
+
+    def digests(self) -> bytes:
+        """Return the digests of the windows, the oldest first."""
+        return b"".join(digest for digest, _ in self._windows)
+
+    def common(self, others: Sequence[bytes], request: Request) -> Request:
+        """Return the request over the windows that every rank has; one may have come later."""
+        held = [{told[n : n + PART] for n in range(0, len(told), PART)} for told in others]
+        shared = [window for digest, window in self._windows
+                  if all(digest in digests for digests in held)]  # fmt: skip
+        if len(request.windows) > 1 or not request.sound.any() or not shared:
+            return request
+        return replace(request, windows=np.stack(shared))
+
+    def judge(self, request: Request) -> None:
+        """Count whether the map before the last new one would have been better for this load."""
+        before, after, self._before = self._before, self._after, None
+        if before is None or after is None or request.current is None or not request.sound.any():
+            return
+        if not np.array_equal(request.current, after):
+            return
+        worse = request.balancedness(before) > request.balancedness(after) + MARGIN
+        self.strikes = self.strikes + 1 if worse else 0
+
+    def moved(self, request: Request, placed: Int) -> None:
+        """Note a new map, where the ranks and slots stay the same."""
+        old = request.current
+        if old is not None and old.shape == placed.shape and not np.array_equal(old, placed):
+            self._before, self._after = old.copy(), placed.copy()
+
+
+@dataclass
+class Planner:
+    """What plans on this rank, as it was found out at registration."""
+
+    engine: str  # for the log
+    settings: Settings  # the user's; the defaults where those could not be read
+    policy: bytes = b""  # digest of fingerprint and self-test; empty where evenload does not plan
+    failure: str = ""  # why the engine's own policy stays; empty where evenload plans
+    serving: bool = field(default=False, init=False)  # all ranks have compared once
+    pause: str = field(default="", init=False)  # why nothing is planned any more
+
+    def __post_init__(self) -> None:
+        self._memory = Memory(self.settings.history)
+
+    @property
+    def name(self) -> str:
+        """The solver, the file of a placement planned ahead, or the engine's own: for the log."""
+        if self.failure:
+            return f"{self.engine}'s own"
+        return self.settings.placement or self.settings.solver
+
+    def rebalance(
+        self,
+        request: Request,
+        own: Callable[[], Int],
+        compare: Exchange | None,
+        logger: logging.Logger,
+        first: bool = True,
+    ) -> Int:
+        """Plan, compare with the other ranks, and tell the log; return the map, int64 [L, S].
+
+        It is the old one where nothing can be planned, and where ranks do not agree. `own` returns
+        the map of the engine's own policy, which a rank falls back on. `compare` is None where
+        nobody compares. The `first` rank speaks for all; the others are heard only where debugging
+        is on.
+
+        Raises
+        ------
+        RuntimeError
+            If other ranks do not compare in time before the first comparison is through, which is
+            before serving; afterwards the old map stays.
+        Exception
+            Where nobody compares: whatever a plan fails with, unless it is a `ValueError`.
+        """
+        start = time.perf_counter()
+        try:
+            outcome = self._decide(request, own, compare, logger, first)
+            self.serving = self.serving or compare is not None
+        except LateError as error:
+            if not self.serving:
+                raise
+            outcome = Outcome(request.kept, kept=str(error), code="late")
+        self._memory.moved(request, outcome.map)
+        self._tell(outcome, time.perf_counter() - start, logger, first)
+        return outcome.map
+
+    def _decide(
+        self, request: Request, own: Callable[[], Int], compare: Exchange | None,
+        logger: logging.Logger, first: bool,
+    ) -> Outcome:  # fmt: skip
+        self._memory.judge(request)
+        if self._memory.strikes >= STRIKES:
+            self.pause = (
+                f"after {STRIKES} rebalances in a row the map before would have been better"
+            )
+        self._memory.add(request)
+        switches = KILLED * self._is_killed() + PAUSED * bool(self.pause)
+        mine = bytes([switches]) + self._memory.digests()
+        told = [mine] if compare is None else compare(mine)
+        if any(theirs[0] & KILLED for theirs in told):
+            return Outcome(request.kept, kept="the kill switch is on", code="killed")
+        if any(theirs[0] & PAUSED for theirs in told):
+            self.pause = self.pause or "another rank paused"
+            return Outcome(request.kept, kept=f"paused: {self.pause}", code="paused")
+        request = self._memory.common([theirs[1:] for theirs in told], request)
+        outcome = self._plan(request, own, compare is not None, logger)
+        if compare is not None:
+            ranks = compare(ballot(outcome.map, request, self.policy))
+            why = differences(ranks)
+            if len({theirs[:PART] for theirs in ranks}) > 1:
+                return Outcome(request.kept, kept=why, code="disagreement")
+            if why and first:
+                logger.warning("evenload: %s; this time their plans are the same", why)
+        return replace(outcome, windows=len(request.windows))
+
+    def _is_killed(self) -> bool:
+        path = self.settings.kill_switch
+        try:
+            return bool(path) and Path(path).exists()
+        except OSError:  # a share that is gone, say
+            return True
+
+    def _plan(
+        self, request: Request, own: Callable[[], Int], compared: bool, logger: logging.Logger
+    ) -> Outcome:
+        """Plan; what cannot be planned keeps the old map.
+
+        A `ValueError` comes of what all ranks share. Anything else may have happened here alone:
+        where ranks compare, that shows, and all keep the old map; else it must not pass unseen.
+        """
+        try:
+            if self.failure:
+                return Outcome(own())
+            outcome = plan_map(request, self.settings)
+            if outcome.kept or not (self.settings.shadow or self.settings.canary):
+                return outcome
+            return self._beside(outcome, own(), request)
+        except Exception as error:
+            if not isinstance(error, ValueError):
+                if not compared:
+                    raise
+                logger.exception("evenload: no plan on this rank, which is for keeping the old map")
+            return Outcome(request.kept, kept=f"{type(error).__name__}: {error}", code="failure")
+
+    def _beside(self, outcome: Outcome, theirs: Int, request: Request) -> Outcome:
+        """Put the engine's own map in place of ours: all of it, or but for the canary's layers."""
+        layers = np.zeros(len(theirs), bool)
+        if not self.settings.shadow:
+            layers[self.settings.canary_layers(len(theirs))] = True
+        return replace(
+            outcome,
+            map=np.where(layers[:, None], outcome.map, theirs),
+            own=request.balancedness(theirs),
+        )
+
+    def _tell(self, outcome: Outcome, seconds: float, logger: logging.Logger, first: bool) -> None:
+        level = logging.INFO if first else logging.DEBUG
+        text = "balancedness {0.before:.4f} -> {0.after:.4f}, {0.moves} moves"
+        if outcome.kept:
+            text = "the old map stays: {0.kept}"
+            level = logging.ERROR if first and outcome.kept != NO_LOAD else level
+        elif self.settings.shadow:
+            text = "shadow: ours would be " + text + "; the engine's own has {0.own:.4f}"
+        elif self.settings.canary:
+            text = "canary: {0.own:.4f} by the engine's own, ours alone " + text
+        if outcome.windows > 1:
+            text += ", {0.windows} windows"
+        text += " ({1:.1f} ms)" if outcome.kept else ", {1:.1f} ms"
+        logger.log(level, "evenload (%s): %s", self.name, text.format(outcome, 1e3 * seconds))
