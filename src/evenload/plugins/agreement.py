@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.plugins.plan import NO_LOAD, Int, Outcome, Request, placement_ahead, plan_map
+from evenload.plugins.plan import (
+    NO_LOAD,
+    Int,
+    Outcome,
+    PlacementMismatchError,
+    Request,
+    placement_ahead,
+    plan_map,
+)
 from evenload.plugins.settings import Settings
 
 Gather = Callable[[bytes], Sequence[bytes]]
@@ -158,6 +166,8 @@ class Planner:
         """
         try:
             return Outcome(own()) if self.failure else plan_map(request, self.settings)
+        except PlacementMismatchError:
+            raise
         except Exception as error:
             if not isinstance(error, ValueError):
                 if not compared:
