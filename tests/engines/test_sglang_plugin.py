@@ -9,7 +9,7 @@ import torch
 from sglang_world import EXPERTS, LAYERS, MODEL, RANKS, SLOTS, configured, join, loads
 
 from evenload import Cluster, Placement
-from evenload.plugins.sglang import planner
+from evenload.plugins.sglang import planner, register
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,6 +84,28 @@ def test_the_loader_applied_the_hooks():
         expert_location.compute_initial_expert_location_metadata,
     ):
         assert hasattr(function, "__wrapped__")
+
+
+def test_a_function_of_other_arguments_refuses_to_start(monkeypatch):
+    from sglang.srt.eplb import eplb_algorithms
+    from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+    def renamed(counts, num_physical_experts, num_groups, num_nodes, algorithm):
+        raise AssertionError
+
+    taken = []
+    monkeypatch.setattr(HookRegistry, "register", lambda *said: taken.append(said))
+    monkeypatch.setattr(eplb_algorithms, "rebalance_experts", renamed)
+    register()
+    names = [target.rsplit(".")[-1] for target, _, _ in taken]
+    assert names == ["compute_algorithm", "compute_initial_expert_location_metadata"]
+    _, first, kind = taken[-1]
+    assert kind is HookType.BEFORE
+    with configured(eplb_algorithm="auto"):
+        first(MODEL, moe_ep_rank=0)
+    says = r"not installed, because eplb_algorithms.rebalance_experts takes \(counts, num_physical_"
+    with configured(eplb_algorithm="evenload"), pytest.raises(RuntimeError, match=says):
+        first(MODEL, moe_ep_rank=0)
 
 
 def test_sglang_takes_the_name_on_its_command_line_but_not_for_elastic_ranks():

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
-from vllm import plugins
+from vllm import envs, plugins
 from vllm.distributed.eplb import async_worker, eplb_state
 from vllm.distributed.eplb.migration_scheduler import schedule_migration_batches_for_layers
 from vllm.distributed.eplb.policy import EPLB_POLICIES, AbstractEplbPolicy, DefaultEplbPolicy
+from vllm.ray.ray_env import get_env_vars_to_copy
+
+from evenload import Cluster, Placement
+from evenload.io import write_placement
+from evenload.plugins.plan import PlacementMismatchError
+from evenload.plugins.vllm import RAY_PREFIXES
 
 L, E, S, R = 6, 64, 80, 16
 GENERATOR = torch.Generator().manual_seed(3)
@@ -21,6 +28,7 @@ LINEAR = torch.tensor(
 
 
 def load_plugins(monkeypatch):
+    monkeypatch.setenv(RAY_PREFIXES, "")  # what registration adds is gone afterwards
     monkeypatch.setitem(EPLB_POLICIES, "default", DefaultEplbPolicy)  # put back afterwards
     monkeypatch.setattr(plugins, "plugins_loaded", False)
     plugins.load_general_plugins()
@@ -50,6 +58,47 @@ def test_vllms_loader_installs_it(policy):
     assert policy.policy.name == "auto"
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_settings_are_carried_to_the_engines_that_ray_starts(monkeypatch, cached):
+    monkeypatch.setenv("EVENLOAD_VLLM", "1")
+    monkeypatch.setenv("EVENLOAD_MOVE_COST", "0.001")
+    monkeypatch.setenv(RAY_PREFIXES, "")
+    ours = {"EVENLOAD_VLLM", "EVENLOAD_MOVE_COST"}
+    assert not ours & get_env_vars_to_copy()
+    load_plugins(monkeypatch)
+    if cached:  # as vLLM does once an engine of this process is ready
+        monkeypatch.setattr(envs, "__getattr__", envs.__getattr__)
+        envs.enable_envs_cache()
+    assert ours | {RAY_PREFIXES} <= get_env_vars_to_copy()
+    assert get_env_vars_to_copy() >= {name for name in os.environ if name.startswith("EVENLOAD_")}
+
+
+def renamed(cls, load, num_replicas, num_groups, num_nodes, num_ranks, old=None):
+    raise AssertionError
+
+
+def test_a_policy_of_other_arguments_stays(monkeypatch, caplog):
+    logging.getLogger("vllm").propagate = True
+    monkeypatch.setenv("EVENLOAD_VLLM", "1")
+    monkeypatch.setattr(DefaultEplbPolicy, "rebalance_experts", classmethod(renamed))
+    assert load_plugins(monkeypatch) is DefaultEplbPolicy
+    says = "not installed, because DefaultEplbPolicy.rebalance_experts takes (load, num_replicas, "
+    assert says in caplog.text
+
+
+@pytest.mark.parametrize("layers", [L // 2, 1], ids=["a pipeline stage", "a draft model"])
+def test_a_plan_for_other_layers_ends_the_profiling_run(monkeypatch, tmp_path, layers):
+    path = tmp_path / "placement.json"
+    write_placement(path, Placement(LINEAR, Cluster(R, num_slots=S), E))
+    monkeypatch.setenv("EVENLOAD_VLLM", "1")
+    monkeypatch.setenv("EVENLOAD_PLACEMENT", str(path))
+    policy = load_plugins(monkeypatch)
+    placed = worker(policy, LOAD * 0, LINEAR)
+    assert torch.equal(placed, LINEAR)
+    with pytest.raises(PlacementMismatchError, match="pipeline stage or the draft model"):
+        worker(policy, LOAD[:layers] * 0, LINEAR[:layers])
+
+
 def test_the_worker_gets_a_better_plan_that_moves_less(policy, caplog):
     logging.getLogger("vllm").propagate = True
     with caplog.at_level(logging.INFO, "vllm.evenload"):
@@ -68,6 +117,15 @@ def test_the_worker_gets_a_better_plan_that_moves_less(policy, caplog):
 
     assert balancedness(ours) >= balancedness(theirs)
     assert moves(ours) < moves(theirs)
+
+
+def test_a_model_and_its_draft_are_planned_each_by_itself(policy):
+    alone = worker(policy, LOAD, LINEAR), worker(policy, LOAD[-1:], LINEAR[-1:])
+    assert [len(placed) for placed in alone] == [L, 1]
+    drafted = worker(policy, LOAD[-1:], alone[1])
+    again = worker(policy, LOAD, LINEAR), worker(policy, LOAD[-1:], LINEAR[-1:])
+    assert all(torch.equal(one, other) for one, other in zip(alone, again, strict=True))
+    assert torch.equal(drafted, alone[1])  # what it has is good enough
 
 
 def test_vllms_maps_and_schedule_take_the_plan(policy):

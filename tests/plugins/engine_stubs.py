@@ -8,6 +8,8 @@ from types import ModuleType, SimpleNamespace
 import torch
 
 from evenload.plugins import peers, plan
+from evenload.plugins.settings import PREFIX
+from evenload.plugins.vllm import RAY_PREFIXES
 
 MOST_FUNCTIONS = 8  # from what an engine calls to the solver
 
@@ -27,22 +29,25 @@ def put_module(monkeypatch, name, **content):
 
 
 class OwnPolicy:
-    """An engine's own policy, which always gives the trivial map."""
+    """vLLM's own policy by its arguments, which always gives the trivial map."""
 
     @classmethod
-    def rebalance_experts(cls, weight, slots, groups, nodes, ranks, old=None):
+    def rebalance_experts(
+        cls, weight, num_replicas, num_groups, num_nodes, num_ranks, old_global_expert_indices=None
+    ):
         L, E = weight.shape
-        return (torch.arange(slots) % E).expand(L, -1).contiguous()
+        return (torch.arange(num_replicas) % E).expand(L, -1).contiguous()
 
 
 def stub_vllm(monkeypatch):
     """Put vLLM's table of policies in place, and return it."""
+    monkeypatch.setenv(RAY_PREFIXES, PREFIX)  # registration has nothing to add, or undo
     policies = {"default": OwnPolicy}
     put_module(
         monkeypatch,
         "vllm.distributed.eplb.policy",
         EPLB_POLICIES=policies,
-        AbstractEplbPolicy=type("AbstractEplbPolicy", (), {}),
+        AbstractEplbPolicy=type("AbstractEplbPolicy", (OwnPolicy,), {}),
     )
     return policies
 

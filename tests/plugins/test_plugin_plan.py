@@ -11,7 +11,13 @@ from evenload import Cluster, Placement, solve
 from evenload.io import write_placement
 from evenload.plugins import plan
 from evenload.plugins.agreement import fingerprint
-from evenload.plugins.plan import NO_LOAD, Request, placement_ahead, plan_map
+from evenload.plugins.plan import (
+    NO_LOAD,
+    PlacementMismatchError,
+    Request,
+    placement_ahead,
+    plan_map,
+)
 from evenload.plugins.settings import Settings
 
 PLAIN = Settings()
@@ -268,6 +274,8 @@ def test_every_rebalance_returns_it(ahead, load):
 def test_one_of_another_shape_keeps_what_runs(ahead):
     with pytest.raises(ValueError, match=r"is for \(layers, slots, experts, GPUs\) = "):
         plan_map(Request(LOAD[None], None, 32, 4), ahead)
+    with pytest.raises(PlacementMismatchError, match="each pipeline stage or the draft model"):
+        plan_map(Request(LOAD[None, :1], None, 24, 4), ahead)
 
 
 def test_ranks_with_other_files_are_told_apart(ahead, tmp_path):

@@ -6,14 +6,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from engine_stubs import MOST_FUNCTIONS, functions_to_the_solver
+from engine_stubs import MOST_FUNCTIONS, functions_to_the_solver, put_module
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenload.plugins import planner, sglang
 from evenload.plugins.planner import Planner
 from evenload.plugins.settings import Settings
-from evenload.plugins.sglang import as_tensors, windows_of
+from evenload.plugins.sglang import as_tensors, check_peers, windows_of
 
 
 @st.composite
@@ -62,6 +62,12 @@ def test_passes_are_added_up_in_windows_of_as_many_used_ones():
     assert windows_of(big, 1).tolist() == [[[3 * (2**31 - 1)] * 2]]
     with pytest.raises(ValueError, match="shape"):
         windows_of(tokens[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_counts_are_added_up_exactly(dtype):
+    tokens = (torch.arange(600 * 2 * 4) % 129).reshape(600, 2, 4)
+    assert np.array_equal(windows_of(tokens.to(dtype), 2), windows_of(tokens, 2))
 
 
 class World:
@@ -231,3 +237,122 @@ def test_other_names_pass_untouched(monkeypatch):
     ours = sglang.compute_algorithm(original, raw_algorithm="evenload", num_groups=8, num_nodes=2)
     assert ours == sglang.Algorithm("evenload", "SGLang's")
     assert not ours.hierarchical
+
+
+# ---- what is found out before the first location -------------------------------------------------
+
+
+def rebalance(tokens_per_expert, num_physical_experts, num_local_physical_experts, num_groups,
+              num_nodes, algorithm):  # fmt: skip
+    raise AssertionError
+
+
+def renamed(counts, num_physical_experts, num_local_physical_experts, num_groups, num_nodes,
+            algorithm):  # fmt: skip
+    raise AssertionError
+
+
+def compute(raw_algorithm, num_groups, num_nodes):
+    return {"auto": "SGLang's"}[raw_algorithm]
+
+
+def first_location(model_config, moe_ep_rank):
+    return "location"
+
+
+WELL = {"rebalance_experts": rebalance, "compute_algorithm": compute}
+FIRST = {"compute_initial_expert_location_metadata": first_location}
+
+
+def registered(monkeypatch, algorithms, location, asks_for="evenload"):
+    """Register beside an SGLang with these functions; the hooks by function."""
+    hooks = {}
+    put_module(
+        monkeypatch, "sglang.srt.plugins.hook_registry",
+        HookRegistry=SimpleNamespace(
+            register=lambda target, hook, kind: hooks.update({target.rsplit(".")[-1]: hook})
+        ),
+        HookType=SimpleNamespace(AROUND="around", BEFORE="before"),
+    )  # fmt: skip
+    put_module(monkeypatch, "sglang.srt.eplb.eplb_algorithms", **algorithms)
+    put_module(monkeypatch, "sglang.srt.eplb.expert_location", **location)
+    moe = SimpleNamespace(enable_eplb=True, eplb_algorithm=asks_for, elastic_ep_backend=None)
+    put_module(
+        monkeypatch, "sglang.srt.runtime_context",
+        get_exec=lambda: SimpleNamespace(moe=moe), get_parallel=lambda: SimpleNamespace(nnodes=4),
+    )  # fmt: skip
+    sglang.register()
+    return hooks
+
+
+def test_three_functions_are_hooked(monkeypatch):
+    assert registered(monkeypatch, WELL, FIRST) == {
+        "compute_algorithm": sglang.compute_algorithm,
+        "rebalance_experts": sglang.rebalance_experts,
+        "compute_initial_expert_location_metadata": sglang.before_first_location,
+    }
+
+
+@pytest.mark.parametrize(
+    ("algorithms", "says"),
+    [
+        (
+            {**WELL, "rebalance_experts": renamed},
+            r"eplb_algorithms.rebalance_experts takes \(counts, .*, and evenload hands on "
+            r"\(tokens_per_expert, ",
+        ),
+        (
+            {**WELL, "compute_algorithm": lambda name: name},
+            r"compute_algorithm takes \(name\), and evenload hands on \(raw_algorithm\)",
+        ),
+        ({"compute_algorithm": compute}, "has no eplb_algorithms.rebalance_experts"),
+    ],
+)
+def test_functions_of_other_arguments_are_found_before_serving(monkeypatch, algorithms, says):
+    hooks = registered(monkeypatch, algorithms, FIRST)
+    assert "rebalance_experts" not in hooks
+    with pytest.raises(RuntimeError, match=f"not installed, because .*{says}.*use a release of"):
+        hooks["compute_initial_expert_location_metadata"]("config", moe_ep_rank=0)
+    hooks = registered(monkeypatch, algorithms, FIRST, asks_for="deepseek")
+    assert hooks["compute_initial_expert_location_metadata"]("config", moe_ep_rank=0) is None
+
+
+def test_where_nothing_can_refuse_to_start_sglangs_own_algorithm_plans(monkeypatch, caplog):
+    hooks = registered(monkeypatch, WELL, {})
+    assert list(hooks) == ["compute_algorithm"]
+    assert hooks["compute_algorithm"](compute, "evenload", 8, num_nodes=2) == "SGLang's"
+    says = "has no expert_location.compute_initial_expert_location_metadata"
+    assert says in caplog.text
+
+
+def test_a_rank_without_evenload_is_named_before_serving():
+    store = torch.distributed.HashStore()
+    for rank in range(24):
+        store.set(f"evenload/start/{rank}", "1")
+    with pytest.raises(RuntimeError) as caught:
+        check_peers(store, 3, 32, 0.2, 4)
+    assert str(caught.value).startswith(
+        "within 0.2 s evenload did not start on 8 of 32 ranks (rank 24, 25, 26, 27, 28, 29, 30, "
+        "31), which are on --node-rank 3; install evenload on every node"
+    )
+    for rank in range(24, 32):
+        store.set(f"evenload/start/{rank}", "1")
+    check_peers(store, 3, 32, 0.2, 4)
+    check_peers(torch.distributed.HashStore(), 0, 1, 0.0)
+
+
+def test_ranks_look_for_each_other_before_the_first_location(monkeypatch):
+    hooks = registered(monkeypatch, WELL, FIRST)
+    asked = []
+    monkeypatch.setattr(sglang, "planner", lambda: Planner("SGLang", Settings(agree_timeout=7)))
+    monkeypatch.setattr(sglang, "check_peers", lambda *said: asked.append(said))
+    first = hooks["compute_initial_expert_location_metadata"]
+    first("config", moe_ep_rank=0)
+    assert asked == []  # no group: it is alone
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 32)
+    c10d = torch.distributed.distributed_c10d
+    monkeypatch.setattr(c10d, "_get_default_store", lambda: "store")
+    first("config", moe_ep_rank=0)
+    assert asked == [("store", 3, 32, 7, 4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from engine_stubs import (
     MOST_FUNCTIONS,
     OwnPolicy,
     functions_to_the_solver,
+    put_module,
     stub_vllm,
     two_ranks,
 )
@@ -21,9 +23,9 @@ from evenload import Cluster, Placement, solve
 from evenload.io import write_placement
 from evenload.plugins import planner, selftest
 from evenload.plugins.agreement import PART
-from evenload.plugins.plan import Request, plan_map
+from evenload.plugins.plan import PlacementMismatchError, Request, plan_map
 from evenload.plugins.settings import Settings
-from evenload.plugins.vllm import BrokenContractError, register
+from evenload.plugins.vllm import RAY_PREFIXES, BrokenContractError, register
 
 LOAD = torch.tensor(np.random.default_rng(3).integers(1, 90, (3, 16)) ** 2)
 LINEAR = (torch.arange(24) % 16).expand(3, -1)
@@ -69,6 +71,69 @@ def test_registering_twice_is_registering_once(policies, monkeypatch, caplog):
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "then"),
+    [("", "EVENLOAD_"), ("MY_, ,OUR_", "MY_,OUR_,EVENLOAD_"), ("EVENLOAD_, MY_", None)],
+)
+def test_ray_is_told_to_carry_the_settings(policies, monkeypatch, caplog, said, then):
+    monkeypatch.setenv(RAY_PREFIXES, said)
+    monkeypatch.setenv("EVENLOAD_VLLM", "1")
+    with caplog.at_level(logging.INFO, "vllm.evenload"):
+        register()
+        register()
+    assert os.environ[RAY_PREFIXES] == then or said
+    assert sum(RAY_PREFIXES in line for line in caplog.messages) == (then is not None)
+
+
+def test_ray_is_told_nothing_unless_asked(policies, monkeypatch):
+    monkeypatch.setenv(RAY_PREFIXES, "")
+    register()
+    assert os.environ[RAY_PREFIXES] == ""
+
+
+class Renamed(OwnPolicy):
+    @classmethod
+    def rebalance_experts(
+        cls, load, num_replicas, num_groups, num_nodes, num_ranks, old_global_expert_indices=None
+    ):
+        raise AssertionError
+
+
+class Longer(OwnPolicy):
+    @classmethod
+    def rebalance_experts(
+        cls, weight, num_replicas, num_groups, num_nodes, num_ranks,
+        old_global_expert_indices=None, topology=None,
+    ):  # fmt: skip
+        raise AssertionError
+
+
+@pytest.mark.parametrize("place", ["own", "abstract"])
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (Renamed, ".rebalance_experts takes (load, num_replicas, "),
+        (Longer, ", old_global_expert_indices, topology), and evenload hands on (weight, "),
+        (type("None_", (), {}), "this release has no "),
+    ],
+)
+def test_policies_of_other_arguments_are_left_alone(
+    policies, monkeypatch, caplog, place, other, says
+):
+    monkeypatch.setenv("EVENLOAD_VLLM", "1")
+    if place == "own":
+        policies["default"] = other
+    else:
+        put_module(monkeypatch, "vllm.distributed.eplb.policy", AbstractEplbPolicy=other)
+    before = dict(policies)
+    register()
+    assert policies == before
+    (line,) = caplog.messages
+    assert line.startswith("evenload: not installed, because ")
+    assert says in line
+    assert "vLLM's own policy stays" in line
+
+
 def test_the_contract(installed, caplog):
     load, old = LOAD.clone(), LINEAR.clone()
     with caplog.at_level(logging.INFO, "vllm.evenload"):
@@ -85,6 +150,15 @@ def test_the_contract(installed, caplog):
     assert "moves" in line
     assert "ms" in line
     placed[0, 0] = 5  # nobody else holds it
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_loads_are_planned(installed, caplog, dtype):
+    load = LOAD.float().clamp(max=255).to(dtype)
+    with caplog.at_level(logging.INFO, "vllm.evenload"):
+        placed = installed.rebalance_experts(load, 24, 1, 1, 4, LINEAR)
+    assert "balancedness" in caplog.text
+    assert torch.equal(placed, installed.rebalance_experts(load.long(), 24, 1, 1, 4, LINEAR))
 
 
 def test_the_profiling_run_keeps_the_map(installed):
@@ -237,6 +311,27 @@ def test_a_file_is_read_once_and_serves_every_rebalance(policies, monkeypatch, c
     path.write_text("gone")
     placed = policies["default"].rebalance_experts(LOAD, 24, 1, 1, 4, LINEAR)
     assert Placement(placed, cluster, 16).moves_from(wanted).sum() == 0
+
+
+def test_a_file_for_another_number_of_layers_ends_the_profiling_run(
+    policies, monkeypatch, tmp_path
+):
+    path = tmp_path / "placement.json"
+    write_placement(path, solve(LOAD.double().numpy(), Cluster(4, slots_per_gpu=6)).placement)
+    monkeypatch.setenv("EVENLOAD_VLLM", "1")
+    monkeypatch.setenv("EVENLOAD_PLACEMENT", str(path))
+    register()
+    two_ranks(monkeypatch, lambda mine: mine)
+    for layers in (LOAD[:1], torch.cat([LOAD, LOAD])):
+        old = LINEAR[:1].expand(len(layers), -1)
+        with pytest.raises(PlacementMismatchError) as caught:
+            policies["default"].rebalance_experts(layers * 0, 24, 1, 1, 4, old)
+        said = str(caught.value)
+        assert f"(3, 24, 16, 4), and the engine runs ({len(layers)}, 24, 16, 4)" in said
+        assert "each pipeline stage or the draft model by itself" in said
+        assert said.endswith("plan for those, or unset EVENLOAD_PLACEMENT")
+    with pytest.raises(PlacementMismatchError, match=r"runs \(3, 28, 16, 4\); plan for those"):
+        policies["default"].rebalance_experts(LOAD * 0, 28, 1, 1, 4, LINEAR)
 
 
 @pytest.mark.parametrize("text", ["", "{}", None])

@@ -9,10 +9,12 @@ import pytest
 import torch
 from engine_stubs import MOST_FUNCTIONS, functions_to_the_solver, put_module, two_ranks
 
+from evenload import Cluster, Placement
+from evenload.io import write_placement
 from evenload.plugins import selftest
 from evenload.plugins.planner import Planner
-from evenload.plugins.settings import Settings
-from evenload.plugins.vllm import register
+from evenload.plugins.settings import PREFIX, Settings
+from evenload.plugins.vllm import RAY_PREFIXES, register
 from evenload.plugins.vllm_ascend import EvenloadPolicy
 
 SETTINGS = Settings(start_share=1.0, history=1)
@@ -32,6 +34,7 @@ def factory(monkeypatch):
 
     name = "vllm_ascend.eplb.core.policy.policy_factory"
     put_module(monkeypatch, name, PolicyFactory=PolicyFactory)
+    monkeypatch.setenv(RAY_PREFIXES, PREFIX)
     monkeypatch.setenv("EVENLOAD_VLLM_ASCEND", "1")
     return PolicyFactory
 
@@ -60,7 +63,17 @@ def test_the_factory_hands_out_evenload_for_every_type(factory):
     assert isinstance(factory.generate_policy(0, None), EvenloadPolicy)
 
 
+def test_a_factory_without_the_function_is_left_alone(factory, caplog):
+    del factory.generate_policy
+    register()
+    assert not hasattr(factory, "generate_policy")
+    (line,) = caplog.messages
+    says = "not installed, because this release has no PolicyFactory.generate_policy"
+    assert says in line
+
+
 def test_where_vllm_ascend_is_not_there_nothing_happens(monkeypatch, caplog):
+    monkeypatch.setenv(RAY_PREFIXES, PREFIX)
     monkeypatch.setenv("EVENLOAD_VLLM_ASCEND", "1")
     register()
     assert "cannot be imported, so it is left alone" in caplog.text
@@ -124,6 +137,44 @@ def test_the_load_of_all_slots_of_an_expert_counts():
         return share.sum(2).max(1)
 
     assert (heaviest(placed) < heaviest(TABLE.numpy())).all()
+
+
+HUGE = (2**31 - 1) // 90**3 * LOAD  # in int32 those of one expert, or of two windows, wrap
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32])
+@pytest.mark.parametrize("windows", [0, 3])
+@pytest.mark.parametrize("kind", [torch.Tensor.clone, torch.Tensor.numpy])
+def test_sums_are_wider_than_the_load(caplog, dtype, windows, kind):
+    policy = EvenloadPolicy(PLANNER)
+    load = torch.stack([HUGE] * windows) if windows else HUGE
+    assert HUGE.sum(dim=(1, 2)).min() > 2**31
+    (_, order, placed), (_, wanted_order, wanted) = (
+        policy.rebalance_experts(kind(TABLE), kind(given)) for given in (load.to(dtype), load)
+    )
+    assert (placed == wanted).all()
+    assert (order == wanted_order).all()
+    assert (np.asarray(placed) != TABLE.numpy()).any(axis=(1, 2)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("windows", [0, 3])
+def test_half_precision_loads_are_planned(dtype, windows):
+    small = (LOAD % 128).repeat(windows, 1, 1, 1) if windows else LOAD % 128
+    policy = EvenloadPolicy(PLANNER)
+    changed, _, placed = policy.rebalance_experts(TABLE, small.to(dtype))
+    assert changed == 1
+    assert (placed == policy.rebalance_experts(TABLE, small)[2]).all()
+
+
+def test_a_placement_of_another_shape_keeps_the_table(tmp_path, caplog):
+    path = tmp_path / "placement.json"
+    write_placement(path, Placement(TABLE[:2].reshape(2, -1), Cluster(R, slots_per_gpu=K), E))
+    policy = EvenloadPolicy(Planner("vllm-ascend", Settings(placement=str(path))))
+    changed, _, placed = policy.rebalance_experts(TABLE, LOAD)
+    assert changed == 0
+    assert (placed == TABLE).all()
+    assert "the old map stays" in caplog.text
 
 
 def test_what_is_odd_keeps_its_layer():

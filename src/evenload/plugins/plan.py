@@ -29,6 +29,13 @@ Bool = NDArray[np.bool_]
 NO_LOAD = "no layer has a load that is finite, not negative and not zero"
 
 
+class PlacementMismatchError(ValueError):
+    """A placement that was planned ahead is for another model, or for another part of it.
+
+    No later rebalance can mend that, so before serving it has to stop the engine.
+    """
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """What an engine asks for.
@@ -188,8 +195,9 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
     Raises
     ------
     ValueError
-        For a solver, option or topology that the problem cannot be planned with, or a placement
-        planned ahead that is of another shape.
+        For a solver, option or topology that the problem cannot be planned with.
+    PlacementMismatchError
+        For a placement planned ahead that is of another shape.
     """
     if settings.placement:
         return _as_planned_ahead(request, settings.placement)
@@ -236,13 +244,23 @@ def _as_planned_ahead(request: Request, path: str) -> Outcome:
     has = (*ahead.physical_to_logical.shape, ahead.num_experts, ahead.cluster.num_gpus)
     wanted = (L, request.num_slots, E, request.num_ranks)
     if has != wanted:
-        raise ValueError(
-            f"{path} is for (layers, slots, experts, GPUs) = {has}, and the engine runs {wanted}; "
-            "plan for those"
+        raise PlacementMismatchError(
+            f"{path} is for (layers, slots, experts, GPUs) = {has}, and the engine runs {wanted}"
+            f"{_likely(has, wanted)}; plan for those, or unset EVENLOAD_PLACEMENT"
         )
     running = None if request.current is None else Placement(request.kept, request.cluster, E)
     moves = 0 if running is None else int(ahead.moves_from(running).sum())
     return _outcome(request, ahead.physical_to_logical, np.arange(L), running, moves)
+
+
+def _likely(has: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """Say why an engine probably runs another number of layers of a model of the same width."""
+    if has[0] == wanted[0] or has[2] != wanted[2]:
+        return ""
+    return (
+        ", probably because it balances each pipeline stage or the draft model by itself, and one "
+        "placement cannot be for both; run without pipeline parallelism and draft model"
+    )
 
 
 def _outcome(

@@ -19,7 +19,14 @@ import numpy as np
 
 from evenload.plugins.agreement import PART, ballot, differences, of_array
 from evenload.plugins.peers import LateError
-from evenload.plugins.plan import NO_LOAD, Int, Outcome, Request, plan_map
+from evenload.plugins.plan import (
+    NO_LOAD,
+    Int,
+    Outcome,
+    PlacementMismatchError,
+    Request,
+    plan_map,
+)
 from evenload.plugins.settings import Settings
 
 Exchange = Callable[[bytes], Sequence[bytes]]
@@ -31,7 +38,7 @@ MARGIN = 0.01  # of balancedness: by less, the next window differs from the last
 
 
 class Memory:
-    """The windows that this rank has seen, and how the last new map has turned out."""
+    """The windows of a model that this rank has seen, and how the last new map has turned out."""
 
     def __init__(self, most: int) -> None:
         self._windows: deque[tuple[bytes, Int]] = deque(maxlen=max(most, 1))
@@ -40,9 +47,7 @@ class Memory:
         self.strikes = 0
 
     def add(self, request: Request) -> None:
-        """Remember a window with a load; windows of another model are forgotten."""
-        if self._windows and self._windows[-1][1].shape != request.windows.shape[1:]:
-            self._windows.clear()
+        """Remember a window with a load."""
         if len(request.windows) == 1 and request.sound.any():
             window = request.windows[0]
             self._windows.append((of_array(window), window.copy()))
@@ -89,7 +94,7 @@ class Planner:
     pause: str = field(default="", init=False)  # why nothing is planned any more
 
     def __post_init__(self) -> None:
-        self._memory = Memory(self.settings.history)
+        self._memories: dict[tuple[int, ...], Memory] = {}
 
     @property
     def name(self) -> str:
@@ -117,7 +122,7 @@ class Planner:
         ------
         RuntimeError
             If other ranks do not compare in time before the first comparison is through, which is
-            before serving; afterwards the old map stays.
+            before serving; afterwards the old map stays. Then too, a `PlacementMismatchError`.
         Exception
             Where nobody compares: whatever a plan fails with, unless it is a `ValueError`.
         """
@@ -129,7 +134,7 @@ class Planner:
             if not self.serving:
                 raise
             outcome = Outcome(request.kept, kept=str(error), code="late")
-        self._memory.moved(request, outcome.map)
+        self._memory_of(request).moved(request, outcome.map)
         self._tell(outcome, time.perf_counter() - start, logger, first)
         return outcome.map
 
@@ -137,21 +142,22 @@ class Planner:
         self, request: Request, own: Callable[[], Int], compare: Exchange | None,
         logger: logging.Logger, first: bool,
     ) -> Outcome:  # fmt: skip
-        self._memory.judge(request)
-        if self._memory.strikes >= STRIKES:
+        memory = self._memory_of(request)
+        memory.judge(request)
+        if memory.strikes >= STRIKES:
             self.pause = (
                 f"after {STRIKES} rebalances in a row the map before would have been better"
             )
-        self._memory.add(request)
+        memory.add(request)
         switches = KILLED * self._is_killed() + PAUSED * bool(self.pause)
-        mine = bytes([switches]) + self._memory.digests()
+        mine = bytes([switches]) + memory.digests()
         told = [mine] if compare is None else compare(mine)
         if any(theirs[0] & KILLED for theirs in told):
             return Outcome(request.kept, kept="the kill switch is on", code="killed")
         if any(theirs[0] & PAUSED for theirs in told):
             self.pause = self.pause or "another rank paused"
             return Outcome(request.kept, kept=f"paused: {self.pause}", code="paused")
-        request = self._memory.common([theirs[1:] for theirs in told], request)
+        request = memory.common([theirs[1:] for theirs in told], request)
         outcome = self._plan(request, own, compare is not None, logger)
         if compare is not None:
             ranks = compare(ballot(outcome.map, request, self.policy))
@@ -161,6 +167,11 @@ class Planner:
             if why and first:
                 logger.warning("evenload: %s; this time their plans are the same", why)
         return replace(outcome, windows=len(request.windows))
+
+    def _memory_of(self, request: Request) -> Memory:
+        """Return what is remembered of a model: vLLM has a draft model planned in turn with its own."""
+        shape = request.windows.shape[1:]
+        return self._memories.setdefault(shape, Memory(self.settings.history))
 
     def _is_killed(self) -> bool:
         path = self.settings.kill_switch
@@ -185,6 +196,8 @@ class Planner:
                 return outcome
             return self._beside(outcome, own(), request)
         except Exception as error:
+            if isinstance(error, PlacementMismatchError) and not self.serving:
+                raise
             if not isinstance(error, ValueError):
                 if not compared:
                     raise

@@ -5,7 +5,10 @@ SGLang loads `register` in each of its processes through the entry point group
 another algorithm runs as without it.
 
 SGLang looks a name up at the first rebalance only, and refuses none before that; with elastic
-expert parallelism it refuses all but the two ``elasticity_aware`` names.
+expert parallelism it refuses all but the two ``elasticity_aware`` names. It also goes on where a
+plug-in raises at registration. So what must not happen while serving is looked for when the first
+location of experts is computed: functions that take other arguments than evenload's hooks, and
+ranks without evenload.
 
 Every rank plans, on loads that SGLang has added up over all of them, and SGLang compares nothing;
 so the ranks compare digests of their maps (docs, "Why ranks cannot disagree"). Elastic ranks come
@@ -26,15 +29,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from datetime import timedelta
+from functools import cache, partial
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from evenload.plugins.settings import Settings, is_asked_for
+from evenload.plugins.signature import what_differs
 
 if TYPE_CHECKING:
     from evenload.plugins.peers import Peers
     from evenload.plugins.planner import Planner
 
+EPLB = "sglang.srt.eplb"
 OURS = ("evenload", "evenload_hierarchical")
 ELASTIC = ("elasticity_aware", "elasticity_aware_hierarchical")
 FILLER = 0  # in slots of ranks that are gone, as SGLang's own algorithm has it
@@ -43,16 +50,38 @@ log = logging.getLogger("sglang.evenload")
 
 
 def register() -> None:
-    """Register the hooks; SGLang's plug-in loader calls this."""
+    """Register the hooks; SGLang's plug-in loader calls this.
+
+    Where a function of this release takes other arguments than its hook, a server that asks for
+    evenload does not start. If it cannot be kept from that either, SGLang's own algorithm plans.
+    """
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
     first = "expert_location.compute_initial_expert_location_metadata"
-    for target, hook, kind in (
-        ("eplb_algorithms.compute_algorithm", compute_algorithm, HookType.AROUND),
-        ("eplb_algorithms.rebalance_experts", rebalance_experts, HookType.AROUND),
-        (first, before_first_location, HookType.BEFORE),
-    ):
-        HookRegistry.register(f"sglang.srt.eplb.{target}", hook, kind)
+    hooks: dict[str, tuple[Callable[..., Any], Any, int]] = {
+        "eplb_algorithms.compute_algorithm": (compute_algorithm, HookType.AROUND, 1),
+        "eplb_algorithms.rebalance_experts": (rebalance_experts, HookType.AROUND, 1),
+        first: (before_first_location, HookType.BEFORE, 0),
+    }
+    differs = {name: what_differs(name, _found(name), hook, given)
+               for name, (hook, _, given) in hooks.items()}  # fmt: skip
+    why = "; ".join(filter(None, differs.values()))
+    if why:  # only who asks for evenload needs to know, and is told at the first location
+        log.log(logging.WARNING if differs[first] else logging.INFO,
+                "evenload: not installed, because %s", why)  # fmt: skip
+        hooks[first] = (partial(refuse_to_start, why), HookType.BEFORE, 0)
+        hooks["eplb_algorithms.compute_algorithm"] = (sglangs_own, HookType.AROUND, 1)
+        del hooks["eplb_algorithms.rebalance_experts"]
+    for name, (hook, kind, _) in hooks.items():
+        if not differs[name]:
+            HookRegistry.register(f"{EPLB}.{name}", hook, kind)
+
+
+def _found(name: str) -> Any:
+    try:
+        return resolve_name(f"{EPLB}.{name}")
+    except (ImportError, AttributeError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -77,18 +106,77 @@ def compute_algorithm(
     original: Callable[..., Any], raw_algorithm: str, *args: Any, **kwargs: Any
 ) -> Any:
     """Look up a name of an algorithm: evenload's, or SGLang's own."""
-    own = original("auto" if raw_algorithm in OURS else raw_algorithm, *args, **kwargs)
+    own = sglangs_own(original, raw_algorithm, *args, **kwargs)
     return Algorithm(raw_algorithm, own) if is_ours(raw_algorithm) else own
 
 
-def before_first_location(*_args: Any, **_kwargs: Any) -> None:
-    """Compile and test before a model is loaded, where this server will plan by evenload."""
+def sglangs_own(original: Callable[..., Any], raw_algorithm: str, *args: Any, **kwargs: Any) -> Any:
+    """Look up a name of SGLang's, and what it would take by itself in place of evenload's."""
+    return original("auto" if raw_algorithm in OURS else raw_algorithm, *args, **kwargs)
+
+
+def will_plan() -> bool:
+    """Whether this server will plan by evenload."""
     from sglang.srt.runtime_context import get_exec
 
     moe = get_exec().moe
     plans = moe.enable_eplb or moe.init_expert_location != "trivial"
-    if plans and is_ours(moe.eplb_algorithm):
-        planner()
+    return bool(plans and is_ours(moe.eplb_algorithm))
+
+
+def refuse_to_start(why: str, *_args: Any, **_kwargs: Any) -> None:
+    """Raise `RuntimeError` before a model is loaded, where this server would plan by evenload."""
+    if will_plan():
+        raise RuntimeError(
+            f"evenload is not installed, because {why}; use a release of evenload for this SGLang, "
+            "or --eplb-algorithm auto without EVENLOAD_SGLANG_ELASTIC"
+        )
+
+
+def before_first_location(*_args: Any, **_kwargs: Any) -> None:
+    """Compile, test and look for the other ranks before a model is loaded."""
+    if not will_plan():
+        return
+    timeout = planner().settings.agree_timeout
+    from torch import distributed
+
+    if not compares() or not distributed.is_available() or not distributed.is_initialized():
+        return
+    from sglang.srt.runtime_context import get_parallel
+
+    store = distributed.distributed_c10d._get_default_store()
+    rank, size = distributed.get_rank(), distributed.get_world_size()
+    check_peers(store, rank, size, timeout, get_parallel().nnodes)
+
+
+def check_peers(store: Any, rank: int, size: int, timeout: float, num_nodes: int = 1) -> None:
+    """Wait until evenload has started on every rank.
+
+    A rank without it would fail at its first rebalance, on a name that SGLang does not know, and
+    leave the others waiting. It goes over a ``torch.distributed.Store``, not over a collective,
+    which such a rank would answer with its next one. Ranks are on nodes in order.
+
+    Raises
+    ------
+    RuntimeError
+        If a rank did not come within `timeout` seconds, 0 for as long as the store waits.
+    """
+    keys = [f"evenload/start/{number}" for number in range(size)]
+    store.set(keys[rank], "1")
+    try:
+        store.wait(keys, *[timedelta(seconds=timeout)] if timeout else [])
+    except RuntimeError as error:
+        absent = [number for number, key in enumerate(keys) if not store.check([key])]
+        nodes = sorted({number * num_nodes // size for number in absent})
+        raise RuntimeError(
+            f"within {timeout:g} s evenload did not start on {len(absent)} of {size} ranks (rank "
+            f"{_some(absent)}), which are on --node-rank {_some(nodes)}; install evenload on every "
+            "node, and start each with the same --eplb-algorithm and EVENLOAD_* settings"
+        ) from error
+
+
+def _some(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
 @cache

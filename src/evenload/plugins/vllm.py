@@ -7,9 +7,11 @@ evenload it looks at two environment variables and returns.
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
-from evenload.plugins.settings import is_asked_for
+from evenload.plugins.settings import PREFIX, is_asked_for
+from evenload.plugins.signature import what_differs
 
 if TYPE_CHECKING:
     from evenload.plugins.planner import Planner
@@ -18,6 +20,8 @@ NAME = "default"  # the only policy that vLLM's configuration lets through
 # vLLM makes this group on every rank or on none, and runs the policy on every member of it, in the
 # same order as all else that uses it.
 EPLB_GROUP = ("vllm.distributed.parallel_state", "get_eplb_group")
+# vLLM's own knob: the prefixes, beside its fixed ones, of variables that it copies to Ray's actors.
+RAY_PREFIXES = "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"
 logger = logging.getLogger("vllm.evenload")
 
 
@@ -28,7 +32,8 @@ class BrokenContractError(AssertionError, ValueError):
 def register() -> None:
     """Install evenload as vLLM's policy ``"default"`` if `EVENLOAD_VLLM` or a file asks for it.
 
-    Called again it does nothing.
+    Called again it does nothing. Where this release's policies take other arguments than those
+    that evenload knows, vLLM's own stays, and a warning names them.
 
     Raises
     ------
@@ -37,11 +42,26 @@ def register() -> None:
         stays then, inside a class that compares plans with the other ranks all the same.
     """
     if is_asked_for("vllm"):
+        carry_settings()
         _install()
     if is_asked_for("vllm_ascend"):
         from evenload.plugins import vllm_ascend
 
+        carry_settings()
         vllm_ascend.install()
+
+
+def carry_settings() -> None:
+    """Make vLLM copy ``EVENLOAD_*`` to the engines that Ray starts, which it would not by itself.
+
+    They are those of ``--data-parallel-backend ray``, which get variables with certain prefixes
+    only. vLLM reads the knob when it starts them, after its plug-ins were loaded.
+    """
+    said = [prefix.strip() for prefix in os.environ.get(RAY_PREFIXES, "").split(",")]
+    if PREFIX not in said:
+        os.environ[RAY_PREFIXES] = ",".join([*filter(None, said), PREFIX])
+        logger.info("evenload: %s added to %s, so that Ray's engines get the same settings",
+                    PREFIX, RAY_PREFIXES)  # fmt: skip
 
 
 def _install() -> None:
@@ -54,6 +74,14 @@ def _install() -> None:
         return
     if getattr(own, "policy", None) is not None:
         return
+    for policy in (AbstractEplbPolicy, own):
+        name = f"{policy.__name__}.rebalance_experts"
+        function = getattr(policy, "rebalance_experts", None)
+        differs = what_differs(name, function, rebalance, 2)
+        if differs:
+            logger.warning("evenload: not installed, because %s; vLLM's own policy stays; use a "
+                           "release of evenload for this vLLM", differs)  # fmt: skip
+            return
     from evenload.plugins.selftest import planner_for
 
     planner = planner_for("vLLM", logger)
@@ -84,6 +112,9 @@ def rebalance(
     ------
     BrokenContractError
         If the numbers do not divide.
+    PlacementMismatchError
+        If a placement planned ahead is of another shape. vLLM's profiling run calls the policy of
+        every model before serving, so that the engine does not start then.
     LateError
         If other ranks do not compare their plans within `agree_timeout`, before serving.
     """

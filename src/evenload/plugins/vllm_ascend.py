@@ -19,6 +19,7 @@ from evenload.plugins.agreement import digest
 from evenload.plugins.plan import Int, Request
 from evenload.plugins.planner import Planner
 from evenload.plugins.selftest import planner_for
+from evenload.plugins.signature import what_differs
 
 EPLB_GROUP = ("vllm_ascend.distributed.parallel_state", "get_dynamic_eplb_group")
 logger = logging.getLogger("vllm.evenload")
@@ -27,14 +28,20 @@ logger = logging.getLogger("vllm.evenload")
 def install() -> None:
     """Make vllm-ascend's ``PolicyFactory.generate_policy`` hand out evenload, for every type.
 
-    Nothing happens where vllm-ascend is not installed, and on a second call.
+    Nothing happens where vllm-ascend is not installed or has no such function, which the log then
+    says, and on a second call.
     """
     try:
         from vllm_ascend.eplb.core.policy.policy_factory import PolicyFactory
     except ImportError as error:
         logger.warning("evenload: vllm-ascend cannot be imported, so it is left alone: %s", error)
         return
-    own = PolicyFactory.generate_policy
+    own = getattr(PolicyFactory, "generate_policy", None)
+    differs = what_differs("PolicyFactory.generate_policy", own, generate_policy, 2)
+    if differs or own is None:
+        logger.warning("evenload: not installed, because %s; vllm-ascend's own policies stay; use "
+                       "a release of evenload for this vllm-ascend", differs)  # fmt: skip
+        return
     if getattr(own, "func", None) is not generate_policy:
         ours = partial(generate_policy, own, planner_for("vllm-ascend", logger))
         PolicyFactory.generate_policy = staticmethod(ours)
@@ -96,7 +103,7 @@ class EvenloadPolicy:
             If another number of ranks is asked for that has too few slots.
         """
         table, rewrap = to_numpy("current_expert_table", current_expert_table)
-        load = to_numpy("expert_workload", expert_workload)[0]
+        load = _wide(to_numpy("expert_workload", expert_workload)[0])
         (L, R, _), ranks = table.shape, self.new_ep_size or table.shape[1]
         self.new_ep_size = None
         placed = self._plan(table, load.sum(axis=0) if load.ndim == 4 else load, ranks)
@@ -112,13 +119,18 @@ class EvenloadPolicy:
         old = table.reshape(L, R * K)
         try:
             request = Request(_by_expert(old, load)[None], old, ranks * K, ranks)
+            placed = self.planner.rebalance(request, lambda: request.kept, None, logger)
         except ValueError as error:
             if ranks != R:
                 raise
             logger.error("evenload: the old map stays: %s", error)
             return table.copy()
-        placed = self.planner.rebalance(request, lambda: request.kept, None, logger)
         return placed.reshape(L, ranks, K)
+
+
+def _wide(load: NDArray[Any]) -> NDArray[Any]:
+    """Return a load in which sums neither wrap nor round early: int64 or float64."""
+    return load.astype(np.float64 if load.dtype.kind == "f" else np.int64, copy=False)
 
 
 def _by_expert(old: Int, load: NDArray[Any]) -> NDArray[Any]:
