@@ -18,7 +18,10 @@ from evenload.cli.shared import say
 
 __all__ = ["COMMANDS", "main", "parser_of"]
 
-COMMANDS = ("plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "demo", "warmup")
+COMMANDS = (
+    "plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "demo", "warmup",
+    "doctor",
+)  # fmt: skip
 
 _FILES = ("FILE", "FOLDER", "IN", "OUT", "LOADS", "TRACE", "PLACEMENT", "REPLAYS")
 _WHOLE, _REAL = ("G", "GPU", "M", "N", "R", "S"), ("B", "P", "X")
@@ -120,8 +123,9 @@ def _add(group: argparse._ActionsContainer, usage: str, text: str) -> None:
 def parser_of(command: str | None) -> Parser:
     """Return the parser of a command, or of ``evenload`` itself for None.
 
-    The module of a command has `run`, which takes what was parsed and whose docstring is the help,
-    and optionally `EXAMPLES`, and `OPTIONS`: by title, usages as `_add` reads them, and their help.
+    The module of a command has `run`, which takes what was parsed, may return an exit code, and
+    whose docstring is the help; and optionally `EXAMPLES`, and `OPTIONS`: by title, usages as
+    `_add` reads them, and their help.
     """
     if command is not None:
         module = import_module(f"evenload.cli.{command}")
@@ -183,7 +187,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     try:
         parsed = _parse(sys.argv[1:] if given is None else given)
-        parsed.run(parsed)
+        code = parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads on, as in `evenload plan ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -194,4 +198,4 @@ def main(given: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         say(f"error: {_sentence(error)}")
         return _BAD_INPUT
-    return 0
+    return int(code or 0)

@@ -169,7 +169,7 @@ class Planner:
         return replace(outcome, windows=len(request.windows))
 
     def _memory_of(self, request: Request) -> Memory:
-        """Return what is remembered of a model: vLLM has a draft model planned in turn with its own."""
+        """Return what is remembered of a model: vLLM also plans for a draft model, in turn."""
         shape = request.windows.shape[1:]
         return self._memories.setdefault(shape, Memory(self.settings.history))
 

@@ -187,7 +187,7 @@ def planner() -> Planner:
     """
     from evenload.plugins.selftest import planner_for
 
-    found = planner_for("SGLang", log, _refuse_placement)
+    found = planner_for("SGLang", log, refuse_placement)
     if found.failure and not compares():
         raise RuntimeError(
             f"evenload cannot plan on this rank: {found.failure}; elastic ranks do not compare "
@@ -196,7 +196,8 @@ def planner() -> Planner:
     return found
 
 
-def _refuse_placement(settings: Settings) -> None:
+def refuse_placement(settings: Settings) -> None:
+    """Raise `ValueError` for a placement that was planned ahead, which SGLang reads itself."""
     if settings.placement:
         raise ValueError(
             f"EVENLOAD_PLACEMENT={settings.placement} is for vLLM; use SGLang's own "
