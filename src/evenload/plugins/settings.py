@@ -52,6 +52,8 @@ FLAG = (lambda value: FLAGS[str(value).strip().lower()], "yes or no; use 1 or 0"
 TEXT = (_text, "a text; put it in quotes")
 WHOLE = (_whole, "an integer of at least 0; use 0 or more")
 NUMBER = (_number, "a number of at least 0; use 0 or more")
+VERIFY = (lambda value: "all" if value == "all" else FLAG[0](value),
+          "yes, no or all; use 1, 0 or all")  # fmt: skip
 EFFORTS = ("fast", "standard", "thorough")
 EFFORT = (lambda value: value if value in EFFORTS else _whole(value),
           f"an effort; use one of: {', '.join(EFFORTS)}, or a number of steps")  # fmt: skip
@@ -121,6 +123,8 @@ class Settings:
         "rebalance, and all keep the old map where two differ")
     agree_timeout: float = _knob(NUMBER, 300.0, "seconds after which a rank that compares alone "
         "raises; the first comparison is before serving")
+    verify: bool | str = _knob(VERIFY, False, "compare checksums of the experts' weights before "
+        "and after vLLM moves them, in 4 layers of a rebalance; `all`: in all of its layers")
     num_threads: int | None = _knob(WHOLE, None, "threads of a plan, default one a core and at "
         "most 8; it never changes a plan", in_file=False)
     # fmt: on
