@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from evenload.maps import EMPTY
 
 WORD = 4  # bytes
-CHUNK = 1 << 22  # words at a time; they take 32 MB on the device
+CHUNK = 1 << 22  # numbers of 8 bytes that are on the device at a time
+SCRATCH = 4  # rows that the weights of the words and their powers take
 
 
 def checksums(tensors: Sequence[Any]) -> Any:
@@ -32,7 +33,7 @@ def checksums(tensors: Sequence[Any]) -> Any:
             continue
         row_bytes = tensor.detach().reshape(rows, -1).contiguous().view(torch.uint8)
         aligned = not (row_bytes.shape[1] % WORD or row_bytes.storage_offset() % WORD)
-        for part in row_bytes.split(WORD * max(1, CHUNK // rows), dim=1):
+        for part in row_bytes.split(WORD * max(1, CHUNK // (rows + SCRATCH)), dim=1):
             gap = (0, -part.shape[1] % WORD)
             whole = part if aligned else torch.nn.functional.pad(part, gap)
             words = whole.view(torch.int32)
