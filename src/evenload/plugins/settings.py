@@ -71,6 +71,8 @@ WHOLE = (_whole, "an integer of at least 0; use 0 or more")
 NUMBER = (_number, "a number of at least 0; use 0 or more")
 SHARE = (_share, "a number from 0 to 1; use 0.125 or another")
 CANARY = (_canary, "a list of layers; use e.g. 0,7,12, or first:4")
+VERIFY = (lambda value: "all" if value == "all" else FLAG[0](value),
+          "yes, no or all; use 1, 0 or all")  # fmt: skip
 EFFORTS = ("fast", "standard", "thorough")
 EFFORT = (lambda value: value if value in EFFORTS else _whole(value),
           f"an effort; use one of: {', '.join(EFFORTS)}, or a number of steps")  # fmt: skip
@@ -151,6 +153,8 @@ class Settings:
     agree_timeout: float = _knob(NUMBER, 300.0, "seconds after which a comparison that not every "
         "rank came to is given up by all: the engine does not start, or once it serves the old map "
         "stays")
+    verify: bool | str = _knob(VERIFY, False, "compare checksums of the experts' weights before "
+        "and after vLLM moves them, in 4 layers of a rebalance; `all`: in all of its layers")
     num_threads: int | None = _knob(WHOLE, None, "threads of a plan, default one a core and at "
         "most 8; it never changes a plan", in_file=False)
     # fmt: on

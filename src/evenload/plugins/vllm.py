@@ -96,6 +96,10 @@ def _install() -> None:
             return rebalance(planner, own, *args, **kwargs)
 
     EPLB_POLICIES[NAME] = EvenloadPolicy
+    if planner.settings.verify:
+        from evenload.plugins import verify
+
+        verify.install(planner.settings.verify == "all")
 
 
 def rebalance(

@@ -1,0 +1,111 @@
+"""Checksums of experts' weights: taken, exchanged between ranks, and compared after a move."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.maps import EMPTY
+
+WORD = 4  # bytes
+CHUNK = 1 << 22  # numbers of 8 bytes that are on the device at a time
+SCRATCH = 4  # rows that the weights of the words and their powers take
+
+
+def checksums(tensors: Sequence[Any]) -> Any:
+    """Return a number for each row, over its bytes in all torch tensors: int64 [K] on their device.
+
+    The words of a row, each tensor padded to whole ones with zeros, are weighted by the third
+    powers of the odd numbers and summed modulo 2^64. In up to 2^31 words another value of one, or
+    two that change places, always show.
+    """
+    import torch
+
+    rows, place = len(tensors[0]), 0
+    total = torch.zeros(rows, dtype=torch.int64, device=tensors[0].device)
+    for tensor in tensors:
+        if not tensor.numel():
+            continue
+        row_bytes = tensor.detach().reshape(rows, -1).contiguous().view(torch.uint8)
+        aligned = not (row_bytes.shape[1] % WORD or row_bytes.storage_offset() % WORD)
+        for part in row_bytes.split(WORD * max(1, CHUNK // (rows + SCRATCH)), dim=1):
+            gap = (0, -part.shape[1] % WORD)
+            whole = part if aligned else torch.nn.functional.pad(part, gap)
+            words = whole.view(torch.int32)
+            odd = 2 * torch.arange(place, place + words.shape[1], device=total.device) + 1
+            total += (words * (odd * odd * odd)).sum(dim=1)
+            place += words.shape[1]
+    return total
+
+
+def exchange(group: Any, number: int, mine: bytes, wait: float) -> list[bytes]:
+    """Hand bytes in as this rank's of a round, and return those of all ranks.
+
+    Raises
+    ------
+    LookupError
+        If the group keeps no store, as those of elastic expert parallelism.
+    TimeoutError
+        If not all ranks hand something in within `wait` seconds.
+    """
+    from torch.distributed import distributed_c10d
+
+    try:
+        store = distributed_c10d._get_process_group_store(group)
+    except KeyError:
+        raise LookupError("vLLM's group of ranks has no store that PyTorch knows of") from None
+    rank, end = group.rank(), time.monotonic() + wait
+    missing = list(range(group.size()))
+    key = "evenload/verify/{}/{}".format
+    with suppress(Exception):  # some stores delete nothing
+        store.delete_key(key(number - 2, rank))
+    store.set(key(number, rank), mine)
+    while missing := [other for other in missing if not store.check([key(number, other)])]:
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"ranks {missing} handed in no checksums within {wait:g} s; set EVENLOAD_VERIFY "
+                "alike on all nodes"
+            )
+        time.sleep(0.1)  # not in the store, which would be locked for all who ask it
+    return [bytes(store.get(key(number, other))) for other in range(group.size())]
+
+
+def differences(
+    layers: Sequence[int], maps: NDArray[np.int64], sums: NDArray[np.int64], slots_per_rank: int
+) -> tuple[list[str], list[tuple[int, str]]]:
+    """Return what differed before a move, and the rank and text of each slot that is wrong after.
+
+    `maps`, [layers, 2, S], are the experts in the slots before and after, and `sums` the checksums
+    of the slots. A slot is right if it holds what its expert was in any slot before. Nothing can be
+    said of an expert that was nowhere.
+    """
+
+    def named(slots: Iterable[int]) -> str:
+        return ", ".join(f"slot {slot} (rank {slot // slots_per_rank})" for slot in slots)
+
+    mixed, wrong = [], []
+    for layer, (old, new), (before, after) in zip(
+        layers, maps.tolist(), sums.tolist(), strict=True
+    ):
+        had: dict[int, dict[int, int]] = {}  # expert: slot: checksum
+        for slot, expert in enumerate(old):
+            if expert != EMPTY:
+                had.setdefault(expert, {})[slot] = before[slot]
+        of = {number: expert for expert, held in had.items() for number in held.values()}
+        for expert, held in had.items():
+            if len(set(held.values())) > 1:
+                mixed.append(f"layer {layer}: expert {expert} in {named(held)}")
+        for slot, (expert, number) in enumerate(zip(new, after, strict=True)):
+            if expert in had and number not in had[expert].values():
+                holds = f"expert {of[number]}" if number in of else "no expert's weights"
+                text = (
+                    f"layer {layer}: expert {expert} was in {named(had[expert])}, and now "
+                    f"{named([slot])} holds {holds}"
+                )
+                wrong.append((slot // slots_per_rank, text))
+    return mixed, wrong
