@@ -1,6 +1,6 @@
 """What 4 nodes of 8 GPUs make of a plan for DeepSeek-V3: ``python -m benchmarks.cluster``.
 
-The load is `evenload.synth.synthetic_load`, 58 layers of 256 experts in 288 slots. Nothing is timed.
+The load is `evenload.synth.synthetic_load`: 58 layers of 256 experts in 288 slots. No times.
 """
 
 from typing import Any
@@ -48,7 +48,7 @@ def nodes_a_token(placement: Placement, topk: Any, seed: int = 0) -> float:
 
 
 def by_topology(load: Any, cluster: Cluster, topk: Any) -> list[tuple[str, ...]]:
-    """Plan a load [L, E] under each topology; the rows of a table, with the nodes a token visits."""
+    """Plan a load [L, E] under each topology; the rows of a table."""
     rows = []
     for topology in ("strict", "prefer", "ignore"):
         plan = solve(load, cluster, num_groups=GROUPS, topology=topology)
@@ -89,7 +89,7 @@ def near_load(placement: Placement, load: Any) -> Any:
 
 
 def first_rebalances(load: Any, cluster: Cluster, most_moves: int | None) -> list[tuple[str, ...]]:
-    """Rebalance from experts in order under one load until few experts move; the rows of a table."""
+    """Rebalance from experts in order until few move, always for one load; table rows."""
     L, E = load.shape
     running = Placement(np.tile(np.arange(cluster.num_slots) % E, (L, 1)), cluster, E)
     rows = [("at start", "", f"{running.balancedness(load).mean():.4f}")]

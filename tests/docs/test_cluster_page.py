@@ -74,8 +74,8 @@ def said_by_evenload() -> list[str]:
 
 
 def test_the_lines_to_look_for_are_lines_of_evenload() -> None:
-    rows = re.findall(r"^\| (.*?) \|", PAGE.read_text("utf-8").split("## When something is wrong")[1],
-                      flags=re.MULTILINE)  # fmt: skip
+    table = PAGE.read_text("utf-8").split("## When something is wrong")[1]
+    rows = re.findall(r"^\| (.*?) \|", table, flags=re.MULTILINE)
     lines = [row.strip("`") for row in rows if re.fullmatch("`[^`]+`", row)]
     assert len(lines) >= 10
     texts = said_by_evenload()

@@ -48,9 +48,12 @@ def whole(metadata):
 @pytest.mark.parametrize(
     ("start", "backend", "expected"),
     [
-        (MAP, "none", True), (MAP, "deepep", False), ("trivial", "deepep", False),
-        (LOADS, "none", True), (LOADS, "deepep", True),
-    ],  # fmt: skip
+        (MAP, "none", True),
+        (MAP, "deepep", False),
+        ("trivial", "deepep", False),
+        (LOADS, "none", True),
+        (LOADS, "deepep", True),
+    ],
 )
 def test_maps_at_the_start_are_narrowed_with_an_all_to_all_backend_and_loads_are_not(
     start, backend, expected
