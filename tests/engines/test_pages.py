@@ -133,3 +133,23 @@ def test_sglang_knows_the_options_of_the_runbook(script):
     assert (said.tp_size, said.ep_size, said.attn_dp_size, said.nnodes) == (32, 32, 32, 4)
     assert said.eplb_algorithm == "evenload"
     assert said.enable_eplb == (script == "sglang_live.sh")
+
+
+def test_the_page_on_vllm_says_what_its_own_policy_comes_to():
+    import torch
+    from vllm.distributed.eplb.policy import EPLB_POLICIES
+
+    from evenload import Cluster, Placement
+    from evenload.synth import synthetic_load
+
+    page = " ".join((EXAMPLES.parent / "vllm.md").read_text(encoding="utf-8").split())
+    load, cluster = synthetic_load(), Cluster(32, 4, num_slots=288)
+    order = Placement(torch.arange(288).remainder(256).repeat(58, 1).numpy(), cluster, 256)
+    old = torch.from_numpy(order.physical_to_logical)
+    for groups in (8, 1):
+        found = EPLB_POLICIES["default"].rebalance_experts(
+            torch.from_numpy(load), 288, groups, 4, 32, old
+        )
+        placed = Placement(found.numpy(), cluster, 256)
+        reached = f"{placed.balancedness(load).mean():.4f}".lstrip("0")
+        assert f"to {reached} by {placed.moves_from(order).sum():,} moves" in page
