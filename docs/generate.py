@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference" / "cli.md"
-LANGUAGES = {".sh": "shell", ".py": "python", ".yaml": "yaml"}
+LANGUAGES = {".sh": "shell", ".py": "python", ".yaml": "yaml", ".toml": "toml"}
 EPILOG = "\nResults go to stdout"  # every command ends with it; the page says it once
 EXAMPLE = re.compile(r"(<!-- (examples/\S+) -->)(\n+```\w+\n.*?```)?", re.DOTALL)
 FILE = re.compile(r"<!-- file: (\S+) -->\n+```\w+\n(.*?)```", re.DOTALL)

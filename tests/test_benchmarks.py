@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import (
     baseline,
+    cluster,
     cold_start,
     drift,
     efforts,
@@ -326,3 +327,40 @@ def test_another_tree_needs_a_package() -> None:
     done = subprocess.run(command, cwd=run.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "there is no evenload/__init__.py" in done.stderr
+
+
+def test_near_replicas_take_what_is_near_them() -> None:
+    four = Cluster(4, 2, slots_per_gpu=2)
+    # Expert 0 is on GPUs 0, 1 and 3; 1 on GPUs 0 and 1 of one node; 2, 3 and 4 have one replica.
+    placement = Placement([[0, 1, 0, 1, 2, 3, 4, 0]], four, 5)
+    found = cluster.near_load(placement, np.array([[8, 8, 0, 4, 1]]))
+    # GPU 2 sends 0 to GPU 3 on its node, and 1 to both of its replicas, as GPU 3 does.
+    assert found.tolist() == [[2 + 4, 2 + 4, 4, 4 + 1]]
+    assert placement.gpu_load([[8, 8, 0, 4, 1]])[0].tolist() != found[0].tolist()
+
+
+def test_tokens_go_to_few_groups_and_visit_each_of_their_nodes() -> None:
+    load = cluster.synthetic_load(2)
+    topk = cluster.routed(load, 20)
+    assert topk.shape == (20, 2, 8)
+    assert (np.diff(np.sort(topk), axis=2) > 0).all()
+    groups = [len(set(row // 32)) for token in topk for row in token]
+    assert max(groups) == 4
+    nodes = Cluster(32, 4, num_slots=256)
+    at_home = Placement(np.tile(np.arange(256), (2, 1)), nodes, 256)
+    expected = np.mean([len(set(row // 64)) for token in topk for row in token])
+    assert cluster.nodes_a_token(at_home, topk) == expected
+
+
+def test_pages_show_the_tables_of_the_cluster_benchmark() -> None:
+    guides = run.OUT / "how-to"
+    pages = {
+        name: (guides / name).read_text()
+        for name in ("plan.md", "engines/sglang.md", "engines/vllm.md")
+    }
+    topology, nodes, at_once, by_eighths = cluster.tables()
+    assert topology in pages["plan.md"]
+    assert nodes in pages["engines/sglang.md"]
+    assert by_eighths in pages["engines/vllm.md"]
+    moves = at_once.splitlines()[-1].split(" | ")[1]
+    assert f"{moves} of 16,704 slots" in pages["engines/vllm.md"]

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from evenload import Cluster, Placement, solve
+from evenload import Cluster, Placement, planner, solve
 from evenload.problem import Problem
 
 CLUSTER = Cluster(4, num_nodes=2, slots_per_gpu=3)
@@ -59,6 +59,35 @@ def test_ignoring_groups_is_planning_without():
         ignored = solve(LOAD, CLUSTER, num_groups=2, topology="ignore", solver=solver)
         assert ignored.placement == solve(LOAD, CLUSTER, solver=solver).placement
         assert ignored.notes == ()
+
+
+# --- what groups cost ----------------------------------------------------------------------------
+
+HOT_GROUP = np.repeat([9.0, 1.0], 4) * np.arange(1, 9) + np.zeros((3, 1))
+
+
+def test_a_plan_says_what_its_groups_cost():
+    plan = solve(HOT_GROUP, CLUSTER, num_groups=2)
+    free = solve(HOT_GROUP, CLUSTER, num_groups=2, topology="ignore")
+    assert free.balancedness.mean() > plan.balancedness.mean() + planner.WORTH_TELLING
+    (note,) = planner.tell_of_groups(plan).notes
+    assert note == (
+        f"groups stay on one node each: mean balancedness {plan.balancedness.mean():.4f}; a new "
+        f"plan under topology 'ignore' reaches {free.balancedness.mean():.4f}, with "
+        f"{free.away_share.mean():.0%} of the load away from its group's node"
+    )
+    later = solve(HOT_GROUP, CLUSTER, num_groups=2, current=plan.placement)
+    assert planner.tell_of_groups(later).notes == (note,)
+
+
+def test_a_plan_whose_groups_cost_little_says_nothing_and_plans_no_more(monkeypatch):
+    even = np.ones((3, 8))
+    plans = [solve(even, Cluster(4, num_nodes=2, slots_per_gpu=2), num_groups=2)]
+    for topology in ("prefer", "ignore"):
+        plans.append(solve(HOT_GROUP, CLUSTER, num_groups=2, topology=topology))
+    monkeypatch.setattr(planner, "solve_problem", None)
+    for plan in plans:
+        assert planner.tell_of_groups(plan) is plan
 
 
 # --- what cannot be kept -------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from evenload.arrays import keep_numpy
+from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster
 from evenload.forecast import is_trace, outlook
 from evenload.placement import Placement, check_model
@@ -13,6 +14,9 @@ from evenload.problem import CROSS_NODE_PRICE, Problem
 from evenload.solvers import get_solver
 from evenload.solvers.answer import Answer
 from evenload.solvers.auto import choose
+
+WORTH_TELLING = 0.01
+"""Balancedness that groups may cost before a plan's reader is told."""
 
 
 def solve(
@@ -116,6 +120,29 @@ def solve_problem(
     result = run(problem, **options)
     answer = result if isinstance(result, Answer) else Answer(result)
     return Plan.evaluate(problem, answer, name, reason, notes + _what_was_impossible(problem))
+
+
+def tell_of_groups(plan: Plan) -> Plan:
+    """Note in a plan what its groups cost, if that is over a point of balancedness.
+
+    A second plan, without groups, is made only if the bound leaves room for it to be so much
+    better.
+    """
+    problem = plan.problem
+    if not problem.keeps_groups:
+        return plan
+    free, reached = replace(problem.alone, topology="ignore"), float(plan.balancedness.mean())
+    if balancedness_bound(free, thorough=False).mean() <= reached + WORTH_TELLING:
+        return plan
+    other = solve_problem(free)
+    could, away = float(other.balancedness.mean()), float(other.away_share.mean())
+    if could <= reached + WORTH_TELLING:
+        return plan
+    note = (
+        f"groups stay on one node each: mean balancedness {reached:.4f}; a new plan under topology "
+        f"'ignore' reaches {could:.4f}, with {away:.0%} of the load away from its group's node"
+    )
+    return replace(plan, notes=(*plan.notes, note))
 
 
 def _ignored_groups(problem: Problem) -> tuple[str, ...]:

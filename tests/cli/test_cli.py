@@ -46,6 +46,16 @@ def test_plan_prints_a_table_and_writes_both_files(tmp_path, loads):
     assert read_placement(out).cluster == Cluster(4, slots_per_gpu=3)
 
 
+def test_plan_notes_what_groups_cost(tmp_path):
+    np.savetxt(tmp_path / "loads.csv", [[36, 27, 18, 9, 4, 3, 2, 1]], fmt="%d", delimiter=",")
+    cluster = ("--gpus", 4, "--nodes", 2, "--slots", 12, "--groups", 2)
+    for extra, told in [((), True), (("--topology", "ignore"), False)]:
+        result = run("plan", tmp_path / "loads.csv", *cluster, *extra)
+        assert ("note: groups stay on one node each: mean balanced" in result.stdout) == told
+        plain = json.loads(run("plan", tmp_path / "loads.csv", *cluster, *extra, "--json").stdout)
+        assert len(plain["notes"]) == told
+
+
 def test_plan_as_json_agrees_with_the_file_it_writes(tmp_path, loads):
     out = tmp_path / "p.json"
     args = ("--gpus", 4, "--nodes", 2, "--slots", 12, "--groups", 2, "--solver", "greedy")

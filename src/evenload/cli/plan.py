@@ -84,9 +84,11 @@ def run(args: Namespace) -> None:
     plan, seconds, found = _plan(args, file.trace if args.next else file.load, running)
 
     from evenload.io import write_placement
+    from evenload.planner import tell_of_groups
     from evenload.report.compare import Context, compare_plan, plan_lines
     from evenload.report.tables import slots_entry, slots_lines
 
+    plan = tell_of_groups(plan)
     load, cluster = plan.problem.load if args.next else file.load, plan.placement.cluster
     summaries = compare_plan(load, plan, 1e3 * seconds, **shared.extras(args, cluster))
     if args.output is not None:

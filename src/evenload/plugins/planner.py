@@ -9,6 +9,7 @@ settings, and what all ranks have handed in.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from evenload.plugins.agreement import PART, ballot, differences, of_array
+from evenload.plugins.metrics import Facts, record
 from evenload.plugins.peers import LateError
 from evenload.plugins.plan import (
     NO_LOAD,
@@ -43,7 +45,7 @@ class Memory:
     def __init__(self, most: int) -> None:
         self._windows: deque[tuple[bytes, Int]] = deque(maxlen=max(most, 1))
         self._before: Int | None = None
-        self._after: Int | None = None
+        self._after: Int | None = None  # what that became
         self.strikes = 0
 
     def add(self, request: Request) -> None:
@@ -65,15 +67,20 @@ class Memory:
             return request
         return replace(request, windows=np.stack(shared))
 
-    def judge(self, request: Request) -> None:
-        """Count whether the map before the last new one would have been better for this load."""
+    def judge(self, request: Request) -> float:
+        """Count whether the map before the last new one would have been better for this load.
+
+        Returns what the map that runs reaches; not a number where nothing runs.
+        """
         before, after, self._before = self._before, self._after, None
-        if before is None or after is None or request.current is None or not request.sound.any():
-            return
-        if not np.array_equal(request.current, after):
-            return
-        worse = request.balancedness(before) > request.balancedness(after) + MARGIN
-        self.strikes = self.strikes + 1 if worse else 0
+        if request.current is None:
+            return math.nan
+        reached = request.balancedness(request.old)
+        runs = after is not None and np.array_equal(request.current, after)
+        if runs and before is not None and request.sound.any():
+            worse = request.balancedness(before) > reached + MARGIN
+            self.strikes = self.strikes + 1 if worse else 0
+        return reached
 
     def moved(self, request: Request, placed: Int) -> None:
         """Note a new map, where the ranks and slots stay the same."""
@@ -127,27 +134,35 @@ class Planner:
             Where nobody compares: whatever a plan fails with, unless it is a `ValueError`.
         """
         start = time.perf_counter()
+        realised = self._memory_of(request).judge(request)
         try:
             outcome = self._decide(request, own, compare, logger, first)
             self.serving = self.serving or compare is not None
-        except LateError as error:
+        except Exception as error:
             if not self.serving:
                 raise
-            outcome = Outcome(request.kept, kept=str(error), code="late")
+            late = isinstance(error, LateError)
+            if not late:  # the store that ranks compare over is gone, say
+                logger.exception("evenload: no comparison on this rank")
+            outcome = Outcome(request.kept, kept=str(error), code="timeout" if late else "failure")
         self._memory_of(request).moved(request, outcome.map)
-        self._tell(outcome, time.perf_counter() - start, logger, first)
+        seconds = time.perf_counter() - start
+        self._tell(outcome, seconds, logger, first)
+        if first:
+            self._record(outcome, seconds, realised)
         return outcome.map
+
+    def stop(self, why: str) -> None:
+        """Plan nothing any more: all ranks keep the map that runs, from the next rebalance on."""
+        self.pause = self.pause or why
 
     def _decide(
         self, request: Request, own: Callable[[], Int], compare: Exchange | None,
         logger: logging.Logger, first: bool,
     ) -> Outcome:  # fmt: skip
         memory = self._memory_of(request)
-        memory.judge(request)
         if memory.strikes >= STRIKES:
-            self.pause = (
-                f"after {STRIKES} rebalances in a row the map before would have been better"
-            )
+            self.stop(f"after {STRIKES} rebalances in a row the map before would have been better")
         memory.add(request)
         switches = KILLED * self._is_killed() + PAUSED * bool(self.pause)
         mine = bytes([switches]) + memory.digests()
@@ -155,7 +170,7 @@ class Planner:
         if any(theirs[0] & KILLED for theirs in told):
             return Outcome(request.kept, kept="the kill switch is on", code="killed")
         if any(theirs[0] & PAUSED for theirs in told):
-            self.pause = self.pause or "another rank paused"
+            self.stop("another rank paused")
             return Outcome(request.kept, kept=f"paused: {self.pause}", code="paused")
         request = memory.common([theirs[1:] for theirs in told], request)
         outcome = self._plan(request, own, compare is not None, logger)
@@ -229,3 +244,17 @@ class Planner:
             text += ", {0.windows} windows"
         text += " ({1:.1f} ms)" if outcome.kept else ", {1:.1f} ms"
         logger.log(level, "evenload (%s): %s", self.name, text.format(outcome, 1e3 * seconds))
+
+    def _record(self, outcome: Outcome, seconds: float, realised: float) -> None:
+        facts = Facts(
+            seconds=seconds,
+            moves=outcome.moves,
+            before=outcome.before,
+            after=outcome.after,
+            realised=realised,
+            kept=outcome.code or "shadow" * self.settings.shadow,
+            windows=outcome.windows,
+            agreed=outcome.code != "disagreement",
+            paused=bool(self.pause),
+        )
+        record(self.engine, facts)

@@ -144,7 +144,7 @@ class Settings:
     canary: str = _knob(CANARY, "", "layers that evenload plans, `0,7,12` or `first:4`; the "
         "engine's own policy plans the others")
     kill_switch: str = _knob(TEXT, "", "a path; while there is a file on any rank, the map that "
-        "runs stays", in_file=False)
+        "runs stays")
     topology: str = _knob(_one_of("auto", "strict", "ignore"), "auto", "`strict` keeps the "
         "replicas of a group on one node, `ignore` plans without groups, `auto` is strict where "
         "the groups divide over the nodes")

@@ -99,7 +99,7 @@ def _install() -> None:
     if planner.settings.verify:
         from evenload.plugins import verify
 
-        verify.install(planner.settings.verify == "all")
+        verify.install(planner.settings.verify == "all", planner.stop)
 
 
 def rebalance(
@@ -133,6 +133,9 @@ def rebalance(
     try:
         request = Request(windows, current, num_replicas, num_ranks, num_nodes, num_groups)
     except ValueError as error:
+        if planner.serving and current is not None and current.shape[1] == num_replicas:
+            logger.error("evenload: the old map stays: %s", error)
+            return torch.from_numpy(current)
         raise BrokenContractError(str(error)) from None
 
     def by_vllm() -> Any:

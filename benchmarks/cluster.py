@@ -1,0 +1,133 @@
+"""What 4 nodes of 8 GPUs make of a plan for DeepSeek-V3: ``python -m benchmarks.cluster``.
+
+The load is `evenload.synth.synthetic_load`: 58 layers of 256 experts in 288 slots. No times.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import table
+from evenload import Cluster, Placement, solve
+from evenload.synth import synthetic_load
+
+GROUPS, GROUPS_A_TOKEN, EXPERTS_A_TOKEN = 8, 4, 8  # of DeepSeek-V3
+NODES = (1, 2, 4)
+MOST_REBALANCES = 12
+
+
+def routed(load: Any, num_tokens: int, seed: int = 0) -> Any:
+    """Draw the experts of tokens as DeepSeek-V3's router picks them, int64 [tokens, L, 8].
+
+    A token scores each expert by its popularity [L, E] and chance, goes to the four groups whose
+    two best experts score highest, and to the eight best experts in them.
+    """
+    rng, (L, E) = np.random.default_rng(seed), load.shape
+    popularity, size = np.log(np.maximum(load, 1)), E // GROUPS
+    topk = np.empty((num_tokens, L, EXPERTS_A_TOKEN), np.int64)
+    for token in topk:
+        score = popularity + rng.gumbel(size=(L, E))
+        by_group = score.reshape(L, GROUPS, size)
+        best = np.sort(np.exp(by_group), axis=2)[:, :, -2:].sum(axis=2)
+        left_out = np.argsort(-best, axis=1)[:, GROUPS_A_TOKEN:]
+        by_group[np.arange(L)[:, None], left_out] = -np.inf
+        token[:] = np.argsort(-score, axis=1)[:, :EXPERTS_A_TOKEN]
+    return topk
+
+
+def nodes_a_token(placement: Placement, topk: Any, seed: int = 0) -> float:
+    """Return how many nodes a token visits, on average, with a replica of each expert at random."""
+    layers, rng = np.arange(placement.num_layers)[:, None], np.random.default_rng(seed)
+    visited = np.zeros(placement.cluster.num_nodes)
+    node_of_slot = placement.cluster.node_of_gpu[placement.cluster.gpu_of_slot]
+    for token in topk:
+        replica = (rng.random(token.shape) * placement.replica_count[layers, token]).astype(int)
+        node = node_of_slot[placement.logical_to_physical[layers, token, replica]]
+        visited += [(node == number).any(axis=1).sum() for number in range(len(visited))]
+    return float(visited.sum() / topk[:, :, 0].size)
+
+
+def by_topology(load: Any, cluster: Cluster, topk: Any) -> list[tuple[str, ...]]:
+    """Plan a load [L, E] under each topology; the rows of a table."""
+    rows = []
+    for topology in ("strict", "prefer", "ignore"):
+        plan = solve(load, cluster, num_groups=GROUPS, topology=topology)
+        rows.append((
+            topology, f"{plan.balancedness.mean():.4f}", f"{plan.balancedness.min():.4f}",
+            f"{plan.bound.mean():.4f}", f"{plan.straggler_time:.3f}",
+            f"{nodes_a_token(plan.placement, topk):.2f}",
+        ))  # fmt: skip
+    return rows
+
+
+def near_load(placement: Placement, load: Any) -> Any:
+    """Return the load of each GPU where ranks prefer near replicas, float64 [L, G].
+
+    Every rank has an equal part of each expert's tokens. It sends them to the first replica on its
+    own GPU, else to the first on its node unless the node has all, else evenly to all: what SGLang
+    0.5.23 makes of a map by ``--init-expert-location`` with an all-to-all backend, and its dispatch
+    ``static`` of every map (there on average, since whole ranks are dealt out).
+    """
+    cluster = placement.cluster
+    gpu_load = np.zeros((placement.num_layers, cluster.num_gpus))
+    gpu_of_slot, node_of_gpu = cluster.gpu_of_slot, cluster.node_of_gpu
+    for row, tokens, reached in zip(placement.rows, np.asarray(load), gpu_load, strict=True):
+        for expert, share in enumerate(tokens / cluster.num_gpus):
+            holders = gpu_of_slot[row == expert]
+            if len(holders) == 1:
+                reached[holders] += tokens[expert]
+                continue
+            nodes = node_of_gpu[holders]
+            for rank, node in enumerate(node_of_gpu):
+                near = holders[nodes == node]
+                if rank in holders:
+                    to = holders[holders == rank][:1]
+                else:
+                    to = near[:1] if 0 < len(near) < len(holders) else holders
+                np.add.at(reached, to, share / len(to))
+    return gpu_load
+
+
+def first_rebalances(load: Any, cluster: Cluster, most_moves: int | None) -> list[tuple[str, ...]]:
+    """Rebalance from experts in order until few move, always for one load; table rows."""
+    L, E = load.shape
+    running = Placement(np.tile(np.arange(cluster.num_slots) % E, (L, 1)), cluster, E)
+    rows = [("at start", "", f"{running.balancedness(load).mean():.4f}")]
+    for number in range(1, MOST_REBALANCES + 1):
+        plan = solve(load, cluster, current=running, max_total_moves=most_moves)
+        moves, running = int(plan.moves.sum()), plan.placement
+        rows.append((f"{number}", f"{moves:,}", f"{plan.balancedness.mean():.4f}"))
+        if most_moves is None or moves < most_moves // 2:
+            break
+    return rows
+
+
+def by_nodes(load: Any) -> list[tuple[str, ...]]:
+    """Plan a load [L, E] for 32 GPUs on some nodes, and send it to near replicas; table rows."""
+    rows = []
+    for nodes in NODES:
+        plan = solve(load, Cluster(32, nodes, num_slots=288))
+        near = near_load(plan.placement, load)
+        reached = near.mean(axis=1) / near.max(axis=1)
+        rows.append((f"{nodes}", f"{plan.balancedness.mean():.4f}", f"{reached.mean():.4f}",
+                     f"{reached.min():.4f}"))  # fmt: skip
+    return rows
+
+
+def tables(num_layers: int = 58, num_tokens: int = 512) -> list[str]:
+    """Return all tables, as the pages on engines and groups show them."""
+    load = synthetic_load(num_layers)
+    cluster = Cluster(32, 4, num_slots=288)
+    topk, eighth = routed(load, num_tokens), num_layers * cluster.num_slots // 8
+    moves = ("rebalance", "moves", "mean balancedness")
+    return [
+        table(("topology", "mean balancedness", "worst layer", "bound", "straggler time",
+               "nodes per token"), by_topology(load, cluster, topk)),
+        table(("nodes", "planned", "near replicas first", "worst layer"), by_nodes(load)),
+        table(moves, first_rebalances(load, cluster, None)),
+        table(moves, first_rebalances(load, cluster, eighth)),
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    print("\n\n".join(tables()))
