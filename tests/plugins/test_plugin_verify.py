@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from engine_stubs import FakeGroup, put_module, stub_vllm
+from engine_stubs import put_module, stub_vllm
 from torch.distributed import distributed_c10d
 
 from evenload.plugins import verify
@@ -19,11 +19,22 @@ OLD = torch.tensor([[0, 1, 2]]).repeat(L, 1)
 NEW = torch.tensor([[2, 0, 0]]).repeat(L, 1)
 
 
+class FakeGroup(SimpleNamespace):
+    """The first member of a group of two, or of as many as there are."""
+
+    ranks = 2
+
+    def size(self):
+        return self.ranks
+
+    def rank(self):
+        return 0
+
+
 class OneRank(FakeGroup):
     """A group of one."""
 
-    def size(self):
-        return 1
+    ranks = 1
 
 
 def rearrange_expert_weights_inplace(
