@@ -12,12 +12,21 @@ MOST_THREADS = 8  # a planner runs beside a serving engine
 STEPS_A_THREAD = 4096  # slots below which handing work over costs more than it saves
 
 
+_most = [MOST_THREADS]
+
+
+def use_at_most(threads: int) -> None:
+    """Use fewer threads from now on, where `EVENLOAD_NUM_THREADS` does not say how many."""
+    _most[0] = threads
+    _forget_threads()
+
+
 @cache
 def num_threads() -> int:
     """Return how many threads kernels use: `EVENLOAD_NUM_THREADS`, else one a core, at most 8."""
     wanted = os.environ.get("EVENLOAD_NUM_THREADS")
     if wanted is None:
-        return min(usable_cores(), MOST_THREADS)
+        return min(usable_cores(), _most[0])
     if not wanted.isascii() or not wanted.isdigit() or int(wanted) < 1:
         raise ValueError(
             f"EVENLOAD_NUM_THREADS={wanted!r} is not a positive integer; use 1 or more"

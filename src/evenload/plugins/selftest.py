@@ -16,8 +16,10 @@ from evenload.plugins.agreement import digest, fingerprint
 from evenload.plugins.plan import Outcome, Request, plan_map
 from evenload.plugins.planner import Planner
 from evenload.plugins.settings import Settings, read_settings
+from evenload.threads import use_at_most
 
 ROUNDING = 1e-9
+THREADS = 2  # all ranks of a node plan at the same time
 
 
 def problems() -> tuple[Request, ...]:
@@ -124,6 +126,7 @@ def planner_for(
     `ValueError` for settings that this engine does not take.
     """
     start = time.perf_counter()
+    use_at_most(THREADS)
     settings = Settings()
     try:
         settings = read_settings()

@@ -155,8 +155,8 @@ class Settings:
         "stays")
     verify: bool | str = _knob(VERIFY, False, "compare checksums of the experts' weights before "
         "and after vLLM moves them, in 4 layers of a rebalance; `all`: in all of its layers")
-    num_threads: int | None = _knob(WHOLE, None, "threads of a plan, default one a core and at "
-        "most 8; it never changes a plan", in_file=False)
+    num_threads: int | None = _knob(WHOLE, None, "threads of a plan, default 2, since all "
+        "ranks of a node plan at the same time; it never changes a plan", in_file=False)
     # fmt: on
 
     def for_solver(self, something_runs: bool) -> dict[str, Any]:
