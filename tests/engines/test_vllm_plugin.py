@@ -101,8 +101,10 @@ def test_a_plan_for_other_layers_ends_the_profiling_run(monkeypatch, tmp_path, l
 
 def test_the_worker_gets_a_better_plan_that_moves_less(policy, caplog):
     logging.getLogger("vllm").propagate = True
+    ours = LINEAR
     with caplog.at_level(logging.INFO, "vllm.evenload"):
-        ours = worker(policy, LOAD, LINEAR, nodes=1, groups=1)
+        for _ in range(8):  # an eighth of all slots at a time
+            ours = worker(policy, LOAD, ours, nodes=1, groups=1)
     theirs = worker(DefaultEplbPolicy, LOAD, LINEAR, nodes=1, groups=1)
     assert "balancedness" in caplog.text
 

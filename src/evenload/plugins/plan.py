@@ -25,6 +25,7 @@ from evenload.problem import Problem
 
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
+Float = NDArray[np.float64]
 
 NO_LOAD = "no layer has a load that is finite, not negative and not zero"
 
@@ -217,25 +218,34 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
         weight = tokens / tokens.sum()
         problem = replace(problem, samples=shares(windows), sample_weight=weight)
     options = settings.for_solver(running is not None)
-    limits = settings.solver in ("auto", "incremental") and not problem.keeps_groups
-    if running is not None and limits:
-        options = _begin_gently(request, layers, settings.start_share) | options
     plan = solve_problem(problem, settings.solver, **options)
-    moves = 0 if running is None else int(plan.moves.sum())
-    return _outcome(request, plan.placement.physical_to_logical, layers, running, moves)
+    placed = plan.placement.physical_to_logical
+    if running is None:
+        return _outcome(request, placed, layers, running, 0)
+    waits = np.zeros(len(layers), bool)
+    if settings.max_total_moves is None and running.cluster == request.cluster:
+        gain = plan.balancedness - running.balancedness(problem.load)
+        waits = _wait(running, gain, plan.moves, settings.start_share)
+        placed = np.where(waits[:, None], running.physical_to_logical, placed)
+    return _outcome(request, placed, layers, running, int(plan.moves[~waits].sum()))
 
 
-def _begin_gently(request: Request, layers: Int, share: float) -> dict[str, Any]:
-    """Limit the moves of all layers while one of them runs what the engine started with.
+def _wait(running: Placement, gain: Float, moves: Int, share: float) -> Bool:
+    """Say which layers wait for the next rebalance: bool [L].
 
-    Not where groups have to come to their nodes, which no few moves do.
+    None but while a layer runs what the engine started with: then those that gain most go first,
+    one at least, and beyond that no more experts move than that share of all slots.
     """
-    living = request.cluster.living_slot
-    running = request.old[layers][:, living]
-    first = np.arange(living.sum()) % request.windows.shape[2]
-    if share >= 1.0 or not (running == first).all(axis=1).any():
-        return {}
-    return {"max_total_moves": int(share * running.size)}
+    start = Placement.trivial(running.num_layers, running.num_experts, running.cluster)
+    leaves = (running.physical_to_logical == start.physical_to_logical).all(axis=1) & (moves > 0)
+    if share >= 1.0 or not leaves.any():
+        return np.zeros_like(leaves)
+    order = np.argsort(-gain, kind="stable")
+    fits = np.cumsum(moves[order]) <= share * running.num_slots * running.num_layers
+    fits[0] |= share > 0.0
+    waits: Bool = np.empty_like(leaves)
+    waits[order] = ~fits
+    return waits
 
 
 def _as_planned_ahead(request: Request, path: str) -> Outcome:
