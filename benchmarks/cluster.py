@@ -9,6 +9,8 @@ import numpy as np
 
 from benchmarks.measure import table
 from evenload import Cluster, Placement, solve
+from evenload.plugins.plan import Request, plan_map
+from evenload.plugins.settings import Settings
 from evenload.synth import synthetic_load
 
 GROUPS, GROUPS_A_TOKEN, EXPERTS_A_TOKEN = 8, 4, 8  # of DeepSeek-V3
@@ -88,17 +90,19 @@ def near_load(placement: Placement, load: Any) -> Any:
     return gpu_load
 
 
-def first_rebalances(load: Any, cluster: Cluster, most_moves: int | None) -> list[tuple[str, ...]]:
-    """Rebalance from experts in order until few move, always for one load; table rows."""
-    L, E = load.shape
-    running = Placement(np.tile(np.arange(cluster.num_slots) % E, (L, 1)), cluster, E)
-    rows = [("at start", "", f"{running.balancedness(load).mean():.4f}")]
+def first_rebalances(load: Any, cluster: Cluster, settings: Settings) -> list[tuple[str, ...]]:
+    """Rebalance from experts in order, as a plug-in does, until few move; table rows."""
+    slots, gpus = cluster.num_slots, cluster.num_gpus
+    running = np.tile(np.arange(slots) % load.shape[1], (len(load), 1))
+    rows: list[tuple[str, ...]] = []
     for number in range(1, MOST_REBALANCES + 1):
-        plan = solve(load, cluster, current=running, max_total_moves=most_moves)
-        moves, running = int(plan.moves.sum()), plan.placement
-        rows.append((f"{number}", f"{moves:,}", f"{plan.balancedness.mean():.4f}"))
-        if most_moves is None or moves < most_moves // 2:
+        done = plan_map(Request(load[None], running, slots, gpus), settings)
+        if not rows:
+            rows.append(("at start", "", f"{done.before:.4f}"))
+        running = done.map
+        if done.moves == 0:
             break
+        rows.append((f"{number}", f"{done.moves:,}", f"{done.after:.4f}"))
     return rows
 
 
@@ -118,14 +122,14 @@ def tables(num_layers: int = 58, num_tokens: int = 512) -> list[str]:
     """Return all tables, as the pages on engines and groups show them."""
     load = synthetic_load(num_layers)
     cluster = Cluster(32, 4, num_slots=288)
-    topk, eighth = routed(load, num_tokens), num_layers * cluster.num_slots // 8
+    topk = routed(load, num_tokens)
     moves = ("rebalance", "moves", "mean balancedness")
     return [
         table(("topology", "mean balancedness", "worst layer", "bound", "straggler time",
                "nodes per token"), by_topology(load, cluster, topk)),
         table(("nodes", "planned", "near replicas first", "worst layer"), by_nodes(load)),
-        table(moves, first_rebalances(load, cluster, None)),
-        table(moves, first_rebalances(load, cluster, eighth)),
+        table(moves, first_rebalances(load, cluster, Settings(start_share=1.0))),
+        table(moves, first_rebalances(load, cluster, Settings())),
     ]  # fmt: skip
 
 

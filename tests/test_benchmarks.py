@@ -362,5 +362,5 @@ def test_pages_show_the_tables_of_the_cluster_benchmark() -> None:
     assert topology in pages["plan.md"]
     assert nodes in pages["engines/sglang.md"]
     assert by_eighths in pages["engines/vllm.md"]
-    moves = at_once.splitlines()[-1].split(" | ")[1]
+    moves = at_once.splitlines()[3].split(" | ")[1]
     assert f"{moves} of 16,704 slots" in pages["engines/vllm.md"]

@@ -136,7 +136,8 @@ class Settings:
     max_total_moves: int | None = _knob(WHOLE, None,
         "experts of all layers that may move in a rebalance")
     start_share: float = _knob(SHARE, 0.125, "part of all slots that may get another expert in a "
-        "rebalance while a layer runs what the engine started with; `max_total_moves` beats it")
+        "rebalance while a layer runs what the engine started with, though one layer always may; "
+        "`max_total_moves` beats it")
     history: int = _knob(WHOLE, 16, "windows that a plan has to hold under: the last ones that all "
         "ranks have seen")
     shadow: bool = _knob(FLAG, False, "plan, compare and log, but return the map of the engine's "
