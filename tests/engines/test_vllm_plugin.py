@@ -121,7 +121,10 @@ def test_the_worker_gets_a_better_plan_that_moves_less(policy, caplog):
     assert moves(ours) < moves(theirs)
 
 
-def test_a_model_and_its_draft_are_planned_each_by_itself(policy):
+def test_a_model_and_its_draft_are_planned_each_by_itself(monkeypatch):
+    monkeypatch.setenv("EVENLOAD_VLLM", "1")
+    monkeypatch.setenv("EVENLOAD_HISTORY", "1")
+    policy = load_plugins(monkeypatch)
     alone = worker(policy, LOAD, LINEAR), worker(policy, LOAD[-1:], LINEAR[-1:])
     assert [len(placed) for placed in alone] == [L, 1]
     drafted = worker(policy, LOAD[-1:], alone[1])
