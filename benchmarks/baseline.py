@@ -1,6 +1,7 @@
 """Compare a tree with what was frozen: ``python -m benchmarks.baseline [--only PART] [--freeze]``.
 
 Prints what got worse, and exits with 1 if anything did; ``--src DIR`` measures the evenload in DIR.
+What is right as it is, though worse, stands in `exceptions` of the frozen file, with the reason.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +50,19 @@ class Verdict:
 
 
 def compare(frozen: dict[str, Any], now: dict[str, Any], clock: str = "wall") -> Verdict:
-    """Compare all parts that were measured now with the frozen ones."""
+    """Compare all parts that were measured now with the frozen ones, but for its exceptions."""
     verdict = Verdict()
     for part, judge in JUDGES.items():
         if part in now and part in frozen:
             judge(frozen[part], now[part], verdict, clock)
         elif part in now:
             verdict.told.append(f"{part}: nothing is frozen to compare with")
+    for line in list(verdict.worse):
+        for pattern, reason in frozen.get("exceptions", {}).items():
+            if fnmatchcase(line, pattern):
+                verdict.worse.remove(line)
+                verdict.told.append(f"excepted, {line}: {reason}")
+                break
     return verdict
 
 

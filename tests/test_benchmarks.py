@@ -263,6 +263,17 @@ def test_what_got_worse_is_named(kept, name) -> None:
     assert not baseline.compare(kept, now).worse, "what got better is nobody's fault"
 
 
+def test_an_exception_is_told_with_its_reason(kept) -> None:
+    now = copy.deepcopy(kept)
+    now["quality"]["prefer 288/32 | price 1"]["worst"] -= 0.02
+    verdict = baseline.compare(kept, now)
+    assert not verdict.worse
+    (told,) = (line for line in verdict.told if line.startswith("excepted"))
+    assert told.endswith(kept["exceptions"]["prefer 288/32 | price *: worst *"])
+    now["quality"]["prefer 288/32 | price 1"]["score"] -= 0.02
+    assert len(baseline.compare(kept, now).worse) == 1
+
+
 def test_a_row_that_fails_is_worse_and_the_others_are_judged(kept, monkeypatch) -> None:
     def fail(seed: int) -> None:
         raise ValueError(f"no plan for seed {seed}")

@@ -54,14 +54,14 @@ def test_passes_are_added_up_in_windows_of_as_many_used_ones():
     windows = windows_of(tokens, 2)
     assert windows.dtype == np.int64
     assert windows[:, 0, 0].tolist() == [1 + 2, 5 + 8]
-    assert windows_of(tokens).shape == (4, 2, 4)
+    assert windows_of(tokens, 16).shape == (4, 2, 4)
     assert np.array_equal(windows_of(tokens.double(), 2), windows)
-    assert not windows_of(tokens * 0).any()
-    assert windows_of(tokens * 0).shape == (1, 2, 4)
+    assert not windows_of(tokens * 0, 16).any()
+    assert windows_of(tokens * 0, 16).shape == (1, 2, 4)
     big = torch.full((3, 1, 2), 2**31 - 1, dtype=torch.int32)
     assert windows_of(big, 1).tolist() == [[[3 * (2**31 - 1)] * 2]]
     with pytest.raises(ValueError, match="shape"):
-        windows_of(tokens[0])
+        windows_of(tokens[0], 16)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -71,7 +71,7 @@ ENGINES = {
             "sglang.srt.elastic_ep.elastic_ep:ElasticEPStateManager.instance",
             "sglang.srt.runtime_context:get_exec",
         ),
-        "sglang.srt.runtime_context:get_device",
+        "sglang.srt.runtime_context:get_parallel",
     ),
     "vllm-ascend": Engine(
         "vllm-ascend", "vllm.general_plugins", "VLLM_PLUGINS",

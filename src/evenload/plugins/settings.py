@@ -138,8 +138,8 @@ class Settings:
     start_share: float = _knob(SHARE, 0.125, "part of all slots that may get another expert in a "
         "rebalance while a layer runs what the engine started with, though one layer always may; "
         "`max_total_moves` beats it")
-    history: int = _knob(WHOLE, 16, "windows that a plan has to hold under: the last ones that all "
-        "ranks have seen")
+    history: int = _knob(WHOLE, 16, "windows that a plan has to hold under: in vLLM the last ones "
+        "that all ranks have seen, in SGLang parts of its buffer; more hardly help, and cost time")
     shadow: bool = _knob(FLAG, False, "plan, compare and log, but return the map of the engine's "
         "own policy")
     canary: str = _knob(CANARY, "", "layers that evenload plans, `0,7,12` or `first:4`; the "

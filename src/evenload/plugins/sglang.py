@@ -15,10 +15,10 @@ so the ranks compare digests of their maps (docs, "Why ranks cannot disagree"). 
 and go at different times, so there is no moment at which all compare: there a rank whose self-test
 fails does not start. (Only after an elastic scale-up rank 0 plans alone, and broadcasts.)
 
-SGLang hands over the counts of up to 1000 passes. They become up to 16 windows, and a plan has to
-hold under each, whatever their order: the buffer is circular, and its tensor does not say where it
-begins. On recorded traffic this was better than planning for the sum, and as good as a forecast
-from windows in order, which loses where the buffer begins in its middle.
+SGLang hands over the counts of up to 1000 passes. They become as many windows as `history` says,
+and a plan has to hold under each, whatever their order: the buffer is circular, and its tensor does
+not say where it begins. On recorded traffic this was better than planning for the sum, and as good
+as a forecast from windows in order, which loses where the buffer begins in its middle.
 
 Dense layers have rows without load: they keep what they have, as all layers do before there is
 traffic. Slots of a rank that is gone hold expert 0, as SGLang has it; no replica is counted there.
@@ -45,7 +45,6 @@ EPLB = "sglang.srt.eplb"
 OURS = ("evenload", "evenload_hierarchical")
 ELASTIC = ("elasticity_aware", "elasticity_aware_hierarchical")
 FILLER = 0  # in slots of ranks that are gone, as SGLang's own algorithm has it
-MOST_WINDOWS = 16  # a plan holds hardly better under more of them, and each costs time
 log = logging.getLogger("sglang.evenload")
 
 
@@ -236,7 +235,8 @@ def rebalance_experts(
     multiple("num_physical_experts", slots, "num_local_physical_experts", slots_per_rank)
     ranks = slots // slots_per_rank
     group = reach()
-    windows = _windows(tokens_per_expert, group is not None)
+    most = max(planner().settings.history, 1)
+    windows = _windows(tokens_per_expert, most, group is not None)
     _, L, E = windows.shape
     request = Request(
         windows,
@@ -276,12 +276,12 @@ def as_tensors(placed: Any, num_experts: int) -> tuple[Any, Any, Any]:
     return torch.tensor(filled), torch.tensor(slots), torch.tensor(count)
 
 
-def _windows(tokens: Any, compared: bool) -> Any:
+def _windows(tokens: Any, most: int, compared: bool) -> Any:
     """Add the passes up. Where that fails the rank still comes to the comparison: others wait."""
     import numpy as np
 
     try:
-        return windows_of(tokens)
+        return windows_of(tokens, most)
     except Exception as error:
         if not compared or isinstance(error, ValueError):  # of a shape that all ranks have
             raise
@@ -289,7 +289,7 @@ def _windows(tokens: Any, compared: bool) -> Any:
         return np.zeros((1, *tokens.shape[1:]))
 
 
-def windows_of(tokens: Any, most: int = MOST_WINDOWS) -> Any:
+def windows_of(tokens: Any, most: int) -> Any:
     """Add up consecutive passes to at most `most` windows; passes without tokens are left out.
 
     Whole numbers are added up on the tensor's device, where no order can change their sum, and only
