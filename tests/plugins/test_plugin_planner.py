@@ -145,6 +145,22 @@ def test_after_two_maps_in_a_row_that_were_better_before_it_pauses(caplog):
     assert (rebalance(planner, request(5)) == LINEAR).all()
 
 
+@pytest.mark.parametrize("settings", [Settings(shadow=True), Settings()], ids=["shadow", "failed"])
+def test_the_engines_own_maps_pause_nothing(settings):
+    """Each of its maps does worse than the one before, for every window."""
+    planner = Planner("vLLM", settings, failure="" if settings.shadow else "no kernels")
+    maps = [LINEAR, np.random.default_rng(1).permutation(E)[LINEAR]]
+    for number in range(6):
+        before, runs = maps[number % 2], maps[1 - number % 2]
+        worse = (
+            Request(np.random.default_rng(seed).integers(1, 60, (1, L, E)) ** 3, runs, SLOTS, RANKS)
+            for seed in range(1000)
+        )
+        asked = next(r for r in worse if r.balancedness(before) > r.balancedness(runs) + 0.02)
+        planner.rebalance(asked, before.copy, alone, LOG)
+    assert not planner.pause
+
+
 def test_a_rank_pauses_with_another():
     planner = Planner("vLLM", Settings())
     rebalance(planner, request(0), lambda mine: [mine, bytes([mine[0] | 2]) + mine[1:]])

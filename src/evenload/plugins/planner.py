@@ -145,7 +145,8 @@ class Planner:
             if not late:  # the store that ranks compare over is gone, say
                 logger.exception("evenload: no comparison on this rank")
             outcome = Outcome(request.kept, kept=str(error), code="timeout" if late else "failure")
-        self._memory_of(request).moved(request, outcome.map)
+        if not (self.failure or self.settings.shadow):  # only our own maps are judged
+            self._memory_of(request).moved(request, outcome.map)
         seconds = time.perf_counter() - start
         self._tell(outcome, seconds, logger, first)
         if first:
