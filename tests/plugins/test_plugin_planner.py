@@ -167,6 +167,18 @@ def test_a_rank_pauses_with_another():
     assert (rebalance(planner, request(1)) == LINEAR).all()
 
 
+@pytest.mark.parametrize("failure", ["", "no kernels"])
+def test_a_rank_whose_kernels_fail_comes_to_the_comparison(monkeypatch, failure):
+    def fail(*_):
+        raise ImportError("no kernels")
+
+    monkeypatch.setattr(Request, "balancedness", fail)
+    handed = []
+    planner = Planner("vLLM", Settings(), failure=failure)
+    rebalance(planner, request(0), lambda mine: handed.append(mine) or [mine])
+    assert len(handed) == 2
+
+
 # ---- ranks that do not come --------------------------------------------------------------------
 
 

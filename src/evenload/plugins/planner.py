@@ -127,14 +127,14 @@ class Planner:
 
         Raises
         ------
-        RuntimeError
-            If other ranks do not compare in time before the first comparison is through, which is
-            before serving; afterwards the old map stays. Then too, a `PlacementMismatchError`.
+        LateError, PlacementMismatchError
+            If other ranks do not compare in time, or a placement planned ahead is of another shape,
+            before the first comparison is through: before serving. Afterwards the old map stays.
         Exception
             Where nobody compares: whatever a plan fails with, unless it is a `ValueError`.
         """
         start = time.perf_counter()
-        realised = self._memory_of(request).judge(request)
+        realised = self._judge(request, logger)
         try:
             outcome = self._decide(request, own, compare, logger, first)
             self.serving = self.serving or compare is not None
@@ -156,6 +156,14 @@ class Planner:
     def stop(self, why: str) -> None:
         """Plan nothing any more: all ranks keep the map that runs, from the next rebalance on."""
         self.pause = self.pause or why
+
+    def _judge(self, request: Request, logger: logging.Logger) -> float:
+        """Do what `Memory.judge` does; a rank whose kernels fail has to come to the comparison."""
+        try:
+            return math.nan if self.failure else self._memory_of(request).judge(request)
+        except Exception:
+            logger.exception("evenload: the map that runs cannot be judged on this rank")
+            return math.nan
 
     def _decide(
         self, request: Request, own: Callable[[], Int], compare: Exchange | None,
