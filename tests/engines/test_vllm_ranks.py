@@ -94,6 +94,7 @@ def served(tmp_path_factory):
         ("serves", "raises", "serves"),
         ("serves", "late", "serves"),
         ("serves", "serves", "serves"),
+        ("serves", "killed", "serves"),
         ("serves", "dies", "serves"),
     ]
     folder = tmp_path_factory.mktemp("serving")
@@ -102,10 +103,15 @@ def served(tmp_path_factory):
 
 def test_nothing_raises_once_ranks_serve_and_the_map_that_runs_stays(served):
     for number, why in ((1, "ranks plan differently"), (2, "not every rank came to compare"),
-                        (4, "not every rank came to compare")):  # fmt: skip
+                        (4, "the kill switch is on"), (5, "not every rank came")):  # fmt: skip
         maps, logs = served[number]
         assert set(maps) - {""} == {"old"}
         assert why in logs[0]
+
+
+def test_a_shadow_leaves_vllm_its_own_plan(tmp_path, rounds):
+    ((maps, _),) = run(tmp_path, [("well", "well")], EVENLOAD_SHADOW="1")
+    assert set(maps) == {rounds[3][0][0]}
 
 
 def test_ranks_go_on_after_one_was_late(served):

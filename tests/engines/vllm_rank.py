@@ -3,8 +3,9 @@
 HOW, one for each round, is ``well``, ``failed`` (its self-test fails), ``other`` (its self-test
 makes other plans) or ``absent`` (nobody asked for evenload there); or of a rank that serves, since
 nothing is registered anew: ``serves``, ``late`` (it comes when the others have waited too long),
-``raises`` (its plan fails) or ``dies`` (between its two ballots). Prints ``SAID`` and the digest of
-the map, ``old``, or ``raised`` and the reason after each round.
+``raises`` (its plan fails), ``killed`` (its kill switch is on) or ``dies`` (between its two
+ballots). Prints ``SAID`` and the digest of the map, ``old``, or ``raised`` and the reason after
+each round.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import sys
 import time
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -23,7 +25,8 @@ import torch.distributed as dist
 from evenload.plugins.plan import plan_map
 
 ABSENT = 40.0  # seconds that a rank lives on that does not compare
-SERVES = ("serves", "late", "raises", "dies")
+SERVES = ("serves", "late", "raises", "dies", "killed")
+SWITCH = "EVENLOAD_KILL_SWITCH"
 LATE = 14.0  # seconds, of which the others wait 10
 
 
@@ -66,6 +69,9 @@ def plan(how: str) -> str:
 
     if how == "late":
         time.sleep(LATE)
+    switch = Path(os.environ[SWITCH])
+    if how == "killed":
+        switch.touch()
     planner.plan_map = {"raises": fail, "dies": die}.get(how, plan_map)
     load = (torch.arange(2 * 16) ** 2 % 37 + 1).reshape(2, 16)
     old = (torch.arange(24) % 16).repeat(2, 1)
@@ -73,6 +79,8 @@ def plan(how: str) -> str:
         placed = EPLB_POLICIES["default"].rebalance_experts(load, 24, 1, 1, 4, old)
     except RuntimeError as error:
         return f"raised {error}"
+    finally:
+        switch.unlink(missing_ok=True)
     if torch.equal(placed, old):
         return "old"
     return hashlib.sha256(placed.numpy().tobytes()).hexdigest()
@@ -81,6 +89,7 @@ def plan(how: str) -> str:
 def main() -> None:
     """Join the group, plan, and say what came of it."""
     rank, ranks, store, *hows = sys.argv[1:]
+    os.environ[SWITCH] = f"{store}.stop.{rank}"
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(ranks),
         timeout=timedelta(seconds=300),
