@@ -64,8 +64,15 @@ def test_a_rank_that_is_late_gets_no_list_either_and_all_go_on(group):
     assert come([*group, late], 1) == [[[bytes([rank, 0]) for rank in range(RANKS)]]] * RANKS
 
 
+def test_without_a_limit_the_others_are_waited_for():
+    shared = HashStore()
+    group = [Peers(shared, rank, RANKS, 0.0) for rank in range(RANKS)]
+    got = come(group, 1, {(1, 0): 0.1})
+    assert got == [[[bytes([rank, 0]) for rank in range(RANKS)]]] * RANKS
+
+
 @pytest.mark.parametrize("seed", range(4))
-def test_no_delay_makes_ranks_differ(tmp_path, seed):
+def test_no_delay_makes_ranks_differ(seed):
     draw = random.Random(seed)
     shared = HashStore()
     group = [Peers(shared, rank, RANKS, 0.05) for rank in range(RANKS)]

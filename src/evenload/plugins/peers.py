@@ -27,8 +27,8 @@ class Peers:
     may have come through. Here the first rank that holds all ballots, or has waited too long,
     writes what became of the round by compare-and-set, and every rank obeys that, a late one too.
 
-    `store` is a ``torch.distributed.Store``, `timeout` in seconds. All ranks come to the same
-    rounds in the same order.
+    `store` is a ``torch.distributed.Store``, `timeout` in seconds, 0 for as long as it takes. All
+    ranks come to the same rounds in the same order.
     """
 
     store: Any
@@ -54,9 +54,10 @@ class Peers:
         deadline, wait = time.monotonic() + self.timeout, FIRST_WAIT
         while not self.store.check([end]):
             if self.store.check(ballots):
-                self._settle(end, "".join(self.store.get(key).decode() for key in ballots))
-            elif time.monotonic() > deadline:
-                self._settle(end, GIVEN_UP)
+                told = "".join(self.store.get(key).decode() for key in ballots)
+                self.store.compare_set(end, OPEN, told)
+            elif self.timeout and time.monotonic() > deadline:
+                self.store.compare_set(end, OPEN, GIVEN_UP)
             else:
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
@@ -70,9 +71,6 @@ class Peers:
                 "not); install evenload on every node, with the same EVENLOAD_* settings"
             )
         return [bytes.fromhex(ballot) for ballot in told.split(".")[:-1]]
-
-    def _settle(self, end: str, told: str) -> None:
-        self.store.compare_set(end, OPEN, told)
 
     def _clean(self) -> None:
         """Drop what no rank can still ask for."""
