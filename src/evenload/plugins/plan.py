@@ -19,13 +19,13 @@ from evenload.forecast import shares
 from evenload.maps import EMPTY
 from evenload.moves import in_old_slots
 from evenload.placement import Placement
+from evenload.plan import Plan
 from evenload.planner import solve_problem
 from evenload.plugins.settings import Settings
 from evenload.problem import Problem
 
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
-Float = NDArray[np.float64]
 
 NO_LOAD = "no layer has a load that is finite, not negative and not zero"
 
@@ -224,24 +224,25 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
         return _outcome(request, placed, layers, running, 0)
     waits = np.zeros(len(layers), bool)
     if settings.max_total_moves is None and running.cluster == request.cluster:
-        gain = plan.balancedness - running.balancedness(problem.load)
-        waits = _wait(running, gain, plan.moves, settings.start_share)
+        waits = _wait(running, plan, settings.start_share)
         placed = np.where(waits[:, None], running.physical_to_logical, placed)
     return _outcome(request, placed, layers, running, int(plan.moves[~waits].sum()))
 
 
-def _wait(running: Placement, gain: Float, moves: Int, share: float) -> Bool:
+def _wait(running: Placement, plan: Plan, share: float) -> Bool:
     """Say which layers wait for the next rebalance: bool [L].
 
     None but while a layer runs what the engine started with: then those that gain most go first,
     one at least, and beyond that no more experts move than that share of all slots.
     """
     start = Placement.trivial(running.num_layers, running.num_experts, running.cluster)
-    leaves = (running.physical_to_logical == start.physical_to_logical).all(axis=1) & (moves > 0)
+    stays = (running.physical_to_logical == start.physical_to_logical).all(axis=1)
+    leaves = stays & (plan.moves > 0)
     if share >= 1.0 or not leaves.any():
         return np.zeros_like(leaves)
+    gain = plan.balancedness - running.balancedness(plan.problem.load)
     order = np.argsort(-gain, kind="stable")
-    fits = np.cumsum(moves[order]) <= share * running.num_slots * running.num_layers
+    fits = np.cumsum(plan.moves[order]) <= share * running.num_slots * running.num_layers
     fits[0] |= share > 0.0
     waits: Bool = np.empty_like(leaves)
     waits[order] = ~fits

@@ -444,7 +444,7 @@ def fill_gaps(load: Float, gpu: Int, row: Int) -> None:
     Parameters
     ----------
     load : float64 ndarray, [E]
-    gpu : int64 ndarray, [5, G]
+    gpu : int64 ndarray, [4, G]
     row : int64 ndarray, [S]
         What runs, -1 in empty slots.
     """
