@@ -26,6 +26,8 @@ class Problem:
     rewrap: Rewrap = keep_numpy  #: brings results to the kind of array that the load came as
     current: Placement | None = None  #: what runs now; its cluster may have other GPUs
     samples: Float | None = None  #: [M, L, E], loads to come, each layer of each adding up to 1
+    dispatch: str = "even"
+    live_share: float = 1.0
     sample_weight: Float | None = None  #: [M], how likely each sample is
 
     @classmethod

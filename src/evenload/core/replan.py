@@ -8,16 +8,15 @@ from numpy.typing import NDArray
 from evenload.core.compile import Flag3, Float, Float1, Float3, Int, Int1, Int2, entry, step
 from evenload.core.grid import SEED, random_below
 from evenload.core.search import Random, RandomType, nth_gpu_with
+from evenload.core.flow import Flow, FlowType
+from evenload.core.live import NO_LIMIT, judge, try_live
 from evenload.core.start import NEVER, NONE, SLOTS, UNIT_TIME
 from evenload.core.state import (
     COUNT,
     EXPERT,
-    FEWER,
     HELD,
     HOME,
-    MORE,
     MOVES,
-    NOW,
     OLD,
     PEAK,
     WHOLE,
@@ -26,9 +25,19 @@ from evenload.core.state import (
     copy_out,
     fill,
     gpu_at,
-    hand_over,
     slot_with,
     swap,
+)
+from evenload.core.steps import (
+    best_priced_swap,
+    draw_move_to_undo,
+    draw_sample,
+    hand_over_if,
+    handover_peak,
+    last_of_others,
+    place_of,
+    swap_moves,
+    swap_peak,
 )
 from evenload.core.swaps import may_hand_over, may_swap, worth
 
@@ -36,7 +45,6 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 HEAT = 0.5  # of what the start is above the mean, a step may make worse at most
-NO_LIMIT = 2**40  # moves
 
 
 @step(StateType, Float3, Int1, Int, Int)
@@ -56,188 +64,6 @@ def _set_samples(s: State, load: FloatArray, weight: IntArray, bits: int, layer:
             s.cost[WHOLE, e, m] = np.int64(np.rint(part * one)) * weight[m]
 
 
-@step(StateType, Int, Int, Int, Int)
-def _swap_moves(s: State, a: int, m: int, b: int, k: int) -> int:
-    """Count the moves that exchanging a on GPU m for b on k adds; negative where it undoes some."""
-    new = np.int64(s.held[HELD, a, k] == 0) * (1 - s.held[OLD, a, k])
-    new += np.int64(s.held[HELD, b, m] == 0) * (1 - s.held[OLD, b, m])
-    new -= np.int64(s.held[HELD, a, m] == 1) * (1 - s.held[OLD, a, m])
-    new -= np.int64(s.held[HELD, b, k] == 1) * (1 - s.held[OLD, b, k])
-    return new
-
-
-@step(StateType, Int, Int, Int1)
-def _last_of_others(s: State, m: int, k: int, out: IntArray) -> None:
-    """Write when the last GPU but m and k is done in each sample, 0 if there is none: [M]."""
-    for sample in range(out.size):
-        out[sample] = 0
-        for place in range(s.slowest.shape[1]):
-            g = gpu_at(s, sample, place)
-            if g not in (m, k):
-                if g != NONE:
-                    out[sample] = s.time[g, sample]
-                break
-
-
-@step(StateType, Int1, Int, Int, Int, Int)
-def _swap_peak(s: State, others: IntArray, a: int, m: int, b: int, k: int) -> int:
-    """Return the peak after an exchange, from what `_last_of_others` wrote."""
-    unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
-    peak = np.int64(0)
-    if unit_m == 1 and unit_k == 1:  # without products the loop runs in vectors
-        for sample in range(others.size):
-            change = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
-            less = s.time[m, sample] - change
-            more = s.time[k, sample] + change
-            last = others[sample]
-            last = less if less > last else last
-            peak += more if more > last else last
-        return peak
-    for sample in range(others.size):
-        change = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
-        less = s.time[m, sample] - change * unit_m
-        more = s.time[k, sample] + change * unit_k
-        peak += max(others[sample], less, more)
-    return peak
-
-
-@step(StateType, Int, Int, Int, Int, Int, Int1)
-def _best_swap(
-    s: State, m: int, k: int, sample: int, price: int, most: int, others: IntArray
-) -> tuple:
-    """Find the exchange between two GPUs that costs least, peak and moves together.
-
-    Often many leave another GPU as the last one. Under one sample that is decided by when the later
-    of the two is done; under many, what balances the drawn one says little of the others.
-
-    Parameters
-    ----------
-    m, k : int
-        GPUs; m gets lighter in `sample`, and k is not done later there than m was.
-    price, most : int
-        What a move costs, and the number of moves there may be.
-    others : int64, [M], scratch
-
-    Returns
-    -------
-    cost, i, j : int
-        What is reached, and the two slots, -1 where there is no exchange.
-    """
-    _last_of_others(s, m, k, others)
-    unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
-    room = (s.time[m, sample] - s.time[k, sample]) // unit_k
-    moves = s.total[MOVES]
-    best = NEVER
-    soonest = NEVER
-    best_i = NONE
-    best_j = NONE
-    for i in range(s.gpu[SLOTS, m]):
-        a = s.slot[EXPERT, m, i]
-        if s.held[HELD, a, k] > 0 and s.held[HELD, a, m] < 2:
-            continue
-        for j in range(s.gpu[SLOTS, k]):
-            b = s.slot[EXPERT, k, j]
-            by = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
-            if by <= 0 or by >= room or not may_swap(s, a, m, b, k):
-                continue
-            after = moves + _swap_moves(s, a, m, b, k)
-            if after > max(most, moves):
-                continue
-            cost = _swap_peak(s, others, a, m, b, k) + after * price
-            later = np.int64(0)
-            if others.size == 1:
-                later = max(s.time[m, 0] - by * unit_m, s.time[k, 0] + by * unit_k)
-            if cost < best or (cost == best and later < soonest):
-                best = cost
-                soonest = later
-                best_i = i
-                best_j = j
-    return best, best_i, best_j
-
-
-@step(StateType, Int, Int, Int)
-def _handover_moves(s: State, giver: int, g: int, taker: int) -> int:
-    """Count the moves that a handover adds; negative where it undoes one."""
-    new = np.int64(s.held[HELD, taker, g] == 0) * (1 - s.held[OLD, taker, g])
-    return new - np.int64(s.held[HELD, giver, g] == 1) * (1 - s.held[OLD, giver, g])
-
-
-@step(StateType, Int, Int, Int, Int1)
-def _handover_peak(s: State, giver: int, gpu: int, taker: int, last: IntArray) -> int:
-    """Return the peak after a handover; `last` [M] is scratch."""
-    G, M = s.gpu.shape[1], last.size
-    for sample in range(M):  # GPUs that hold neither: among the slowest, or all are looked at
-        last[sample] = 0
-        known = False
-        for place in range(s.slowest.shape[1]):
-            g = gpu_at(s, sample, place)
-            if g == NONE:
-                known = True
-                break
-            if s.held[HELD, giver, g] == 0 and s.held[HELD, taker, g] == 0:
-                last[sample] = s.time[g, sample]
-                known = True
-                break
-        if not known:
-            for g in range(G):
-                if s.held[HELD, giver, g] == 0 and s.held[HELD, taker, g] == 0:
-                    last[sample] = max(last[sample], s.time[g, sample])
-    for g in range(G):
-        give, take = s.held[HELD, giver, g], s.held[HELD, taker, g]
-        if give == 0 and take == 0:
-            continue
-        here = np.int64(g == gpu)
-        for sample in range(M):
-            more, fewer = s.cost[MORE, taker, sample], s.cost[FEWER, giver, sample]
-            change = take * (more - s.cost[NOW, taker, sample])
-            change += give * (fewer - s.cost[NOW, giver, sample]) + here * (more - fewer)
-            last[sample] = max(last[sample], s.time[g, sample] + change * s.gpu[UNIT_TIME, g])
-    peak = np.int64(0)
-    for sample in range(M):
-        peak += last[sample]
-    return peak
-
-
-@step(StateType, Int1, RandomType)
-def _draw_sample(s: State, weight: IntArray, random: Random) -> int:
-    """Draw a sample as often as its weight says."""
-    total = np.int64(0)
-    for sample in range(weight.size):
-        total += weight[sample]
-    left = random_below(random, total)
-    sample = 0
-    while left >= weight[sample]:
-        left -= weight[sample]
-        sample += 1
-    return sample
-
-
-@step(StateType, Int, Int, Int, Int, Int, Int, Int1)
-def _hand_over_if(
-    s: State, place: int, g: int, taker: int, price: int, most: int, limit: int, row: IntArray
-) -> bool:
-    """Hand a spare replica over unless that costs more than the limit."""
-    giver = s.spare[place]
-    if g < 0 or not may_hand_over(s, giver, g, taker):
-        return False
-    moves = s.total[MOVES] + _handover_moves(s, giver, g, taker)
-    if moves > max(most, s.total[MOVES]):
-        return False
-    if _handover_peak(s, giver, g, taker, row) + price * moves > limit:
-        return False
-    hand_over(s, place, g, taker)
-    return True
-
-
-@step(StateType, Int)
-def _place_of(s: State, giver: int) -> int:
-    """Return where an expert is in the list of spares, -1 if it has one replica only."""
-    for place in range(s.spare.size):
-        if s.spare[place] == giver:
-            return place
-    return NONE
-
-
 @step(StateType, Int, Int, Int1)
 def _part_duplicates(s: State, most: int, limit: int, row: IntArray) -> None:
     """Give the second slot of an expert on a GPU to another one, while moves are left.
@@ -254,13 +80,13 @@ def _part_duplicates(s: State, most: int, limit: int, row: IntArray) -> None:
         for taker in range(s.expert.shape[1] if s.held[HELD, giver, g] > 1 else 0):
             if s.held[HELD, taker, g] == 0 and may_hand_over(s, giver, g, taker):
                 # One that was there before costs no move, which counts for more than balance.
-                peak = _handover_peak(s, giver, g, taker, row)
+                peak = handover_peak(s, giver, g, taker, row)
                 new = s.held[OLD, taker, g] == 0
                 better = peak < lowest if new == best_is_new else best_is_new
                 if better and peak <= limit:
                     best, best_is_new, lowest = taker, new, peak
-        place = _place_of(s, giver) if best != NONE else NONE
-        if place != NONE and _hand_over_if(s, place, g, best, 0, most, lowest, row):
+        place = place_of(s, giver) if best != NONE else NONE
+        if place != NONE and hand_over_if(s, place, g, best, 0, most, lowest, row):
             g, i = 0, 0  # that may have left a move for one before
         elif i + 1 < s.gpu[SLOTS, g]:
             i += 1
@@ -273,36 +99,18 @@ def _undo_a_move(
     s: State, random: Random, price: int, most: int, limit: int, row: IntArray
 ) -> bool:
     """Bring an expert back to a GPU that held it, in place of one that is new there."""
-    E, m = s.expert.shape[1], random_below(random, s.gpu.shape[1])
-    if s.total[MOVES] == 0:
-        return False
-    i = NONE
-    first = random_below(random, s.gpu[SLOTS, m])
-    for n in range(s.gpu[SLOTS, m]):
-        slot = (first + n) % s.gpu[SLOTS, m]
-        if s.held[OLD, s.slot[EXPERT, m, slot], m] == 0:
-            i = slot
-            break
-    if i == NONE:
-        return False
-    back = NONE
-    first = random_below(random, E)
-    for n in range(E):
-        e = (first + n) % E
-        if s.held[OLD, e, m] > 0 and s.held[HELD, e, m] == 0:
-            back = e
-            break
-    if back == NONE:
+    m, i, back = draw_move_to_undo(s, random)
+    if m == NONE:
         return False
     e = s.slot[EXPERT, m, i]
     if s.expert[COUNT, e] > 1 and random_below(random, 2) == 0:
-        return _hand_over_if(s, _place_of(s, e), m, back, price, most, limit, row)
+        return hand_over_if(s, place_of(s, e), m, back, price, most, limit, row)
     k = nth_gpu_with(s, back, random_below(random, s.expert[COUNT, back]))
     if k < 0 or k == m or not may_swap(s, e, m, back, k):
         return False
-    moves = s.total[MOVES] + _swap_moves(s, e, m, back, k)
-    _last_of_others(s, m, k, row)
-    cost = _swap_peak(s, row, e, m, back, k) + price * moves
+    moves = s.total[MOVES] + swap_moves(s, e, m, back, k)
+    last_of_others(s, m, k, row)
+    cost = swap_peak(s, row, e, m, back, k) + price * moves
     if moves > max(most, s.total[MOVES]) or cost > limit:
         return False
     swap(s, m, i, k, slot_with(s, k, back))
@@ -321,10 +129,10 @@ def _try(
     kind = random_below(random, 5 if price == 0 and most >= NO_LIMIT else 6)
     G = s.gpu.shape[1]
     if kind < 3:
-        sample = _draw_sample(s, weight, random)
+        sample = draw_sample(s, weight, random)
         m = gpu_at(s, sample, 0)
         k = (m + 1 + random_below(random, G - 1)) % G
-        cost, i, j = _best_swap(s, m, k, sample, price, most, row)
+        cost, i, j = best_priced_swap(s, m, k, sample, price, most, row)
         if i < 0 or cost > limit:
             return False
         swap(s, m, i, k, j)
@@ -335,19 +143,19 @@ def _try(
         return False
     place = random_below(random, s.spare.size)
     if random_below(random, 4) > 0:
-        last = gpu_at(s, _draw_sample(s, weight, random), 0)
+        last = gpu_at(s, draw_sample(s, weight, random), 0)
         taker = s.slot[EXPERT, last, random_below(random, s.gpu[SLOTS, last])]
     else:
         taker = random_below(random, s.expert.shape[1])
     giver = s.spare[place]
     g = nth_gpu_with(s, giver, random_below(random, s.expert[COUNT, giver]))
-    return _hand_over_if(s, place, g, taker, price, most, limit, row)
+    return hand_over_if(s, place, g, taker, price, most, limit, row)
 
 
-@step(StateType, Int1, Int, Int, Int, Int, Int, Int, Int1, Int1, RandomType)
+@step(StateType, FlowType, Int1, Int, Int, Int, Int, Int, Int, Int1, Int1, RandomType)
 def _anneal(
-    s: State, weight: IntArray, price: int, most: int, goal: int, steps: int, mean: int, heat: int,
-    best: IntArray, row: IntArray, random: Random,
+    s: State, flow: Flow, weight: IntArray, price: int, most: int, goal: int, steps: int, mean: int,
+    heat: int, best: IntArray, row: IntArray, random: Random,
 ) -> bool:  # fmt: skip
     """Part duplicates, and search from there; the state ends as the best one found.
 
@@ -375,6 +183,8 @@ def _anneal(
     if s.gpu.shape[1] == 1 or most == 0 or steps == 0:
         return found
     _part_duplicates(s, most, NEVER, row)
+    judge(s, flow)
+    live = flow.used.shape[0] > 0
     now = worth(s, price, 0.0)
     lowest = now
     copy_out(s, best)
@@ -383,19 +193,25 @@ def _anneal(
         if found and s.total[PEAK] <= goal and (price == 0 or s.total[MOVES] == 0):
             break
         limit = now + heat // steps * (steps - trial) // 1024 * random_below(random, 1024)
-        if _try(s, weight, random, price, most, limit, row):
+        if live:
+            done = try_live(s, flow, random, price, most, limit, row)
+        else:
+            done = _try(s, weight, random, price, most, limit, row)
+        if done:
             now = worth(s, price, 0.0)
             if s.total[MOVES] <= most and (now < lowest or not found):
                 lowest = now
                 found = True
                 copy_out(s, best)
     fill(s, best)
+    judge(s, flow)
     return found
 
 
 @entry(
-    Float3, Int1, Int, Int2, Flag3, Float, Int1, Float, Int, Float, StateType, Int2, Float1, Int1
-)
+    Float3, Int1, Int, Int2, Flag3, Float, Int1, Float, Int, Float, StateType, FlowType,
+    Int2, Float1, Int1,
+)  # fmt: skip
 def replan_layers(
     load: FloatArray,
     weight: IntArray,
@@ -408,6 +224,7 @@ def replan_layers(
     steps: int,
     heat: float,
     s: State,
+    flow: Flow,
     placed: IntArray,
     peak: FloatArray,
     moves: IntArray,
@@ -438,6 +255,8 @@ def replan_layers(
         What a step may make worse at first, in the time of the last GPU over the mean.
     s : State
         Scratch; its GPUs say slots, speed and node of each, and homes are strict.
+    flow : Flow
+        Scratch; without samples all is judged by even shares.
     placed : int64, [L, S]
         The start, and the result: the slots of the GPUs one after the other.
     peak : float64, [L], output
@@ -463,18 +282,20 @@ def replan_layers(
             for g in range(G):
                 s.held[OLD, e, g] = old[layer, e, g]
         fill(s, placed[layer])
+        judge(s, flow)
         mean = (1 << bits) / speed * weights
         cost = np.int64(min(price * mean, float(s.total[PEAK])))  # no move gains more than all
         random[0] = SEED
         start, start_moves = s.total[PEAK], s.total[MOVES]
         found = _anneal(
-            s, weight, cost, most[layer], np.int64(goal * mean), steps, np.int64(mean),
+            s, flow, weight, cost, most[layer], np.int64(goal * mean), steps, np.int64(mean),
             np.int64(heat * mean), best, row, random,
         )  # fmt: skip
         if s.total[PEAK] > start and start_moves <= most[layer]:
             # Parting duplicates has cost more than the search has gained since.
             fill(s, placed[layer])
             _part_duplicates(s, most[layer], start, row)
+            judge(s, flow)
         copy_out(s, placed[layer])
         peak[layer] = s.total[PEAK] / mean if found else np.inf
         moves[layer] = s.total[MOVES]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.checks import fraction, not_negative, whole_number
+from evenload.core.flow import Flow
 from evenload.core.matching import relabel
 from evenload.core.replan import NO_LIMIT, replan_layers
 from evenload.core.start import FIRST, SLOTS, UNIT_TIME
@@ -35,6 +36,7 @@ FRESH_EFFORT = 20  # trials of the joint search for a plan that is only a start
 FRESH_SHARE = 4  # the start from scratch gets this part of the steps, where moves are not free
 HEAT_FREE, HEAT_PRICED = 0.02, 0.0025  # of the mean: what a step may make worse at first
 
+LIVE_SAMPLES = 12
 WEIGHT = 4096  # of all samples together, on the integer grid
 MOST_BITS = 36  # of a sample's load
 KEY_BITS = 60  # of a peak, all samples and moves together
@@ -266,6 +268,11 @@ class Layers:
         samples, weight = self.problem.samples, self.problem.sample_weight
         if samples is None or weight is None:
             samples, weight = self.problem.load[None], np.ones(1)
+        if self.problem.dispatch == "live":
+            heaviest = np.argsort(-weight, kind="stable")[:LIVE_SAMPLES]
+            samples, weight = samples[heaviest], weight[heaviest]
+            if len(weight) == 1:  # a state of one sample sorts the slots
+                samples, weight = np.repeat(samples, 2, axis=0), np.repeat(weight, 2)
         parts = np.maximum(np.rint(weight / weight.sum() * WEIGHT), 1.0).astype(np.int64)
         order = self._ranked[0]
         layer = np.arange(len(order))[:, None]
@@ -293,11 +300,14 @@ class Layers:
 
         def run(first: int, end: int) -> None:
             part = slice(first, end)
-            state = State.empty(self.gpu, load.shape[1], load.shape[2], True)
+            _, E, M = load.shape
+            enough = 1.0 + (self.goal - 1.0) / 2
+            live = self.problem.dispatch == "live"
+            flow = Flow.empty(self.gpu, E, M if live else 0, enough, self.problem.live_share)
             replan_layers(
                 load[part], weight, bits, home[part], old[part], price, most[part], self.goal,
-                steps, HEAT_FREE if free else HEAT_PRICED, state, placed[part], peak[part],
-                moves[part],
+                steps, HEAT_FREE if free else HEAT_PRICED, State.empty(self.gpu, E, M, True), flow,
+                placed[part], peak[part], moves[part],
             )  # fmt: skip
 
         spread(len(start), start.size * max(steps, 1), run)

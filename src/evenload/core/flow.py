@@ -1,0 +1,394 @@
+"""Which part of an expert's tokens each replica gets while the last GPU is done as soon as it can.
+
+Under each sample of a layer's load the tokens of an expert are a flow to the GPUs that hold it. No
+GPU has to be busy longer than T if whatever one has beyond T can be passed on: a GPU gives tokens
+of an expert to another holder, which gives on tokens of another expert, until one has room. Where
+no room can be reached, the GPUs that were reached bear all load of the experts that only they hold,
+so T is at least that load over their speed. T starts at a lower bound and is only raised to another
+one, so that the first flow that fits is best (Dinkelbach 1967, on minimum cuts).
+
+A change of the placement disturbs little: the flow goes on from what it was, and the set of GPUs
+that decided T before bounds it from below for next to nothing. Solved anew a trial took 7 to 41
+microseconds times samples; so it takes 2 to 5 for all.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+from numpy.typing import NDArray
+
+from evenload.core.compile import Bool, Float1, Int, Int1, Int2, step
+from evenload.core.start import FIRST, NEVER, NONE, SLOTS, UNIT_TIME
+from evenload.core.state import COUNT, EXPERT, WHOLE, State, StateType
+
+IntArray = NDArray[np.int64]
+
+OF_EXPERT, OF_GPU, NEXT = range(3)  # of `Flow.slot`
+TIME, LEAST, INSIDE, FLOOR, BOUND = range(5)  # of `Flow.sample`
+ROOM, QUEUE, GIVES, TAKES = range(4)  # of `Flow.scratch`
+ENOUGH, LIVE_SHARE = range(2)  # of `Flow.dial`
+
+
+class Flow(NamedTuple):
+    """A layer's tokens on their way to replicas, under M samples; none where M is 0.
+
+    Parameters
+    ----------
+    slot : int64 ndarray, [3, S]
+        Expert and GPU of each slot, and the next slot of the same expert, in a circle.
+    some : int64 ndarray, [E]
+        A slot of each expert.
+    sent : int64 ndarray, [M, S]
+        Tokens that a slot gets, times what the sample counts.
+    used : int64 ndarray, [M, G]
+        Tokens that a GPU gets.
+    tight : int64 ndarray, [M, G]
+        1 for the GPUs whose load decides when the last one is done, see `INSIDE`.
+    sample : int64 ndarray, [5, M]
+        When the last GPU is done (`TIME`); the time that is good enough (`LEAST`); load of the
+        experts that only tight GPUs hold (`INSIDE`); and in a trial that load after a change
+        (`FLOOR`), and the time that this takes at least (`BOUND`).
+    saved : int64 ndarray, [M, S + 2 G + 2]
+        What a trial has changed.
+    scratch : int64 ndarray, [4, G]
+    dial : float64 ndarray, [2]
+        Time, over that of a load divided at will, that is good enough (`ENOUGH`), and the part of
+        a search's cost that is the best split's (`LIVE_SHARE`); the rest is that of even shares.
+    """
+
+    slot: IntArray
+    some: IntArray
+    sent: IntArray
+    used: IntArray
+    tight: IntArray
+    sample: IntArray
+    saved: IntArray
+    scratch: IntArray
+    dial: NDArray[np.float64]
+
+    @classmethod
+    def empty(
+        cls, gpu: IntArray, num_experts: int, num_samples: int, enough: float, live_share: float
+    ) -> Flow:
+        """Make room for a layer on GPUs [4, G]."""
+        G, S, M = gpu.shape[1], int(gpu[SLOTS].sum()), num_samples
+        slot = np.zeros((3, S), np.int64)
+        slot[OF_GPU] = np.repeat(np.arange(G), gpu[SLOTS])
+        return cls(
+            slot,
+            np.empty(num_experts, np.int64),
+            np.empty((M, S), np.int64),
+            np.empty((M, G), np.int64),
+            np.empty((M, G), np.int64),
+            np.empty((5, M), np.int64),
+            np.empty((M, S + 2 * G + 2), np.int64),
+            np.empty((4, G), np.int64),
+            np.array([enough, live_share]),
+        )
+
+
+FlowType = types.NamedTuple((Int2, Int1, Int2, Int2, Int2, Int2, Int2, Int2, Float1), Flow)
+
+
+@step(FlowType, Int, Int)
+def _join(f: Flow, slot: int, e: int) -> None:
+    """Make a slot one of an expert."""
+    other = f.some[e]
+    if other == NONE:
+        f.slot[NEXT, slot] = slot
+    else:
+        f.slot[NEXT, slot] = f.slot[NEXT, other]
+        f.slot[NEXT, other] = slot
+    f.slot[OF_EXPERT, slot] = e
+    f.some[e] = slot
+
+
+@step(FlowType, Int)
+def _leave(f: Flow, slot: int) -> None:
+    """Make a slot none of its expert's."""
+    before = slot
+    while f.slot[NEXT, before] != slot:
+        before = f.slot[NEXT, before]
+    f.slot[NEXT, before] = f.slot[NEXT, slot]
+    f.some[f.slot[OF_EXPERT, slot]] = NONE if before == slot else before
+
+
+@step(FlowType, Int, Int)
+def _is_inside(f: Flow, m: int, e: int) -> bool:
+    """Whether only tight GPUs hold an expert."""
+    first = f.some[e]
+    slot = first
+    while f.tight[m, f.slot[OF_GPU, slot]] == 1:
+        slot = f.slot[NEXT, slot]
+        if slot == first:
+            return True
+    return False
+
+
+@step(StateType, FlowType, Int, Int)
+def _least_time(s: State, f: Flow, m: int, load: int) -> int:
+    """Return the least time in which the tight GPUs can bear a load."""
+    G = f.used.shape[1]
+    speed = 0.0
+    equal = True
+    for g in range(G):
+        if f.tight[m, g] == 1:
+            speed += 1.0 / s.gpu[UNIT_TIME, g]
+            equal = equal and s.gpu[UNIT_TIME, g] == 1
+    if equal:
+        return -(-load // np.int64(speed))
+    time = np.int64(load / speed)
+    while True:  # what is rounded off on each GPU
+        room = np.int64(0)
+        for g in range(G):
+            if f.tight[m, g] == 1:
+                room += time // s.gpu[UNIT_TIME, g]
+        if room >= load:
+            return time
+        time += max(np.int64(1), np.int64((load - room) / speed))
+
+
+@step(StateType, FlowType, Int, Int)
+def _find_room(s: State, f: Flow, m: int, start: int) -> int:
+    """Search from a GPU, breadth first, for the nearest with room; -1 where none is to be reached.
+
+    `GIVES` and `TAKES` are the slots by which each GPU was reached; `TAKES` of others is -1.
+    """
+    ring, scratch = f.slot[NEXT], f.scratch
+    for g in range(f.used.shape[1]):
+        scratch[TAKES, g] = NONE
+    scratch[TAKES, start] = s.gpu[FIRST, start]
+    scratch[QUEUE, 0] = start
+    n = 0
+    end = 1
+    while n < end:
+        g = scratch[QUEUE, n]
+        n += 1
+        for gives in range(s.gpu[FIRST, g], s.gpu[FIRST, g] + s.gpu[SLOTS, g]):
+            takes = ring[gives]
+            if takes == gives or f.sent[m, gives] == 0:
+                continue
+            while takes != gives:
+                k = f.slot[OF_GPU, takes]
+                if scratch[TAKES, k] == NONE:
+                    scratch[GIVES, k] = gives
+                    scratch[TAKES, k] = takes
+                    if f.used[m, k] < scratch[ROOM, k]:
+                        return k
+                    scratch[QUEUE, end] = k
+                    end += 1
+                takes = ring[takes]
+    return NONE
+
+
+@step(FlowType, Int, Int, Int)
+def _send(f: Flow, m: int, start: int, end: int) -> None:
+    """Pass on what a GPU has beyond its room, as much as the way found holds."""
+    scratch = f.scratch
+    amount = f.used[m, start] - scratch[ROOM, start]
+    amount = min(amount, scratch[ROOM, end] - f.used[m, end])
+    g = end
+    while g != start:
+        amount = min(amount, f.sent[m, scratch[GIVES, g]])
+        g = f.slot[OF_GPU, scratch[GIVES, g]]
+    g = end
+    while g != start:
+        f.sent[m, scratch[GIVES, g]] -= amount
+        f.sent[m, scratch[TAKES, g]] += amount
+        g = f.slot[OF_GPU, scratch[GIVES, g]]
+    f.used[m, start] -= amount
+    f.used[m, end] += amount
+
+
+@step(StateType, FlowType, Int)
+def _set_rooms(s: State, f: Flow, time: int) -> None:
+    for g in range(f.used.shape[1]):
+        unit = s.gpu[UNIT_TIME, g]
+        f.scratch[ROOM, g] = time if unit == 1 else time // unit
+
+
+@step(StateType, FlowType, Int, Int, Int)
+def _level(s: State, f: Flow, m: int, time: int, cut: int) -> bool:
+    """Level one sample's flow, from a lower bound on the time of the last GPU.
+
+    Returns
+    -------
+    bool
+        Whether it is done by `cut`; else the flow is left half-way.
+    """
+    G = f.used.shape[1]
+    _set_rooms(s, f, time)
+    for g in range(G):
+        while f.used[m, g] > f.scratch[ROOM, g]:
+            end = _find_room(s, f, m, g)
+            if end != NONE:
+                _send(f, m, g, end)
+                continue
+            inside = np.int64(0)
+            for k in range(G):
+                f.tight[m, k] = np.int64(f.scratch[TAKES, k] != NONE)
+                if f.tight[m, k] == 1:
+                    inside += f.used[m, k]
+            f.sample[INSIDE, m] = inside
+            time = max(time + 1, _least_time(s, f, m, inside))
+            if time > cut:
+                return False
+            _set_rooms(s, f, time)
+    f.sample[TIME, m] = time
+    return True
+
+
+@step(StateType, FlowType, Int)
+def _all_are_tight(s: State, f: Flow, m: int) -> None:
+    inside = np.int64(0)
+    for g in range(f.used.shape[1]):
+        f.tight[m, g] = 1
+        inside += f.used[m, g]
+    f.sample[INSIDE, m] = inside
+
+
+@step(StateType, FlowType)
+def settle(s: State, f: Flow) -> int:
+    """Find the flows of a state just filled; return the time of the last GPU over all samples."""
+    G, S = s.gpu.shape[1], f.slot.shape[1]
+    for e in range(f.some.size):
+        f.some[e] = NONE
+    for g in range(G):
+        for i in range(s.gpu[SLOTS, g]):
+            _join(f, s.gpu[FIRST, g] + i, s.slot[EXPERT, g, i])
+    total = np.int64(0)
+    for m in range(f.used.shape[0]):
+        for g in range(G):
+            f.used[m, g] = 0
+        for slot in range(S):
+            e = f.slot[OF_EXPERT, slot]
+            sent = s.cost[WHOLE, e, m] // s.expert[COUNT, e]
+            if slot == f.some[e]:
+                sent = s.cost[WHOLE, e, m] - sent * (s.expert[COUNT, e] - 1)
+            f.sent[m, slot] = sent
+            f.used[m, f.slot[OF_GPU, slot]] += sent
+        _all_are_tight(s, f, m)
+        f.sample[LEAST, m] = np.int64(_least_time(s, f, m, f.sample[INSIDE, m]) * f.dial[ENOUGH])
+        _level(s, f, m, f.sample[LEAST, m], NEVER)
+        total += f.sample[TIME, m]
+    return total
+
+
+@step(StateType, FlowType, Int, Int)
+def _weigh_inside(s: State, f: Flow, e: int, by: int) -> None:
+    """Add an expert's load to what the tight GPUs have to bear alone, or take it off."""
+    for m in range(f.used.shape[0]):
+        if _is_inside(f, m, e):
+            f.sample[FLOOR, m] += by * s.cost[WHOLE, e, m]
+
+
+@step(FlowType, Int)
+def _save(f: Flow, m: int) -> None:
+    S, G = f.sent.shape[1], f.used.shape[1]
+    for slot in range(S):
+        f.saved[m, slot] = f.sent[m, slot]
+    for g in range(G):
+        f.saved[m, S + g] = f.used[m, g]
+        f.saved[m, S + G + g] = f.tight[m, g]
+    f.saved[m, S + 2 * G] = f.sample[TIME, m]
+    f.saved[m, S + 2 * G + 1] = f.sample[INSIDE, m]
+
+
+@step(FlowType, Int)
+def _restore(f: Flow, m: int) -> None:
+    S, G = f.sent.shape[1], f.used.shape[1]
+    for slot in range(S):
+        f.sent[m, slot] = f.saved[m, slot]
+    for g in range(G):
+        f.used[m, g] = f.saved[m, S + g]
+        f.tight[m, g] = f.saved[m, S + G + g]
+    f.sample[TIME, m] = f.saved[m, S + 2 * G]
+    f.sample[INSIDE, m] = f.saved[m, S + 2 * G + 1]
+
+
+@step(FlowType, Int, Int, Int, Int)
+def _rename(f: Flow, i: int, a: int, j: int, b: int) -> None:
+    """Make slot i one of a, and slot j, unless that is -1, one of b."""
+    _leave(f, i)
+    if j != NONE:
+        _leave(f, j)
+        _join(f, j, b)
+    _join(f, i, a)
+
+
+@step(FlowType, Int, Int, Int, Int)
+def _follow(f: Flow, m: int, i: int, j: int, b: int) -> None:
+    """Let a sample's tokens follow their experts after the slots i and j were renamed.
+
+    Where there is no j, those of b in slot i go to its replica on the GPU with the fewest tokens.
+    """
+    sent = f.sent[m, i]
+    back = np.int64(0)
+    if j != NONE:
+        back = f.sent[m, j]
+        f.sent[m, j] = sent
+    else:
+        j = f.some[b]
+        slot = f.slot[NEXT, j]
+        while slot != f.some[b]:
+            if f.used[m, f.slot[OF_GPU, slot]] < f.used[m, f.slot[OF_GPU, j]]:
+                j = slot
+            slot = f.slot[NEXT, slot]
+        f.sent[m, j] += sent
+    f.sent[m, i] = back
+    f.used[m, f.slot[OF_GPU, i]] += back - sent
+    f.used[m, f.slot[OF_GPU, j]] += sent - back
+
+
+@step(StateType, FlowType, Int, Int, Int, Int, Int)
+def change_if(s: State, f: Flow, i: int, a: int, j: int, b: int, limit: int) -> int:
+    """Make slot i of expert b one of a, unless the last GPU is done too late then.
+
+    Only the flow changes; the state has to follow where this is done.
+
+    Parameters
+    ----------
+    j : int
+        The slot of a that becomes one of b; or -1 where b has other slots, and a gets one more.
+    limit : int
+        What the time of the last GPU, over all samples, may be.
+
+    Returns
+    -------
+    int
+        That time; `NEVER` where it is above the limit, and nothing has changed.
+    """
+    M = f.used.shape[0]
+    for m in range(M):
+        f.sample[FLOOR, m] = f.sample[INSIDE, m]
+    _weigh_inside(s, f, a, -1)
+    _weigh_inside(s, f, b, -1)
+    _rename(f, i, a, j, b)
+    _weigh_inside(s, f, a, 1)
+    _weigh_inside(s, f, b, 1)
+    total = np.int64(0)
+    for m in range(M):
+        bound = max(f.sample[LEAST, m], _least_time(s, f, m, f.sample[FLOOR, m]))
+        f.sample[BOUND, m] = bound
+        total += bound
+    done = 0
+    while total <= limit and done < M:
+        bound = f.sample[BOUND, done]
+        _save(f, done)
+        _follow(f, done, i, j, b)
+        if bound > f.sample[LEAST, done]:
+            f.sample[INSIDE, done] = f.sample[FLOOR, done]
+        else:
+            _all_are_tight(s, f, done)
+        fits = _level(s, f, done, bound, bound + limit - total)
+        done += 1
+        total += f.sample[TIME, done - 1] - bound if fits else NEVER
+    if total <= limit:
+        return total
+    for m in range(done):
+        _restore(f, m)
+    _rename(f, i, b, j, a)
+    return NEVER

@@ -1,0 +1,237 @@
+"""What a step of the search under many samples costs: an exchange, or a slot handed over."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.core.compile import Int, Int1, step
+from evenload.core.grid import random_below
+from evenload.core.search import Random, RandomType
+from evenload.core.start import NEVER, NONE, SLOTS, UNIT_TIME
+from evenload.core.state import (
+    EXPERT,
+    FEWER,
+    HELD,
+    MORE,
+    MOVES,
+    NOW,
+    OLD,
+    State,
+    StateType,
+    gpu_at,
+    hand_over,
+)
+from evenload.core.swaps import may_hand_over, may_swap
+
+IntArray = NDArray[np.int64]
+
+
+@step(StateType, Int, Int, Int, Int)
+def swap_moves(s: State, a: int, m: int, b: int, k: int) -> int:
+    """Count the moves that exchanging a on GPU m for b on k adds; negative where it undoes some."""
+    new = np.int64(s.held[HELD, a, k] == 0) * (1 - s.held[OLD, a, k])
+    new += np.int64(s.held[HELD, b, m] == 0) * (1 - s.held[OLD, b, m])
+    new -= np.int64(s.held[HELD, a, m] == 1) * (1 - s.held[OLD, a, m])
+    new -= np.int64(s.held[HELD, b, k] == 1) * (1 - s.held[OLD, b, k])
+    return new
+
+
+@step(StateType, Int, Int, Int1)
+def last_of_others(s: State, m: int, k: int, out: IntArray) -> None:
+    """Write when the last GPU but m and k is done in each sample, 0 if there is none: [M]."""
+    for sample in range(out.size):
+        out[sample] = 0
+        for place in range(s.slowest.shape[1]):
+            g = gpu_at(s, sample, place)
+            if g not in (m, k):
+                if g != NONE:
+                    out[sample] = s.time[g, sample]
+                break
+
+
+@step(StateType, Int1, Int, Int, Int, Int)
+def swap_peak(s: State, others: IntArray, a: int, m: int, b: int, k: int) -> int:
+    """Return the peak after an exchange, from what `last_of_others` wrote."""
+    unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
+    peak = np.int64(0)
+    if unit_m == 1 and unit_k == 1:  # without products the loop runs in vectors
+        for sample in range(others.size):
+            change = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
+            less = s.time[m, sample] - change
+            more = s.time[k, sample] + change
+            last = others[sample]
+            last = less if less > last else last
+            peak += more if more > last else last
+        return peak
+    for sample in range(others.size):
+        change = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
+        less = s.time[m, sample] - change * unit_m
+        more = s.time[k, sample] + change * unit_k
+        peak += max(others[sample], less, more)
+    return peak
+
+
+@step(StateType, Int, Int, Int, Int, Int, Int1)
+def best_priced_swap(
+    s: State, m: int, k: int, sample: int, price: int, most: int, others: IntArray
+) -> tuple:
+    """Find the exchange between two GPUs that costs least, peak and moves together.
+
+    Often many leave another GPU as the last one. Under one sample that is decided by when the later
+    of the two is done; under many, what balances the drawn one says little of the others.
+
+    Parameters
+    ----------
+    m, k : int
+        GPUs; m gets lighter in `sample`, and k is not done later there than m was.
+    price, most : int
+        What a move costs, and the number of moves there may be.
+    others : int64, [M], scratch
+
+    Returns
+    -------
+    cost, i, j : int
+        What is reached, and the two slots, -1 where there is no exchange.
+    """
+    last_of_others(s, m, k, others)
+    unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
+    room = (s.time[m, sample] - s.time[k, sample]) // unit_k
+    moves = s.total[MOVES]
+    best = NEVER
+    soonest = NEVER
+    best_i = NONE
+    best_j = NONE
+    for i in range(s.gpu[SLOTS, m]):
+        a = s.slot[EXPERT, m, i]
+        if s.held[HELD, a, k] > 0 and s.held[HELD, a, m] < 2:
+            continue
+        for j in range(s.gpu[SLOTS, k]):
+            b = s.slot[EXPERT, k, j]
+            by = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
+            if by <= 0 or by >= room or not may_swap(s, a, m, b, k):
+                continue
+            after = moves + swap_moves(s, a, m, b, k)
+            if after > max(most, moves):
+                continue
+            cost = swap_peak(s, others, a, m, b, k) + after * price
+            later = np.int64(0)
+            if others.size == 1:
+                later = max(s.time[m, 0] - by * unit_m, s.time[k, 0] + by * unit_k)
+            if cost < best or (cost == best and later < soonest):
+                best = cost
+                soonest = later
+                best_i = i
+                best_j = j
+    return best, best_i, best_j
+
+
+@step(StateType, Int, Int, Int)
+def handover_moves(s: State, giver: int, g: int, taker: int) -> int:
+    """Count the moves that a handover adds; negative where it undoes one."""
+    new = np.int64(s.held[HELD, taker, g] == 0) * (1 - s.held[OLD, taker, g])
+    return new - np.int64(s.held[HELD, giver, g] == 1) * (1 - s.held[OLD, giver, g])
+
+
+@step(StateType, Int, Int, Int, Int1)
+def handover_peak(s: State, giver: int, gpu: int, taker: int, last: IntArray) -> int:
+    """Return the peak after a handover; `last` [M] is scratch."""
+    G, M = s.gpu.shape[1], last.size
+    for sample in range(M):  # GPUs that hold neither: among the slowest, or all are looked at
+        last[sample] = 0
+        known = False
+        for place in range(s.slowest.shape[1]):
+            g = gpu_at(s, sample, place)
+            if g == NONE:
+                known = True
+                break
+            if s.held[HELD, giver, g] == 0 and s.held[HELD, taker, g] == 0:
+                last[sample] = s.time[g, sample]
+                known = True
+                break
+        if not known:
+            for g in range(G):
+                if s.held[HELD, giver, g] == 0 and s.held[HELD, taker, g] == 0:
+                    last[sample] = max(last[sample], s.time[g, sample])
+    for g in range(G):
+        give, take = s.held[HELD, giver, g], s.held[HELD, taker, g]
+        if give == 0 and take == 0:
+            continue
+        here = np.int64(g == gpu)
+        for sample in range(M):
+            more, fewer = s.cost[MORE, taker, sample], s.cost[FEWER, giver, sample]
+            change = take * (more - s.cost[NOW, taker, sample])
+            change += give * (fewer - s.cost[NOW, giver, sample]) + here * (more - fewer)
+            last[sample] = max(last[sample], s.time[g, sample] + change * s.gpu[UNIT_TIME, g])
+    peak = np.int64(0)
+    for sample in range(M):
+        peak += last[sample]
+    return peak
+
+
+@step(StateType, Int1, RandomType)
+def draw_sample(s: State, weight: IntArray, random: Random) -> int:
+    """Draw a sample as often as its weight says."""
+    total = np.int64(0)
+    for sample in range(weight.size):
+        total += weight[sample]
+    left = random_below(random, total)
+    sample = 0
+    while left >= weight[sample]:
+        left -= weight[sample]
+        sample += 1
+    return sample
+
+
+@step(StateType, Int, Int, Int, Int, Int, Int, Int1)
+def hand_over_if(
+    s: State, place: int, g: int, taker: int, price: int, most: int, limit: int, row: IntArray
+) -> bool:
+    """Hand a spare replica over unless that costs more than the limit."""
+    giver = s.spare[place]
+    if g < 0 or not may_hand_over(s, giver, g, taker):
+        return False
+    moves = s.total[MOVES] + handover_moves(s, giver, g, taker)
+    if moves > max(most, s.total[MOVES]):
+        return False
+    if handover_peak(s, giver, g, taker, row) + price * moves > limit:
+        return False
+    hand_over(s, place, g, taker)
+    return True
+
+
+@step(StateType, Int)
+def place_of(s: State, giver: int) -> int:
+    """Return where an expert is in the list of spares, -1 if it has one replica only."""
+    for place in range(s.spare.size):
+        if s.spare[place] == giver:
+            return place
+    return NONE
+
+
+
+
+@step(StateType, RandomType)
+def draw_move_to_undo(s: State, random: Random) -> tuple:
+    """Draw a GPU, a slot of it with an expert that is new there, and an expert that it held before.
+
+    All are -1 where the GPU drawn has no such.
+    """
+    E, m = s.expert.shape[1], random_below(random, s.gpu.shape[1])
+    if s.total[MOVES] == 0:
+        return NONE, NONE, NONE
+    i = NONE
+    first = random_below(random, s.gpu[SLOTS, m])
+    for n in range(s.gpu[SLOTS, m]):
+        slot = (first + n) % s.gpu[SLOTS, m]
+        if s.held[OLD, s.slot[EXPERT, m, slot], m] == 0:
+            i = slot
+            break
+    if i == NONE:
+        return NONE, NONE, NONE
+    first = random_below(random, E)
+    for n in range(E):
+        e = (first + n) % E
+        if s.held[OLD, e, m] > 0 and s.held[HELD, e, m] == 0:
+            return m, i, e
+    return NONE, NONE, NONE
