@@ -25,6 +25,7 @@ from evenload.cluster import Cluster
 
 DISPATCHES = ("even", "live", "nearest", "static")
 BY_PLACE = ("nearest", "static")
+PLANNERS = ("auto", "incremental")  # solvers that plan for all; others do for "even" alone
 SEED = 42  # SGLang's
 
 
@@ -33,7 +34,11 @@ def check_dispatch(
 ) -> tuple[str, float, Float | None]:
     """Return the three as plain values, or raise `ValueError` for what does not go together."""
     word = one_of("dispatch", dispatch, DISPATCHES)
-    share = part("live_share", live_share)
+    share = part("live_share", live_share, above_zero=False)
+    if share == 0.0 and word == "live":
+        raise ValueError(
+            "live_share=0.0 with dispatch 'live' is never live; use more than 0, or dispatch 'even'"
+        )
     if share != 1.0 and word != "live":
         raise ValueError(
             f"live_share={share} is for dispatch 'live', and the dispatch is {word!r}; use "

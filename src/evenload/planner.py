@@ -7,6 +7,7 @@ from typing import Any
 from evenload.arrays import keep_numpy
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster
+from evenload.dispatch import PLANNERS
 from evenload.forecast import is_trace, outlook
 from evenload.placement import Placement, check_model
 from evenload.plan import Plan
@@ -128,7 +129,7 @@ def solve_problem(
         name, reason, defaults = choose(problem)
         options = options if "effort" in options else {**defaults, **options}
     run = get_solver(name)
-    if problem.dispatch != "even" and name != "incremental":
+    if problem.dispatch != "even" and name not in PLANNERS:
         raise ValueError(
             f"dispatch={problem.dispatch!r} is beyond solver {name!r}; use solver 'incremental' or "
             "'auto', or dispatch 'even'"
