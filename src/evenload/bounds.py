@@ -12,8 +12,9 @@ proofs stand in `core.bound`:
   the arguments above, on the GPUs of that node, and the best way to deal the groups out is searched
   over all there are. Where these are too many (`core.deals`), `_relaxed_times`.
 
-They hold for every placement that fills all living slots and shares an expert's tokens evenly among
-its replicas, duplicates included.
+They hold for every placement that fills all living slots, duplicates included. *Partners* is for
+tokens that are shared evenly among an expert's replicas; all others hold however they are shared,
+and so for every dispatch. Where there are no more slots than experts all is one.
 """
 
 from __future__ import annotations
@@ -57,6 +58,16 @@ def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
     looks for partners: milliseconds for a layer with two or three slots a GPU, against some 50
     microseconds for all other arguments.
     """
+    replicated = problem.cluster.num_living_slots > problem.num_experts
+    limits = [
+        _bound(problem, thorough and (dispatch == "even" or not replicated))
+        for dispatch, _ in problem.dispatches
+    ]
+    return problem.mixed(limits)
+
+
+def _bound(problem: Problem, thorough: bool) -> Float:
+    """Bound it under one dispatch: an even one, if thoroughly."""
     load = _relative_load(problem.load)
     living = Gpus.of(problem.cluster, problem.cluster.living_gpus)
     descending = _descending(load)

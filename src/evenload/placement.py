@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 
 from evenload.arrays import Float, Int, Rewrap, check_load, read_only, to_numpy, within_range
-from evenload.checks import positive_int
+from evenload.checks import one_of, positive_int
 from evenload.cluster import Cluster, check_cluster
+from evenload.dispatch import (
+    BY_PLACE,
+    DISPATCHES,
+    Chosen,
+    check_tokens_from,
+    dealt_out,
+    near_replicas,
+    parts_by_place,
+)
 from evenload.maps import EMPTY, NOTHING, check_map, check_split, slots_by_rank, slots_of_experts
 from evenload.threads import spread
 
@@ -115,39 +124,105 @@ class Placement:
             )
         return checked, rewrap
 
-    def evaluate(self, load: Float, split: Any = None) -> tuple[Float, Float]:
-        """Return the load of each GPU [L, G] and the balancedness [L] for a load checked before."""
+    @cached_property
+    def _near(self) -> Chosen:
+        return near_replicas(self._inverse, self.cluster)
+
+    @cached_property
+    def _dealt(self) -> Chosen:
+        return dealt_out(self._near)
+
+    def weights(self, load: Float, dispatch: str, tokens_from: Float | None = None) -> Float | None:
+        """Return what part of its expert's tokens each replica gets, [L, E, X]; None for evenly.
+
+        `load` was checked before, and so were the others, see `gpu_load`.
+        """
+        if dispatch == "live":
+            return self._best_split(load)
+        if dispatch not in BY_PLACE:
+            return None
+        chosen = self._dealt if dispatch == "static" else self._near
+        return parts_by_place(chosen, self._inverse, self.cluster, tokens_from)
+
+    def evaluate(self, load: Float, weights: Float | None = None) -> tuple[Float, Float]:
+        """Return the load of each GPU [L, G] and the balancedness [L] for a load checked before.
+
+        `weights` are as `weights` returns them.
+        """
         from evenload.core.evaluate import evaluate
 
-        weights, slots = NO_SPLIT
-        if split is not None:
-            weights, slots = check_split(split, self._inverse), self._inverse
+        given, slots = NO_SPLIT if weights is None else (weights, self._inverse)
         cluster = self.cluster
         result = np.empty((len(load), cluster.num_gpus)), np.empty(len(load))
         gpus = cluster.first_slot, cluster.capacity
-        evaluate(load, self.rows, self.counts, weights, slots, *gpus, *result)
+        evaluate(load, self.rows, self.counts, given, slots, *gpus, *result)
         return result
 
-    def gpu_load(self, load: Any, split: Any = None) -> Any:
+    def _evaluated(
+        self, load: Float, split: Any, dispatch: str | None, tokens_from: Any
+    ) -> tuple[Float, Float]:
+        """Check how tokens are shared, see `gpu_load`, and evaluate."""
+        if split is None:
+            word = one_of("dispatch", "even" if dispatch is None else dispatch, DISPATCHES)
+            tokens = check_tokens_from(tokens_from, word, self.cluster)
+            return self.evaluate(load, self.weights(load, word, tokens))
+        for name, value in (("dispatch", dispatch), ("tokens_from", tokens_from)):
+            if value is not None:
+                raise ValueError(
+                    f"{name}={value!r} and a split were given, and the split says already what "
+                    f"each replica gets; leave one of them out"
+                )
+        return self.evaluate(load, check_split(split, self._inverse))
+
+    def gpu_load(
+        self,
+        load: Any,
+        split: Any = None,
+        *,
+        dispatch: str | None = None,
+        tokens_from: Any = None,
+    ) -> Any:
         """Return the load of each GPU in the unit of `load`: float64 [L, G].
 
-        Both are arrays or tensors; one that is not of this placement is a `ValueError`. `load`,
-        [L, E] or [E] for one layer, is the tokens routed to each expert. `split` [L, E, X] is the
-        part of its expert's tokens that each replica gets, in the order of `logical_to_physical`;
-        None shares them evenly, see `split`. Each expert's weights add up to 1 within 1e-6, and are
-        divided by their sum.
+        Parameters
+        ----------
+        load : array_like or torch.Tensor, [L, E], or [E] for one layer
+            Tokens routed to each expert.
+        split : array_like or torch.Tensor, [L, E, X], optional
+            Part of its expert's tokens that each replica gets, in the order of
+            `logical_to_physical`. Each expert's weights add up to 1 within 1e-6, and are divided by
+            their sum. Instead of a dispatch.
+        dispatch : {"even", "live", "nearest", "static"}, optional
+            How a replica is picked for a token, see `evenload.dispatch`. ``"live"`` is `split` of
+            this load. Default: ``"even"``.
+        tokens_from : array_like or torch.Tensor, [G], optional
+            For ``"nearest"`` and ``"static"``: how many tokens start on each GPU, or anything
+            proportional; 0 on those that are not alive. Default: equally many on each.
+
+        Raises
+        ------
+        ValueError
+            For a load or split that is not of this placement, both a split and a dispatch, an
+            unknown dispatch, or tokens that are not one for each GPU.
         """
         checked, rewrap = self.check_load(load)
-        return rewrap(self.evaluate(checked, split)[0])
+        return rewrap(self._evaluated(checked, split, dispatch, tokens_from)[0])
 
-    def balancedness(self, load: Any, split: Any = None) -> Any:
+    def balancedness(
+        self,
+        load: Any,
+        split: Any = None,
+        *,
+        dispatch: str | None = None,
+        tokens_from: Any = None,
+    ) -> Any:
         """Return mean / max GPU load of each layer, float64 [L] in (0, 1]; 1 where all is zero.
 
         On GPUs of different speed: the time that the layer would take if its load could be divided
         at will, over the time until the last GPU is done. Parameters and errors as `gpu_load`.
         """
         checked, rewrap = self.check_load(load)
-        return rewrap(self.evaluate(within_range(checked), split)[1])
+        return rewrap(self._evaluated(within_range(checked), split, dispatch, tokens_from)[1])
 
     def split(self, load: Any) -> Any:
         """Divide each expert's tokens among its replicas so that the last GPU is done soonest.
@@ -178,18 +253,21 @@ class Placement:
         >>> place.balancedness([[4, 2, 6]], split)
         array([1.])
         """
+        checked, rewrap = self.check_load(load)
+        return rewrap(self._best_split(checked))
+
+    def _best_split(self, load: Float) -> Float:
         from evenload.core.split import split
 
-        checked, rewrap = self.check_load(load)
         slots, cluster = self._inverse, self.cluster
         weights = np.empty(slots.shape)
 
         def run(first: int, end: int) -> None:
             rows = slice(first, end)
-            split(checked[rows], slots[rows], cluster.gpu_of_slot, cluster.capacity, weights[rows])
+            split(load[rows], slots[rows], cluster.gpu_of_slot, cluster.capacity, weights[rows])
 
-        spread(len(checked), self.rows.size, run)
-        return rewrap(weights)
+        spread(len(load), self.rows.size, run)
+        return weights
 
     @property
     def duplicates(self) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,10 +11,13 @@ import numpy as np
 
 from evenload.arrays import Float
 from evenload.bounds import balancedness_bound
+from evenload.dispatch import DISPATCHES
 from evenload.placement import Placement, check_same
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
 from evenload.traffic import away_share
+
+MUCH_LESS = 0.03  # balancedness lost under even sharing of which a plan warns its reader
 
 
 def straggler_time(gpu_load: Float, capacity: Float) -> float:
@@ -30,9 +34,54 @@ def straggler_time(gpu_load: Float, capacity: Float) -> float:
     return max(1.0, float((heaviest / scale).sum() / least.sum()))
 
 
+def evaluated(problem: Problem, placement: Placement, load: Float) -> tuple[Float, Float, float]:
+    """Return GPU load [L, G], balancedness [L] and straggler time under a problem's dispatch.
+
+    The load [L, E] was checked before. Where the dispatch is of two kinds, what takes turns is
+    times and loads, so these are averaged.
+    """
+    loads, reached, waiting = np.zeros((len(load), placement.cluster.num_gpus)), [], 0.0
+    for dispatch, share in problem.dispatches:
+        weights = placement.weights(load, dispatch, problem.tokens_from)
+        gpu_load, balancedness = placement.evaluate(load, weights)
+        loads += share * gpu_load
+        reached.append(balancedness)
+        waiting += share * straggler_time(gpu_load, placement.cluster.capacity)
+    return loads, problem.mixed(reached), waiting
+
+
+def under_each(
+    placement: Placement, load: Float, tokens_from: Float | None, dispatches: Iterable[str]
+) -> dict[str, float]:
+    """Return the mean balancedness of a load, checked before, under some dispatches, by name."""
+    reached = {}
+    for dispatch in dispatches:
+        weights = placement.weights(load, dispatch, tokens_from)
+        reached[dispatch] = float(placement.evaluate(load, weights)[1].mean())
+    return reached
+
+
+def _told_of_even(problem: Problem, placement: Placement, reached: Float) -> tuple[str, ...]:
+    """Warn of what is lost where an engine does not share tokens as it was planned for."""
+    if problem.dispatch != "live":
+        return ()
+    planned, even = float(reached.mean()), float(placement.evaluate(problem.load)[1].mean())
+    if even >= planned - MUCH_LESS:
+        return ()
+    return (
+        f"ONLY FOR A LIVE SPLIT: mean balancedness {planned:.4f} as planned, but {even:.4f} where "
+        "an expert's tokens are shared evenly among its replicas, as engines do by default; use "
+        "dispatch 'even' for those",
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A placement with what it reaches on the load it was made for."""
+    """A placement with what it reaches on the load it was made for, under the problem's dispatch.
+
+    Where a live split counts for a part of the time only, times are averaged: the balancedness is
+    mean over the average time of the slowest GPU.
+    """
 
     placement: Placement  #: where every expert lives
     balancedness: Any  #: mean / max GPU load of each layer, float64 [L] in (0, 1]
@@ -55,15 +104,15 @@ class Plan:
         check_same(answer.placement, problem, "placement")
         wrap, current = problem.rewrap, problem.current
         placement = answer.placement.rewrapped(wrap)
-        gpu_load, balancedness = placement.evaluate(problem.load)
+        _, balancedness, waiting = evaluated(problem, placement, problem.load)
         return cls(
             placement=placement,
             balancedness=wrap(balancedness),
             duplicates=placement.duplicates,
-            straggler_time=straggler_time(gpu_load, problem.cluster.capacity),
+            straggler_time=waiting,
             solver=solver,
             reason=reason,
-            notes=(*notes, *answer.notes),
+            notes=(*notes, *answer.notes, *_told_of_even(problem, placement, balancedness)),
             problem=replace(problem, load=problem.load.copy()),
             proven=answer.bound,
             moves=None if current is None else wrap(placement.arrivals(current)),
@@ -80,8 +129,14 @@ class Plan:
         samples, weight = self.problem.samples, self.problem.sample_weight
         if samples is None or weight is None:
             return None
-        reached = np.stack([self.placement.balancedness(load) for load in samples])
-        return self.problem.rewrap(np.average(reached, axis=0, weights=weight))
+        reached = [evaluated(self.problem, self.placement, load)[1] for load in samples]
+        return self.problem.rewrap(np.average(np.stack(reached), axis=0, weights=weight))
+
+    @cached_property
+    def under(self) -> dict[str, float]:
+        """Mean balancedness of the same placement and load under every dispatch, by its name."""
+        tokens = self.problem.tokens_from
+        return under_each(self.placement, self.problem.load, tokens, DISPATCHES)
 
     @cached_property
     def bound(self) -> Any:
@@ -100,12 +155,6 @@ class Plan:
         return self.problem.rewrap(self.placement.split(self.problem.load))
 
     @cached_property
-    def split_balancedness(self) -> Any:
-        """Balancedness with the best uneven sharing, float64 [L]; `bound` is on even sharing."""
-        load, place = self.problem.load, self.placement
-        return self.problem.rewrap(place.balancedness(load, place.split(load)))
-
-    @cached_property
     def away_share(self) -> Any:
         """Part of the load computed away from its group's home node, float64 [L].
 
@@ -121,6 +170,13 @@ class Plan:
         """How far each layer may be from the best, ``bound - balancedness``, [L]."""
         return self.bound - self.balancedness
 
+    @property
+    def _dispatch_words(self) -> str:
+        planned = self.problem.dispatches
+        words = f"{planned[0][1]:g} live, else even" if len(planned) > 1 else planned[0][0]
+        others = [f"{name} {reached:.4f}" for name, reached in self.under.items() if name != words]
+        return f"{words}; under others: {', '.join(others)}"
+
     def summary(self) -> str:
         """Return the plan's figures in a few lines of text."""
         p = self.placement
@@ -132,7 +188,7 @@ class Plan:
             f"worst layer {float(self.balancedness.min()):.4f}",
             f"bound           mean {float(self.bound.mean()):.4f} "
             f"(gap {float(self.gap.mean()):.4f}, largest {float(self.gap.max()):.4f})",
-            f"uneven split    mean {float(self.split_balancedness.mean()):.4f}",
+            f"dispatch        {self._dispatch_words}",
             f"straggler time  {self.straggler_time:.4f} x the mean",
             f"duplicates      {int(self.duplicates.sum())}",
         ]

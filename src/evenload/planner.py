@@ -7,6 +7,7 @@ from typing import Any
 from evenload.arrays import keep_numpy
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster
+from evenload.dispatch import PLANNERS
 from evenload.forecast import is_trace, outlook
 from evenload.placement import Placement, check_model
 from evenload.plan import Plan
@@ -27,6 +28,9 @@ def solve(
     num_groups: int = 1,
     topology: str | None = None,
     cross_node_price: float = CROSS_NODE_PRICE,
+    dispatch: str = "even",
+    live_share: float = 1.0,
+    tokens_from: Any = None,
     estimator: str | None = None,
     solver: str = "auto",
     **options: Any,
@@ -55,6 +59,16 @@ def solve(
     cross_node_price : float, default 1
         For ``"prefer"``: what one token costs that is computed away from its group's home node, in
         tokens computed by a GPU.
+    dispatch : {"even", "live", "nearest", "static"}, default "even"
+        How the engine picks a replica for a token, see `evenload.dispatch`: what the plan is made
+        for and measured by. A plan for ``"live"`` is poor where tokens are shared evenly, see
+        `Plan.under`.
+    live_share : float, default 1
+        For ``"live"``: part of the time, above 0, in which the engine has the live split; in the
+        rest it shares evenly.
+    tokens_from : array_like or torch.Tensor, [G], optional
+        For ``"nearest"`` and ``"static"``: how many tokens start on each GPU, or anything
+        proportional; 0 on those that are not alive. Default: equally many on each.
     estimator : {"adaptive", "last", "mean", "ewma"}, optional
         For a trace: what predicts the window after it, see `evenload.forecast.forecast`. Default:
         ``"adaptive"``.
@@ -73,7 +87,9 @@ def solve(
     ValueError
         For an illegal load, anything unknown, and what cannot be combined: fewer slots than
         experts, groups that do not divide the experts, a topology that cannot be met, a price
-        without ``"prefer"``, an estimator without a trace, a current placement of another model.
+        without ``"prefer"``, a dispatch other than ``"even"`` with ``"prefer"`` or with a solver
+        but ``"incremental"``, a live share or tokens for another dispatch, an estimator without a
+        trace, a current placement of another model.
 
     Examples
     --------
@@ -84,9 +100,11 @@ def solve(
     >>> later.moves
     array([1])
     """
+    model = cluster, num_groups, topology, cross_node_price
+    how = {"dispatch": dispatch, "live_share": live_share, "tokens_from": tokens_from}
     if is_trace(load):
         expected, may_be, rewrap = outlook(load, "adaptive" if estimator is None else estimator)
-        problem = Problem.build(expected, cluster, num_groups, topology, cross_node_price)
+        problem = Problem.build(expected, *model, **how)
         problem = replace(problem, rewrap=rewrap, samples=may_be.load, sample_weight=may_be.weight)
     elif estimator is not None:
         raise ValueError(
@@ -94,7 +112,7 @@ def solve(
             "trace [T, L, E], or leave estimator out"
         )
     else:
-        problem = Problem.build(load, cluster, num_groups, topology, cross_node_price)
+        problem = Problem.build(load, *model, **how)
     if current is not None:
         check_model(current, problem, "current")
         problem = replace(problem, current=current.rewrapped(keep_numpy))
@@ -111,6 +129,11 @@ def solve_problem(
         name, reason, defaults = choose(problem)
         options = options if "effort" in options else {**defaults, **options}
     run = get_solver(name)
+    if problem.dispatch != "even" and name not in PLANNERS:
+        raise ValueError(
+            f"dispatch={problem.dispatch!r} is beyond solver {name!r}; use solver 'incremental' or "
+            "'auto', or dispatch 'even'"
+        )
     legal = list(inspect.signature(run).parameters.values())[1:] if options else []
     if not any(p.kind is p.VAR_KEYWORD for p in legal):
         names = [p.name for p in legal]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from evenload.arrays import Float, Int, Rewrap, check_load, keep_numpy, within_range
 from evenload.checks import not_negative, one_of
 from evenload.cluster import Cluster, check_cluster, check_groups
+from evenload.dispatch import check_dispatch
 from evenload.placement import Placement
 
 TOPOLOGIES = ("strict", "prefer", "ignore")
@@ -29,6 +32,9 @@ class Problem:
     dispatch: str = "even"
     live_share: float = 1.0
     sample_weight: Float | None = None  #: [M], how likely each sample is
+    dispatch: str = "even"  #: how a replica is picked for a token, see `evenload.dispatch`
+    live_share: float = 1.0  #: part of the time with the live split, even sharing in the rest
+    tokens_from: Float | None = None  #: [G], how many tokens start on each GPU; None is equal
 
     @classmethod
     def build(
@@ -39,6 +45,9 @@ class Problem:
         topology: str | None = None,
         cross_node_price: float = CROSS_NODE_PRICE,
         *,
+        dispatch: str = "even",
+        live_share: float = 1.0,
+        tokens_from: Any = None,
         load_name: str = "load",
         slots_name: str = "num_slots",
         slots_step: int = 1,
@@ -66,7 +75,23 @@ class Problem:
                 f"cross_node_price={price} is for topology 'prefer', and the topology is "
                 f"{topology!r}; use topology 'prefer', or a price of {CROSS_NODE_PRICE}"
             )
-        return cls(within_range(checked), cluster, groups, topology, price, rewrap)
+        word, share, tokens = check_dispatch(dispatch, live_share, tokens_from, cluster)
+        if topology == "prefer" and word != "even":
+            raise ValueError(
+                f"topology='prefer' is beyond dispatch={word!r}; use topology 'strict' or "
+                "'ignore', or dispatch 'even'"
+            )
+        return cls(
+            within_range(checked),
+            cluster,
+            groups,
+            topology,
+            price,
+            rewrap,
+            dispatch=word,
+            live_share=share,
+            tokens_from=tokens,
+        )
 
     def layers(self, layers: Int) -> Problem:
         """Return the same problem for some of its layers only, without what runs now."""
@@ -77,6 +102,26 @@ class Problem:
     def alone(self) -> Problem:
         """The same problem for its load alone, planned from scratch."""
         return replace(self, current=None, samples=None, sample_weight=None)
+
+    @property
+    def dispatches(self) -> tuple[tuple[str, float], ...]:
+        """Each dispatch that counts, with its part of the time; these add up to 1."""
+        if self.live_share == 1.0:
+            return ((self.dispatch, 1.0),)
+        return (("live", self.live_share), ("even", 1.0 - self.live_share))
+
+    @property
+    def sharing(self) -> dict[str, Any]:
+        """What `build` is told of how tokens are shared, by its names."""
+        names = ("dispatch", "live_share", "tokens_from")
+        return {name: getattr(self, name) for name in names}
+
+    def mixed(self, balancedness: list[Float]) -> Float:
+        """Return the balancedness [L] over all the time, from that under each of `dispatches`."""
+        if len(balancedness) == 1:
+            return balancedness[0]
+        parts = zip(self.dispatches, balancedness, strict=True)
+        return np.asarray(1.0 / sum(share / reached for (_, share), reached in parts))
 
     @property
     def num_layers(self) -> int:

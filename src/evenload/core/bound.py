@@ -36,11 +36,11 @@ def _share_time(load: Any, num_slots: Any, reach: Any) -> Any:
 
     *Proof.* All GPUs together carry the total. And the replicas of an expert with load w and c
     replicas are on m <= min(c, G) GPUs, which carry at most ``reach[m]`` in a unit of time, so one
-    of them needs ``w / reach[min(c, G)]``. For one speed that is the largest share, w / min(c, G)
-    each. It does not rise with c, so handing every spare slot to the expert with the largest time
-    makes the largest time as small as the slots allow: with any other counts, the expert that is
-    largest here has at most as many replicas as here, or some expert has fewer than here, whose
-    time was then the largest before its last slot, and is at least as large.
+    of them needs ``w / reach[min(c, G)]``, however its tokens are shared. For one speed that is the
+    largest share, w / min(c, G) each. It does not rise with c, so handing every spare slot to the
+    expert with the largest time makes the largest time as small as the slots allow: with any other
+    counts, the expert that is largest here has at most as many replicas as here, or some expert has
+    fewer than here, whose time was then the largest before its last slot, and is at least as large.
     """
     E, G = load.size, reach.size - 1
     total, largest = 0.0, 0
@@ -65,16 +65,14 @@ def _share_time(load: Any, num_slots: Any, reach: Any) -> Any:
 def _hot_set_time(load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any) -> Any:
     """Bound the straggler's time from below by the j heaviest experts and what is beside them.
 
-    *Proof.* With R = S - E spare slots, the j heaviest experts H have c_H <= R + j replicas, on
+    *Proof.* With R = S - E spare slots, the j heaviest experts H have R + j replicas at most, on
     some m <= min(G, R + j) GPUs. These have at least ``fewest[m]`` slots (and at most ``most[m]``,
-    which must be j or more); c_H of them hold H, and ``fewest[m] - c_H`` or more hold others. Let
-    another expert have d of its c replicas there, and so the part d / c of its load. As
-    d / c - d + (c - 1) = (c - d)(c - 1) / c >= 0, that is at least d - (c - 1). The spare replicas
-    c - 1 of the others sum to R - (c_H - j), so their parts, each between 0 and 1, sum to at least
-    ``fewest[m] - c_H - R + (c_H - j)`` = ``fewest[m] - R - j`` = n: they weigh at least the n
-    lightest experts. (n <= E - j, so none of those is in H.) The m GPUs carry at least the load of
-    H and that of the n lightest, in a time of at least that over ``reach[m]``. The smallest such
-    time over m is a bound for every j.
+    which must be j or more), so all other GPUs have ``S - fewest[m]`` at most, and hold no more
+    experts than that. Of the E - j others, at least E - j - (S - ``fewest[m]``) =
+    ``fewest[m] - R - j`` = n have no replica there, so that the m GPUs carry all their load,
+    however tokens are shared: that of the n lightest experts or more. (As n <= E - j, none of those
+    has to be in H.) The m GPUs carry at least the load of H and that of the n lightest, in a time
+    of at least that over ``reach[m]``. The smallest such time over m is a bound for every j.
     """
     E, G = load.size, reach.size - 1
     spare = num_slots - E

@@ -17,8 +17,9 @@ counts decide so much that a user would rather wait some 30 ms."""
 def choose(problem: Problem) -> tuple[str, str, dict[str, Any]]:
     """Name the solver that ``solver="auto"`` runs, with the reason.
 
-    Where experts are placed already, or a trace tells how loads vary, it is the incremental one;
-    else the joint search, which leaves a layer at swaps where these come close to the bound.
+    Where experts are placed already, a trace tells how loads vary, or tokens are not shared evenly,
+    it is the incremental one; else the joint search, which leaves a layer at swaps where these come
+    close to the bound.
 
     Returns
     -------
@@ -28,10 +29,13 @@ def choose(problem: Problem) -> tuple[str, str, dict[str, Any]]:
     """
     cluster = problem.cluster
     if problem.topology != "prefer":
-        if problem.current is not None:
-            return "incremental", "experts are placed already: it moves those worth it", {}
-        if problem.samples is not None:
-            return "incremental", "it plans for all that the trace says the load may be", {}
+        for asked, why in (
+            (problem.current is not None, "experts are placed already: it moves those worth it"),
+            (problem.samples is not None, "it plans for all that the trace says the load may be"),
+            (problem.dispatch != "even", f"it plans for the dispatch {problem.dispatch!r}"),
+        ):
+            if asked:
+                return "incremental", why, {}
     if not cluster.gpus_are_equal:
         return "joint", "the GPUs differ in slots or speed", {}
     if problem.topology == "prefer":

@@ -1,0 +1,146 @@
+"""How an engine picks a replica for each token: what part of its expert's tokens each one gets.
+
+- ``"even"``: every replica of an expert gets as many (vLLM; SGLang without an all-to-all backend);
+- ``"live"``: what lets the last GPU be done soonest, found for every batch (SGLang's ``lp``,
+  DeepSeek's LPLB), see `evenload.core.split`;
+- ``"nearest"``, ``"static"``: every rank has its own way, by where the replicas are. A rank takes
+  the first replica on its own GPU; else the first on its node, unless the node has all of them;
+  else ``"nearest"`` shares evenly among all, and ``"static"`` deals whole ranks out to them.
+
+Source of the last two: SGLang 0.5.23, ``srt/eplb/expert_location.py``. ``"nearest"`` is what its
+dispatch ``dynamic`` makes of a map given at the start (``--init-expert-location``) with an
+all-to-all backend; ``"static"`` is its dispatch of that name after a rebalance.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from evenload.arrays import Float, Int, check_weights, refuse, to_numpy
+from evenload.checks import one_of, part
+from evenload.cluster import Cluster
+
+DISPATCHES = ("even", "live", "nearest", "static")
+BY_PLACE = ("nearest", "static")
+PLANNERS = ("auto", "incremental")  # solvers that plan for all; others do for "even" alone
+SEED = 42  # SGLang's
+
+
+def check_dispatch(
+    dispatch: Any, live_share: Any, tokens_from: Any, cluster: Cluster
+) -> tuple[str, float, Float | None]:
+    """Return the three as plain values, or raise `ValueError` for what does not go together."""
+    word = one_of("dispatch", dispatch, DISPATCHES)
+    share = part("live_share", live_share, above_zero=False)
+    if share == 0.0 and word == "live":
+        raise ValueError(
+            "live_share=0.0 with dispatch 'live' is never live; use more than 0, or dispatch 'even'"
+        )
+    if share != 1.0 and word != "live":
+        raise ValueError(
+            f"live_share={share} is for dispatch 'live', and the dispatch is {word!r}; use "
+            "dispatch 'live', or a live_share of 1.0"
+        )
+    return word, share, check_tokens_from(tokens_from, word, cluster)
+
+
+def check_tokens_from(tokens_from: Any, dispatch: str, cluster: Cluster) -> Float | None:
+    """Copy how many tokens start on each GPU, float64 [G], or raise `ValueError`; None is equal."""
+    if tokens_from is None:
+        return None
+    if dispatch not in BY_PLACE:
+        raise ValueError(
+            f"tokens_from is for dispatch 'nearest' or 'static', and the dispatch is {dispatch!r}; "
+            "use one of these, or leave tokens_from out"
+        )
+    array = to_numpy("tokens_from", tokens_from)[0]
+    if array.shape != (cluster.num_gpus,):
+        raise ValueError(
+            f"tokens_from has shape {array.shape}, and there are {cluster.num_gpus} GPUs; use a "
+            "number for each"
+        )
+    tokens = check_weights("tokens_from", array).copy()
+    dead = (tokens > 0.0) & ~np.array(cluster.alive)
+    refuse("tokens_from", tokens, dead, "is of a GPU that is not alive; use 0")
+    if not tokens.any():
+        raise ValueError("tokens_from is 0 for every GPU; use more than 0 for one or more")
+    return tokens
+
+
+class Chosen(NamedTuple):
+    """The replica that each rank takes, for the P experts that have several."""
+
+    layer: Int  #: [P]
+    expert: Int  #: [P]
+    replicas: Int  #: of each, [P]
+    choice: Int  #: in the order of ``logical_to_physical``; -1 where it may be any: [P, G]
+
+
+def near_replicas(slots: Int, cluster: Cluster) -> Chosen:
+    """Choose the near replica of each rank, -1 where none is: dispatch ``"nearest"``.
+
+    `slots` are those of each expert, [L, E, X], padded with -1 at the end.
+    """
+    gpus = np.arange(cluster.num_gpus)
+    found = []
+    for layer, of_expert in enumerate(slots):  # one by one: [P, X, G] for all would be large
+        count = (of_expert >= 0).sum(axis=1)
+        expert = np.flatnonzero(count > 1)
+        held, count = of_expert[expert], count[expert]
+        gpu = np.where(held >= 0, cluster.gpu_of_slot[held], -1)
+        node = np.where(held >= 0, cluster.node_of_gpu[gpu], -1)
+        own = gpu[:, :, None] == gpus
+        beside = node[:, :, None] == cluster.node_of_gpu
+        few = beside.sum(axis=1)
+        narrows = (few > 0) & (few < count[:, None])
+        choice = np.where(narrows, beside.argmax(axis=1), -1)
+        choice = np.where(own.any(axis=1), own.argmax(axis=1), choice)
+        found.append((np.full(expert.size, layer), expert, count, choice))
+    return Chosen(*(np.concatenate(part) for part in zip(*found, strict=True)))
+
+
+def dealt_out(near: Chosen) -> Chosen:
+    """Deal the ranks without a near replica out to all: dispatch ``"static"``.
+
+    By SGLang's own random numbers: these go on from layer to layer and from expert to expert, so
+    the placement has to hold every layer that SGLang's map does, dense ones included, for its very
+    choices. Dead ranks are dealt out like all others, as it does.
+    """
+    draw = random.Random(SEED)
+    choice = near.choice.copy()
+    for row, count in zip(choice, near.replicas.tolist(), strict=True):
+        far = np.flatnonzero(row < 0)
+        if far.size:
+            rounds, rest = divmod(far.size, count)
+            dealt = list(range(count)) * rounds + draw.sample(range(count), k=rest)
+            draw.shuffle(dealt)
+            row[far] = dealt
+    return near._replace(choice=choice)
+
+
+def parts_by_place(
+    chosen: Chosen, slots: Int, cluster: Cluster, tokens_from: Float | None
+) -> Float:
+    """Return the part of its expert's tokens that each replica gets, float64 [L, E, X].
+
+    Every rank has the same mix of experts. `tokens_from` [G] is as checked above.
+    """
+    weights = np.zeros(slots.shape)
+    weights[:, :, 0] = 1.0
+    P, X = chosen.layer.size, slots.shape[2]
+    if P == 0:
+        return weights
+    tokens = np.array(cluster.alive, np.float64) if tokens_from is None else tokens_from
+    tokens = tokens / tokens.max()
+    tokens = tokens / tokens.sum()
+    row, rank = np.nonzero(chosen.choice >= 0)
+    at = row * X + chosen.choice[row, rank]
+    near = np.bincount(at, tokens[rank], P * X).reshape(P, X)  # sums one by one, in order
+    row, rank = np.nonzero(chosen.choice < 0)
+    shared = np.bincount(row, tokens[rank], P) / chosen.replicas
+    anywhere = np.where(np.arange(X) < chosen.replicas[:, None], shared[:, None], 0.0)
+    weights[chosen.layer, chosen.expert] = near + anywhere
+    return weights
