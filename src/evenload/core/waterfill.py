@@ -95,7 +95,11 @@ def water_fill(
     E, K = counts.shape[1], resident.shape[2]
     X = out.shape[1] // E
     load, wet, seen = np.empty(G, np.int64), np.empty(G, np.int64), np.empty(E, np.int64)
-    quota, member, size = np.empty((C, G), np.int64), np.empty((C, G), np.int64), np.empty(C, np.int64)
+    quota, member, size = (
+        np.empty((C, G), np.int64),
+        np.empty((C, G), np.int64),
+        np.empty(C, np.int64),
+    )
     for layer in range(L):
         for gpu in range(G):
             load[gpu] = 0

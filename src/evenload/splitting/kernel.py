@@ -9,6 +9,14 @@ import triton.language as tl
 
 
 @triton.jit
+def _experts(counts, owner, g, E: tl.constexpr, G: tl.constexpr):
+    """Return the tokens of the expert that fills each GPU in a step, and which GPUs it shares."""
+    expert = tl.load(owner + g, mask=g < G, other=E)
+    count = tl.load(counts + expert, mask=expert < E, other=0).to(tl.int64)
+    return count, (expert[:, None] == expert[None, :]) & (expert[:, None] < E)
+
+
+@triton.jit(do_not_specialize=["rounds"])
 def _fill_layers(
     counts, resident, owner, place, speed, out, rounds,
     E: tl.constexpr, X: tl.constexpr, G: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
@@ -38,9 +46,7 @@ def _fill_layers(
     there = (c[:, None] < C) & (g[None, :] < G)
     quotas = tl.zeros([C2, G2], tl.int64)  # to begin with, the even split
     for i in range(C):
-        expert = tl.load(owner + i * G + g, mask=g < G, other=E)
-        count = tl.load(counts + expert, mask=expert < E, other=0).to(tl.int64)
-        same = (expert[:, None] == expert[None, :]) & (expert[:, None] < E)
+        count, same = _experts(counts, owner + i * G, g, E, G)
         width = tl.maximum(tl.sum(same.to(tl.int64), axis=1), 1)
         first = tl.sum((same & before).to(tl.int64), axis=1)
         quota = count // width + (first < count % width).to(tl.int64)
@@ -53,9 +59,7 @@ def _fill_layers(
         r += 1
         changed = 0
         for i in range(C):
-            expert = tl.load(owner + i * G + g, mask=g < G, other=E)
-            count = tl.load(counts + expert, mask=expert < E, other=0).to(tl.int64)
-            same = (expert[:, None] == expert[None, :]) & (expert[:, None] < E)
+            count, same = _experts(counts, owner + i * G, g, E, G)
             quota = tl.sum(tl.where(c[:, None] == i, quotas, 0), axis=0)
             load -= quota
             over = load[:, None] * speed_g[None, :] - load[None, :] * speed_g[:, None]
@@ -77,7 +81,11 @@ def _fill_layers(
 
 
 def water_fill(
-    counts: torch.Tensor, tables: tuple[torch.Tensor, ...], rounds: int, out: torch.Tensor
+    counts: torch.Tensor,
+    tables: tuple[torch.Tensor, ...],
+    rounds: int,
+    out: torch.Tensor,
+    num_warps: int | None = None,
 ) -> None:
     """Write how many of its expert's tokens each replica gets, [L, E, X], where it may get some.
 
@@ -90,5 +98,5 @@ def water_fill(
     G2, C2, K2 = (triton.next_power_of_2(size) for size in (G, C, K))
     _fill_layers[(L,)](
         counts, resident, owner, place, speed, out, rounds, E, X, G, C, K, G2, C2, K2,
-        num_warps=max(1, min(16, G2 * G2 // 512)),
+        num_warps=num_warps or max(1, min(16, G2 * G2 // 512)),
     )  # fmt: skip
