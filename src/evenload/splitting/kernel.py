@@ -16,6 +16,21 @@ def _experts(counts, owner, g, E: tl.constexpr, G: tl.constexpr):
     return count, (expert[:, None] == expert[None, :]) & (expert[:, None] < E)
 
 
+@triton.jit
+def _fill(count, same, base, speed, before):
+    """Return what each GPU gets of the expert that fills it, if it bears `base` of others."""
+    over = base[:, None] * speed[None, :] - base[None, :] * speed[:, None]
+    need = tl.sum(tl.where(same, tl.maximum(over, 0), 0), axis=1)
+    wet_g = need < count * speed
+    wet = same & wet_g[None, :]
+    total = count + tl.sum(tl.where(wet, base[None, :], 0), axis=1)
+    width = tl.maximum(tl.sum(tl.where(wet, speed[None, :], 0), axis=1), 1)
+    level = total * speed // width
+    left = total - tl.sum(tl.where(wet, level[None, :], 0), axis=1)
+    first = tl.sum((wet & before).to(tl.int64), axis=1)
+    return tl.where(wet_g, level - base + (first < left).to(tl.int64), 0)
+
+
 @triton.jit(do_not_specialize=["rounds"])
 def _fill_layers(
     counts, resident, owner, place, speed, out, rounds,
@@ -53,29 +68,25 @@ def _fill_layers(
         load += quota
         quotas = tl.where(c[:, None] == i, quota[None, :], quotas)
 
+    even_quotas = quotas
+    even = tl.max(load * 1024 // speed_g, axis=0)
+
     r = 0
     changed = 1
-    while (r < rounds) & (changed > 0):
-        r += 1
+    while r < rounds:
+        r = tl.where(changed > 0, r + 1, rounds)  # nothing but the last can change anything then
         changed = 0
         for i in range(C):
             count, same = _experts(counts, owner + i * G, g, E, G)
             quota = tl.sum(tl.where(c[:, None] == i, quotas, 0), axis=0)
-            load -= quota
-            over = load[:, None] * speed_g[None, :] - load[None, :] * speed_g[:, None]
-            need = tl.sum(tl.where(same, tl.maximum(over, 0), 0), axis=1)
-            wet_g = need < count * speed_g
-            wet = same & wet_g[None, :]
-            total = count + tl.sum(tl.where(wet, load[None, :], 0), axis=1)
-            width = tl.maximum(tl.sum(tl.where(wet, speed_g[None, :], 0), axis=1), 1)
-            level = total * speed_g // width
-            left = total - tl.sum(tl.where(wet, level[None, :], 0), axis=1)
-            first = tl.sum((wet & before).to(tl.int64), axis=1)
-            new = tl.where(wet_g, level - load + (first < left).to(tl.int64), 0)
+            base = tl.where(r == rounds, load, load * 3 // 2) - quota
+            new = _fill(count, same, base, speed_g, before)
             changed += tl.sum((new != quota).to(tl.int32), axis=0)
-            load += new
+            load += new - quota
             quotas = tl.where(c[:, None] == i, new[None, :], quotas)
 
+    worse = tl.max(load * 1024 // speed_g, axis=0) > even
+    quotas = tl.where(worse, even_quotas, quotas)
     target = tl.load(place + c[:, None] * G + g[None, :], mask=there, other=E * X)
     tl.store(out + target, quotas.to(out.dtype.element_ty), mask=target < E * X)
 

@@ -54,33 +54,41 @@ def water_fill(
     quota_LCG = count_LCG // width_LCG + (first_LCG < count_LCG % width_LCG)
     steps = list(zip(count_LCG.unbind(1), same_LCgh.unbind(1), quota_LCG.unbind(1), strict=True))
     load_LG = alone_LGK.sum(2) + quota_LCG.sum(1)
-    for _ in range(rounds):
+    even_LCG, even_L = quota_LCG.clone(), _latest(load_LG, speed_G)
+    for last in [False] * (rounds - 1) + [True]:
         for count_LG, same_Lgh, quota_LG in steps:
-            load_LG -= quota_LG
-            new_LG = _fill(count_LG, same_Lgh, load_LG, speed_G, before_gh)
+            base_LG = (load_LG if last else load_LG * 3 // 2) - quota_LG
+            new_LG = _fill(count_LG, same_Lgh, base_LG, speed_G, before_gh)
+            load_LG += new_LG - quota_LG
             quota_LG.copy_(new_LG)
-            load_LG += new_LG
+    worse_L = _latest(load_LG, speed_G) > even_L
+    quota_LCG = torch.where(worse_L.view(L, 1, 1), even_LCG, quota_LCG)
     flat = out.new_zeros(L, E * X + 1)  # one more, for the places that are none
     flat.scatter_(1, resident_LGK.view(L, -1) * X, alone_LGK.view(L, -1).to(out.dtype))
     flat.scatter_(1, place_LCG.view(L, -1), quota_LCG.view(L, -1).to(out.dtype))
     out.copy_(flat[:, :-1].view(L, E, X))
 
 
+def _latest(load_LG: torch.Tensor, speed_G: torch.Tensor) -> torch.Tensor:
+    """Return when the last GPU of each layer is done, [L], in 1/1024 of a token's time."""
+    return (load_LG * 1024 // speed_G).amax(1)
+
+
 def _fill(
     count_LG: torch.Tensor,
     same_Lgh: torch.Tensor,
-    load_LG: torch.Tensor,
+    base_LG: torch.Tensor,
     speed_G: torch.Tensor,
     before_gh: torch.Tensor,
 ) -> torch.Tensor:
-    """Return what each GPU gets of the expert that fills it in this step."""
-    over_Lgh = load_LG.unsqueeze(2) * speed_G - load_LG.unsqueeze(1) * speed_G.unsqueeze(1)
+    """Return what each GPU gets of the expert that fills it, if it bears `base_LG` of others."""
+    over_Lgh = base_LG.unsqueeze(2) * speed_G - base_LG.unsqueeze(1) * speed_G.unsqueeze(1)
     need_LG = (over_Lgh.clamp_(min=0) * same_Lgh).sum(2)
     wet_LG = need_LG < count_LG * speed_G
     wet_Lgh = same_Lgh & wet_LG.unsqueeze(1)
-    total_LG = count_LG + (wet_Lgh * load_LG.unsqueeze(1)).sum(2)
+    total_LG = count_LG + (wet_Lgh * base_LG.unsqueeze(1)).sum(2)
     width_LG = (wet_Lgh * speed_G).sum(2).clamp_(min=1)
     level_LG = total_LG * speed_G // width_LG
     left_LG = total_LG - (wet_Lgh * level_LG.unsqueeze(1)).sum(2)
     first_LG = (wet_Lgh & before_gh).sum(2)
-    return (level_LG - load_LG + (first_LG < left_LG)) * wet_LG
+    return (level_LG - base_LG + (first_LG < left_LG)) * wet_LG
