@@ -29,8 +29,6 @@ class Problem:
     rewrap: Rewrap = keep_numpy  #: brings results to the kind of array that the load came as
     current: Placement | None = None  #: what runs now; its cluster may have other GPUs
     samples: Float | None = None  #: [M, L, E], loads to come, each layer of each adding up to 1
-    dispatch: str = "even"
-    live_share: float = 1.0
     sample_weight: Float | None = None  #: [M], how likely each sample is
     dispatch: str = "even"  #: how a replica is picked for a token, see `evenload.dispatch`
     live_share: float = 1.0  #: part of the time with the live split, even sharing in the rest
