@@ -1,36 +1,40 @@
-"""One rank of a group that rebalances as vLLM does: ``vllm_rank.py RANK RANKS STORE HOW...``.
+"""One rank of a group that rebalances as vLLM does: ``vllm_rank.py RANK RANKS STORE ROUNDS``.
 
-HOW, one for each round, is ``well``, ``failed`` (its self-test fails), ``other`` (its self-test
-makes other plans) or ``absent`` (nobody asked for evenload there); or of a rank that serves, since
-nothing is registered anew: ``serves``, ``late`` (it comes when the others have waited too long),
-``raises`` (its plan fails), ``killed`` (its kill switch is on) or ``dies`` (between its two
-ballots). Prints ``SAID`` and the digest of the map, ``old``, or ``raised`` and the reason after
-each round.
+ROUNDS is JSON, one object a round, of which only `hows` has to be there: what each rank is like. In
+a round with `settings` the rank registers evenload anew, as a process that just started, and runs
+vLLM's profiling: it is ``well``, ``failed`` (its self-test fails), ``other`` (its self-test makes
+other plans) or ``absent`` (nobody asked for evenload there). Without, it serves on: ``well``, or
+one of `HOWS`, ``lost`` (it cannot reach the store), ``killed`` (its kill switch is on), or
+``joins`` (it starts anew, and all make a new group). Prints its log, then ``SAID`` and JSON after
+each round: the map, whether the weights are what it says, whether the thread lives on, and what the
+engine was ended by.
 """
 
 from __future__ import annotations
 
-import hashlib
+import json
+import logging
 import os
+import signal
 import sys
 import time
-from datetime import timedelta
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+import vllm_world as world
 
 from evenload.plugins.plan import plan_map
 
-ABSENT = 40.0  # seconds that a rank lives on that does not compare
-SERVES = ("serves", "late", "raises", "dies", "killed")
 SWITCH = "EVENLOAD_KILL_SWITCH"
 LATE = 14.0  # seconds, of which the others wait 10
 
 
-def register(how: str) -> None:
+def register(how: str, settings: dict[str, str]) -> None:
     """Let vLLM load its plug-ins as a process does that just started."""
     from vllm import plugins
     from vllm.distributed.eplb.eplb_state import EPLB_POLICIES
@@ -38,71 +42,132 @@ def register(how: str) -> None:
 
     from evenload.plugins import selftest
 
-    os.environ["EVENLOAD_VLLM"] = "0" if how == "absent" else "1"
     changed = {
         "failed": {"_not_a_plan": lambda *_: "is none"},
         "other": {"self_test": lambda settings: b"other"},
     }
     EPLB_POLICIES["default"] = DefaultEplbPolicy
     plugins.plugins_loaded = False
-    with patch.dict(vars(selftest), changed.get(how, {})):
+    said = {**settings, "EVENLOAD_VLLM": "0" if how == "absent" else "1"}
+    with patch.dict(os.environ, said), patch.dict(vars(selftest), changed.get(how, {})):
         plugins.load_general_plugins()
 
 
-def fail(request, settings):
+def fail(*_):
     """Plan nothing: what memory that runs out does."""
     raise MemoryError("no room")
 
 
-def die(request, settings):
-    """End this rank where it would plan."""
-    os._exit(1)
+def lose(*_):
+    """Reach no store."""
+    raise ConnectionError("the store is gone")
 
 
-def plan(how: str) -> str:
-    """Register unless the rank serves, and rebalance once in the group."""
-    from evenload.plugins import planner
+def late(request, settings):
+    """Plan when the others have waited too long."""
+    time.sleep(LATE)
+    return plan_map(request, settings)
 
-    if how not in SERVES:
-        register(how)
-    from vllm.distributed.eplb.eplb_state import EPLB_POLICIES
 
-    if how == "late":
-        time.sleep(LATE)
-    switch = Path(os.environ[SWITCH])
-    if how == "killed":
-        switch.touch()
-    planner.plan_map = {"raises": fail, "dies": die}.get(how, plan_map)
-    load = (torch.arange(2 * 16) ** 2 % 37 + 1).reshape(2, 16)
-    old = (torch.arange(24) % 16).repeat(2, 1)
-    try:
-        placed = EPLB_POLICIES["default"].rebalance_experts(load, 24, 1, 1, 4, old)
-    except RuntimeError as error:
-        return f"raised {error}"
-    finally:
+def differ(request, settings):
+    """Plan something else."""
+    outcome = plan_map(request, settings)
+    return replace(outcome, map=outcome.map[::-1].copy())
+
+
+def die(*_):
+    """End this rank where it would plan, while the others compare."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+HOWS = {"raises": fail, "late": late, "differs": differ, "dies": die}
+
+
+class Rank:
+    """This rank's engine, from round to round."""
+
+    def __init__(self) -> None:
+        self.state = None
+
+    def run(self, how: str, hows, settings=None, load=0, layers=6, stages=1, sync=False,
+            spoilt=False):  # fmt: skip
+        """Do one round."""
+        from vllm.distributed.parallel_state import get_eplb_group
+
+        from evenload.plugins import planner
+
+        if settings is not None:
+            register(how, settings)
+            self.state = None
+            self.state = world.start(layers, not sync, stages)
+        elif "joins" in hows:
+            world.regroup(self.state)
+            if how == "joins":
+                self._start_anew()
+        model = world.model_of(self.state)
+        if spoilt:
+            model.communicator = world.Spoiling(model.communicator)
+        switch = Path(os.environ[SWITCH])
+        if how == "killed":
+            switch.touch()
+        with ExitStack() as stack:
+            stack.enter_context(patch.dict(vars(planner), {"plan_map": HOWS.get(how, plan_map)}))
+            if how == "lost":
+                peers, gone = get_eplb_group()._evenload_peers, SimpleNamespace(set=lose)
+                stack.enter_context(patch.object(peers, "store", gone))
+            stage = dist.get_rank() * stages // len(hows)
+            world.serve(self.state, load_of(load + stage))
         switch.unlink(missing_ok=True)
-    if torch.equal(placed, old):
-        return "old"
-    return hashlib.sha256(placed.numpy().tobytes()).hexdigest()
+
+    def _start_anew(self) -> None:
+        from vllm.distributed.eplb.eplb_state import EPLB_POLICIES
+
+        register("well", {})
+        self.state.policy = EPLB_POLICIES["default"]
+
+    def said(self, raised: str) -> str:
+        """Tell what came of a round."""
+        if self.state is None:
+            return json.dumps({"raised": raised})
+        verified = getattr(sys.modules["vllm.distributed.eplb.eplb_state"]._move_to_workspace,
+                           "verifier", None)  # fmt: skip
+        if verified and verified._thread:
+            verified._thread.join(60)
+        worker = self.state.async_worker
+        return json.dumps({
+            "raised": raised,
+            "map": world.model_of(self.state).physical_to_logical_map.tolist(),
+            "right": world.is_right(self.state),
+            "alive": worker is None or worker.is_alive(),
+        })  # fmt: skip
+
+
+def load_of(seed: int) -> torch.Tensor:
+    """Return tokens [L, E], another load for each seed."""
+    return torch.randint(1, 30, (6, world.E), generator=torch.Generator().manual_seed(seed)) ** 3
 
 
 def main() -> None:
-    """Join the group, plan, and say what came of it."""
-    rank, ranks, store, *hows = sys.argv[1:]
-    os.environ[SWITCH] = f"{store}.stop.{rank}"
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=int(rank), world_size=int(ranks),
-        timeout=timedelta(seconds=300),
-    )  # fmt: skip
-    from vllm.distributed import parallel_state
-
-    parallel_state._EPLB = SimpleNamespace(cpu_group=dist.group.WORLD)
-    for how in hows:
-        said = plan(how)
-        sys.stdout.write(f"\nSAID {said}\n")
+    """Join the group, and say after each round what came of it."""
+    number, ranks, store, rounds = sys.argv[1:]
+    os.environ[SWITCH] = f"{store}.stop.{number}"
+    world.join(int(number), int(ranks), store)
+    log = logging.getLogger("vllm.evenload")
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    rank = Rank()
+    for told in json.loads(rounds):
+        how, raised = told["hows"][int(number)], ""
+        try:
+            rank.run(how, **told)
+        except Exception as error:  # what ends an engine
+            raised = f"{type(error).__name__}: {error}"
+            if rank.state is not None:
+                rank.state.async_worker.join(60)  # it still compares
+        sys.stdout.write(f"\nSAID {rank.said(raised)}\n")
         sys.stdout.flush()
-    if "absent" in hows:
-        time.sleep(ABSENT)  # it lives on, and does other things than compare
+        if raised and rank.state is not None:
+            break  # the others are told by a connection that is gone
     os._exit(0)  # a group whose members did not all compare does not end well
 
 

@@ -11,9 +11,11 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import and_
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +62,13 @@ class Memory:
 
     def common(self, others: Sequence[bytes], request: Request) -> Request:
         """Return the request over the windows that every rank has; one may have come later."""
-        held = [{told[n : n + PART] for n in range(0, len(told), PART)} for told in others]
-        shared = [window for digest, window in self._windows
-                  if all(digest in digests for digests in held)]  # fmt: skip
+        held = (Counter(told[n : n + PART] for n in range(0, len(told), PART)) for told in others)
+        common = reduce(and_, held)  # the same load may have come twice, and on one rank once
+        shared: list[Int] = []
+        for digest, window in reversed(self._windows):
+            if common[digest]:
+                common[digest] -= 1
+                shared.insert(0, window)
         if len(request.windows) > 1 or not request.sound.any() or not shared:
             return request
         return replace(request, windows=np.stack(shared))
