@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import FileStore, HashStore, PrefixStore, TCPStore
 
-from evenload.plugins.peers import KEPT_ROUNDS, LateError, Peers
+from evenload.plugins.peers import KEPT_ROUNDS, LateError, Peers, hand_in
 
 RANKS = 4
 
@@ -91,3 +91,13 @@ def test_a_store_does_not_grow_for_ever():
     full = shared.num_keys()
     come(group, 2 * KEPT_ROUNDS)
     assert shared.num_keys() <= full + RANKS
+
+
+def test_a_wait_names_who_is_missing_and_ends_where_somebody_else_ends_it():
+    store = HashStore()
+    start = time.monotonic()
+    assert hand_in(store, ["a", "b", "c"], 1, "said", 0.05) == [0, 2]
+    assert time.monotonic() - start < 1.0
+    store.set("end", "over")
+    assert hand_in(store, ["a", "b"], 0, "said", 0.0, "end") == []
+    assert hand_in(store, ["a", "c"], 0, "said", 0.0, "end") == [1]

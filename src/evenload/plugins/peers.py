@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -13,6 +14,39 @@ from evenload.plugins.settings import Settings
 FIRST_WAIT, LONGEST_WAIT = 0.0005, 0.02  # seconds between two looks
 KEPT_ROUNDS = 64  # in the store, for a rank that is late
 OPEN, GIVEN_UP = "", "given up"
+
+
+def hand_in(
+    store: Any, keys: Sequence[str], rank: int, mine: str | bytes, timeout: float, ended: str = ""
+) -> list[int]:
+    """Put what this rank says into a store, wait for the others, and return who is missing.
+
+    Parameters
+    ----------
+    store : torch.distributed.Store
+    keys : sequence of str
+        What each rank says is under its key, by rank.
+    rank : int
+    mine : str or bytes
+        What this rank says.
+    timeout : float
+        Seconds to wait; 0 for as long as it takes.
+    ended : str, optional
+        Somebody else may end the wait by a value under this key.
+
+    Returns
+    -------
+    list of int
+        Ranks that have said nothing yet; empty where all have.
+    """
+    store.set(keys[rank], mine)
+    deadline, wait = time.monotonic() + timeout, FIRST_WAIT
+    while not store.check(list(keys)):
+        if (ended and store.check([ended])) or (timeout and time.monotonic() > deadline):
+            return [other for other, key in enumerate(keys) if not store.check([key])]
+        time.sleep(wait)  # not in the store, which would be locked for all who ask it
+        wait = min(2 * wait, LONGEST_WAIT)
+    return []
 
 
 class LateError(RuntimeError):
@@ -50,17 +84,11 @@ class Peers:
         ballots = [f"evenload/{self._round}/{rank}" for rank in range(self.size)]
         end = f"evenload/{self._round}/end"
         self._round += 1
-        self.store.set(ballots[self.rank], mine.hex() + ".")
-        deadline, wait = time.monotonic() + self.timeout, FIRST_WAIT
-        while not self.store.check([end]):
-            if self.store.check(ballots):
-                told = "".join(self.store.get(key).decode() for key in ballots)
-                self.store.compare_set(end, OPEN, told)
-            elif self.timeout and time.monotonic() > deadline:
-                self.store.compare_set(end, OPEN, GIVEN_UP)
-            else:
-                time.sleep(wait)
-                wait = min(2 * wait, LONGEST_WAIT)
+        said = mine.hex() + "."
+        missing = hand_in(self.store, ballots, self.rank, said, self.timeout, end)
+        if not self.store.check([end]):
+            told = "".join(self.store.get(key).decode() for key in ballots if not missing)
+            self.store.compare_set(end, OPEN, GIVEN_UP if missing else told)
         told = self.store.get(end).decode()
         self._clean()
         if told == GIVEN_UP:

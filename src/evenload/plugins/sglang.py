@@ -29,7 +29,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cache, partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
@@ -158,20 +157,19 @@ def check_peers(store: Any, rank: int, size: int, timeout: float, num_nodes: int
     Raises
     ------
     RuntimeError
-        If a rank did not come within `timeout` seconds, 0 for as long as the store waits.
+        If a rank did not come within `timeout` seconds, 0 for as long as it takes.
     """
+    from evenload.plugins.peers import hand_in
+
     keys = [f"evenload/start/{number}" for number in range(size)]
-    store.set(keys[rank], "1")
-    try:
-        store.wait(keys, *[timedelta(seconds=timeout)] if timeout else [])
-    except RuntimeError as error:
-        absent = [number for number, key in enumerate(keys) if not store.check([key])]
+    absent = hand_in(store, keys, rank, "1", timeout)
+    if absent:
         nodes = sorted({number * num_nodes // size for number in absent})
         raise RuntimeError(
             f"within {timeout:g} s evenload did not start on {len(absent)} of {size} ranks (rank "
             f"{_some(absent)}), which are on --node-rank {_some(nodes)}; install evenload on every "
             "node, and start each with the same --eplb-algorithm and EVENLOAD_* settings"
-        ) from error
+        )
 
 
 def _some(numbers: list[int]) -> str:
