@@ -117,13 +117,14 @@ class Planner:
         compare: Exchange | None,
         logger: logging.Logger,
         first: bool = True,
+        model: str = "",
     ) -> Int:
         """Plan, compare with the other ranks, and tell the log; return the map, int64 [L, S].
 
         It is the old one where nothing can be planned, and where ranks do not agree. `own` returns
         the map of the engine's own policy, which a rank falls back on. `compare` is None where
         nobody compares. The `first` rank speaks for all; the others are heard only where debugging
-        is on.
+        is on. `model` is the model's name for the metrics, empty where nobody knows it.
 
         Raises
         ------
@@ -150,7 +151,7 @@ class Planner:
         seconds = time.perf_counter() - start
         self._tell(outcome, seconds, logger, first)
         if first:
-            self._record(outcome, seconds, realised)
+            self._record(outcome, seconds, realised, model)
         return outcome.map
 
     def stop(self, why: str) -> None:
@@ -254,7 +255,7 @@ class Planner:
         text += " ({1:.1f} ms)" if outcome.kept else ", {1:.1f} ms"
         logger.log(level, "evenload (%s): %s", self.name, text.format(outcome, 1e3 * seconds))
 
-    def _record(self, outcome: Outcome, seconds: float, realised: float) -> None:
+    def _record(self, outcome: Outcome, seconds: float, realised: float, model: str) -> None:
         facts = Facts(
             seconds=seconds,
             moves=outcome.moves,
@@ -266,4 +267,4 @@ class Planner:
             agreed=outcome.code != "disagreement",
             paused=bool(self.pause),
         )
-        record(self.engine, facts)
+        record(self.engine, facts, model)

@@ -1,7 +1,7 @@
 """evenload inside SGLang: ``--eplb-algorithm evenload`` and ``evenload_hierarchical``.
 
 SGLang loads `register` in each of its processes through the entry point group
-``sglang.srt.plugins``. It hooks three functions and imports nothing else, so a server that asks for
+``sglang.srt.plugins``. It hooks four functions and imports nothing else, so a server that asks for
 another algorithm runs as without it.
 
 SGLang looks a name up at the first rebalance only, and refuses none before that; with elastic
@@ -33,6 +33,7 @@ from functools import cache, partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from evenload.plugins.moved import before_update, sglang_model
 from evenload.plugins.settings import Settings, is_asked_for
 from evenload.plugins.signature import what_differs
 
@@ -73,6 +74,9 @@ def register() -> None:
     for name, (hook, kind, _) in hooks.items():
         if not differs[name]:
             HookRegistry.register(f"{EPLB}.{name}", hook, kind)
+    name = "expert_location_updater.ExpertLocationUpdater.update"
+    if not (why or what_differs(name, _found(name), before_update, 0)):
+        HookRegistry.register(f"{EPLB}.{name}", before_update, HookType.BEFORE)
 
 
 def _found(name: str) -> Any:
@@ -250,7 +254,8 @@ def rebalance_experts(
         return own(algorithm.instead)[0].cpu().long().numpy()
 
     compare, first = (None, True) if group is None else (group.exchange, group.rank == 0)
-    return as_tensors(planner().rebalance(request, by_sglang, compare, log, first), E)
+    name = sglang_model()
+    return as_tensors(planner().rebalance(request, by_sglang, compare, log, first, name), E)
 
 
 def as_tensors(placed: Any, num_experts: int) -> tuple[Any, Any, Any]:
