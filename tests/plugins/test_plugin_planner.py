@@ -113,6 +113,34 @@ def test_while_there_is_a_file_the_map_that_runs_stays(tmp_path, caplog):
     assert (rebalance(planner, request(1)) != LINEAR).any()
 
 
+def test_a_stop_is_a_warning_when_it_begins_and_ends_and_no_error(tmp_path, caplog):
+    switch = tmp_path / "stop"
+    planner = Planner("vLLM", Settings(kill_switch=str(switch)))
+    switch.touch()
+    with caplog.at_level(logging.INFO):
+        for compare in (alone, alone, late_once(planner), alone):
+            rebalance(planner, request(0), compare)
+        switch.unlink()
+        for _ in range(2):
+            rebalance(planner, request(0))
+        planner.stop("a move changed weights")
+        for _ in range(2):
+            rebalance(planner, request(0))
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    says = [("WARNING", "the kill switch is on"), ("INFO", "the kill switch is on"),
+            ("ERROR", "not every rank came"), ("INFO", "the kill switch is on"),
+            ("WARNING", "no longer stopped: balancedness"), ("INFO", "balancedness"),
+            ("WARNING", "paused: a move changed weights"), ("INFO", "paused: a move")]  # fmt: skip
+    assert [level for level, _ in told] == [level for level, _ in says]
+    assert all(text in line for (_, line), (_, text) in zip(told, says, strict=True))
+
+
+def late_once(planner):
+    """Compare as on a rank that serves, and that others do not come to."""
+    planner.serving = True
+    return late
+
+
 def test_a_switch_on_one_rank_stops_all():
     planner = Planner("vLLM", Settings())
     placed = rebalance(planner, request(0), lambda mine: [mine, b"\x01" + mine[1:]])

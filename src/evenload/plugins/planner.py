@@ -36,6 +36,7 @@ Exchange = Callable[[bytes], Sequence[bytes]]
 
 STRIKES = 2  # rebalances in a row after which the map before would have been better
 KILLED, PAUSED = 1, 2  # flags of a first ballot
+STOPS = ("killed", "paused")  # codes of outcomes that come until somebody ends them: told once
 MARGIN = 0.01  # of balancedness: by less, the next window differs from the last anyhow
 
 
@@ -102,6 +103,7 @@ class Planner:
 
     def __post_init__(self) -> None:
         self._memories: dict[tuple[int, ...], Memory] = {}
+        self._stopped = ""  # the log has told that this of `STOPS` is so
 
     @property
     def name(self) -> str:
@@ -241,11 +243,17 @@ class Planner:
         )
 
     def _tell(self, outcome: Outcome, seconds: float, logger: logging.Logger, first: bool) -> None:
-        level = logging.INFO if first else logging.DEBUG
+        stops = outcome.code if outcome.code in STOPS else ""
+        if outcome.code in ("timeout", "failure"):  # which may have come before anybody looked
+            changed = False
+        else:
+            changed, self._stopped = stops != self._stopped, stops
+        level = logging.WARNING if changed else logging.INFO
         text = "balancedness {0.before:.4f} -> {0.after:.4f}, {0.moves} moves"
         if outcome.kept:
             text = "the old map stays: {0.kept}"
-            level = logging.ERROR if first and outcome.kept != NO_LOAD else level
+            if not stops and outcome.kept != NO_LOAD:
+                level = logging.ERROR
         elif self.settings.shadow:
             text = "shadow: ours would be " + text + "; the engine's own has {0.own:.4f}"
         elif self.settings.canary:
@@ -253,6 +261,9 @@ class Planner:
         if outcome.windows > 1:
             text += ", {0.windows} windows"
         text += " ({1:.1f} ms)" if outcome.kept else ", {1:.1f} ms"
+        if changed and not stops:
+            text = "no longer stopped: " + text
+        level = level if first else logging.DEBUG
         logger.log(level, "evenload (%s): %s", self.name, text.format(outcome, 1e3 * seconds))
 
     def _record(self, outcome: Outcome, seconds: float, realised: float, model: str) -> None:
