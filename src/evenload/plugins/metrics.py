@@ -81,7 +81,6 @@ def record_bytes(engine: str, number: Callable[[], int], model: str = "") -> Non
     Call it only where the engine tells how many: a counter that was never told of is absent.
     """
 
-
     def write(metrics: dict[str, Any]) -> None:
         told = number()  # where that fails, no counter of 0 must be left
         metrics["moved_bytes"].labels(engine, model).inc(told)

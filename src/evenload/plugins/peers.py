@@ -70,6 +70,7 @@ class Peers:
     size: int
     timeout: float
     _round: int = field(default=0, init=False)
+    _lost: bool = field(default=False, init=False)  # the store, in the round before
 
     def exchange(self, mine: bytes) -> list[bytes]:
         """Hand in bytes; return those of all ranks, by rank.
@@ -81,15 +82,19 @@ class Peers:
         RuntimeError
             Where the store itself cannot be reached.
         """
+        while self._lost and self.store.check([f"evenload/{self._round}/end"]):
+            self._round += 1  # the others came to that, and gave it up without this rank
         ballots = [f"evenload/{self._round}/{rank}" for rank in range(self.size)]
         end = f"evenload/{self._round}/end"
         self._round += 1
+        self._lost = True
         said = mine.hex() + "."
         missing = hand_in(self.store, ballots, self.rank, said, self.timeout, end)
         if not self.store.check([end]):
             told = "".join(self.store.get(key).decode() for key in ballots if not missing)
             self.store.compare_set(end, OPEN, GIVEN_UP if missing else told)
         told = self.store.get(end).decode()
+        self._lost = False
         self._clean()
         if told == GIVEN_UP:
             missing = [rank for rank, key in enumerate(ballots) if not self.store.check([key])]

@@ -36,6 +36,7 @@ Exchange = Callable[[bytes], Sequence[bytes]]
 
 STRIKES = 2  # rebalances in a row after which the map before would have been better
 KILLED, PAUSED = 1, 2  # flags of a first ballot
+HELD = b"held"  # what a rank hands in that has the ballots of all
 STOPS = ("killed", "paused")  # codes of outcomes that come until somebody ends them: told once
 MARGIN = 0.01  # of balancedness: by less, the next window differs from the last anyhow
 
@@ -191,6 +192,9 @@ class Planner:
             why = differences(ranks)
             if len({theirs[:PART] for theirs in ranks}) > 1:
                 return Outcome(request.kept, kept=why, code="disagreement")
+            # A rank that cannot say so has not learnt what was decided.
+            if not all(theirs.startswith(HELD) for theirs in compare(HELD)):
+                raise LateError("a rank is at another round of the comparison")
             if why and first:
                 logger.warning("evenload: %s; this time their plans are the same", why)
         return replace(outcome, windows=len(request.windows))
