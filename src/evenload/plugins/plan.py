@@ -212,9 +212,11 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
         return Outcome(request.kept, kept=NO_LOAD, code="no-load")
     windows = np.ascontiguousarray(request.windows[:, layers], np.float64)
     E, groups = windows.shape[2], request.num_groups
-    if groups % request.num_nodes or E % groups:
-        groups = 1
     topology = None if settings.topology == "auto" else settings.topology
+    if E % groups or (groups % request.num_nodes and topology != "prefer"):
+        groups = 1
+    if groups == 1 and topology == "prefer":
+        topology = "ignore"  # which moves few experts
     running = request.running(layers)
     problem = Problem.build(windows.sum(axis=0), request.cluster, groups, topology)
     problem = replace(problem, current=running)
