@@ -93,6 +93,7 @@ def served(tmp_path_factory):
         ("well", "well", "well"),
         ("serves", "raises", "serves"),
         ("serves", "late", "serves"),
+        ("serves", "cut", "serves"),
         ("serves", "serves", "serves"),
         ("serves", "killed", "serves"),
         ("serves", "dies", "serves"),
@@ -103,7 +104,8 @@ def served(tmp_path_factory):
 
 def test_nothing_raises_once_ranks_serve_and_the_map_that_runs_stays(served):
     for number, why in ((1, "ranks plan differently"), (2, "not every rank came to compare"),
-                        (4, "the kill switch is on"), (5, "not every rank came")):  # fmt: skip
+                        (3, "not every rank came to compare"), (5, "the kill switch is on"),
+                        (6, "not every rank came")):  # fmt: skip
         maps, logs = served[number]
         assert set(maps) - {""} == {"old"}
         assert why in logs[0]
@@ -114,8 +116,8 @@ def test_a_shadow_leaves_vllm_its_own_plan(tmp_path, rounds):
     assert set(maps) == {rounds[3][0][0]}
 
 
-def test_ranks_go_on_after_one_was_late(served):
-    maps, _ = served[3]
+def test_ranks_go_on_after_one_was_late_and_one_lost_the_store(served):
+    maps, _ = served[4]
     assert len(set(maps)) == 1
     assert len(maps[0]) == 64
 

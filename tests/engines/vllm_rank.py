@@ -3,9 +3,9 @@
 HOW, one for each round, is ``well``, ``failed`` (its self-test fails), ``other`` (its self-test
 makes other plans) or ``absent`` (nobody asked for evenload there); or of a rank that serves, since
 nothing is registered anew: ``serves``, ``late`` (it comes when the others have waited too long),
-``raises`` (its plan fails), ``killed`` (its kill switch is on) or ``dies`` (between its two
-ballots). Prints ``SAID`` and the digest of the map, ``old``, or ``raised`` and the reason after
-each round.
+``raises`` (its plan fails), ``killed`` (its kill switch is on), ``cut`` (the store is gone for it
+once it has handed in its second ballot) or ``dies`` (between its two ballots). Prints ``SAID`` and
+the digest of the map, ``old``, or ``raised`` and the reason after each round.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch.distributed as dist
 from evenload.plugins.plan import plan_map
 
 ABSENT = 40.0  # seconds that a rank lives on that does not compare
-SERVES = ("serves", "late", "raises", "dies", "killed")
+SERVES = ("serves", "late", "raises", "dies", "killed", "cut")
 SWITCH = "EVENLOAD_KILL_SWITCH"
 LATE = 14.0  # seconds, of which the others wait 10
 
@@ -59,12 +59,26 @@ def die(request, settings):
     os._exit(1)
 
 
+class CutOff:
+    """A store that is gone once two ballots were handed in."""
+
+    def __init__(self, store):
+        self.store, self.left = store, 2
+
+    def __getattr__(self, name):
+        if self.left == 0:
+            raise RuntimeError("the store is gone")
+        self.left -= name == "set"
+        return getattr(self.store, name)
+
+
 def plan(how: str) -> str:
     """Register unless the rank serves, and rebalance once in the group."""
     from evenload.plugins import planner
 
     if how not in SERVES:
         register(how)
+    from vllm.distributed import parallel_state
     from vllm.distributed.eplb.eplb_state import EPLB_POLICIES
 
     if how == "late":
@@ -72,6 +86,10 @@ def plan(how: str) -> str:
     switch = Path(os.environ[SWITCH])
     if how == "killed":
         switch.touch()
+    peers = getattr(parallel_state._EPLB, "_evenload_peers", None)
+    store = getattr(peers, "store", None)
+    if how == "cut":
+        peers.store = CutOff(store)
     planner.plan_map = {"raises": fail, "dies": die}.get(how, plan_map)
     load = (torch.arange(2 * 16) ** 2 % 37 + 1).reshape(2, 16)
     old = (torch.arange(24) % 16).repeat(2, 1)
@@ -80,6 +98,8 @@ def plan(how: str) -> str:
     except RuntimeError as error:
         return f"raised {error}"
     finally:
+        if how == "cut":
+            peers.store = store
         switch.unlink(missing_ok=True)
     if torch.equal(placed, old):
         return "old"

@@ -253,7 +253,7 @@ def rebalance_experts(
     def by_sglang() -> Any:
         return own(algorithm.instead)[0].cpu().long().numpy()
 
-    compare, first = (None, True) if group is None else (group.exchange, group.rank == 0)
+    compare, first = (None, True) if group is None else (group.rounds(), group.rank == 0)
     name = sglang_model()
     return as_tensors(planner().rebalance(request, by_sglang, compare, log, first, name), E)
 

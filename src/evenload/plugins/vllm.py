@@ -145,7 +145,7 @@ def rebalance(
         return own.rebalance_experts(weight, *numbers, old).cpu().long().numpy()
 
     group = peers.of_coordinator(*EPLB_GROUP, planner.settings)
-    compare, first = (None, True) if group is None else (group.exchange, group.rank == 0)
+    compare, first = (None, True) if group is None else (group.rounds(), group.rank == 0)
     model = moved.model_of(*windows.shape[1:])
     name = model.name if model else ""
     placed = planner.rebalance(request, by_vllm, compare, logger, first, name)
