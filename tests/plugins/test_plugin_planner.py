@@ -260,15 +260,17 @@ def test_a_rank_that_loses_the_store_keeps_all_from_moving_and_all_go_on_when_it
     for planner in planners:
         planner.serving = True
 
-    def run(planner, peers):
-        return rebalance(planner, request(0), peers.rounds())
+    def run(rank):
+        """Rebalance twice: the rank that lost the store goes on while the others wait for it."""
+        first = rebalance(planners[rank], request(0), group[rank].rounds())
+        group[rank].timeout = 60.0
+        if rank == 0:
+            cut.left = 100
+        return first, rebalance(planners[rank], request(0), group[rank].rounds())
 
     with ThreadPoolExecutor(3) as pool:
-        for placed in pool.map(run, planners, group):
-            np.testing.assert_array_equal(placed, LINEAR)
-        cut.left = 100
-        for peers in group:
-            peers.timeout = 60.0
-        first, *others = pool.map(run, planners, group)
-    assert (first != LINEAR).any()
-    assert all((placed == first).all() for placed in others)
+        (kept, placed), *others = pool.map(run, range(3))
+    np.testing.assert_array_equal(kept, LINEAR)
+    assert (placed != LINEAR).any()
+    for theirs in others:
+        np.testing.assert_array_equal(theirs, (kept, placed))
