@@ -100,6 +100,9 @@ def plan(how: str) -> str:
     finally:
         if how == "cut":
             peers.store = store
+            time.sleep(
+                LATE
+            )  # the others still wait; vLLM would not come to the next map without them
         switch.unlink(missing_ok=True)
     if torch.equal(placed, old):
         return "old"
