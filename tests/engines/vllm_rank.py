@@ -100,9 +100,7 @@ def plan(how: str) -> str:
     finally:
         if how == "cut":
             peers.store = store
-            time.sleep(
-                LATE
-            )  # the others still wait; vLLM would not come to the next map without them
+            time.sleep(LATE)  # the others still wait, and vLLM would wait for them
         switch.unlink(missing_ok=True)
     if torch.equal(placed, old):
         return "old"
