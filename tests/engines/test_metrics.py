@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -39,3 +40,23 @@ def test_sglang_shows_what_a_worker_recorded():
     app = Starlette()
     add_prometheus_middleware(SimpleNamespace(routes=app.router.routes))
     assert SAID in TestClient(app).get("/metrics").text
+
+
+@pytest.mark.parametrize(("engine", "label"), [("vllm", "vLLM"), ("sglang", "SGLang")])
+def test_what_moves_is_counted_in_bytes_under_the_models_name(tmp_path, engine, label):
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    worker = Path(__file__).with_name("metrics_worker.py")
+    printed = subprocess.run(
+        [sys.executable, "-W", "ignore", str(worker), engine],
+        env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+        stdout=subprocess.PIPE, text=True, check=True, timeout=300,
+    ).stdout  # fmt: skip
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(tmp_path))
+    labels = {"engine": label, "model": {"vllm": "tiny/moe", "sglang": "tiny"}[engine]}
+    number = registry.get_sample_value("evenload_moved_bytes_total", labels)
+    assert number > 0
+    assert number == int(printed.split("SAID ")[1])
+    assert registry.get_sample_value("evenload_moves_total", labels) > 0

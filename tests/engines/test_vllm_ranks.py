@@ -45,6 +45,7 @@ def rounds_of(placement):
         "raises": serving("well", "raises"),
         "all raise": serving(*["raises"] * R, load=2),
         "lost": serving("well", "lost", load=3),
+        "cut": serving("well", "cut", load=3),
         "differs": serving("well", "well", "differs", load=4),
         "late": serving("well", "late", load=5),
         "killed": serving("well", "killed", load=6),

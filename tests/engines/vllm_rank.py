@@ -4,8 +4,8 @@ ROUNDS is JSON, one object a round, of which only `hows` has to be there: what e
 a round with `settings` the rank registers evenload anew, as a process that just started, and runs
 vLLM's profiling: it is ``well``, ``failed`` (its self-test fails), ``other`` (its self-test makes
 other plans) or ``absent`` (nobody asked for evenload there). Without, it serves on: ``well``, or
-one of `HOWS`, ``lost`` (it cannot reach the store), ``killed`` (its kill switch is on), or
-``joins`` (it starts anew, and all make a new group). Prints its log, then ``SAID`` and JSON after
+one of `HOWS`, ``lost`` (it cannot reach the store), ``cut`` (nor once it has handed in its second
+ballot), ``killed`` (its kill switch is on), or ``joins`` (it starts anew, and all make a new group). Prints its log, then ``SAID`` and JSON after
 each round: the map, whether the weights are what it says, whether the thread lives on, and what the
 engine was ended by.
 """
@@ -63,6 +63,19 @@ def lose(*_):
     raise ConnectionError("the store is gone")
 
 
+class CutOff:
+    """A store that is gone once two ballots were handed in."""
+
+    def __init__(self, store):
+        self.store, self.left = store, 2
+
+    def __getattr__(self, name):
+        if self.left == 0:
+            lose()
+        self.left -= name == "set"
+        return getattr(self.store, name)
+
+
 def late(request, settings):
     """Plan when the others have waited too long."""
     time.sleep(LATE)
@@ -112,8 +125,9 @@ class Rank:
             switch.touch()
         with ExitStack() as stack:
             stack.enter_context(patch.dict(vars(planner), {"plan_map": HOWS.get(how, plan_map)}))
-            if how == "lost":
-                peers, gone = get_eplb_group()._evenload_peers, SimpleNamespace(set=lose)
+            if how in ("lost", "cut"):
+                peers = get_eplb_group()._evenload_peers
+                gone = CutOff(peers.store) if how == "cut" else SimpleNamespace(set=lose)
                 stack.enter_context(patch.object(peers, "store", gone))
             stage = dist.get_rank() * stages // len(hows)
             world.serve(self.state, load_of(load + stage))

@@ -54,7 +54,7 @@ def stub_vllm(monkeypatch):
 
 def two_ranks(monkeypatch, other):
     """Make the policy meet one other rank, which says `other` of what this one says."""
-    pair = SimpleNamespace(exchange=lambda mine: [mine, other(mine)], rank=0)
+    pair = SimpleNamespace(rounds=lambda: lambda mine: [mine, other(mine)], rank=0)
     monkeypatch.setattr(
         peers, "of_coordinator", lambda module, name, settings: pair if settings.agree else None
     )

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import FileStore, HashStore, PrefixStore, TCPStore
 
-from evenload.plugins.peers import KEPT_ROUNDS, LateError, Peers
+from evenload.plugins.peers import KEPT, LateError, Peers, hand_in
 
 RANKS = 4
 
@@ -35,7 +35,7 @@ def come(group, rounds, late=None):
         for number in range(rounds):
             time.sleep((late or {}).get((rank, number), 0.0))
             try:
-                got.append(group[rank].exchange(bytes([rank, number % 256])))
+                got.append(group[rank].rounds()(bytes([rank, number % 256])))
             except LateError as error:
                 got.append(str(error))
         return got
@@ -54,11 +54,11 @@ def test_a_rank_that_is_late_gets_no_list_either_and_all_go_on(group):
     for peers in group:
         peers.timeout = 0.05
     with ThreadPoolExecutor(RANKS) as pool:
-        for told in [pool.submit(peers.exchange, b"early") for peers in group]:
+        for told in [pool.submit(peers.rounds(), b"early") for peers in group]:
             with pytest.raises(LateError, match=r"within 0\.05 s \(rank 3 did not\); install"):
                 told.result()
     with pytest.raises(LateError):
-        late.exchange(b"late")
+        late.rounds()(b"late")
     for peers in group:
         peers.timeout = late.timeout
     assert come([*group, late], 1) == [[[bytes([rank, 0]) for rank in range(RANKS)]]] * RANKS
@@ -87,7 +87,17 @@ def test_no_delay_makes_ranks_differ(seed):
 def test_a_store_does_not_grow_for_ever():
     shared = HashStore()
     group = [Peers(shared, rank, RANKS, 5.0) for rank in range(RANKS)]
-    come(group, KEPT_ROUNDS)
+    come(group, KEPT)
     full = shared.num_keys()
-    come(group, 2 * KEPT_ROUNDS)
+    come(group, 2 * KEPT)
     assert shared.num_keys() <= full + RANKS
+
+
+def test_a_wait_names_who_is_missing_and_ends_where_somebody_else_ends_it():
+    store = HashStore()
+    start = time.monotonic()
+    assert hand_in(store, ["a", "b", "c"], 1, "said", 0.05) == [0, 2]
+    assert time.monotonic() - start < 1.0
+    store.set("end", "over")
+    assert hand_in(store, ["a", "b"], 0, "said", 0.0, "end") == []
+    assert hand_in(store, ["a", "c"], 0, "said", 0.0, "end") == [1]

@@ -214,6 +214,40 @@ def test_groups_stay_on_a_node_unless_told_to_ignore_them(windows, old):
     assert any(set(a.tolist()) & set(b.tolist()) for a, b in ignored.reshape(4, 2, 20) // 8)
 
 
+def by_groups(request, topology):
+    """Plan, and return the map and the experts that no slot on their group's first node holds."""
+    outcome = plan_map(request, Settings(topology=topology))
+    nodes = outcome.map.reshape(4, request.num_nodes, -1)
+    size = 32 // request.num_groups
+    apart = sum(
+        not any(set(range(g * size, g * size + size)) <= set(node.tolist()) for node in layer)
+        for layer in nodes
+        for g in range(request.num_groups)
+    )
+    return outcome, apart
+
+
+@pytest.mark.parametrize("groups", [4, 8])
+def test_each_group_is_whole_on_a_node_where_that_is_preferred(groups):
+    request = Request(skewed(), None, 48, 8, 2, groups)
+    (strict, _), (prefer, apart), (ignore, apart_ignored) = (
+        by_groups(request, topology) for topology in ("strict", "prefer", "ignore")
+    )
+    assert apart == 0
+    assert apart_ignored > 0
+    assert strict.after < prefer.after <= ignore.after + 1e-9
+    wanted = solve(skewed()[0], request.cluster, num_groups=groups, topology="prefer")
+    assert (np.sort(prefer.map.reshape(4, 8, 6)) ==
+            np.sort(wanted.placement.physical_to_logical.reshape(4, 8, 6))).all()  # fmt: skip
+
+
+def test_groups_that_do_not_divide_over_the_nodes_can_be_preferred_and_none_are_ignored():
+    assert by_groups(Request(skewed(), None, 60, 12, 3, 4), "prefer")[1] == 0
+    alone = Request(skewed(), linear(4, 32, 40), 40, 8, 2, 1)
+    ignored = plan_map(alone, Settings(topology="ignore"))
+    assert (plan_map(alone, Settings(topology="prefer")).map == ignored.map).all()
+
+
 def test_options_reach_the_solver_and_limits_of_moves_wait_for_a_map():
     request = Request(skewed(), linear(4, 32, 40), 40, 8)
     assert plan_map(request, Settings(max_moves=1)).moves <= 4

@@ -1,13 +1,15 @@
 """What a rebalance hands back: ours, the engine's own, or the map that runs."""
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from torch.distributed import HashStore
 
 from evenload.plugins.agreement import PART
-from evenload.plugins.peers import LateError
+from evenload.plugins.peers import LateError, Peers
 from evenload.plugins.plan import Request, plan_map
 from evenload.plugins.planner import Planner
 from evenload.plugins.settings import Settings, read_settings
@@ -114,6 +116,34 @@ def test_while_there_is_a_file_the_map_that_runs_stays(tmp_path, caplog):
     assert (rebalance(planner, request(1)) != LINEAR).any()
 
 
+def test_a_stop_is_a_warning_when_it_begins_and_ends_and_no_error(tmp_path, caplog):
+    switch = tmp_path / "stop"
+    planner = Planner("vLLM", Settings(kill_switch=str(switch)))
+    switch.touch()
+    with caplog.at_level(logging.INFO):
+        for compare in (alone, alone, late_once(planner), alone):
+            rebalance(planner, request(0), compare)
+        switch.unlink()
+        for _ in range(2):
+            rebalance(planner, request(0))
+        planner.stop("a move changed weights")
+        for _ in range(2):
+            rebalance(planner, request(0))
+    told = [(record.levelname, record.getMessage()) for record in caplog.records]
+    says = [("WARNING", "the kill switch is on"), ("INFO", "the kill switch is on"),
+            ("ERROR", "not every rank came"), ("INFO", "the kill switch is on"),
+            ("WARNING", "no longer stopped: balancedness"), ("INFO", "balancedness"),
+            ("WARNING", "paused: a move changed weights"), ("INFO", "paused: a move")]  # fmt: skip
+    assert [level for level, _ in told] == [level for level, _ in says]
+    assert all(text in line for (_, line), (_, text) in zip(told, says, strict=True))
+
+
+def late_once(planner):
+    """Compare as on a rank that serves, and that others do not come to."""
+    planner.serving = True
+    return late
+
+
 def test_a_switch_on_one_rank_stops_all():
     planner = Planner("vLLM", Settings())
     placed = rebalance(planner, request(0), lambda mine: [mine, b"\x01" + mine[1:]])
@@ -177,7 +207,7 @@ def test_a_rank_whose_kernels_fail_comes_to_the_comparison(monkeypatch, failure)
     handed = []
     planner = Planner("vLLM", Settings(), failure=failure)
     rebalance(planner, request(0), lambda mine: handed.append(mine) or [mine])
-    assert len(handed) == 2
+    assert len(handed) == 3
 
 
 # ---- ranks that do not come --------------------------------------------------------------------
@@ -203,3 +233,45 @@ def test_once_it_serves_the_map_that_runs_stays(second, caplog):
     np.testing.assert_array_equal(rebalance(planner, request(1, runs), sometimes), runs)
     assert "the old map stays: not every rank came" in caplog.text
     assert (rebalance(planner, request(2, runs)) != runs).any()
+
+
+class CutOff:
+    """A store that one rank loses right after it has handed in its `last` ballot."""
+
+    def __init__(self, store, last):
+        self.store, self.left = store, last
+
+    def __getattr__(self, name):
+        def ask(*args):
+            if self.left == 0:
+                raise RuntimeError("the store is gone")
+            self.left -= name == "set"
+            return getattr(self.store, name)(*args)
+
+        return ask
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_a_rank_that_loses_the_store_keeps_all_from_moving_and_all_go_on_when_it_is_back(last):
+    """What it hands in the third time is its last word: nobody can tell whether it was heard."""
+    shared = HashStore()
+    cut = CutOff(shared, last)
+    group = [Peers(store, rank, 3, 1.0) for rank, store in enumerate([cut, shared, shared])]
+    planners = [Planner("vLLM", Settings()) for _ in group]
+    for planner in planners:
+        planner.serving = True
+
+    def run(rank):
+        """Rebalance twice: the rank that lost the store goes on while the others wait for it."""
+        first = rebalance(planners[rank], request(0), group[rank].rounds())
+        group[rank].timeout = 60.0
+        if rank == 0:
+            cut.left = 100
+        return first, rebalance(planners[rank], request(0), group[rank].rounds())
+
+    with ThreadPoolExecutor(3) as pool:
+        (kept, placed), *others = pool.map(run, range(3))
+    np.testing.assert_array_equal(kept, LINEAR)
+    assert (placed != LINEAR).any()
+    for theirs in others:
+        np.testing.assert_array_equal(theirs, (kept, placed))

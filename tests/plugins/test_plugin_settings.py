@@ -46,7 +46,7 @@ def test_the_environment_beats_the_file(tmp_path, suffix):
         ({"EVENLOAD_MOVE_COST": "nan"}, "EVENLOAD_MOVE_COST='nan' is not a number of at least 0"),
         ({"EVENLOAD_MAX_MOVES": "1.5"}, "EVENLOAD_MAX_MOVES='1.5' is not an integer"),
         ({"EVENLOAD_VLLM": "maybe"}, "EVENLOAD_VLLM='maybe' is not yes or no"),
-        ({"EVENLOAD_TOPOLOGY": "loose"}, "use one of: auto, strict, ignore"),
+        ({"EVENLOAD_TOPOLOGY": "loose"}, "use one of: auto, strict, prefer, ignore"),
         ({"EVENLOAD_OPTIONS": "absent.toml"}, "absent.toml cannot be read"),
         ({"EVENLOAD_OPTIONS": "options.yaml"}, "ends in neither .toml nor .json"),
     ],

@@ -75,7 +75,7 @@ class World:
 
     def __init__(self, monkeypatch, current=None, others=(), compares=True, alive=None):
         self.said = []
-        peers = SimpleNamespace(exchange=self.exchange, rank=0) if compares else None
+        peers = SimpleNamespace(rounds=lambda: self.exchange, rank=0) if compares else None
         self.others = others
         monkeypatch.setattr(sglang, "running_map", lambda *_: current)
         monkeypatch.setattr(sglang, "living_ranks", lambda _: alive)

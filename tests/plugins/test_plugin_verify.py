@@ -201,10 +201,10 @@ def test_a_call_that_raises_is_told_and_stays_here(vllm, caplog):
 
 def test_a_rank_that_hands_in_nothing_is_named(vllm, caplog):
     vllm.group, verifier = FakeGroup(), verify.install(True)
-    verifier.wait = 0.0
+    verifier.wait = 0.01
     all_at_once(vllm, fresh())
     ended(verifier)
-    assert "TimeoutError: ranks [1] handed in no checksums within 0 s" in caplog.text
+    assert "TimeoutError: ranks [1] handed in no checksums within 0.01 s" in caplog.text
 
 
 def test_a_group_without_a_store_is_told(vllm, caplog, monkeypatch):

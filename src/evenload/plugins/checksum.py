@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.maps import EMPTY
+from evenload.plugins.peers import hand_in
 
 WORD = 4  # bytes
 CHUNK = 1 << 22  # numbers of 8 bytes that are on the device at a time
@@ -59,20 +59,17 @@ def exchange(group: Any, number: int, mine: bytes, wait: float) -> list[bytes]:
         store = distributed_c10d._get_process_group_store(group)
     except KeyError:
         raise LookupError("vLLM's group of ranks has no store that PyTorch knows of") from None
-    rank, end = group.rank(), time.monotonic() + wait
-    missing = list(range(group.size()))
-    key = "evenload/verify/{}/{}".format
+    rank, key = group.rank(), "evenload/verify/{}/{}".format
     with suppress(Exception):  # some stores delete nothing
         store.delete_key(key(number - 2, rank))
-    store.set(key(number, rank), mine)
-    while missing := [other for other in missing if not store.check([key(number, other)])]:
-        if time.monotonic() > end:
-            raise TimeoutError(
-                f"ranks {missing} handed in no checksums within {wait:g} s; set EVENLOAD_VERIFY "
-                "alike on all nodes"
-            )
-        time.sleep(0.1)  # not in the store, which would be locked for all who ask it
-    return [bytes(store.get(key(number, other))) for other in range(group.size())]
+    keys = [key(number, other) for other in range(group.size())]
+    missing = hand_in(store, keys, rank, mine, wait)
+    if missing:
+        raise TimeoutError(
+            f"ranks {missing} handed in no checksums within {wait:g} s; set EVENLOAD_VERIFY "
+            "alike on all nodes"
+        )
+    return [bytes(store.get(said)) for said in keys]
 
 
 def differences(

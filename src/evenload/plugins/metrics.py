@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -46,7 +47,6 @@ class Facts:
 
     seconds: float
     moves: int = 0
-    moved_bytes: float = math.nan
     before: float = math.nan
     after: float = math.nan
     realised: float = math.nan
@@ -72,10 +72,27 @@ def record(engine: str, facts: Facts, model: str = "") -> None:
     model : str, optional
         Value of the label ``model``; empty where it is unknown.
     """
+    _write(lambda metrics: _record(metrics, (engine, model), facts))
+
+
+def record_bytes(engine: str, number: Callable[[], int], model: str = "") -> None:
+    """Count bytes of weights that move; as `record`, on one rank of a group, and never raising.
+
+    Call it only where the engine tells how many: a counter that was never told of is absent.
+    """
+
+    def write(metrics: dict[str, Any]) -> None:
+        told = number()  # where that fails, no counter of 0 must be left
+        metrics["moved_bytes"].labels(engine, model).inc(told)
+
+    _write(write)
+
+
+def _write(write: Callable[[dict[str, Any]], object]) -> None:
     try:
         metrics = _metrics()
         if metrics:
-            _record(metrics, (engine, model), facts)
+            write(metrics)
     except Exception as error:
         _warn(f"{type(error).__name__}: {error}")
 
@@ -107,11 +124,10 @@ def _record(metrics: dict[str, Any], labels: tuple[str, str], facts: Facts) -> N
     counted = {
         "rebalances": 1,
         "moves": facts.moves if taken else 0,
-        "moved_bytes": facts.moved_bytes if taken else 0,
         "disagreements": 0 if facts.agreed else 1,
     }
     for name, number in counted.items():
-        metrics[name].labels(*labels).inc(0 if math.isnan(number) else number)
+        metrics[name].labels(*labels).inc(number)
     for reason in (*REASONS, OTHER):  # all from 0 on: a rate does not see a counter's first value
         metrics["kept"].labels(*labels, reason)
     if facts.kept:
@@ -124,9 +140,9 @@ def _record(metrics: dict[str, Any], labels: tuple[str, str], facts: Facts) -> N
         "paused": facts.paused,
         "last_rebalance_timestamp_seconds": time.time(),
     }
-    for name, number in observed.items():
-        if not math.isnan(number):
-            metrics[name].labels(*labels).set(number)
+    for name, value in observed.items():
+        if not math.isnan(value):
+            metrics[name].labels(*labels).set(value)
     if not math.isnan(facts.seconds):
         metrics["plan_seconds"].labels(*labels).observe(facts.seconds)
 

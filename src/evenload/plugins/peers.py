@@ -3,16 +3,52 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
+from itertools import count
 from typing import Any
 
 from evenload.plugins.settings import Settings
 
 FIRST_WAIT, LONGEST_WAIT = 0.0005, 0.02  # seconds between two looks
-KEPT_ROUNDS = 64  # in the store, for a rank that is late
+KEPT = 64  # rebalances whose rounds are in the store, for a rank that is late
+STEPS = 3  # rounds of a rebalance at most
 OPEN, GIVEN_UP = "", "given up"
+
+
+def hand_in(
+    store: Any, keys: Sequence[str], rank: int, mine: str | bytes, timeout: float, ended: str = ""
+) -> list[int]:
+    """Put what this rank says into a store, wait for the others, and return who is missing.
+
+    Parameters
+    ----------
+    store : torch.distributed.Store
+    keys : sequence of str
+        What each rank says is under its key, by rank.
+    rank : int
+    mine : str or bytes
+        What this rank says.
+    timeout : float
+        Seconds to wait; 0 for as long as it takes.
+    ended : str, optional
+        Somebody else may end the wait by a value under this key.
+
+    Returns
+    -------
+    list of int
+        Ranks that have said nothing yet; empty where all have.
+    """
+    store.set(keys[rank], mine)
+    deadline, wait = time.monotonic() + timeout, FIRST_WAIT
+    while not store.check(list(keys)):
+        if (ended and store.check([ended])) or (timeout and time.monotonic() > deadline):
+            return [other for other, key in enumerate(keys) if not store.check([key])]
+        time.sleep(wait)  # not in the store, which would be locked for all who ask it
+        wait = min(2 * wait, LONGEST_WAIT)
+    return []
 
 
 class LateError(RuntimeError):
@@ -35,10 +71,18 @@ class Peers:
     rank: int
     size: int
     timeout: float
-    _round: int = field(default=0, init=False)
+    _rebalance: int = field(default=0, init=False)
 
-    def exchange(self, mine: bytes) -> list[bytes]:
-        """Hand in bytes; return those of all ranks, by rank.
+    def rounds(self) -> Callable[[bytes], list[bytes]]:
+        """Begin a rebalance, and return the `exchange` of its rounds, `STEPS` at most.
+
+        Each has its place, so that a rank which breaks one off meets the others at the next again.
+        """
+        self._rebalance += 1
+        return partial(self.exchange, self._rebalance, count())
+
+    def exchange(self, rebalance: int, steps: Iterator[int], mine: bytes) -> list[bytes]:
+        """Hand in bytes in the next round; return those of all ranks, by rank.
 
         Raises
         ------
@@ -47,22 +91,16 @@ class Peers:
         RuntimeError
             Where the store itself cannot be reached.
         """
-        ballots = [f"evenload/{self._round}/{rank}" for rank in range(self.size)]
-        end = f"evenload/{self._round}/end"
-        self._round += 1
-        self.store.set(ballots[self.rank], mine.hex() + ".")
-        deadline, wait = time.monotonic() + self.timeout, FIRST_WAIT
-        while not self.store.check([end]):
-            if self.store.check(ballots):
-                told = "".join(self.store.get(key).decode() for key in ballots)
-                self.store.compare_set(end, OPEN, told)
-            elif self.timeout and time.monotonic() > deadline:
-                self.store.compare_set(end, OPEN, GIVEN_UP)
-            else:
-                time.sleep(wait)
-                wait = min(2 * wait, LONGEST_WAIT)
+        step = next(steps)
+        *ballots, end = self._keys(rebalance, step)
+        said = mine.hex() + "."
+        missing = hand_in(self.store, ballots, self.rank, said, self.timeout, end)
+        if not self.store.check([end]):
+            told = "".join(self.store.get(key).decode() for key in ballots if not missing)
+            self.store.compare_set(end, OPEN, GIVEN_UP if missing else told)
         told = self.store.get(end).decode()
-        self._clean()
+        if step == 0:
+            self._clean(rebalance - KEPT)
         if told == GIVEN_UP:
             missing = [rank for rank, key in enumerate(ballots) if not self.store.check([key])]
             which = f"rank {', '.join(map(str, missing[:8]))}" if missing else "one"
@@ -72,13 +110,17 @@ class Peers:
             )
         return [bytes.fromhex(ballot) for ballot in told.split(".")[:-1]]
 
-    def _clean(self) -> None:
+    def _keys(self, rebalance: int, step: int) -> list[str]:
+        """Return the keys of all ranks' ballots, and that of what became of the round."""
+        return [f"evenload/{rebalance}/{step}/{of}" for of in (*range(self.size), "end")]
+
+    def _clean(self, rebalance: int) -> None:
         """Drop what no rank can still ask for."""
-        old = self._round - KEPT_ROUNDS
-        if old >= 0:
-            self.store.delete_key(f"evenload/{old}/{self.rank}")
+        for step in range(STEPS if rebalance > 0 else 0):
+            *ballots, end = self._keys(rebalance, step)
+            self.store.delete_key(ballots[self.rank])
             if self.rank == 0:
-                self.store.delete_key(f"evenload/{old}/end")
+                self.store.delete_key(end)
 
 
 def of_coordinator(module: str, name: str, settings: Settings) -> Peers | None:

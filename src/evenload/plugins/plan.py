@@ -115,19 +115,24 @@ class Request:
         return kept
 
     def balancedness(self, placed: Int) -> float:
-        """Return that of a map [L, S] under the load, mean over the layers with a sound one.
-
-        Not a number where no layer has one, or the map is none of these ranks.
-        """
+        """Do what `balancedness_of` does for a map [L, S] of these ranks, not a number for none."""
         layers = np.flatnonzero(self.sound)
-        if not layers.size:
-            return math.nan
-        load = self.windows[:, layers].sum(axis=0, dtype=np.float64)
         try:
-            placement = Placement(placed[layers], self.cluster, load.shape[1])
+            placement = Placement(placed[layers], self.cluster, self.windows.shape[2])
         except ValueError:
             return math.nan
-        return float(np.mean(placement.balancedness(load, dispatch=self.dispatch)))
+        return self.balancedness_of(placement, layers)
+
+    def balancedness_of(self, placement: Placement | None, layers: Int) -> float:
+        """Return that of a placement of some layers under the load, mean over the sound ones.
+
+        Not a number where none of them is, or there is no placement.
+        """
+        sound = self.sound[layers]
+        if placement is None or not sound.any():
+            return math.nan
+        load = np.where(sound[:, None], self.windows[:, layers], 0.0).sum(axis=0)
+        return float(np.mean(placement.balancedness(load, dispatch=self.dispatch)[sound]))
 
     def running(self, layers: Int) -> Placement | None:
         """Return what runs in some layers as a placement, None if nothing does.
@@ -209,9 +214,11 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
         return Outcome(request.kept, kept=NO_LOAD, code="no-load")
     windows = np.ascontiguousarray(request.windows[:, layers], np.float64)
     E, groups = windows.shape[2], request.num_groups
-    if groups % request.num_nodes or E % groups:
-        groups = 1
     topology = None if settings.topology == "auto" else settings.topology
+    if E % groups or (groups % request.num_nodes and topology != "prefer"):
+        groups = 1
+    if groups == 1 and topology == "prefer":
+        topology = "ignore"  # which moves few experts
     running = request.running(layers)
     # A solver asked for by name that cannot plan for it is worth more than none.
     dispatch = request.dispatch if settings.solver in PLANNERS else "even"
@@ -289,16 +296,9 @@ def _outcome(
         placed = in_old_slots(placed, request.old[layers], request.cluster)
     result = request.kept.copy()
     result[layers] = placed
-    measured = request.sound[layers]
-    load = np.where(measured[:, None], request.windows[:, layers], 0.0).sum(axis=0)
-
-    def balance(of: Placement | None) -> float:
-        if of is None or not measured.any():
-            return math.nan
-        return float(np.mean(of.balancedness(load, dispatch=request.dispatch)[measured]))
-
-    after = Placement(placed, request.cluster, load.shape[1])
-    return Outcome(result, balance(running), balance(after), moves)
+    after = Placement(placed, request.cluster, request.windows.shape[2])
+    before, reached = (request.balancedness_of(of, layers) for of in (running, after))
+    return Outcome(result, before, reached, moves)
 
 
 @cache

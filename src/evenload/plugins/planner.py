@@ -38,6 +38,8 @@ Exchange = Callable[[bytes], Sequence[bytes]]
 
 STRIKES = 2  # rebalances in a row after which the map before would have been better
 KILLED, PAUSED = 1, 2  # flags of a first ballot
+HELD = b"held"  # what a rank hands in that has the ballots of all
+STOPS = ("killed", "paused")  # codes of outcomes that come until somebody ends them: told once
 MARGIN = 0.01  # of balancedness: by less, the next window differs from the last anyhow
 
 
@@ -108,6 +110,7 @@ class Planner:
 
     def __post_init__(self) -> None:
         self._memories: dict[tuple[int, ...], Memory] = {}
+        self._stopped = ""  # the log has told that this of `STOPS` is so
 
     @property
     def name(self) -> str:
@@ -123,13 +126,14 @@ class Planner:
         compare: Exchange | None,
         logger: logging.Logger,
         first: bool = True,
+        model: str = "",
     ) -> Int:
         """Plan, compare with the other ranks, and tell the log; return the map, int64 [L, S].
 
         It is the old one where nothing can be planned, and where ranks do not agree. `own` returns
         the map of the engine's own policy, which a rank falls back on. `compare` is None where
         nobody compares. The `first` rank speaks for all; the others are heard only where debugging
-        is on.
+        is on. `model` is the model's name for the metrics, empty where nobody knows it.
 
         Raises
         ------
@@ -156,7 +160,7 @@ class Planner:
         seconds = time.perf_counter() - start
         self._tell(outcome, seconds, logger, first)
         if first:
-            self._record(outcome, seconds, realised)
+            self._record(outcome, seconds, realised, model)
         return outcome.map
 
     def stop(self, why: str) -> None:
@@ -194,6 +198,7 @@ class Planner:
             why = differences(ranks)
             if len({theirs[:PART] for theirs in ranks}) > 1:
                 return Outcome(request.kept, kept=why, code="disagreement")
+            compare(HELD)  # a rank that cannot say so has not learnt what was decided
             if why and first:
                 logger.warning("evenload: %s; this time their plans are the same", why)
         return replace(outcome, windows=len(request.windows))
@@ -246,11 +251,17 @@ class Planner:
         )
 
     def _tell(self, outcome: Outcome, seconds: float, logger: logging.Logger, first: bool) -> None:
-        level = logging.INFO if first else logging.DEBUG
+        stops = outcome.code if outcome.code in STOPS else ""
+        if outcome.code in ("timeout", "failure"):  # which may have come before anybody looked
+            changed = False
+        else:
+            changed, self._stopped = stops != self._stopped, stops
+        level = logging.WARNING if changed else logging.INFO
         text = "balancedness {0.before:.4f} -> {0.after:.4f}, {0.moves} moves"
         if outcome.kept:
             text = "the old map stays: {0.kept}"
-            level = logging.ERROR if first and outcome.kept != NO_LOAD else level
+            if not stops and outcome.kept != NO_LOAD:
+                level = logging.ERROR
         elif self.settings.shadow:
             text = "shadow: ours would be " + text + "; the engine's own has {0.own:.4f}"
         elif self.settings.canary:
@@ -258,9 +269,12 @@ class Planner:
         if outcome.windows > 1:
             text += ", {0.windows} windows"
         text += " ({1:.1f} ms)" if outcome.kept else ", {1:.1f} ms"
+        if changed and not stops:
+            text = "no longer stopped: " + text
+        level = level if first else logging.DEBUG
         logger.log(level, "evenload (%s): %s", self.name, text.format(outcome, 1e3 * seconds))
 
-    def _record(self, outcome: Outcome, seconds: float, realised: float) -> None:
+    def _record(self, outcome: Outcome, seconds: float, realised: float, model: str) -> None:
         facts = Facts(
             seconds=seconds,
             moves=outcome.moves,
@@ -272,4 +286,4 @@ class Planner:
             agreed=outcome.code != "disagreement",
             paused=bool(self.pause),
         )
-        record(self.engine, facts)
+        record(self.engine, facts, model)

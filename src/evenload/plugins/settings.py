@@ -146,9 +146,11 @@ class Settings:
         "engine's own policy plans the others")
     kill_switch: str = _knob(TEXT, "", "a path; while there is a file on any rank, the map that "
         "runs stays")
-    topology: str = _knob(_one_of("auto", "strict", "ignore"), "auto", "`strict` keeps the "
-        "replicas of a group on one node, `ignore` plans without groups, `auto` is strict where "
-        "the groups divide over the nodes")
+    topology: str = _knob(_one_of("auto", "strict", "prefer", "ignore"), "auto", "`strict` "
+        "keeps the replicas of a group on one node, `prefer` one of each expert and others where "
+        "they save more time than tokens cost that leave the node, `ignore` plans without groups, "
+        "`auto` is strict where the groups divide over the nodes. `prefer` plans anew, and moves "
+        "most experts, at each rebalance")
     agree: bool = _knob(FLAG, True, "vLLM's ranks compare the digests of their plans at each "
         "rebalance, and all keep the old map where two differ")
     agree_timeout: float = _knob(NUMBER, 300.0, "seconds after which a comparison that not every "

@@ -1,7 +1,7 @@
 """evenload inside SGLang: ``--eplb-algorithm evenload`` and ``evenload_hierarchical``.
 
 SGLang loads `register` in each of its processes through the entry point group
-``sglang.srt.plugins``. It hooks three functions and imports nothing else, so a server that asks for
+``sglang.srt.plugins``. It hooks four functions and imports nothing else, so a server that asks for
 another algorithm runs as without it.
 
 SGLang looks a name up at the first rebalance only, and refuses none before that; with elastic
@@ -29,11 +29,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cache, partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from evenload.plugins.moved import before_update, sglang_model
 from evenload.plugins.settings import Settings, is_asked_for
 from evenload.plugins.signature import what_differs
 
@@ -74,6 +74,9 @@ def register() -> None:
     for name, (hook, kind, _) in hooks.items():
         if not differs[name]:
             HookRegistry.register(f"{EPLB}.{name}", hook, kind)
+    name = "expert_location_updater.ExpertLocationUpdater.update"
+    if not (why or what_differs(name, _found(name), before_update, 0)):
+        HookRegistry.register(f"{EPLB}.{name}", before_update, HookType.BEFORE)
 
 
 def _found(name: str) -> Any:
@@ -158,20 +161,19 @@ def check_peers(store: Any, rank: int, size: int, timeout: float, num_nodes: int
     Raises
     ------
     RuntimeError
-        If a rank did not come within `timeout` seconds, 0 for as long as the store waits.
+        If a rank did not come within `timeout` seconds, 0 for as long as it takes.
     """
+    from evenload.plugins.peers import hand_in
+
     keys = [f"evenload/start/{number}" for number in range(size)]
-    store.set(keys[rank], "1")
-    try:
-        store.wait(keys, *[timedelta(seconds=timeout)] if timeout else [])
-    except RuntimeError as error:
-        absent = [number for number, key in enumerate(keys) if not store.check([key])]
+    absent = hand_in(store, keys, rank, "1", timeout)
+    if absent:
         nodes = sorted({number * num_nodes // size for number in absent})
         raise RuntimeError(
             f"within {timeout:g} s evenload did not start on {len(absent)} of {size} ranks (rank "
             f"{_some(absent)}), which are on --node-rank {_some(nodes)}; install evenload on every "
             "node, and start each with the same --eplb-algorithm and EVENLOAD_* settings"
-        ) from error
+        )
 
 
 def _some(numbers: list[int]) -> str:
@@ -252,8 +254,9 @@ def rebalance_experts(
     def by_sglang() -> Any:
         return own(algorithm.instead)[0].cpu().long().numpy()
 
-    compare, first = (None, True) if group is None else (group.exchange, group.rank == 0)
-    return as_tensors(planner().rebalance(request, by_sglang, compare, log, first), E)
+    compare, first = (None, True) if group is None else (group.rounds(), group.rank == 0)
+    name = sglang_model()
+    return as_tensors(planner().rebalance(request, by_sglang, compare, log, first, name), E)
 
 
 def as_tensors(placed: Any, num_experts: int) -> tuple[Any, Any, Any]:

@@ -82,6 +82,7 @@ def _install() -> None:
             logger.warning("evenload: not installed, because %s; vLLM's own policy stays; use a "
                            "release of evenload for this vLLM", differs)  # fmt: skip
             return
+    from evenload.plugins import moved
     from evenload.plugins.selftest import planner_for
 
     planner = planner_for("vLLM", logger)
@@ -96,6 +97,7 @@ def _install() -> None:
             return rebalance(planner, own, *args, **kwargs)
 
     EPLB_POLICIES[NAME] = EvenloadPolicy
+    moved.watch_vllm()
     if planner.settings.verify:
         from evenload.plugins import verify
 
@@ -125,7 +127,7 @@ def rebalance(
     import torch
 
     from evenload.arrays import to_numpy
-    from evenload.plugins import peers
+    from evenload.plugins import moved, peers
     from evenload.plugins.plan import Request
 
     windows, old = to_numpy("weight", weight)[0][None], old_global_expert_indices
@@ -143,5 +145,10 @@ def rebalance(
         return own.rebalance_experts(weight, *numbers, old).cpu().long().numpy()
 
     group = peers.of_coordinator(*EPLB_GROUP, planner.settings)
-    compare, first = (None, True) if group is None else (group.exchange, group.rank == 0)
-    return torch.from_numpy(planner.rebalance(request, by_vllm, compare, logger, first))
+    compare, first = (None, True) if group is None else (group.rounds(), group.rank == 0)
+    model = moved.model_of(*windows.shape[1:])
+    name = model.name if model else ""
+    placed = planner.rebalance(request, by_vllm, compare, logger, first, name)
+    if model and first and current is not None:
+        model.moved(planner.engine, current, placed, num_ranks, bool(request.sound.any()))
+    return torch.from_numpy(placed)

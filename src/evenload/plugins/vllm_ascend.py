@@ -56,7 +56,7 @@ def generate_policy(own: Callable[..., Any], planner: Planner, *args: Any, **kwa
     """
     mine = digest(planner.policy)
     group = peers.of_coordinator(*EPLB_GROUP, planner.settings)
-    ranks = [mine] if group is None else group.exchange(mine)
+    ranks = [mine] if group is None else group.rounds()(mine)
     alike = all(theirs == mine for theirs in ranks)
     if not (alike or planner.failure):
         logger.error("evenload: ranks differ in options or self-test; the engine's own policy "
