@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -13,10 +15,15 @@ from evenload.plugins.settings import Settings
 FIRST_WAIT, LONGEST_WAIT = 0.0005, 0.02  # seconds between two looks
 KEPT_ROUNDS = 64  # in the store, for a rank that is late
 OPEN, GIVEN_UP = "", "given up"
+NEXT = "evenload/next"  # key of the rebalance that comes next, for a rank that joins
 
 
 class LateError(RuntimeError):
     """Not every rank came to a comparison in time; none of them has its list."""
+
+
+class ApartError(RuntimeError):
+    """Ranks do not see the same ranks alive, or the others go on without this one."""
 
 
 @dataclass
@@ -28,29 +35,39 @@ class Peers:
     writes what became of the round by compare-and-set, and every rank obeys that, a late one too.
 
     `store` is a ``torch.distributed.Store``, `timeout` in seconds, 0 for as long as it takes. All
-    ranks come to the same rounds in the same order.
+    ranks come to the same rounds in the same order. Where ranks may go, `alive` are those that this
+    one sees: it waits for no others. That is its own view, so it is part of the ballot, and a round
+    counts only if all whose ballots were taken see just each other. A rank that `joins` later
+    begins with the rebalance that comes next.
     """
 
     store: Any
     rank: int
     size: int
     timeout: float
-    _round: int = field(default=0, init=False)
+    alive: tuple[int, ...] | None = None
+    joins: bool = False
+    _rebalance: int = field(default=0, init=False)
+    _step: int = field(default=0, init=False)
+    _rounds: deque[str] = field(default_factory=deque, init=False)
 
     def exchange(self, mine: bytes) -> list[bytes]:
-        """Hand in bytes; return those of all ranks, by rank.
+        """Hand in bytes; return those of all ranks, or of those alive, by rank.
 
         Raises
         ------
         LateError
             On every rank, where one of them did not come in time.
+        ApartError
+            On every rank, where views differ; or on this one, which the others do not see.
         RuntimeError
             Where the store itself cannot be reached.
         """
-        ballots = [f"evenload/{self._round}/{rank}" for rank in range(self.size)]
-        end = f"evenload/{self._round}/end"
-        self._round += 1
-        self.store.set(ballots[self.rank], mine.hex() + ".")
+        here = range(self.size) if self.alive is None else self.alive
+        view = "" if self.alive is None else " ".join(map(str, here))
+        name = self._begin()
+        end, ballots = f"{name}/end", [f"{name}/{rank}" for rank in here]
+        self.store.set(f"{name}/{self.rank}", f"{view}/{mine.hex()}.")
         deadline, wait = time.monotonic() + self.timeout, FIRST_WAIT
         while not self.store.check([end]):
             if self.store.check(ballots):
@@ -62,23 +79,52 @@ class Peers:
                 time.sleep(wait)
                 wait = min(2 * wait, LONGEST_WAIT)
         told = self.store.get(end).decode()
-        self._clean()
         if told == GIVEN_UP:
-            missing = [rank for rank, key in enumerate(ballots) if not self.store.check([key])]
+            missing = [rank for rank, key in zip(here, ballots, strict=True)
+                       if not self.store.check([key])]  # fmt: skip
             which = f"rank {', '.join(map(str, missing[:8]))}" if missing else "one"
             raise LateError(
                 f"not every rank came to compare its plan within {self.timeout:g} s ({which} did "
                 "not); install evenload on every node, with the same EVENLOAD_* settings"
             )
-        return [bytes.fromhex(ballot) for ballot in told.split(".")[:-1]]
+        views, said = zip(*(ballot.split("/") for ballot in told.split(".")[:-1]), strict=True)
+        self._check_views(views)
+        return [bytes.fromhex(text) for text in said]
 
-    def _clean(self) -> None:
-        """Drop what no rank can still ask for."""
-        old = self._round - KEPT_ROUNDS
-        if old >= 0:
-            self.store.delete_key(f"evenload/{old}/{self.rank}")
-            if self.rank == 0:
-                self.store.delete_key(f"evenload/{old}/end")
+    def finish(self) -> None:
+        """Go on to the next rebalance, from its first round on, whatever became of this one."""
+        self._rebalance, self._step = self._rebalance + 1, 0
+        with suppress(RuntimeError):  # without a store nobody can join either
+            self.store.set(NEXT, str(self._rebalance))
+
+    def _begin(self) -> str:
+        """Name the next round, and drop what no rank can still ask for."""
+        if self.joins:
+            known = self.store.check([NEXT])
+            self._rebalance, self.joins = int(self.store.get(NEXT)) if known else 0, False
+        name = f"evenload/{self._rebalance}/{self._step}"
+        self._step += 1
+        self._rounds.append(name)
+        if len(self._rounds) > KEPT_ROUNDS:
+            old = self._rounds.popleft()
+            self.store.delete_key(f"{old}/{self.rank}")
+            if self.rank == (min(self.alive) if self.alive else 0):
+                self.store.delete_key(f"{old}/end")
+        return name
+
+    def _check_views(self, views: tuple[str, ...]) -> None:
+        """Raise `ApartError` unless all that were told of see just each other, this rank too."""
+        if views[0] == "" and len(set(views)) == 1:
+            return
+        seen = views[0].split()
+        if len(set(views)) > 1 or len(seen) != len(views):
+            known = "; or ".join(f"rank {', '.join(view.split())}" for view in sorted(set(views)))
+            raise ApartError(f"ranks do not see the same ranks alive: {known}")
+        if str(self.rank) not in seen:
+            raise ApartError(
+                f"the others do not see rank {self.rank} alive, and go on without it: rank "
+                f"{', '.join(seen)}"
+            )
 
 
 def of_coordinator(module: str, name: str, settings: Settings) -> Peers | None:
@@ -108,9 +154,9 @@ def of_coordinator(module: str, name: str, settings: Settings) -> Peers | None:
 
 
 @cache
-def of_world(timeout: float) -> Peers:
+def of_world(timeout: float, joins: bool = False) -> Peers:
     """Return all ranks of the default process group."""
     from torch.distributed import distributed_c10d, group
 
     store = distributed_c10d._get_default_store()
-    return Peers(store, group.WORLD.rank(), group.WORLD.size(), timeout)
+    return Peers(store, group.WORLD.rank(), group.WORLD.size(), timeout, joins=joins)
