@@ -74,7 +74,7 @@ def differences(ranks: Sequence[bytes], alive: Sequence[bool] | None = None) -> 
     names = range(len(ranks)) if alive is None else np.flatnonzero(alive).tolist()
     for part, word in WHAT_DIFFERS:
         camps: dict[bytes, list[int]] = {}
-        for rank, said in zip(names, ranks, strict=True):
+        for rank, said in zip(names, ranks, strict=False):
             camps.setdefault(said[part], []).append(rank)
         if len(camps) > 1:
             return f"{word}: " + "; ".join(

@@ -363,7 +363,8 @@ def reach(alive: tuple[bool, ...] | None) -> Peers | None:
     if not distributed.is_available() or not distributed.is_initialized() or has_scaled():
         return None
     group = peers.of_world(planner().settings.agree_timeout, joins())
-    group.alive = None if alive is None else tuple(n for n, there in enumerate(alive) if there)
+    here = None if alive is None else enumerate(alive[: group.size])
+    group.alive = None if here is None else tuple(rank for rank, there in here if there)
     return group
 
 
