@@ -5,9 +5,9 @@ a round with `settings` the rank registers evenload anew, as a process that just
 vLLM's profiling: it is ``well``, ``failed`` (its self-test fails), ``other`` (its self-test makes
 other plans) or ``absent`` (nobody asked for evenload there). Without, it serves on: ``well``, or
 one of `HOWS`, ``lost`` (it cannot reach the store), ``cut`` (nor once it has handed in its second
-ballot), ``killed`` (its kill switch is on), or ``joins`` (it starts anew, and all make a new group). Prints its log, then ``SAID`` and JSON after
-each round: the map, whether the weights are what it says, whether the thread lives on, and what the
-engine was ended by.
+ballot), ``killed`` (its kill switch is on), or ``joins`` (it starts anew, and all make a new
+group). Prints its log, then ``SAID`` and JSON after each round: the map, whether the weights are
+what it says, whether the thread lives on, and what the engine was ended by.
 """
 
 from __future__ import annotations

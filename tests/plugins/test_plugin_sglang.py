@@ -75,12 +75,12 @@ class World:
 
     def __init__(self, monkeypatch, current=None, others=(), compares=True, alive=None):
         self.said = []
-        peers = SimpleNamespace(rounds=lambda: self.exchange, rank=0) if compares else None
+        peers = SimpleNamespace(rounds=lambda: self.exchange, rank=0, alive=None)
         self.others = others
         monkeypatch.setattr(sglang, "running_map", lambda *_: current)
         monkeypatch.setattr(sglang, "living_ranks", lambda _: alive)
         monkeypatch.setattr(sglang, "dispatch_of_engine", lambda: "even")
-        monkeypatch.setattr(sglang, "reach", lambda: peers)
+        monkeypatch.setattr(sglang, "reach", lambda _: peers if compares else None)
         monkeypatch.setattr(sglang, "planner", lambda: Planner("SGLang", Settings()))
 
     def exchange(self, mine):
@@ -203,14 +203,10 @@ def test_slots_that_do_not_divide_over_the_ranks_are_refused(monkeypatch):
         call(TOKENS[0])
 
 
-def test_a_placement_planned_ahead_is_for_vllm(monkeypatch, caplog):
-    monkeypatch.setattr(sglang, "compares", lambda: True)
+def test_a_placement_planned_ahead_is_for_vllm(monkeypatch):
     monkeypatch.setenv("EVENLOAD_PLACEMENT", "absent.json")
     found = sglang.planner.__wrapped__()
     assert "use SGLang's own --init-expert-location" in found.failure
-    monkeypatch.setattr(sglang, "compares", lambda: False)
-    with pytest.raises(RuntimeError, match="elastic ranks do not compare"):
-        sglang.planner.__wrapped__()
 
 
 def test_the_solver_is_near(monkeypatch):
@@ -265,7 +261,7 @@ WELL = {"rebalance_experts": rebalance, "compute_algorithm": compute}
 FIRST = {"compute_initial_expert_location_metadata": first_location}
 
 
-def registered(monkeypatch, algorithms, location, asks_for="evenload"):
+def registered(monkeypatch, algorithms, location, asks_for="evenload", joins=False):
     """Register beside an SGLang with these functions; the hooks by function."""
     hooks = {}
     put_module(
@@ -278,8 +274,7 @@ def registered(monkeypatch, algorithms, location, asks_for="evenload"):
     put_module(monkeypatch, "sglang.srt.eplb.eplb_algorithms", **algorithms)
     put_module(monkeypatch, "sglang.srt.eplb.expert_location", **location)
     moe = SimpleNamespace(
-        enable_eplb=True, eplb_algorithm=asks_for, elastic_ep_backend=None,
-        ep_dispatch_algorithm=None,
+        enable_eplb=True, eplb_algorithm=asks_for, is_ep_joiner=joins, ep_dispatch_algorithm=None,
     )  # fmt: skip
     put_module(
         monkeypatch, "sglang.srt.runtime_context",
@@ -345,18 +340,20 @@ def test_a_rank_without_evenload_is_named_before_serving():
     check_peers(torch.distributed.HashStore(), 0, 1, 0.0)
 
 
-def test_ranks_look_for_each_other_before_the_first_location(monkeypatch):
-    hooks = registered(monkeypatch, WELL, FIRST)
-    asked = []
-    monkeypatch.setattr(sglang, "planner", lambda: Planner("SGLang", Settings(agree_timeout=7)))
+@pytest.mark.parametrize("joins", [False, True])
+def test_ranks_look_for_each_other_before_the_first_location(monkeypatch, joins):
+    hooks = registered(monkeypatch, WELL, FIRST, joins=joins)
+    asked, plans = [], Planner("SGLang", Settings(agree_timeout=7))
+    monkeypatch.setattr(sglang, "planner", lambda: plans)
     monkeypatch.setattr(sglang, "check_peers", lambda *said: asked.append(said))
     first = hooks["compute_initial_expert_location_metadata"]
     first("config", moe_ep_rank=0)
-    assert asked == []  # no group: it is alone
+    assert (asked, plans.serving) == ([], False)  # no group: it is alone
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 3)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 32)
     c10d = torch.distributed.distributed_c10d
     monkeypatch.setattr(c10d, "_get_default_store", lambda: "store")
     first("config", moe_ep_rank=0)
-    assert asked == [("store", 3, 32, 7, 4)]
+    assert asked == ([] if joins else [("store", 3, 32, 7, 4)])
+    assert plans.serving  # from here on nothing raises, a late rank at the first rebalance neither

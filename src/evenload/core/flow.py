@@ -20,7 +20,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from evenload.core.compile import Bool, Float1, Int, Int1, Int2, step
+from evenload.core.compile import Float1, Int, Int1, Int2, step
 from evenload.core.start import FIRST, NEVER, NONE, SLOTS, UNIT_TIME
 from evenload.core.state import COUNT, EXPERT, WHOLE, State, StateType
 

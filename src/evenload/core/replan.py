@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.core.compile import Flag3, Float, Float1, Float3, Int, Int1, Int2, entry, step
-from evenload.core.grid import SEED, random_below
-from evenload.core.search import Random, RandomType, nth_gpu_with
 from evenload.core.flow import Flow, FlowType
+from evenload.core.grid import SEED, random_below
 from evenload.core.live import NO_LIMIT, judge, try_live
+from evenload.core.search import Random, RandomType, nth_gpu_with
 from evenload.core.start import NEVER, NONE, SLOTS, UNIT_TIME
 from evenload.core.state import (
     COUNT,

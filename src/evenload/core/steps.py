@@ -209,8 +209,6 @@ def place_of(s: State, giver: int) -> int:
     return NONE
 
 
-
-
 @step(StateType, RandomType)
 def draw_move_to_undo(s: State, random: Random) -> tuple:
     """Draw a GPU, a slot of it with an expert that is new there, and an expert that it held before.

@@ -66,11 +66,15 @@ def _asked(request: Request) -> bytes:
     )
 
 
-def differences(ranks: Sequence[bytes]) -> str:
-    """Tell which ranks differ, and in what first: request, policy or result; empty: in nothing."""
+def differences(ranks: Sequence[bytes], alive: Sequence[bool] | None = None) -> str:
+    """Tell which ranks differ, and in what first: request, policy or result; empty: in nothing.
+
+    The ballots are those of all ranks in order, or of those `alive`.
+    """
+    names = range(len(ranks)) if alive is None else np.flatnonzero(alive).tolist()
     for part, word in WHAT_DIFFERS:
         camps: dict[bytes, list[int]] = {}
-        for rank, said in enumerate(ranks):
+        for rank, said in zip(names, ranks, strict=False):
             camps.setdefault(said[part], []).append(rank)
         if len(camps) > 1:
             return f"{word}: " + "; ".join(

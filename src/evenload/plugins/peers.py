@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib import import_module
@@ -16,6 +17,7 @@ FIRST_WAIT, LONGEST_WAIT = 0.0005, 0.02  # seconds between two looks
 KEPT = 64  # rebalances whose rounds are in the store, for a rank that is late
 STEPS = 3  # rounds of a rebalance at most
 OPEN, GIVEN_UP = "", "given up"
+NEXT = "evenload/next"  # key of the rebalance that comes next, for a rank that joins
 
 
 def hand_in(
@@ -55,6 +57,10 @@ class LateError(RuntimeError):
     """Not every rank came to a comparison in time; none of them has its list."""
 
 
+class ApartError(RuntimeError):
+    """Ranks do not see the same ranks alive, or the others go on without this one."""
+
+
 @dataclass
 class Peers:
     """The ranks that plan together, and the store that their process group was made by.
@@ -64,13 +70,18 @@ class Peers:
     writes what became of the round by compare-and-set, and every rank obeys that, a late one too.
 
     `store` is a ``torch.distributed.Store``, `timeout` in seconds, 0 for as long as it takes. All
-    ranks come to the same rounds in the same order.
+    ranks come to the same rounds in the same order. Where ranks may go, `alive` are those that this
+    one sees: it waits for no others. That is its own view, so it is part of the ballot, and a round
+    counts only if all whose ballots were taken see just each other. A rank that `joins` later
+    begins with the rebalance that comes next.
     """
 
     store: Any
     rank: int
     size: int
     timeout: float
+    alive: tuple[int, ...] | None = None
+    joins: bool = False
     _rebalance: int = field(default=0, init=False)
 
     def rounds(self) -> Callable[[bytes], list[bytes]]:
@@ -78,49 +89,76 @@ class Peers:
 
         Each has its place, so that a rank which breaks one off meets the others at the next again.
         """
+        with suppress(RuntimeError):  # without a store nobody can join, nor be met
+            if self.joins and self.store.check([NEXT]):
+                self._rebalance = int(self.store.get(NEXT)) - 1
+            self.joins = False
+            self.store.set(NEXT, str(self._rebalance + 2))
         self._rebalance += 1
         return partial(self.exchange, self._rebalance, count())
 
     def exchange(self, rebalance: int, steps: Iterator[int], mine: bytes) -> list[bytes]:
-        """Hand in bytes in the next round; return those of all ranks, by rank.
+        """Hand in bytes in the next round; return those of all ranks, or of those alive, by rank.
 
         Raises
         ------
         LateError
             On every rank, where one of them did not come in time.
+        ApartError
+            On every rank, where views differ; or on this one, which the others do not see.
         RuntimeError
             Where the store itself cannot be reached.
         """
+        here = range(self.size) if self.alive is None else sorted({*self.alive, self.rank})
+        view = "" if self.alive is None else " ".join(map(str, here))
         step = next(steps)
-        *ballots, end = self._keys(rebalance, step)
-        said = mine.hex() + "."
-        missing = hand_in(self.store, ballots, self.rank, said, self.timeout, end)
+        *ballots, end = self._keys(rebalance, step, here)
+        said = f"{view}/{mine.hex()}."
+        mine_at = list(here).index(self.rank)
+        missing = hand_in(self.store, ballots, mine_at, said, self.timeout, end)
         if not self.store.check([end]):
             told = "".join(self.store.get(key).decode() for key in ballots if not missing)
             self.store.compare_set(end, OPEN, GIVEN_UP if missing else told)
         told = self.store.get(end).decode()
         if step == 0:
-            self._clean(rebalance - KEPT)
+            self._clean(rebalance - KEPT, here)
         if told == GIVEN_UP:
-            missing = [rank for rank, key in enumerate(ballots) if not self.store.check([key])]
+            missing = [rank for rank, key in zip(here, ballots, strict=True)
+                       if not self.store.check([key])]  # fmt: skip
             which = f"rank {', '.join(map(str, missing[:8]))}" if missing else "one"
             raise LateError(
                 f"not every rank came to compare its plan within {self.timeout:g} s ({which} did "
                 "not); install evenload on every node, with the same EVENLOAD_* settings"
             )
-        return [bytes.fromhex(ballot) for ballot in told.split(".")[:-1]]
+        views, texts = zip(*(ballot.split("/") for ballot in told.split(".")[:-1]), strict=True)
+        self._check_views(views)
+        return [bytes.fromhex(text) for text in texts]
 
-    def _keys(self, rebalance: int, step: int) -> list[str]:
-        """Return the keys of all ranks' ballots, and that of what became of the round."""
-        return [f"evenload/{rebalance}/{step}/{of}" for of in (*range(self.size), "end")]
+    def _keys(self, rebalance: int, step: int, ranks: Sequence[int]) -> list[str]:
+        """Return the keys of ranks' ballots, and that of what became of the round."""
+        return [f"evenload/{rebalance}/{step}/{of}" for of in (*ranks, "end")]
 
-    def _clean(self, rebalance: int) -> None:
+    def _clean(self, rebalance: int, here: Sequence[int]) -> None:
         """Drop what no rank can still ask for."""
         for step in range(STEPS if rebalance > 0 else 0):
-            *ballots, end = self._keys(rebalance, step)
-            self.store.delete_key(ballots[self.rank])
-            if self.rank == 0:
+            *_, mine, end = self._keys(rebalance, step, [self.rank])
+            self.store.delete_key(mine)
+            if self.rank == here[0]:
                 self.store.delete_key(end)
+
+    def _check_views(self, views: tuple[str, ...]) -> None:
+        """Raise `ApartError` unless all that were told of see just each other, this rank too."""
+        if views[0] == "" and len(set(views)) == 1:
+            return
+        seen = views[0].split()
+        if len(set(views)) > 1 or len(seen) != len(views):
+            known = "; or ".join(f"rank {', '.join(view.split())}" for view in sorted(set(views)))
+            raise ApartError(f"ranks do not see the same ranks alive: {known}")
+        if str(self.rank) not in seen:
+            raise ApartError(
+                f"the others do not see rank {self.rank} alive, and go on without it: rank "
+                f"{', '.join(seen)}"
+            )
 
 
 def of_coordinator(module: str, name: str, settings: Settings) -> Peers | None:
@@ -150,9 +188,9 @@ def of_coordinator(module: str, name: str, settings: Settings) -> Peers | None:
 
 
 @cache
-def of_world(timeout: float) -> Peers:
+def of_world(timeout: float, joins: bool = False) -> Peers:
     """Return all ranks of the default process group."""
     from torch.distributed import distributed_c10d, group
 
     store = distributed_c10d._get_default_store()
-    return Peers(store, group.WORLD.rank(), group.WORLD.size(), timeout)
+    return Peers(store, group.WORLD.rank(), group.WORLD.size(), timeout, joins=joins)

@@ -114,6 +114,17 @@ class Request:
             new[living] = _filled(old[living], self.windows.shape[2], self.cluster.slots_per_gpu)
         return kept
 
+    @cached_property
+    def as_it_runs(self) -> Int:
+        """What to keep without any agreement, int64 [L, S]: as `kept`, but whoever is gone.
+
+        Ranks may differ in their views of that, and must not differ in the map.
+        """
+        old = self.current
+        if self.alive is None or old is None or old.shape != self.old.shape:
+            return self.kept
+        return old.astype(np.int64)
+
     def balancedness(self, placed: Int) -> float:
         """Do what `balancedness_of` does for a map [L, S] of these ranks, not a number for none."""
         layers = np.flatnonzero(self.sound)

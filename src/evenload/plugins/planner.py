@@ -22,7 +22,7 @@ import numpy as np
 
 from evenload.plugins.agreement import PART, ballot, differences, of_array
 from evenload.plugins.metrics import Facts, record
-from evenload.plugins.peers import LateError
+from evenload.plugins.peers import ApartError, LateError
 from evenload.plugins.plan import (
     NO_LOAD,
     Int,
@@ -40,6 +40,7 @@ STRIKES = 2  # rebalances in a row after which the map before would have been be
 KILLED, PAUSED = 1, 2  # flags of a first ballot
 HELD = b"held"  # what a rank hands in that has the ballots of all
 STOPS = ("killed", "paused")  # codes of outcomes that come until somebody ends them: told once
+CODES: dict[type, str] = {LateError: "timeout", ApartError: "disagreement"}  # for the metrics
 MARGIN = 0.01  # of balancedness: by less, the next window differs from the last anyhow
 
 
@@ -105,7 +106,7 @@ class Planner:
     settings: Settings  # the user's; the defaults where those could not be read
     policy: bytes = b""  # digest of fingerprint and self-test; empty where evenload does not plan
     failure: str = ""  # why the engine's own policy stays; empty where evenload plans
-    serving: bool = field(default=False, init=False)  # all ranks have compared once
+    serving: bool = field(default=False, init=False)  # all ranks have met once
     pause: str = field(default="", init=False)  # why nothing is planned any more
 
     def __post_init__(self) -> None:
@@ -137,9 +138,10 @@ class Planner:
 
         Raises
         ------
-        LateError, PlacementMismatchError
-            If other ranks do not compare in time, or a placement planned ahead is of another shape,
-            before the first comparison is through: before serving. Afterwards the old map stays.
+        LateError, ApartError, PlacementMismatchError
+            If other ranks do not compare in time, or do not see the same ranks alive, or a
+            placement planned ahead is of another shape, before all ranks have met: before serving.
+            Afterwards the old map stays.
         Exception
             Where nobody compares: whatever a plan fails with, unless it is a `ValueError`.
         """
@@ -151,10 +153,10 @@ class Planner:
         except Exception as error:
             if not self.serving:
                 raise
-            late = isinstance(error, LateError)
-            if not late:  # the store that ranks compare over is gone, say
+            code = CODES.get(type(error), "failure")
+            if code == "failure":  # the store that ranks compare over is gone, say
                 logger.exception("evenload: no comparison on this rank")
-            outcome = Outcome(request.kept, kept=str(error), code="timeout" if late else "failure")
+            outcome = Outcome(request.as_it_runs, kept=str(error), code=code)
         if not (self.failure or self.settings.shadow):  # only our own maps are judged
             self._memory_of(request).moved(request, outcome.map)
         seconds = time.perf_counter() - start
@@ -195,7 +197,7 @@ class Planner:
         outcome = self._plan(request, own, compare is not None, logger)
         if compare is not None:
             ranks = compare(ballot(outcome.map, request, self.policy))
-            why = differences(ranks)
+            why = differences(ranks, request.alive)
             if len({theirs[:PART] for theirs in ranks}) > 1:
                 return Outcome(request.kept, kept=why, code="disagreement")
             compare(HELD)  # a rank that cannot say so has not learnt what was decided

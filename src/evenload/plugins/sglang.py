@@ -12,8 +12,9 @@ ranks without evenload.
 
 Every rank plans, on loads that SGLang has added up over all of them, and SGLang compares nothing;
 so the ranks compare digests of their maps (docs, "Why ranks cannot disagree"). Elastic ranks come
-and go at different times, so there is no moment at which all compare: there a rank whose self-test
-fails does not start. (Only after an elastic scale-up rank 0 plans alone, and broadcasts.)
+and go, and which of them are there is each rank's own view, so those who see just each other
+compare, and all others keep the map that runs. (Only after an elastic scale-up rank 0 plans alone,
+and broadcasts.)
 
 SGLang hands over the counts of up to 1000 passes. They become as many windows as `history` says,
 and a plan has to hold under each, whatever their order: the buffer is circular, and its tensor does
@@ -139,16 +140,18 @@ def before_first_location(*_args: Any, **_kwargs: Any) -> None:
     """Compile, test and look for the other ranks before a model is loaded."""
     if not will_plan():
         return
-    timeout = planner().settings.agree_timeout
+    plans = planner()
     from torch import distributed
 
-    if not compares() or not distributed.is_available() or not distributed.is_initialized():
+    if not distributed.is_available() or not distributed.is_initialized():
         return
-    from sglang.srt.runtime_context import get_parallel
+    if not joins():  # whoever joins finds the others serving
+        from sglang.srt.runtime_context import get_parallel
 
-    store = distributed.distributed_c10d._get_default_store()
-    rank, size = distributed.get_rank(), distributed.get_world_size()
-    check_peers(store, rank, size, timeout, get_parallel().nnodes)
+        store = distributed.distributed_c10d._get_default_store()
+        rank, size = distributed.get_rank(), distributed.get_world_size()
+        check_peers(store, rank, size, plans.settings.agree_timeout, get_parallel().nnodes)
+    plans.serving = True
 
 
 def check_peers(store: Any, rank: int, size: int, timeout: float, num_nodes: int = 1) -> None:
@@ -184,17 +187,11 @@ def _some(numbers: list[int]) -> str:
 def planner() -> Planner:
     """Read the settings, compile and test; once a process, and told in the log.
 
-    If it failed it is a `RuntimeError` where the settings say to raise, or ranks cannot compare.
+    If it failed it is a `RuntimeError` where the settings say to raise.
     """
     from evenload.plugins.selftest import planner_for
 
-    found = planner_for("SGLang", log, refuse_placement)
-    if found.failure and not compares():
-        raise RuntimeError(
-            f"evenload cannot plan on this rank: {found.failure}; elastic ranks do not compare "
-            "their maps, so it must not plan otherwise than the others"
-        )
-    return found
+    return planner_for("SGLang", log, refuse_placement)
 
 
 def refuse_placement(settings: Settings) -> None:
@@ -236,7 +233,8 @@ def rebalance_experts(
     slots, slots_per_rank = num_physical_experts, num_local_physical_experts
     multiple("num_physical_experts", slots, "num_local_physical_experts", slots_per_rank)
     ranks = slots // slots_per_rank
-    group = reach()
+    alive = living_ranks(ranks)
+    group = reach(alive)
     most = max(planner().settings.history, 1)
     windows = _windows(tokens_per_expert, most, group is not None)
     _, L, E = windows.shape
@@ -247,14 +245,16 @@ def rebalance_experts(
         ranks,
         num_nodes if ranks % num_nodes == 0 else 1,
         num_groups if num_groups and algorithm.hierarchical else 1,
-        living_ranks(ranks),
+        alive,
         dispatch_of_engine(),
     )
 
     def by_sglang() -> Any:
         return own(algorithm.instead)[0].cpu().long().numpy()
 
-    compare, first = (None, True) if group is None else (group.rounds(), group.rank == 0)
+    compare, first = None, True
+    if group is not None:
+        compare, first = group.rounds(), group.rank == (min(group.alive) if group.alive else 0)
     name = sglang_model()
     return as_tensors(planner().rebalance(request, by_sglang, compare, log, first, name), E)
 
@@ -357,22 +357,33 @@ def living_ranks(num_ranks: int) -> tuple[bool, ...] | None:
     return tuple(bool(active) for active in state.active_ranks.tolist()[:num_ranks])
 
 
-def compares() -> bool:
-    """Whether all ranks come here together, so that they can compare their maps.
-
-    Elastic ones do not: they join at different times, and after a scale-up rank 0 plans alone.
-    """
+def joins() -> bool:
+    """Whether this rank came after the others: in place of one that had gone, or in addition."""
     from sglang.srt.runtime_context import get_exec
 
-    return get_exec().moe.elastic_ep_backend is None
+    return bool(get_exec().moe.is_ep_joiner)
 
 
-def reach() -> Peers | None:
-    """Return the ranks that SGLang adds loads up over; None where they do not compare."""
+def reach(alive: tuple[bool, ...] | None) -> Peers | None:
+    """Return the ranks that SGLang adds loads up over, those alive; None for one that is alone.
+
+    After a scale-up rank 0 alone plans.
+    """
     from torch import distributed
 
     from evenload.plugins import peers
 
-    if not compares() or not distributed.is_available() or not distributed.is_initialized():
+    if not distributed.is_available() or not distributed.is_initialized() or has_scaled():
         return None
-    return peers.of_world(planner().settings.agree_timeout)
+    group = peers.of_world(planner().settings.agree_timeout, joins())
+    here = None if alive is None else enumerate(alive[: group.size])
+    group.alive = None if here is None else tuple(rank for rank, there in here if there)
+    return group
+
+
+def has_scaled() -> bool:
+    """Whether elastic ranks were added to those that SGLang began with."""
+    from sglang.srt.elastic_ep.elastic_ep import ElasticEPStateManager
+
+    state = ElasticEPStateManager.instance()
+    return state is not None and bool(state.has_scaled)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from evenload.checks import fraction, not_negative, whole_number
 from evenload.core.flow import Flow
 from evenload.core.matching import relabel
-from evenload.core.replan import NO_LIMIT, replan_layers
+from evenload.core.live import NO_LIMIT
+from evenload.core.replan import replan_layers
 from evenload.core.start import FIRST, SLOTS, UNIT_TIME
 from evenload.core.state import State
 from evenload.maps import EMPTY
