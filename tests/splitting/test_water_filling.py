@@ -247,3 +247,21 @@ def test_other_mistakes_are_refused_too():
     many = Placement.trivial(1, 4, Cluster(130, slots_per_gpu=1))
     with pytest.raises(ValueError, match=r"'triton' is for at most 128 GPUs, and the .* has 130"):
         WaterFilling(many).quotas(torch.ones(1, 4), backend="triton")
+
+
+def test_no_torch_operation_depends_on_values():
+    """Tensors without values do: so nothing waits for a device, and all shapes are fixed."""
+    pytest.importorskip("torch")
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from evenload.splitting import tensors
+
+    place = Placement(np.tile([0, 1, 0, 2], (2, 1)), Cluster(2, slots_per_gpu=2), 3)
+    tables = WaterFilling(place).schedule
+    with FakeTensorMode():
+        import torch
+
+        fakes = tuple(torch.empty(t.shape, dtype=torch.int64) for t in tables)
+        out = torch.zeros(2, 3, 2, dtype=torch.int64)
+        tensors.water_fill(torch.empty(2, 3, dtype=torch.int64), fakes, 8, out)
+        assert out.shape == (2, 3, 2)
