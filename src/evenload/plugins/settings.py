@@ -121,6 +121,8 @@ class Settings:
         "install evenload for every `eplb_policy_type` of vllm-ascend's own runner")
     sglang_elastic: bool = _knob(FLAG, False,
         "plan SGLang's `elasticity_aware` and `elasticity_aware_hierarchical` by evenload")
+    sglang_dispatch: str = _knob(_one_of("lp", "waterfill"), "lp", "what splits a batch under "
+        "SGLang's `--ep-dispatch-algorithm lp`: its own linear program, or water-filling")
     on_failure: str = _knob(_one_of("fallback", "raise"), "fallback",
         "where the self-test at registration fails: `fallback` keeps the engine's own policy, and "
         "still compares plans with the other ranks; `raise` does not let the engine start")

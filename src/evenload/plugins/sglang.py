@@ -57,13 +57,16 @@ def register() -> None:
     """
     from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
+    from evenload.plugins import sglang_dispatch
+
+    sglang_dispatch.register()
     first = "expert_location.compute_initial_expert_location_metadata"
     hooks: dict[str, tuple[Callable[..., Any], Any, int]] = {
         "eplb_algorithms.compute_algorithm": (compute_algorithm, HookType.AROUND, 1),
         "eplb_algorithms.rebalance_experts": (rebalance_experts, HookType.AROUND, 1),
         first: (before_first_location, HookType.BEFORE, 0),
     }
-    differs = {name: what_differs(name, _found(name), hook, given)
+    differs = {name: what_differs(name, found(f"{EPLB}.{name}"), hook, given)
                for name, (hook, _, given) in hooks.items()}  # fmt: skip
     why = "; ".join(filter(None, differs.values()))
     if why:  # only who asks for evenload needs to know, and is told at the first location
@@ -80,9 +83,10 @@ def register() -> None:
         HookRegistry.register(f"{EPLB}.{name}", before_update, HookType.BEFORE)
 
 
-def _found(name: str) -> Any:
+def found(name: str) -> Any:
+    """Return what SGLang has under a name, None where this release has no such thing."""
     try:
-        return resolve_name(f"{EPLB}.{name}")
+        return resolve_name(name)
     except (ImportError, AttributeError):
         return None
 

@@ -1,7 +1,8 @@
 """Divide each batch's tokens among the replicas of their experts, at serving speed.
 
 `Placement.split` finds the best split exactly, for a load that is known beforehand. `WaterFilling`
-comes close to it in some microseconds, for the counts of one batch.
+comes close to it in some microseconds, for the counts of one batch. What is said here of GPUs was
+not run on one yet: the Triton kernel was run in Triton's interpreter, and compiled for one.
 """
 
 from __future__ import annotations
@@ -125,13 +126,13 @@ class WaterFilling:
     def _compiled(self, counts: Int) -> Int:
         from evenload.core.waterfill import water_fill
 
-        (L, E, X), tables = self._slots.shape, self.schedule
+        (L, E, X), t = self._slots.shape, self.schedule
         out = np.zeros((L, E * X), np.int64)
 
         def run(first: int, end: int) -> None:
             layers = slice(first, end)
-            some = [table[layers] for table in tables[:3]]
-            water_fill(counts[layers], *some, tables.speed, self.rounds, out[layers])
+            some = t.resident[layers], t.owner[layers], t.place[layers], t.speed
+            water_fill(counts[layers], *some, self.rounds, out[layers])
 
         spread(L, self.placement.rows.size * self.rounds, run)
         return out.reshape(L, E, X)

@@ -75,7 +75,7 @@ def _steps(slots: list[list[int]], gpu_of_slot: Int) -> tuple[list[Step], dict[i
     alone: dict[int, list[int]] = {}
     for e in sorted(range(len(held)), key=lambda e: -len(held[e])):
         if len(held[e]) == 1:
-            alone.setdefault(*held[e], []).append(e)
+            alone.setdefault(next(iter(held[e])), []).append(e)
             continue
         step = next((step for step in steps if not step.keys() & held[e].keys()), None)
         if step is None:
@@ -88,4 +88,5 @@ def _whole_speeds(capacity: Float) -> Int:
     living = capacity[capacity > 0.0]
     if living.min() == living.max():
         return np.ones(capacity.size, np.int64)
-    return np.maximum(np.rint(capacity / living.max() * SPEEDS).astype(np.int64), 1)
+    speed: Int = np.rint(capacity / living.max() * SPEEDS).astype(np.int64)
+    return np.maximum(speed, 1)
