@@ -68,9 +68,17 @@ def _swap_moves(s: State, a: int, m: int, b: int, k: int) -> int:
 
 @step(StateType, Int, Int, Int1)
 def _last_of_others(s: State, m: int, k: int, out: IntArray) -> None:
-    """Write when the last GPU but m and k is done in each sample, 0 if there is none: [M]."""
+    """Write when the last GPU but m and k is done in each sample, 0 if there is none: [M].
+
+    Or the time of all but m and k beyond what is enough, where `State.enough` says so.
+    """
     for sample in range(out.size):
         out[sample] = 0
+        if s.enough[sample] != NONE:
+            for g in range(s.gpu.shape[1]):
+                if g not in (m, k):
+                    out[sample] += max(s.time[g, sample] - s.enough[sample], np.int64(0))
+            continue
         for place in range(s.slowest.shape[1]):
             g = gpu_at(s, sample, place)
             if g not in (m, k):
@@ -84,6 +92,13 @@ def _swap_peak(s: State, others: IntArray, a: int, m: int, b: int, k: int) -> in
     """Return the peak after an exchange, from what `_last_of_others` wrote."""
     unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
     peak = np.int64(0)
+    if s.enough[0] != NONE:
+        for sample in range(others.size):
+            change = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
+            less = s.time[m, sample] - change * unit_m - s.enough[sample]
+            more = s.time[k, sample] + change * unit_k - s.enough[sample]
+            peak += others[sample] + max(less, np.int64(0)) + max(more, np.int64(0))
+        return peak
     if unit_m == 1 and unit_k == 1:  # without products the loop runs in vectors
         for sample in range(others.size):
             change = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
@@ -168,8 +183,8 @@ def _handover_peak(s: State, giver: int, gpu: int, taker: int, last: IntArray) -
     G, M = s.gpu.shape[1], last.size
     for sample in range(M):  # GPUs that hold neither: among the slowest, or all are looked at
         last[sample] = 0
-        known = False
-        for place in range(s.slowest.shape[1]):
+        known = s.enough[sample] != NONE  # then every GPU counts, below
+        for place in range(0 if known else s.slowest.shape[1]):
             g = gpu_at(s, sample, place)
             if g == NONE:
                 known = True
@@ -184,14 +199,18 @@ def _handover_peak(s: State, giver: int, gpu: int, taker: int, last: IntArray) -
                     last[sample] = max(last[sample], s.time[g, sample])
     for g in range(G):
         give, take = s.held[HELD, giver, g], s.held[HELD, taker, g]
-        if give == 0 and take == 0:
+        if give == 0 and take == 0 and s.enough[0] == NONE:
             continue
         here = np.int64(g == gpu)
         for sample in range(M):
             more, fewer = s.cost[MORE, taker, sample], s.cost[FEWER, giver, sample]
             change = take * (more - s.cost[NOW, taker, sample])
             change += give * (fewer - s.cost[NOW, giver, sample]) + here * (more - fewer)
-            last[sample] = max(last[sample], s.time[g, sample] + change * s.gpu[UNIT_TIME, g])
+            time = s.time[g, sample] + change * s.gpu[UNIT_TIME, g]
+            if s.enough[sample] == NONE:
+                last[sample] = max(last[sample], time)
+            else:
+                last[sample] += max(time - s.enough[sample], np.int64(0))
     peak = np.int64(0)
     for sample in range(M):
         peak += last[sample]
@@ -363,7 +382,8 @@ def _anneal(
     steps : int
         Steps to try at most.
     heat : int
-        What a step may make worse at first, but no more than half of what the start is above mean.
+        What a step may make worse at first, but no more than half of what the start is above mean,
+        or above 0 where `State.enough` is set.
 
     Returns
     -------
@@ -378,7 +398,8 @@ def _anneal(
     now = worth(s, price, 0.0)
     lowest = now
     copy_out(s, best)
-    heat = min(np.int64(HEAT * (s.total[PEAK] - mean)), heat)
+    least = mean if s.enough[0] == NONE else np.int64(0)
+    heat = min(np.int64(HEAT * (s.total[PEAK] - least)), heat)
     for trial in range(steps):
         if found and s.total[PEAK] <= goal and (price == 0 or s.total[MOVES] == 0):
             break
@@ -394,7 +415,21 @@ def _anneal(
 
 
 @entry(
-    Float3, Int1, Int, Int2, Flag3, Float, Int1, Float, Int, Float, StateType, Int2, Float1, Int1
+    Float3,
+    Int1,
+    Int,
+    Int2,
+    Flag3,
+    Float,
+    Int1,
+    Float,
+    Float,
+    Int,
+    Float,
+    StateType,
+    Int2,
+    Float1,
+    Int1,
 )
 def replan_layers(
     load: FloatArray,
@@ -404,6 +439,7 @@ def replan_layers(
     old: NDArray[np.uint8],
     price: float,
     most: IntArray,
+    enough: float,
     goal: float,
     steps: int,
     heat: float,
@@ -430,6 +466,9 @@ def replan_layers(
         What a move has to gain, in the time of the last GPU over the mean.
     most : int64, [L]
         Moves that there may be.
+    enough : float
+        -1, or the time of a GPU, over the mean, from which on it counts: what is lowered then is
+        the time of all GPUs beyond that, and what is said below of the last GPU's is said of this.
     goal : float
         Time of the last GPU, over the mean, that is good enough.
     steps : int
@@ -462,8 +501,11 @@ def replan_layers(
             s.expert[HOME, e] = home[layer, e]
             for g in range(G):
                 s.held[OLD, e, g] = old[layer, e, g]
-        fill(s, placed[layer])
         mean = (1 << bits) / speed * weights
+        for m in range(M):
+            one = (1 << bits) / speed * weight[m]
+            s.enough[m] = NONE if enough < 0.0 else np.int64(enough * one)
+        fill(s, placed[layer])
         cost = np.int64(min(price * mean, float(s.total[PEAK])))  # no move gains more than all
         random[0] = SEED
         start, start_moves = s.total[PEAK], s.total[MOVES]
