@@ -158,13 +158,13 @@ def copies_by_slack(
         tokens = on_grid(homes.check_load(load)[0])
         for n, slack in enumerate(slacks):
             count[n] += copied(tokens, homes, slack).copies.sum(axis=1)
-    return count / len(loads)
+    return np.asarray(count / len(loads))
 
 
 def on_grid(load: Float) -> Int:
     """Return a load [L, E] as tokens: as it is if it is of whole numbers, else rounded to many."""
     if (load == np.floor(load)).all() and load.max(initial=0.0) < GRID:
-        return load.astype(np.int64)
+        return np.asarray(load, np.int64)
     most = load.max(axis=1, keepdims=True)
     share = np.divide(load, most, out=np.zeros_like(load), where=most > 0.0)
-    return np.rint(share * GRID).astype(np.int64)
+    return np.asarray(np.rint(share * GRID), np.int64)

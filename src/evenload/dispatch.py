@@ -7,7 +7,8 @@
   the first replica on its own GPU; else the first on its node, unless the node has all of them;
   else ``"nearest"`` shares evenly among all, and ``"static"`` deals whole ranks out to them;
 - ``"copy"``: as ``"live"``, and then GPUs with room fetch copies of experts for every microbatch
-  (MoonEP, UltraEP, LLEP), see `evenload.copying`. What is measured is what there is before that.
+  (MoonEP, UltraEP, LLEP), see `evenload.copying`. Only planned for: a plan's balancedness is what
+  there is before that, and after it every GPU is within the slack.
 
 Source of the last two: SGLang 0.5.23, ``srt/eplb/expert_location.py``. ``"nearest"`` is what its
 dispatch ``dynamic`` makes of a map given at the start (``--init-expert-location``) with an
@@ -25,8 +26,10 @@ from evenload.arrays import Float, Int, check_weights, refuse, to_numpy
 from evenload.checks import in_range, one_of, part
 from evenload.cluster import Cluster
 
-DISPATCHES = ("even", "live", "nearest", "static", "copy")
+DISPATCHES = ("even", "live", "nearest", "static")
+PLANNED = (*DISPATCHES, "copy")  # copies are counted, see `evenload.copying`, and balance is not
 BY_PLACE = ("nearest", "static")
+PLANNERS = ("auto", "incremental")  # solvers that plan for all; others do for "even" alone
 SEED = 42  # SGLang's
 SLACK, MOST_SLACK = 0.05, 100.0  # what copying leaves above a GPU's part: the default, and at most
 
@@ -35,8 +38,12 @@ def check_dispatch(
     dispatch: Any, live_share: Any, tokens_from: Any, copy_slack: Any, cluster: Cluster
 ) -> tuple[str, float, Float | None, float]:
     """Return the four as plain values, or raise `ValueError` for what does not go together."""
-    word = one_of("dispatch", dispatch, DISPATCHES)
-    share = part("live_share", live_share)
+    word = one_of("dispatch", dispatch, PLANNED)
+    share = part("live_share", live_share, above_zero=False)
+    if share == 0.0 and word == "live":
+        raise ValueError(
+            "live_share=0.0 with dispatch 'live' is never live; use more than 0, or dispatch 'even'"
+        )
     if share != 1.0 and word != "live":
         raise ValueError(
             f"live_share={share} is for dispatch 'live', and the dispatch is {word!r}; use "

@@ -33,18 +33,29 @@ def straggler_time(gpu_load: Float, capacity: Float) -> float:
     return max(1.0, float((heaviest / scale).sum() / least.sum()))
 
 
-def evaluated(problem: Problem, placement: Placement, load: Float) -> tuple[Float, float]:
-    """Return balancedness [L] and straggler time of a load under the problem's dispatch.
+def evaluated(problem: Problem, placement: Placement, load: Float) -> tuple[Float, Float, float]:
+    """Return GPU load [L, G], balancedness [L] and straggler time under a problem's dispatch.
 
-    Where that is of two kinds, what takes turns is times, so these are averaged.
+    The load [L, E] was checked before. Where the dispatch is of two kinds, what takes turns is
+    times and loads, so these are averaged.
     """
-    reached, waiting = [], 0.0
+    loads, reached, waiting = np.zeros((len(load), placement.cluster.num_gpus)), [], 0.0
     for dispatch, share in problem.dispatches:
         weights = placement.weights(load, dispatch, problem.tokens_from)
         gpu_load, balancedness = placement.evaluate(load, weights)
+        loads += share * gpu_load
         reached.append(balancedness)
-        waiting += share * straggler_time(gpu_load, problem.cluster.capacity)
-    return problem.mixed(reached), waiting
+        waiting += share * straggler_time(gpu_load, placement.cluster.capacity)
+    return loads, problem.mixed(reached), waiting
+
+
+def under_each(placement: Placement, load: Float, tokens_from: Float | None) -> dict[str, float]:
+    """Return the mean balancedness of a load, checked before, under every dispatch, by its name."""
+    reached = {}
+    for dispatch in DISPATCHES:
+        weights = placement.weights(load, dispatch, tokens_from)
+        reached[dispatch] = float(placement.evaluate(load, weights)[1].mean())
+    return reached
 
 
 def _told_of_even(problem: Problem, placement: Placement, reached: Float) -> tuple[str, ...]:
@@ -90,7 +101,7 @@ class Plan:
         check_same(answer.placement, problem, "placement")
         wrap, current = problem.rewrap, problem.current
         placement = answer.placement.rewrapped(wrap)
-        balancedness, waiting = evaluated(problem, placement, problem.load)
+        _, balancedness, waiting = evaluated(problem, placement, problem.load)
         return cls(
             placement=placement,
             balancedness=wrap(balancedness),
@@ -115,17 +126,13 @@ class Plan:
         samples, weight = self.problem.samples, self.problem.sample_weight
         if samples is None or weight is None:
             return None
-        reached = [evaluated(self.problem, self.placement, load)[0] for load in samples]
+        reached = [evaluated(self.problem, self.placement, load)[1] for load in samples]
         return self.problem.rewrap(np.average(np.stack(reached), axis=0, weights=weight))
 
     @cached_property
     def under(self) -> dict[str, float]:
         """Mean balancedness of the same placement and load under every dispatch, by its name."""
-        load, place, tokens = self.problem.load, self.placement, self.problem.tokens_from
-        return {
-            dispatch: float(place.evaluate(load, place.weights(load, dispatch, tokens))[1].mean())
-            for dispatch in DISPATCHES
-        }
+        return under_each(self.placement, self.problem.load, self.problem.tokens_from)
 
     @cached_property
     def bound(self) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 from evenload.arrays import keep_numpy
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster
-from evenload.dispatch import SLACK
+from evenload.dispatch import PLANNERS, SLACK
 from evenload.forecast import is_trace, outlook
 from evenload.placement import Placement, check_model
 from evenload.plan import Plan
@@ -92,8 +92,8 @@ def solve(
         For an illegal load, anything unknown, and what cannot be combined: fewer slots than
         experts, groups that do not divide the experts, a topology that cannot be met, a price
         without ``"prefer"``, a dispatch other than ``"even"`` with ``"prefer"`` or with a solver
-        but ``"incremental"``, a live share, tokens or slack for another dispatch, an estimator without a
-        trace, a current placement of another model.
+        but ``"incremental"``, a live share, tokens or slack for another dispatch, an estimator
+        without a trace, a current placement of another model.
 
     Examples
     --------
@@ -134,7 +134,7 @@ def solve_problem(
         name, reason, defaults = choose(problem)
         options = options if "effort" in options else {**defaults, **options}
     run = get_solver(name)
-    if problem.dispatch != "even" and name != "incremental":
+    if problem.dispatch != "even" and name not in PLANNERS:
         raise ValueError(
             f"dispatch={problem.dispatch!r} is beyond solver {name!r}; use solver 'incremental' or "
             "'auto', or dispatch 'even'"

@@ -113,6 +113,12 @@ class Problem:
             return ((self.dispatch, 1.0),)
         return (("live", self.live_share), ("even", 1.0 - self.live_share))
 
+    @property
+    def sharing(self) -> dict[str, Any]:
+        """What `build` is told of how tokens are shared, by its names."""
+        names = ("dispatch", "live_share", "tokens_from")
+        return {name: getattr(self, name) for name in names}
+
     def mixed(self, balancedness: list[Float]) -> Float:
         """Return the balancedness [L] over all the time, from that under each of `dispatches`."""
         if len(balancedness) == 1:

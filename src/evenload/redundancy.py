@@ -48,6 +48,9 @@ def smallest_redundancy(
     num_groups: int = 1,
     topology: str | None = None,
     cross_node_price: float = CROSS_NODE_PRICE,
+    dispatch: str = "even",
+    live_share: float = 1.0,
+    tokens_from: Any = None,
     solver: str = "auto",
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
@@ -72,7 +75,8 @@ def smallest_redundancy(
         raise ValueError(f"wanted={target} is more than a balancedness can be; use 1.0 or less")
     num_experts = check_load(load)[0].shape[1]
     fewest = Cluster.smallest_for(num_experts, num_gpus, num_nodes)
-    problem = Problem.build(load, fewest, num_groups, topology, cross_node_price)
+    sharing = {"dispatch": dispatch, "live_share": live_share, "tokens_from": tokens_from}
+    problem = Problem.build(load, fewest, num_groups, topology, cross_node_price, **sharing)
     # A GPU with more slots than experts that it may have holds duplicates.
     most = num_experts // (fewest.num_nodes if problem.hierarchical else 1)
     if problem.hierarchical:
@@ -86,7 +90,7 @@ def smallest_redundancy(
                 f"layers; use {math.floor(limit * 1e3) / 1e3:g} or less, or topology 'prefer' or "
                 "'ignore'"
             )
-    options |= {"num_groups": num_groups, "topology": topology, "solver": solver}
+    options |= {"num_groups": num_groups, "topology": topology, "solver": solver} | sharing
     points: dict[int, Point] = {}
     reached: tuple[Plan, float] | None = None  # the last plan that does, and its seconds
     name = ""

@@ -231,7 +231,9 @@ def test_the_grid_does_not_depend_on_the_scale(factor):
 # --- whole layers -----------------------------------------------------------------------------
 
 
-def replan(layer, load, weight, price=0.0, most=NO_LIMIT, goal=0.0, steps=300, heat=0.02, enough=-1.0):  # fmt: skip
+def replan(
+    layer, load, weight, price=0.0, most=NO_LIMIT, goal=0.0, steps=300, heat=0.02, enough=-1.0
+):  # fmt: skip
     """Two layers alike but for their samples; placements, peaks and moves of both."""
     E, M = load.shape[1:]
     s, start = layer.state, layer.placed

@@ -79,6 +79,7 @@ class World:
         self.others = others
         monkeypatch.setattr(sglang, "running_map", lambda *_: current)
         monkeypatch.setattr(sglang, "living_ranks", lambda _: alive)
+        monkeypatch.setattr(sglang, "dispatch_of_engine", lambda: "even")
         monkeypatch.setattr(sglang, "reach", lambda: peers)
         monkeypatch.setattr(sglang, "planner", lambda: Planner("SGLang", Settings()))
 
@@ -276,7 +277,10 @@ def registered(monkeypatch, algorithms, location, asks_for="evenload"):
     )  # fmt: skip
     put_module(monkeypatch, "sglang.srt.eplb.eplb_algorithms", **algorithms)
     put_module(monkeypatch, "sglang.srt.eplb.expert_location", **location)
-    moe = SimpleNamespace(enable_eplb=True, eplb_algorithm=asks_for, elastic_ep_backend=None)
+    moe = SimpleNamespace(
+        enable_eplb=True, eplb_algorithm=asks_for, elastic_ep_backend=None,
+        ep_dispatch_algorithm=None,
+    )  # fmt: skip
     put_module(
         monkeypatch, "sglang.srt.runtime_context",
         get_exec=lambda: SimpleNamespace(moe=moe), get_parallel=lambda: SimpleNamespace(nnodes=4),

@@ -21,6 +21,7 @@ OPTIONS = {
     "what the file may leave out": shared.GPUS | {
         "--placement-format NAME": shared.PLACEMENT_FORMAT,
     } | shared.GROUPS,
+    "dispatch": shared.DISPATCH | shared.LIVE_SHARE,
     "output": shared.JSON | shared.PLOT,
 }  # fmt: skip
 
@@ -40,6 +41,9 @@ def run(args: Namespace) -> None:
     given = read_placement_file(args.placement, layers=file.layers, **how)
     shared.say_notes(given.notes)
     cluster = given.placement.cluster
-    summaries = compare_file(file.load, given, **shared.extras(args, cluster))
+    how = shared.extras(args, cluster) | {"sharing": shared.sharing(args)}
+    summaries = compare_file(file.load, given, **how)
     lines = file_lines(summaries, file.load, given)
-    shared.show(args, Context.of(file, cluster, args.groups), summaries, lines, solver=given.solver)
+    words = shared.sharing_words(args)
+    context = Context.of(file, cluster, args.groups, dispatch=words)
+    shared.show(args, context, summaries, lines, solver=given.solver)

@@ -38,6 +38,7 @@ OPTIONS = {
         "--cross-node-price P": "For --topology prefer: what a token costs that is computed away "
         "from its group's node, in tokens computed by a GPU. Default: 1.",
     },
+    "dispatch": shared.DISPATCH | shared.LIVE_SHARE,
     "search": {
         "--solver NAME:auto": "auto (the best there is for the problem), greedy (DeepSeek EPLB's "
         "own plan), iterated-greedy, local-search, joint, exact (small layers), or one that a "
@@ -93,6 +94,8 @@ def run(args: Namespace) -> None:
     summaries = compare_plan(load, plan, 1e3 * seconds, **shared.extras(args, cluster))
     if args.output is not None:
         about: dict[str, Any] = {"solver": plan.solver, "load": load, "layers": file.layers}
+        if args.dispatch != "even":
+            about["dispatch"] = args.dispatch
         form = args.output_format
         shared.say_notes(write_placement(args.output, plan.placement, format=form, **about))
         shared.say(f"wrote the placement to {args.output}")
@@ -103,7 +106,9 @@ def run(args: Namespace) -> None:
             save_figure(args.curve, draw_slots_curve(found))
     shared.show(
         args,
-        Context.of(file, cluster, args.groups, forecast=args.next),
+        Context.of(
+            file, cluster, args.groups, forecast=args.next, dispatch=shared.sharing_words(args)
+        ),
         summaries,
         [*plan_lines(summaries, plan), *slots_lines(found)],
         solver=plan.solver,
@@ -127,6 +132,7 @@ def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redu
     if _is_number(args.effort):
         asked["effort"] = int(args.effort)
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    how |= shared.sharing(args)
     if args.redundant != "auto":
         experts = tokens.shape[-1]
         differ = {"speed": _speed(args.speed), "alive": _alive(args)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from argparse import Namespace
 from typing import Any
@@ -25,6 +26,9 @@ REPLAY = {
         f"effort=fast. May be given repeatedly. Default: {', '.join(DEFAULT_POLICIES)}.",
         "--warm-start N:1": "Windows that are seen before the first is served.",
         **shared.GROUPS,
+        "--dispatch NAME*": "How replicas are picked for tokens: even, live, nearest or static. "
+        "Policies plan for it where they can, and are compared under each. May be given "
+        "repeatedly. Default: even.",
         "--oracle NAME:fast": "Who plans each window on itself, for the regret: fast, a solver, "
         "auto, or none.",
     },
@@ -74,6 +78,7 @@ def run(args: Namespace) -> None:
     names = list(dict.fromkeys(args.policy or DEFAULT_POLICIES))
     for name in names:
         get_policy(name)
+    dispatches = dispatches_of(args)
     how = settings_of(args) | {"window": args.window, "interval": args.interval}
     if args.report is not None:
         check_page_path(args.report)
@@ -85,9 +90,10 @@ def run(args: Namespace) -> None:
     started = time.perf_counter()
     replays = []
     with shared.kernels():
-        for name in names:
+        for dispatch, name in itertools.product(dispatches, names):
             with shared.busy(name) as tell:
-                replays.append(replay(trace, cluster, name, progress=tell, **how))
+                how |= {"dispatch": dispatch, "progress": tell}
+                replays.append(replay(trace, cluster, name, **how))
     windows, seconds = sum(len(r.windows) for r in replays), time.perf_counter() - started
     shared.say(f"replayed {windows} windows in {seconds:.2f} s ({windows / seconds:,.0f} a second)")
     if args.save is not None:
@@ -95,6 +101,15 @@ def run(args: Namespace) -> None:
         shared.say(f"wrote the replays to {args.save}")
     write_page_to(args.report, replays, trace)
     show_replays(trace, replays, args.json)
+
+
+def dispatches_of(args: Namespace) -> list[str]:
+    """Return the dispatches to compare policies under, each once."""
+    from evenload.checks import one_of
+    from evenload.dispatch import DISPATCHES
+
+    asked = args.dispatch or ["even"]
+    return list(dict.fromkeys(one_of("--dispatch", name, DISPATCHES) for name in asked))
 
 
 def settings_of(args: Namespace) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evenload.cli import shared
 
@@ -81,6 +81,13 @@ def show_replays(trace: Trace, replays: Sequence[Replay], as_json: bool) -> None
     first = replays[0]
     context = Context(trace.source, trace.num_layers, trace.num_experts, first.cluster)
     windows = f"{len(first.windows)} windows of {first.window}, decisions every {first.interval}"
-    rows = [replay.figures() for replay in replays]
-    lines = [*policy_lines(rows), *(f"note: {note}" for note in first.notes)]
-    print_policies(f"{context.title()}; {windows}", rows, lines, sys.stdout)
+    by_dispatch: dict[str, list[dict[str, Any]]] = {}
+    for replay in replays:
+        by_dispatch.setdefault(replay.dispatch, []).append(replay.figures())
+    notes = [f"note: {note}" for note in first.notes]
+    for number, (dispatch, rows) in enumerate(by_dispatch.items()):
+        told = f"; dispatch {dispatch}" if [*by_dispatch] != ["even"] else ""
+        if number:
+            sys.stdout.write("\n")
+        title = f"{context.title()}; {windows}{told}"
+        print_policies(title, rows, [*policy_lines(rows), *notes], sys.stdout)

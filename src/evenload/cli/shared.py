@@ -55,6 +55,14 @@ CLUSTER = {
 GROUPS = {
     "--groups N:1": "Groups of experts that routing keeps on one node (8 for DeepSeek-V3).",
 }
+DISPATCH = {
+    "--dispatch NAME:even": "How the engine picks a replica for a token: even (vLLM), live (split "
+    "for each batch: SGLang's lp), nearest or static (SGLang's, by where replicas are).",
+}
+LIVE_SHARE = {
+    "--live-share P": "For --dispatch live: part of the time with the live split; tokens are "
+    "shared evenly in the rest. Default: 1.",
+}
 GPUS = {
     "--gpus G": "GPUs that a placement is for, if its file does not say.",
     "--nodes N": "Nodes of these GPUs, if the file does not say. Default: 1.",
@@ -67,7 +75,6 @@ JSON = {"--json": "Print one JSON object, not a table."}
 PLOT = {
     "--plot FILE": "Draw the load of each GPU in each layer, before and after, to a .png, .svg or "
     ".pdf.",
-    "--split": "Show also what the best uneven sharing of tokens among replicas would reach.",
 }
 
 
@@ -144,7 +151,20 @@ def extras(args: Namespace, cluster: Cluster) -> dict[str, Any]:
 
     several = cluster.num_nodes > 1 and args.window is None
     topk = read_topk(args.loads, format=args.format) if several else None
-    return {"num_groups": args.groups, "topk": topk, "split": args.split}
+    return {"num_groups": args.groups, "topk": topk}
+
+
+def sharing(args: Namespace) -> dict[str, Any]:
+    """Return how tokens are shared among replicas, as arguments of `solve` and `Problem.build`."""
+    share = {} if args.live_share is None else {"live_share": args.live_share}
+    return {"dispatch": args.dispatch} | share
+
+
+def sharing_words(args: Namespace) -> str:
+    """Say it for a title."""
+    share = args.live_share
+    dispatch = str(args.dispatch)
+    return dispatch if share in (None, 1.0) else f"{dispatch} for {share:g} of the time, else even"
 
 
 # ---- stderr: notes and how far it is -------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evenload.cli import shared
-from evenload.cli.replay import DEFAULT_POLICIES, REPLAY, settings_of
+from evenload.cli.replay import DEFAULT_POLICIES, REPLAY, dispatches_of, settings_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -48,7 +48,7 @@ OPTIONS = {
 
 
 def run(args: Namespace) -> None:
-    """Replay a grid of policies, GPUs, slots, windows and intervals.
+    """Replay a grid of policies, dispatches, GPUs, slots, windows and intervals.
 
     Answers how many redundant experts are worth their memory. Interrupted, or with more values, the
     same command goes on from what is done.
@@ -70,6 +70,7 @@ def run(args: Namespace) -> None:
                 folder=folder,
                 windows=args.window or 1,
                 intervals=args.interval or 1,
+                dispatch=dispatches_of(args),
                 gpus_per_node=args.gpus_per_node,
                 executor=pool,
                 workers=args.workers,

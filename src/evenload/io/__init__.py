@@ -237,6 +237,7 @@ def write_placement(
     solver: str | None = None,
     load: Any = None,
     layers: ModelLayers | None = None,
+    dispatch: str | None = None,
     format: str | None = None,
 ) -> tuple[str, ...]:
     """Write a placement; the file appears whole or not at all.
@@ -252,6 +253,8 @@ def write_placement(
         The load it was made for; its digest is kept, where the format has a place for it.
     layers : ModelLayers, optional
         The model's numbers of the layers, for formats that need them.
+    dispatch : str, optional
+        Dispatch that it was made for, for the record; see `evenload.dispatch`.
 
     Returns
     -------
@@ -268,7 +271,7 @@ def write_placement(
         If the file cannot be written.
     """
     digest = None if load is None else load_digest(check_load(load)[0])
-    file = PlacementFile(placement, "", solver, digest, layers)
+    file = PlacementFile(placement, "", solver, digest, layers, dispatch=dispatch)
     return write_placement_file(path, file, format=format)
 
 

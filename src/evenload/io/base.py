@@ -146,6 +146,7 @@ class PlacementFile:
     load_digest: str | None = None  # of the load that it was made for, see `io.load_digest`
     layers: ModelLayers | None = None  # the model's numbers of its layers, where they are known
     notes: tuple[str, ...] = ()  # what the reader had to assume, one sentence each
+    dispatch: str | None = None  # that it was made for, see `evenload.dispatch`
 
 
 @dataclass(frozen=True)

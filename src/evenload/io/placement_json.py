@@ -1,7 +1,7 @@
 """Our own placement files as text: one JSON object that says what it is.
 
 They hold all that a placement has: the cluster with slots, speed and life of each GPU, the solver,
-the loads' digest, the model's layers, and the version that wrote it.
+the loads' digest, the dispatch that it is for, the model's layers, and the version that wrote it.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def about_of(file: PlacementFile) -> dict[str, Any]:
         "solver": file.solver,
         "load_digest": file.load_digest,
     }
+    if file.dispatch is not None:
+        about["dispatch"] = file.dispatch
     if file.layers is not None:
         about["num_model_layers"] = file.layers.num_model_layers
         about["layer_ids"] = list(file.layers.ids)
@@ -75,7 +77,7 @@ def file_of(value: Any, path: Path, shape: PlacementShape) -> PlacementFile:
         missing.append(" or ".join(_SLOTS))
     if missing:
         raise ValueError(f"the placement file has no key {', '.join(missing)}")
-    origin: dict[str, Any] = {key: value.get(key) for key in ("solver", "load_digest")}
+    origin: dict[str, Any] = {key: value.get(key) for key in ("solver", "load_digest", "dispatch")}
     for key, text in origin.items():
         if not isinstance(text, str | None):
             raise ValueError(f"{key} is {text!r}; use a text, or leave it out")

@@ -2,7 +2,8 @@
 
 ``physical_to_logical`` [L, S] is the expert in each slot, -1 on GPUs that are gone. ``about`` is a
 JSON text as bytes (uint8) with all that the .json file says beside it: the cluster with slots,
-speed and life of each GPU, the solver, the loads' digest, the model's layers, the version.
+speed and life of each GPU, the solver, the loads' digest, the dispatch that it is for, the model's
+layers, the version.
 """
 
 from __future__ import annotations

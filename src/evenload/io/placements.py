@@ -176,6 +176,7 @@ def for_engine(file: PlacementFile, engine: str, *held: str) -> tuple[str, ...]:
         and "number of layers" not in held,
         "the solver": file.solver is not None,
         "the loads' digest": file.load_digest is not None,
+        "the dispatch": file.dispatch is not None,
     }
     lost = ", ".join(name for name, there in there.items() if there)
     return (f"left out, since {engine}'s file has no place for it: {lost}",) if lost else ()

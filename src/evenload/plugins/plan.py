@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from evenload.checks import multiple
 from evenload.cluster import Cluster
+from evenload.dispatch import PLANNERS
 from evenload.forecast import shares
 from evenload.maps import EMPTY
 from evenload.moves import in_old_slots
@@ -45,8 +46,8 @@ class Request:
     plan has to hold under all of them. `current`, [L, S'], is the expert in each slot now; anything
     but an expert, such as -1, stands for nothing. Slots beyond `num_slots` belong to ranks that go,
     those missing to ranks that come; None: nothing runs yet. Slots and ranks include those that are
-    gone, False in `alive`. Groups that do not divide the experts, or do not divide over the nodes,
-    are ignored.
+    gone, False in `alive`. `dispatch` is how the engine picks a replica for a token. Groups that do
+    not divide the experts, or do not divide over the nodes, are ignored.
 
     Raises
     ------
@@ -62,6 +63,7 @@ class Request:
     num_nodes: int = 1
     num_groups: int = 1
     alive: tuple[bool, ...] | None = None
+    dispatch: str = "even"
 
     def __post_init__(self) -> None:
         multiple("num_slots", self.num_slots, "num_ranks", self.num_ranks)
@@ -125,7 +127,7 @@ class Request:
             placement = Placement(placed[layers], self.cluster, load.shape[1])
         except ValueError:
             return math.nan
-        return float(np.mean(placement.balancedness(load)))
+        return float(np.mean(placement.balancedness(load, dispatch=self.dispatch)))
 
     def running(self, layers: Int) -> Placement | None:
         """Return what runs in some layers as a placement, None if nothing does.
@@ -211,7 +213,11 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
         groups = 1
     topology = None if settings.topology == "auto" else settings.topology
     running = request.running(layers)
-    problem = Problem.build(windows.sum(axis=0), request.cluster, groups, topology)
+    # A solver asked for by name that cannot plan for it is worth more than none.
+    dispatch = request.dispatch if settings.solver in PLANNERS else "even"
+    problem = Problem.build(
+        windows.sum(axis=0), request.cluster, groups, topology, dispatch=dispatch
+    )
     problem = replace(problem, current=running)
     if len(windows) > 1:
         tokens = windows.sum(axis=(1, 2))
@@ -240,7 +246,8 @@ def _wait(running: Placement, plan: Plan, share: float) -> Bool:
     leaves = stays & (plan.moves > 0)
     if share >= 1.0 or not leaves.any():
         return np.zeros_like(leaves)
-    gain = plan.balancedness - running.balancedness(plan.problem.load)
+    dispatch = plan.problem.dispatch
+    gain = plan.balancedness - running.balancedness(plan.problem.load, dispatch=dispatch)
     order = np.argsort(-gain, kind="stable")
     fits = np.cumsum(plan.moves[order]) <= share * running.num_slots * running.num_layers
     fits[0] |= share > 0.0
@@ -288,7 +295,7 @@ def _outcome(
     def balance(of: Placement | None) -> float:
         if of is None or not measured.any():
             return math.nan
-        return float(np.mean(of.balancedness(load)[measured]))
+        return float(np.mean(of.balancedness(load, dispatch=request.dispatch)[measured]))
 
     after = Placement(placed, request.cluster, load.shape[1])
     return Outcome(result, balance(running), balance(after), moves)

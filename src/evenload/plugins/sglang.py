@@ -246,6 +246,7 @@ def rebalance_experts(
         num_nodes if ranks % num_nodes == 0 else 1,
         num_groups if num_groups and algorithm.hierarchical else 1,
         living_ranks(ranks),
+        dispatch_of_engine(),
     )
 
     def by_sglang() -> Any:
@@ -326,6 +327,18 @@ def running_map(num_layers: int, num_experts: int, slots_per_rank: int) -> Any:
     old = metadata.physical_to_logical_map_cpu.long().numpy()
     shape = (len(old), metadata.num_logical_experts, old.shape[1] % slots_per_rank)
     return old if shape == (num_layers, num_experts, 0) else None
+
+
+def dispatch_of_engine() -> str:
+    """Return how SGLang picks replicas of the maps that it rebalances to: `evenload.dispatch`.
+
+    Its ``dynamic`` picks evenly among all of them, with an all-to-all backend or without one;
+    ``static`` and ``lp`` are refused without one.
+    """
+    from sglang.srt.runtime_context import get_exec
+
+    algorithm = get_exec().moe.ep_dispatch_algorithm
+    return {"lp": "live", "static": "static"}.get(algorithm, "even")
 
 
 def living_ranks(num_ranks: int) -> tuple[bool, ...] | None:

@@ -9,6 +9,7 @@ from evenload.arrays import Float
 from evenload.checks import positive_int
 from evenload.cluster import Cluster
 from evenload.cost import CostModel
+from evenload.dispatch import PLANNERS
 from evenload.moves import keep_slots
 from evenload.placement import Placement
 from evenload.solvers import get_solver
@@ -31,6 +32,7 @@ class Past:
     cost: CostModel
     interval: int = 1
     sample: float = 1.0
+    dispatch: str = "even"
 
 
 class Policy(Protocol):
@@ -80,7 +82,10 @@ class Planned:
         """Plan the last window, or keep."""
         if self.every is None or past.asked % self.every:
             return None
-        how = {"num_groups": past.num_groups, "solver": self.solver, **self.options}
+        how: dict[str, Any] = {"num_groups": past.num_groups, "solver": self.solver}
+        if self.solver in PLANNERS:
+            how["dispatch"] = past.dispatch
+        how |= self.options
         placement = solve(past.load[-1], past.cluster, **how).placement
         return keep_slots(placement, past.current) if self.keep else placement
 
@@ -100,7 +105,7 @@ class Evenload:
 
     def decide(self, past: Past) -> Placement | None:
         """Plan from the current placement."""
-        options = dict(self.options)
+        options = {"dispatch": past.dispatch, **self.options}
         _, L, E = past.load.shape
         if past.current == Placement.trivial(L, E, past.cluster):
             options["move_cost"] = 0.0
@@ -126,7 +131,9 @@ def get_policy(name: str) -> Policy:
     ``"every-4:joint"``. ``"deepseek"`` always plans it with DeepSeek's algorithm, ``"vllm"`` also
     keeps slots inside GPUs. ``"evenload"`` plans from the current placement for what the last
     windows let expect. Options of the solver follow after commas: ``"evenload,move_cost=0.003"``;
-    with ``move_cost=seconds`` a move has to gain what the cost model says it takes.
+    with ``move_cost=seconds`` a move has to gain what the cost model says it takes. So do those of
+    `evenload.solve`: ``"evenload,dispatch=even"`` plans for that whatever the windows are judged
+    by.
     """
     known = ", ".join(policy_names())
     if not isinstance(name, str):

@@ -57,6 +57,11 @@ class Replay:
     asked_seconds: float  #: of all decisions, those to keep included
 
     @property
+    def dispatch(self) -> str:
+        """How a replica was picked for a token: what the windows were judged by."""
+        return str(self.settings.get("dispatch", "even"))
+
+    @property
     def num_rebalances(self) -> int:
         """Rebalances R."""
         return len(self.rebalance_window)
@@ -93,6 +98,7 @@ class Replay:
         ideal = float(self.mean_seconds.sum())
         return {
             "policy": self.policy,
+            "dispatch": self.dispatch,
             "windows": len(self.windows),
             "balancedness": float(self.balancedness.mean()),
             "worst_window": float(self.balancedness.mean(axis=1).min()),
@@ -119,7 +125,8 @@ class Replay:
         f = self.figures()
         oracle = "" if f["oracle"] is None else f", oracle {f['oracle']:.4f}"
         lines = [
-            f"{self.policy} over {f['windows']} windows on {self.cluster}",
+            f"{self.policy} over {f['windows']} windows on {self.cluster}"
+            f"{'' if self.dispatch == 'even' else f', dispatch {self.dispatch}'}",
             f"balancedness    mean {f['balancedness']:.4f}, worst window {f['worst_window']:.4f}"
             f"{oracle}",
             f"straggler time  {f['straggler_seconds']:.4g} s, {f['straggler_time']:.4f} x ideal",

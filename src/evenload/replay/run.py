@@ -9,10 +9,11 @@ import numpy as np
 
 from evenload import solve
 from evenload.arrays import Float, keep_numpy
-from evenload.checks import part, positive_int
+from evenload.checks import one_of, part, positive_int
 from evenload.clock import Stopwatch
 from evenload.cluster import Cluster, check_cluster, check_groups
 from evenload.cost import CostModel
+from evenload.dispatch import BY_PLACE, DISPATCHES, PLANNERS
 from evenload.placement import Placement, check_same
 from evenload.replay.policies import Past, Policy, check_policy, get_policy
 from evenload.replay.results import Replay
@@ -34,6 +35,7 @@ def replay(
     cost: CostModel | None = None,
     start: Placement | None = None,
     num_groups: int = 1,
+    dispatch: str = "even",
     oracle: Oracle = "fast",
     sample: float = 1.0,
     delay: bool = True,
@@ -66,9 +68,14 @@ def replay(
         What serves at first. Default: ``Placement.trivial``, experts in order.
     num_groups : int, default 1
         As `evenload.solve`, for planners.
+    dispatch : {"even", "live", "nearest", "static"}, default "even"
+        How a replica is picked for a token, see `evenload.dispatch`: what every window is judged
+        by, and what is planned for: by the solvers ``"auto"`` and ``"incremental"``; all
+        others plan for even sharing.
     oracle : str, callable or None, default "fast"
         Who plans each window on itself: local search to 0.9995 (where GPUs differ, the joint
-        search), a solver by name, or a function from a load to a placement; None leaves it out.
+        search; for ``"nearest"`` and ``"static"``, the incremental one), a solver by name, or a
+        function from a load to a placement; None leaves it out.
     sample : float, default 1.0
         Part of the served tokens that the trace has recorded, above 0 and at most 1: all seconds of
         computing are divided by it.
@@ -101,6 +108,7 @@ def replay(
         "interval": positive_int("interval", interval),
         "warm_start": first,
         "num_groups": check_groups(num_groups, windows.num_experts),
+        "dispatch": one_of("dispatch", dispatch, DISPATCHES),
         "oracle": oracle if oracle is None or isinstance(oracle, str) else "given function",
         "start": "trivial" if start is None else "given",
         "sample": part("sample", sample),
@@ -111,7 +119,7 @@ def replay(
     if start is not None:
         check_same(start, place, "start")
         place = start.rewrapped(keep_numpy)
-    best = _make_oracle(oracle, cluster, num_groups)
+    best = _make_oracle(oracle, cluster, {"num_groups": num_groups}, dispatch)
     course = _Course(chosen, costs, place, settings, keep_placements)
     for t in range(windows.num_windows):
         if t >= first and (t - first) % interval == 0:
@@ -141,6 +149,7 @@ class _Course:
         keep_placements: bool,
     ) -> None:
         self.policy, self.cost, self.settings = policy, cost, settings
+        self.how = {"dispatch": settings["dispatch"]}
         self.current, self.before, self.cluster = start, start, start.cluster
         self.due: Float | None = None  # [L], seconds from now; while experts move
         self.seen: deque[Float] = deque(maxlen=policy.memory)
@@ -158,7 +167,8 @@ class _Course:
             return
         load = np.stack(self.seen)
         load.setflags(write=False)
-        settings = {name: self.settings[name] for name in ("num_groups", "interval", "sample")}
+        told = ("num_groups", "dispatch", "interval", "sample")
+        settings = {name: self.settings[name] for name in told}
         past = Past(load, t, self.asked, self.current, self.cluster, cost=self.cost, **settings)
         with Stopwatch() as watch:
             wanted = self.policy.decide(past)
@@ -185,8 +195,8 @@ class _Course:
         """Serve window t, and write down how that went."""
         tokens = self.cost.tokens_per_second * self.settings["sample"]
         mean = load.sum(axis=1) / self.cluster.capacity.sum() / tokens
-        reached = self.current.balancedness(load)
-        kept = self.before.balancedness(load) if self.rebalances else reached
+        reached = self.current.balancedness(load, **self.how)
+        kept = self.before.balancedness(load, **self.how) if self.rebalances else reached
         if self.due is not None:
             part = old_part(mean / kept, mean / reached, self.due)
             mixed = 1.0 / (part / kept + (1.0 - part) / reached)
@@ -196,7 +206,8 @@ class _Course:
         best = np.full(len(load), np.nan)
         if oracle is not None:
             # Whatever serves is a plan too, and the search need not have found as good a one.
-            best = np.maximum(np.maximum(oracle(load).balancedness(load), kept), reached)
+            planned = oracle(load).balancedness(load, **self.how)
+            best = np.maximum(np.maximum(planned, kept), reached)
         self.windows.append((t, len(self.rebalances), reached, kept, best, mean))
 
     def finish(self, notes: tuple[str, ...]) -> Replay:
@@ -246,8 +257,10 @@ def old_part(old_seconds: Float, new_seconds: Float, due: Float) -> Float:
     return np.asarray(np.minimum(np.cumsum(served), 1.0))
 
 
-def _make_oracle(oracle: Any, cluster: Cluster, num_groups: int) -> Planner | None:
-    """Return what plans a window on itself; `oracle` as in `replay`."""
+def _make_oracle(
+    oracle: Any, cluster: Cluster, problem: dict[str, Any], dispatch: str
+) -> Planner | None:
+    """Return what plans a window on itself; `oracle` as in `replay`, `problem` for `solve`."""
     if oracle is None or callable(oracle):
         return oracle  # type: ignore[no-any-return]
     if not isinstance(oracle, str):
@@ -258,9 +271,13 @@ def _make_oracle(oracle: Any, cluster: Cluster, num_groups: int) -> Planner | No
     if oracle == "fast":  # a fifth of the time that the last bit of the balancedness takes
         equal = {"solver": "local-search", "target": 0.9995}
         how = equal if cluster.gpus_are_equal else {"solver": "joint", "effort": "fast"}
+        if dispatch in BY_PLACE:
+            how = {"solver": "incremental", "effort": "fast"}
     elif oracle != "auto":
         get_solver(oracle)
-    return lambda load: solve(load, cluster, num_groups=num_groups, **how).placement
+    if how["solver"] in PLANNERS:
+        how["dispatch"] = dispatch
+    return lambda load: solve(load, cluster, **problem, **how).placement
 
 
 def check_warm_start(warm_start: Any, windows: Trace) -> int:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 import evenload
-from evenload.checks import multiple, part, positive_int
+from evenload.checks import multiple, one_of, part, positive_int
 from evenload.cluster import Cluster, check_groups
+from evenload.dispatch import DISPATCHES
 from evenload.io import replace_file
 from evenload.replay.policies import get_policy
 from evenload.replay.run import check_cost, check_warm_start, replay
@@ -40,6 +41,7 @@ class Cell:
     slots: int
     window: int
     interval: int
+    dispatch: str = "even"
 
 
 def sweep(
@@ -55,6 +57,7 @@ def sweep(
     warm_start: int = 1,
     cost: Any = None,
     num_groups: int = 1,
+    dispatch: str | Sequence[str] = "even",
     oracle: str | None = "fast",
     sample: float = 1.0,
     delay: bool = True,
@@ -62,10 +65,11 @@ def sweep(
     workers: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Row]:
-    """Replay every combination of policies, GPUs, slots, windows and intervals.
+    """Replay every combination of policies, dispatches, GPUs, slots, windows and intervals.
 
     Returns a row a cell, in the grid's order with policies varying fastest: what sets it apart
-    (``policy``, ``gpus``, ``nodes``, ``slots``, ``window``, ``interval``) and `Replay.figures`.
+    (``policy``, ``gpus``, ``nodes``, ``slots``, ``window``, ``interval``, ``dispatch``) and
+    `Replay.figures`.
 
     Each finished cell becomes a small file in `folder` at once. After an interrupt, or with a
     larger grid, the same call goes on from there: cells that are done are not run again. A cell is
@@ -79,6 +83,8 @@ def sweep(
     policies : sequence of str
         See `get_policy`.
     gpus, slots, windows, intervals : int or sequence of int
+    dispatch : str or sequence of str, default "even"
+        As `replay`, one or more.
     folder : path-like
         For finished cells.
     gpus_per_node : int, optional
@@ -95,7 +101,7 @@ def sweep(
         Called with the number of cells done and of all, before the first and after each.
     """
     given = check_trace(trace)
-    cells = grid(given, policies, gpus, slots, windows, intervals, gpus_per_node)
+    cells = grid(given, policies, gpus, slots, windows, intervals, gpus_per_node, dispatch)
     for merged in {cell.window for cell in cells}:
         check_warm_start(warm_start, given.merged(merged))
     if executor is not None and workers is not None:
@@ -143,6 +149,7 @@ def grid(
     windows: Any,
     intervals: Any,
     gpus_per_node: int | None,
+    dispatch: str | Sequence[str] = "even",
 ) -> list[Cell]:
     """Return every combination, checked as `sweep` says; policies vary fastest."""
     names = [policies] if isinstance(policies, str) else list(policies)
@@ -150,6 +157,10 @@ def grid(
         raise ValueError("policies is empty; use one or more")
     for name in names:
         get_policy(name)
+    asked = [dispatch] if isinstance(dispatch, str) else list(dispatch)
+    if not asked:
+        raise ValueError("dispatch is empty; use one or more")
+    ways = dict.fromkeys(one_of("dispatch", word, DISPATCHES) for word in asked)
     cells = []
     axes = {"gpus": gpus, "slots": slots, "windows": windows, "intervals": intervals}
     for G, S, window, interval in itertools.product(*map(_numbers, axes, axes.values())):
@@ -161,7 +172,11 @@ def grid(
                 multiple("gpus", G, "gpus_per_node", each)
             nodes = max(G // each, 1)
         Cluster(G, nodes, num_slots=S).check_holds(trace.num_experts, "slots")
-        cells += [Cell(name, G, nodes, S, window, interval) for name in dict.fromkeys(names)]
+        cells += [
+            Cell(name, G, nodes, S, window, interval, way)
+            for way in ways
+            for name in dict.fromkeys(names)
+        ]
     return cells
 
 
@@ -176,7 +191,8 @@ def _numbers(name: str, values: Any) -> list[int]:
 def _run_cell(trace: Trace, how: dict[str, Any], cell: Cell) -> Row:
     """Replay one cell and return its figures; what workers run."""
     cluster = Cluster(cell.gpus, cell.nodes, num_slots=cell.slots)
-    how = how | {"window": cell.window, "interval": cell.interval, "keep_placements": False}
+    how = how | {"window": cell.window, "interval": cell.interval, "dispatch": cell.dispatch}
+    how["keep_placements"] = False
     return replay(trace, cluster, cell.policy, **how).figures()
 
 

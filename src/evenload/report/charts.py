@@ -125,10 +125,11 @@ def _reach(values: Sequence[float], room: float) -> tuple[float, float]:
 
 def _tradeoff(story: Story) -> Figure:
     """Return a point for every policy, and a curve for those whose names differ in numbers only."""
-    families: dict[str, list[int]] = {}
+    families: dict[tuple[str, str], list[int]] = {}
     moved = [row["moves"] / row["windows"] for row in story.rows]
     reached = [row["balancedness"] for row in story.rows]
-    known = [float(of.mean()) for of in (story.start, *(level.reached for level in story.above))]
+    levels = (*story.start.values(), *(level.reached for level in story.above))
+    known = [float(of.mean()) for of in levels]
     x_range, y_range = _reach((0.0, *moved), _ROOM), _reach((*reached, *known), 2 * _ROOM)
 
     def pixels(across: float, up: float) -> tuple[float, float]:
@@ -137,7 +138,8 @@ def _tradeoff(story: Story) -> Figure:
         return _PLOT[0] * right, _PLOT[1] * (1.0 - high)
 
     for i, row in enumerate(story.rows):
-        families.setdefault(_NUMBER.sub("N", row["policy"].partition(",")[0]), []).append(i)
+        name = _NUMBER.sub("N", row["policy"].partition(",")[0])
+        families.setdefault((name, row["dispatch"]), []).append(i)
     curves = [sorted(of, key=lambda i: (moved[i], i)) for of in families.values() if len(of) > 1]
     points = list(map(pixels, moved, reached))
     lines = [(points[i], points[j]) for curve in curves for i, j in pairwise(curve)]
@@ -215,7 +217,9 @@ def _moves(story: Story, policy: int) -> tuple[Trace, Trace, Trace]:
     replay, x, W = story.replays[policy], story.runs.middles, len(story.windows)
     at = np.minimum(np.searchsorted(story.windows, replay.rebalance_window), W - 1)
     moves, seconds = replay.moves.sum(axis=1), _significant(replay.move_seconds)
-    gained = (replay.mean_seconds / story.start - replay.straggler_seconds).sum(axis=1)
+    gained = (replay.mean_seconds / story.start[replay.dispatch] - replay.straggler_seconds).sum(
+        axis=1
+    )
     saved = (gained - np.bincount(at, replay.move_seconds, W)).cumsum()
     moved = np.bincount(at, moves, W).cumsum().astype(np.int64)
     lines = {"mode": "lines" if len(x) > 1 else "lines+markers", "legendgroup": policy}

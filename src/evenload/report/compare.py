@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +16,9 @@ from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster, check_groups
 from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.placement import Placement
-from evenload.plan import straggler_time
+from evenload.plan import evaluated, under_each
 from evenload.problem import Problem
-from evenload.report.text import counted, percent_down, percent_up
+from evenload.report.text import counted, down, percent_down, percent_up
 from evenload.traffic import away_share, nodes_per_token
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Context:
     num_windows: int = 1  # of the trace
     window: int | None = None  # the one that was picked; None where they were summed
     forecast: bool = False  # whether it is the load that is expected after the windows
+    dispatch: str = "even"  # in words
 
     @classmethod
     def of(cls, file: LoadFile, cluster: Cluster, num_groups: int = 1, **how: Any) -> Context:
@@ -60,6 +62,7 @@ class Context:
             f"{f' ({gone} gone)' if gone else ''}"
             f"{f', {c.num_nodes} nodes' if c.num_nodes > 1 else ''}"
             f"{f', {self.num_groups} groups' if self.num_groups > 1 else ''}"
+            f"{'' if self.dispatch == 'even' else f', dispatch {self.dispatch}'}"
         )
 
 
@@ -90,8 +93,8 @@ class Summary:
     Raises
     ------
     ValueError
-        If the load does not fit the placement, or is none, the groups do not divide the experts, or
-        the routed experts are none of the placement.
+        If the load does not fit the placement, or is none, the groups do not divide the experts,
+        the routed experts are none of the placement, or `dispatch` is none.
     """
 
     name: str  # head of its column
@@ -99,36 +102,42 @@ class Summary:
     load: Any  # tokens routed to each expert, [L, E]
     start: Placement | None = None  # what moves are counted from; default: the trivial placement
     solver: str | None = None
-    bound: Float | None = None  # on the balancedness, where tokens are shared evenly, [L]
+    bound: Float | None = None  # on the balancedness, [L]
     milliseconds: float | None = None  # time that planning took
     num_groups: int = 1  # groups of experts that routing sends tokens to
     topk: Any = None  # experts that each token was routed to, [tokens, L, k]
-    split: bool = False  # whether to compute the best uneven split: a maximum flow for each layer
+    # How tokens are shared: `dispatch`, `live_share` and `tokens_from` of `Problem.build`.
+    sharing: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         p, cluster, load = self.placement, self.placement.cluster, self.load
         check_groups(self.num_groups, p.num_experts)
-        self.gpu_load: Float = np.asarray(p.gpu_load(load))  # [L, G]
+        checked, _ = p.check_load(load)
+        self.problem = Problem.build(checked, cluster, **self.sharing)
+        self.gpu_load: Float = evaluated(self.problem, p, checked)[0]  # [L, G]
         self.relative_load = relative_load(self.gpu_load, cluster.capacity)
-        self.balancedness: Float = np.asarray(p.balancedness(load))  # mean over max GPU load, [L]
+        # Mean over max GPU load, [L]; and the sum over layers of the heaviest GPU's, over the sum
+        # of the means: 1 at best.
+        _, self.balancedness, self.straggler_time = evaluated(self.problem, p, self.problem.load)
         self.worst_layer = int(self.balancedness.argmin())  # the first one on ties
         self.gap = None if self.bound is None else self.bound - self.balancedness
-        # Sum over layers of the heaviest GPU, over the sum of the means: 1 at best.
-        self.straggler_time = straggler_time(self.gpu_load, cluster.capacity)
         self.heaviest = self._spot(np.nanargmax(self.relative_load))
         self.lightest = self._spot(np.nanargmin(self.relative_load))
         self.duplicates: Int = np.asarray(p.duplicates)
         start = self.start or Placement.trivial(p.num_layers, p.num_experts, cluster)
         self.moves: Int = np.asarray(p.moves_from(start))
-        # Three of what not every load or cluster has, [L]: balancedness if tokens are shared among
-        # replicas at best, part of the load away from its group's home node, nodes of a token.
-        self.split_balancedness = self.away_share = self.nodes_per_token = None
-        if self.split:
-            self.split_balancedness = np.asarray(p.balancedness(load, p.split(load)))
+        # Two of what not every load or cluster has, [L]: part of the load away from its group's
+        # home node, nodes of a token.
+        self.away_share = self.nodes_per_token = None
         if cluster.num_nodes > 1 and self.num_groups > 1:
             self.away_share = np.asarray(away_share(p, load, self.num_groups))
         if cluster.num_nodes > 1 and self.topk is not None:
             self.nodes_per_token = nodes_per_token(p, self.topk)
+
+    @cached_property
+    def under(self) -> dict[str, float]:
+        """Mean balancedness under every dispatch, by its name."""
+        return under_each(self.placement, self.problem.load, self.problem.tokens_from)
 
     def _spot(self, index: Any) -> Spot:
         layer, gpu = divmod(int(index), self.gpu_load.shape[1])
@@ -138,8 +147,8 @@ class Summary:
     def to_plain(self, first: str = "trivial") -> dict[str, Any]:
         """Return it as nested dicts of plain numbers, strings and lists, for JSON.
 
-        Moves are counted from the placement named `first`; times are in milliseconds. ``bound`` and
-        ``gap`` are on even sharing of an expert's tokens; ``split_balancedness`` may be above them.
+        Moves are counted from the placement named `first`; times are in milliseconds. All is under
+        ``dispatch``; ``under`` has the mean balancedness under each.
         """
         gap = self.gap
         return {
@@ -150,7 +159,9 @@ class Summary:
             "gap": None
             if gap is None
             else {"mean": float(gap.mean()), "largest": float(gap.max())},
-            "split_balancedness": _per_layer(self.split_balancedness, worst=True),
+            "dispatch": self.problem.dispatch,
+            "live_share": self.problem.live_share,
+            "under": self.under,
             "straggler_time": self.straggler_time,
             "heaviest_gpu": self.heaviest._asdict(),
             "lightest_gpu": self.lightest._asdict(),
@@ -197,17 +208,20 @@ def _start(load: Any, cluster: Cluster, current: Placement | None = None, **how:
     if current is None or current.cluster.num_gpus != cluster.num_gpus:
         L, E = load.shape
         name, current = "trivial", Placement.trivial(L, E, cluster)
-    bound = balancedness_bound(Problem.build(load, current.cluster))
+    if current.cluster != cluster:  # where no GPU is the one that tokens start on
+        how["sharing"] = {**how.get("sharing", {}), "tokens_from": None}
+    bound = balancedness_bound(Problem.build(load, current.cluster, **how.get("sharing", {})))
     return Summary(name, current, load, start=current, bound=bound, **how)
 
 
 def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any) -> list[Summary]:
     """Summarise what runs now, or the trivial placement, and then each of one or more plans.
 
-    `plans` are name -> (Plan, milliseconds), all on one cluster, and `how` is `num_groups`, `topk`
-    and `split` of `Summary`.
+    `plans` are name -> (Plan, milliseconds), all on one cluster and for one dispatch, and `how` is
+    `num_groups` and `topk` of `Summary`.
     """
     *_, (last, _) = plans.values()
+    how["sharing"] = last.problem.sharing
     found = [_start(load, last.placement.cluster, last.current, **how)]
     for name, (plan, milliseconds) in plans.items():
         how |= {"start": found[0].placement, "solver": plan.solver, "milliseconds": milliseconds}
@@ -221,7 +235,9 @@ def compare_plan(load: Any, plan: Plan, milliseconds: float, **how: Any) -> list
 
 
 def compare_file(load: Any, file: PlacementFile, **how: Any) -> list[Summary]:
-    """Summarise the trivial placement and the one in a file; `how` as `compare_plans`.
+    """Summarise the trivial placement and the one in a file.
+
+    `how` is `num_groups`, `topk` and `sharing` of `Summary`.
 
     Raises
     ------
@@ -252,16 +268,27 @@ def relief(before: Summary, after: Summary) -> str:
     )
 
 
+def others_line(summary: Summary) -> str:
+    """Say what a placement reaches where tokens are shared among replicas in other ways."""
+    alone = summary.problem.live_share == 1.0
+    planned = summary.problem.dispatch if alone else ""
+    others = [f"{name} {down(of)}" for name, of in summary.under.items() if name != planned]
+    return f"{summary.name} under other dispatches: {', '.join(others)}."
+
+
 def plan_lines(summaries: Sequence[Summary], plan: Plan) -> list[str]:
     """Return the lines below a plan's table: the gist, the solver and why, its notes."""
-    lines = [relief(summaries[0], summaries[-1]), f"solver: {plan.solver} ({plan.reason})"]
+    lines = [relief(summaries[0], summaries[-1]), others_line(summaries[-1])]
+    lines.append(f"solver: {plan.solver} ({plan.reason})")
     return lines + [f"note: {note}" for note in plan.notes]
 
 
 def file_lines(summaries: Sequence[Summary], load: Any, file: PlacementFile) -> list[str]:
     """Return the lines below the table of a placement file: the gist, and what it was made for."""
-    lines = [relief(summaries[0], summaries[-1])]
+    lines = [relief(summaries[0], summaries[-1]), others_line(summaries[-1])]
     if file.load_digest is not None:
         same = file.load_digest == load_digest(load)
         lines.append(f"The placement was made for {'these very' if same else 'other'} loads.")
+    if file.dispatch is not None:
+        lines.append(f"The placement was made for dispatch {file.dispatch}.")
     return lines

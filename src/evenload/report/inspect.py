@@ -312,13 +312,15 @@ def inspect_placement(file: PlacementFile, format: str, *, cluster_known: bool =
         rows.append(("duplicates", f"{int(placement.duplicates.sum()):,}"))
     rows.append(("solver", file.solver or "not said"))
     rows.append(("loads it is for", file.load_digest or "not said"))
+    if file.dispatch is not None:
+        rows.append(("dispatch it is for", file.dispatch))
     plain = {
         "kind": "placement", "source": file.source, "format": format,
         "cluster": cluster.arguments | {"num_slots": S} if cluster_known else None,
         "num_layers": L, "num_experts": E, "num_slots": S, "layers": layers,
         "replicated_experts": replicated.tolist(), "most_replicas": most,
         "duplicates": placement.duplicates.tolist() if cluster_known else None,
-        "solver": file.solver, "load_digest": file.load_digest,
+        "solver": file.solver, "load_digest": file.load_digest, "dispatch": file.dispatch,
         "odd": list(_odd_in_placement(file, names, cluster_known)), "notes": list(file.notes),
     }  # fmt: skip
     words = ", ".join(map(counted, (L, E, S), ("layer", "expert", "slot")))

@@ -150,7 +150,7 @@ def _document(story: Story, trace: Trace) -> str:
     folder = files("evenload.report")
     return Template((folder / "page.html").read_text(encoding="utf-8")).substitute(
         title=escape(story.title),
-        subtitle=escape(words.subtitle(story.replays[0], trace)),
+        subtitle=escape(words.subtitle(story.replays[0], trace, story.dispatches)),
         answer=escape(story.answer),
         policies="".join(_rows(story)),
         settings=_settings(story, trace),
@@ -221,7 +221,7 @@ def _rows(story: Story) -> Iterator[str]:
             text.show_bytes(row["bytes"]),
             text.show_seconds(row["move_seconds"]),
             text.show_seconds(row["plan_ms"] / 1e3) if row["asked"] else _NONE,
-            _change(row["total_seconds"], story.start_seconds),
+            _change(row["total_seconds"], story.start_seconds[row["dispatch"]]),
         ]
         kind = ' class="hero"' if index == story.hero and len(story.rows) > 1 else ""
         yield _row(row["policy"], cells, kind, swatch)

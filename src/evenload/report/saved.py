@@ -97,16 +97,20 @@ def _span(windows: Any) -> str:
 def check_together(replays: Sequence[Replay], trace: Trace) -> None:
     """Raise `ValueError` where one page cannot show all replays.
 
-    That is: there is none, two have one name, they differ in cluster, window or the windows that
-    they served, one has not kept its placements, or the trace is not the one they served.
+    That is: there is none, two have one name and dispatch, they differ in cluster, window or the
+    windows that they served, one has not kept its placements, or the trace is not the one they
+    served.
     """
     if not replays:
         raise ValueError("replays is empty; use at least one replay")
     first = replays[0]
-    names = [replay.policy for replay in replays]
+    names = [(replay.policy, replay.dispatch) for replay in replays]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"replays: {name!r} is there {names.count(name)} times; use each once")
+            raise ValueError(
+                f"replays: {name[0]!r} is there {names.count(name)} times under dispatch "
+                f"{name[1]!r}; use each once"
+            )
     for other in replays:
         for what, ours, theirs in (
             ("cluster", first.cluster, other.cluster),

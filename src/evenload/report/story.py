@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -127,7 +128,10 @@ class Story:
         self.title = f"Replay of {PurePath(trace.source).name or 'a trace'}"
         self.replays = replays
         self.rows = [replay.figures() for replay in replays]
-        self.names = [shorten(replay.policy, _LONGEST) for replay in replays]  # for a legend
+        self.dispatches = list(dict.fromkeys(replay.dispatch for replay in replays))
+        for row in self.rows if len(self.dispatches) > 1 else ():
+            row["policy"] += f" ({row['dispatch']})"
+        self.names = [shorten(row["policy"], _LONGEST) for row in self.rows]  # for a legend
         self.hero = hero(self.rows)  # the policy that the answer is about
         self.styles = styles(len(replays), self.hero)
         self.num_nodes = first.cluster.num_nodes
@@ -136,20 +140,37 @@ class Story:
         bytes_a_window = (1 + len(replays)) * L * first.cluster.num_gpus * BYTES_A_NUMBER
         # Indices of the windows that have heat maps.
         self.shown = spaced(W, int(min(MOST_SHOWN, max(MAP_BYTES // bytes_a_window, 2))))
-        # What the placement at the start reaches, [W, L]; and GPU load over the layer's mean, first
-        # with that placement: [P + 1, N, L, G].
+        # What the placement at the start reaches under each dispatch, [W, L]; and GPU load over the
+        # layer's mean, first with that placement under the first dispatch: [P + 1, N, L, G].
         self.start, share, self.maps = self._walk(replays, trace)
         self.colour_limit = colour_limit([self.maps])
         self.hot = _hot(share)
-        self.start_seconds = float((first.mean_seconds / self.start).sum())
-        oracles = [replay.oracle for replay in replays if not np.isnan(replay.oracle).any()]
-        self.above = [Level("oracle", of, "ink", "dot", "bottom") for of in oracles[:1]]
-        # The starting placement needs a line of its own where nobody kept it.
-        below = Level("starting placement", self.start, "quiet", "dash", "top")
-        self.below = [below] if all(row["moves"] for row in self.rows) else []
-        self.answer = answer(self.rows, self.start_seconds)
+        self.start_seconds = {
+            dispatch: float((first.mean_seconds / reached).sum())
+            for dispatch, reached in self.start.items()
+        }
+        self.above, self.below = self._levels(replays)
+        best = min(self.rows, key=itemgetter("total_seconds"))
+        self.answer = answer(self.rows, self.start_seconds[best["dispatch"]])
 
-    def _walk(self, replays: Sequence[Replay], trace: Trace) -> tuple[Float, Float, Float]:
+    def _levels(self, replays: Sequence[Replay]) -> tuple[list[Level], list[Level]]:
+        """Return the oracle and the starting placement under each dispatch, where they are shown.
+
+        The starting placement needs a line of its own where nobody kept it.
+        """
+        above, below = [], []
+        for dispatch, reached in self.start.items():
+            under = f" ({dispatch})" if len(self.dispatches) > 1 else ""
+            own = [replay for replay in replays if replay.dispatch == dispatch]
+            known = [replay.oracle for replay in own if not np.isnan(replay.oracle).any()]
+            above += [Level(f"oracle{under}", of, "ink", "dot", "bottom") for of in known[:1]]
+            if all(replay.moves.any() for replay in own):
+                below.append(Level(f"starting placement{under}", reached, "quiet", "dash", "top"))
+        return above, below
+
+    def _walk(
+        self, replays: Sequence[Replay], trace: Trace
+    ) -> tuple[dict[str, Float], Float, Float]:
         """Walk over the served windows once; no more than one window of loads is held.
 
         Returns `start`; the load of each expert relative to its layer's mean, averaged over each
@@ -162,19 +183,23 @@ class Story:
             for r in replays
         ]
         start, at = made[0][0], {int(w): n for n, w in enumerate(self.shown)}
-        reached, share = np.empty((W, L)), np.zeros((len(sizes), L, E))
+        reached = {dispatch: np.empty((W, L)) for dispatch in self.dispatches}
+        share = np.zeros((len(sizes), L, E))
         maps = np.empty((1 + len(replays), len(at), L, first.cluster.num_gpus))
         run_of = np.repeat(np.arange(len(sizes)), sizes)
         merged = trace.merged(first.window)
         for w, number in enumerate(first.windows):
             load = merged.window(int(number))
-            reached[w] = start.balancedness(load)
+            for dispatch, of in reached.items():
+                of[w] = start.balancedness(load, dispatch=dispatch)
             mean = load.mean(axis=1, keepdims=True)
             relative = np.divide(load, mean, out=np.ones_like(load), where=mean > 0.0)
             share[run_of[w]] += relative / sizes[run_of[w]]
             if w in at:
-                served = [of[r.served[w]] for of, r in zip(made, replays, strict=True)]
-                for p, placement in enumerate((start, *served)):
-                    gpu_load = placement.gpu_load(load)
+                served = [
+                    (of[r.served[w]], r.dispatch) for of, r in zip(made, replays, strict=True)
+                ]
+                for p, (placement, way) in enumerate([(start, first.dispatch), *served]):
+                    gpu_load = placement.gpu_load(load, dispatch=way)
                     maps[p, at[w]] = relative_load(gpu_load, first.cluster.capacity)
         return reached, share, maps

@@ -129,7 +129,6 @@ _ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("balancedness, worst", lambda s: f"{down(s.balancedness.min())}\nlayer {s.worst_layer}"),
     ("proven bound, mean", lambda s: _mean(s.bound, up)),
     ("gap to it, mean", lambda s: _mean(s.gap, up)),
-    ("if split unevenly", lambda s: _mean(s.split_balancedness, down)),
     ("straggler time", lambda s: f"{up(s.straggler_time)} x ideal"),
     ("heaviest GPU", lambda s: _spot(s.heaviest, up(s.heaviest.relative, 4))),
     ("lightest GPU", lambda s: _spot(s.lightest, down(s.lightest.relative, 4))),
@@ -194,6 +193,7 @@ def print_policies(
     columns: list[Column] = [
         ("policy", itemgetter("policy")),
         *(_CELLS if cells else ()),
+        *([("dispatch", itemgetter("dispatch"))] if cells and not _all_even(rows) else ()),
         *_FIGURES,
     ]
 
@@ -211,6 +211,10 @@ def print_policies(
     heads, *shown = table()
     fold = 0 if file.isatty() else None
     print_table(title, heads, shown, [*left_out, *lines], file, fold=fold)
+
+
+def _all_even(rows: Sequence[Row]) -> bool:
+    return all(row["dispatch"] == "even" for row in rows)
 
 
 def policy_lines(rows: Sequence[Row]) -> list[str]:
@@ -234,13 +238,14 @@ def policy_lines(rows: Sequence[Row]) -> list[str]:
 def enough_slots(rows: Sequence[Row]) -> list[str]:
     """Say for each number of GPUs how many slots are enough: the answer that a sweep is for."""
     lines = []
-    for gpus in dict.fromkeys(row["gpus"] for row in rows):
-        fastest = sorted((row for row in rows if row["gpus"] == gpus), key=_seconds)
+    alike, told = itemgetter("gpus", "dispatch"), not _all_even(rows)
+    for gpus, dispatch in dict.fromkeys(map(alike, rows)):
+        fastest = sorted((row for row in rows if alike(row) == (gpus, dispatch)), key=_seconds)
         least, limit = fastest[0], (1.0 + WITHIN) * _seconds(fastest[0])
         enough = min((row for row in fastest if _seconds(row) <= limit), key=itemgetter("slots"))
         line = (
-            f"{gpus} GPUs: {least['slots']} slots with {least['policy']} take the least time in "
-            f"all, {_seconds(least):.4g} s"
+            f"{gpus} GPUs{f', dispatch {dispatch}' if told else ''}: {least['slots']} slots with "
+            f"{least['policy']} take the least time in all, {_seconds(least):.4g} s"
         )
         if enough["slots"] != least["slots"]:
             line += f"; {enough['slots']} with {enough['policy']} come within {WITHIN:.0%} of it"
@@ -271,7 +276,7 @@ def slots_lines(found: Redundancy | None) -> list[str]:
         return []
     lines = [
         f"  {point.num_slots:>6} slots ({point.num_slots - found.plan.placement.num_experts} "
-        f"redundant): {down(point.balancedness)} (even sharing: at most {up(point.bound)})"
+        f"redundant): {down(point.balancedness)} (at most {up(point.bound)})"
         for point in found.curve
     ]
     hidden = len(lines) - _MOST_LINES

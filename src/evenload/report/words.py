@@ -69,13 +69,15 @@ def answer(rows: Sequence[Row], start_seconds: float) -> str:
     )
 
 
-def subtitle(replay: Replay, trace: Trace) -> str:
+def subtitle(replay: Replay, trace: Trace, dispatches: Sequence[str]) -> str:
     """Say in one line what was replayed."""
     c = replay.cluster
     nodes = f" in {c.num_nodes} nodes" if c.num_nodes > 1 else ""
+    told = "" if [*dispatches] == ["even"] else f", dispatch {' and '.join(dispatches)}"
     return (
         f"{trace.num_layers} layers of {trace.num_experts} experts, {c.num_slots} slots on "
         f"{counted(c.num_gpus, 'GPU')}{nodes}, {counted(len(replay.windows), 'window')} served"
+        f"{told}"
     )
 
 
