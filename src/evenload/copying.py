@@ -18,6 +18,7 @@ import numpy as np
 
 from evenload.arrays import Float, Int, refuse
 from evenload.checks import whole_number
+from evenload.cluster import Cluster
 from evenload.dispatch import SLACK, check_slack
 from evenload.placement import Placement
 from evenload.threads import spread
@@ -48,6 +49,14 @@ class Copied:
     def moved(self) -> Int:
         """Tokens of each layer that a copy computes, int64 [L]."""
         return np.asarray(np.where(self.resident, 0, self.alloc).sum(axis=(1, 2)))
+
+    def balancedness(self, cluster: Cluster) -> Float:
+        """Return what is reached on the GPUs, as `Placement.balancedness`: float64 [L]."""
+        living = cluster.capacity > 0.0
+        tokens = self.alloc.sum(axis=2)[:, living]
+        last = (tokens / cluster.capacity[living]).max(axis=1)
+        mean = tokens.sum(axis=1) / cluster.capacity.sum()
+        return np.asarray(np.divide(mean, last, out=np.ones(len(last)), where=last > 0.0))
 
     @property
     def over(self) -> Int:
@@ -138,7 +147,10 @@ def copied(load: Int, homes: Placement, slack: float, most: int = 2**62) -> Copi
 
 
 def copies_by_slack(
-    loads: Sequence[Any], homes: Placement, slacks: Sequence[float] = SLACKS
+    loads: Sequence[Any],
+    homes: Placement,
+    slacks: Sequence[float] = SLACKS,
+    weight: Any = None,
 ) -> Float:
     """Count the copies of each layer and load at every slack, on average over the loads.
 
@@ -148,17 +160,23 @@ def copies_by_slack(
         Anything proportional to tokens.
     homes : Placement
     slacks : sequence of float, C of them
+    weight : array_like, optional
+        What each load counts. Default: all the same.
 
     Returns
     -------
     float64 ndarray, [C, L]
     """
-    count = np.zeros((len(slacks), homes.num_layers))
-    for load in loads:
-        tokens = on_grid(homes.check_load(load)[0])
-        for n, slack in enumerate(slacks):
-            count[n] += copied(tokens, homes, slack).copies.sum(axis=1)
-    return np.asarray(count / len(loads))
+    tokens = [on_grid(homes.check_load(load)[0]) for load in loads]
+    count = [[copied(of, homes, slack).copies.sum(axis=1) for slack in slacks] for of in tokens]
+    return np.asarray(np.average(np.array(count, np.float64), axis=0, weights=weight))
+
+
+def copied_share(load: Float, homes: Placement, slack: float) -> Float:
+    """Return the part of each layer's tokens that copies compute, float64 [L]."""
+    tokens = on_grid(load)
+    whole = np.maximum(tokens.sum(axis=1), 1)
+    return np.asarray(copied(tokens, homes, slack).moved / whole)
 
 
 def on_grid(load: Float) -> Int:

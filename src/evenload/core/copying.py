@@ -181,7 +181,7 @@ def _copy(
     copies = np.int64(0)
     while True:
         h, d = _pair(sent, limit, time, left, how)
-        if h == NONE or d == NONE:
+        if NONE in (h, d):
             return copies
         e = _expert_for(sent, h, min(time[h] - limit[h], limit[d] - time[d]))
         if held[d, e] == 0:
