@@ -62,34 +62,6 @@ def by_topology(load: Any, cluster: Cluster, topk: Any) -> list[tuple[str, ...]]
     return rows
 
 
-def near_load(placement: Placement, load: Any) -> Any:
-    """Return the load of each GPU where ranks prefer near replicas, float64 [L, G].
-
-    Every rank has an equal part of each expert's tokens. It sends them to the first replica on its
-    own GPU, else to the first on its node unless the node has all, else evenly to all: what SGLang
-    0.5.23 makes of a map by ``--init-expert-location`` with an all-to-all backend, and its dispatch
-    ``static`` of every map (there on average, since whole ranks are dealt out).
-    """
-    cluster = placement.cluster
-    gpu_load = np.zeros((placement.num_layers, cluster.num_gpus))
-    gpu_of_slot, node_of_gpu = cluster.gpu_of_slot, cluster.node_of_gpu
-    for row, tokens, reached in zip(placement.rows, np.asarray(load), gpu_load, strict=True):
-        for expert, share in enumerate(tokens / cluster.num_gpus):
-            holders = gpu_of_slot[row == expert]
-            if len(holders) == 1:
-                reached[holders] += tokens[expert]
-                continue
-            nodes = node_of_gpu[holders]
-            for rank, node in enumerate(node_of_gpu):
-                near = holders[nodes == node]
-                if rank in holders:
-                    to = holders[holders == rank][:1]
-                else:
-                    to = near[:1] if 0 < len(near) < len(holders) else holders
-                np.add.at(reached, to, share / len(to))
-    return gpu_load
-
-
 def first_rebalances(load: Any, cluster: Cluster, settings: Settings) -> list[tuple[str, ...]]:
     """Rebalance from experts in order, as a plug-in does, until few move; table rows."""
     slots, gpus = cluster.num_slots, cluster.num_gpus
@@ -111,8 +83,7 @@ def by_nodes(load: Any) -> list[tuple[str, ...]]:
     rows = []
     for nodes in NODES:
         plan = solve(load, Cluster(32, nodes, num_slots=288))
-        near = near_load(plan.placement, load)
-        reached = near.mean(axis=1) / near.max(axis=1)
+        reached = plan.placement.balancedness(load, dispatch="nearest")
         rows.append((f"{nodes}", f"{plan.balancedness.mean():.4f}", f"{reached.mean():.4f}",
                      f"{reached.min():.4f}"))  # fmt: skip
     return rows

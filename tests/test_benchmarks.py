@@ -340,16 +340,6 @@ def test_another_tree_needs_a_package() -> None:
     assert "there is no evenload/__init__.py" in done.stderr
 
 
-def test_near_replicas_take_what_is_near_them() -> None:
-    four = Cluster(4, 2, slots_per_gpu=2)
-    # Expert 0 is on GPUs 0, 1 and 3; 1 on GPUs 0 and 1 of one node; 2, 3 and 4 have one replica.
-    placement = Placement([[0, 1, 0, 1, 2, 3, 4, 0]], four, 5)
-    found = cluster.near_load(placement, np.array([[8, 8, 0, 4, 1]]))
-    # GPU 2 sends 0 to GPU 3 on its node, and 1 to both of its replicas, as GPU 3 does.
-    assert found.tolist() == [[2 + 4, 2 + 4, 4, 4 + 1]]
-    assert placement.gpu_load([[8, 8, 0, 4, 1]])[0].tolist() != found[0].tolist()
-
-
 def test_tokens_go_to_few_groups_and_visit_each_of_their_nodes() -> None:
     load = cluster.synthetic_load(2)
     topk = cluster.routed(load, 20)

@@ -98,6 +98,16 @@ def test_a_rank_takes_its_own_replica_then_its_nodes_then_any():
     assert place.gpu_load(load, **from_first).tolist() == [[8.0, 0.0, 0.0, 0.0]]
 
 
+def test_near_replicas_take_what_is_near_them():
+    four = Cluster(4, 2, slots_per_gpu=2)
+    # Expert 0 is on GPUs 0, 1 and 3; 1 on GPUs 0 and 1 of one node; 2, 3 and 4 have one replica.
+    placement = Placement([[0, 1, 0, 1, 2, 3, 4, 0]], four, 5)
+    found = placement.gpu_load([[8, 8, 0, 4, 1]], dispatch="nearest")
+    # GPU 2 sends 0 to GPU 3 on its node, and 1 to both of its replicas, as GPU 3 does.
+    assert found.tolist() == [[2 + 4, 2 + 4, 4, 4 + 1]]
+    assert placement.gpu_load([[8, 8, 0, 4, 1]])[0].tolist() != found[0].tolist()
+
+
 def test_the_first_replica_is_the_first_of_the_table():
     """Where one GPU has two, and on a node, the order is that of `logical_to_physical`."""
     rows, cluster = [[0, 1, 0, 2, 0, 3]], Cluster(3, 1, slots_per_gpu=2)

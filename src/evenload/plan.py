@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -49,10 +50,12 @@ def evaluated(problem: Problem, placement: Placement, load: Float) -> tuple[Floa
     return loads, problem.mixed(reached), waiting
 
 
-def under_each(placement: Placement, load: Float, tokens_from: Float | None) -> dict[str, float]:
-    """Return the mean balancedness of a load, checked before, under every dispatch, by its name."""
+def under_each(
+    placement: Placement, load: Float, tokens_from: Float | None, dispatches: Iterable[str]
+) -> dict[str, float]:
+    """Return the mean balancedness of a load, checked before, under some dispatches, by name."""
     reached = {}
-    for dispatch in DISPATCHES:
+    for dispatch in dispatches:
         weights = placement.weights(load, dispatch, tokens_from)
         reached[dispatch] = float(placement.evaluate(load, weights)[1].mean())
     return reached
@@ -149,7 +152,8 @@ class Plan:
     @cached_property
     def under(self) -> dict[str, float]:
         """Mean balancedness of the same placement and load under every dispatch, by its name."""
-        return under_each(self.placement, self.problem.load, self.problem.tokens_from)
+        tokens = self.problem.tokens_from
+        return under_each(self.placement, self.problem.load, tokens, DISPATCHES)
 
     @cached_property
     def bound(self) -> Any:

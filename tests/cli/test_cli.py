@@ -430,3 +430,32 @@ def test_real_loads_end_to_end(shared, tmp_path):
     assert ours["balancedness"]["mean"] > 0.99 > trivial["balancedness"]["mean"]
     evaluated = json.loads(run("evaluate", path, out, "--json").stdout)["placements"]
     assert evaluated[-1]["balancedness"] == ours["balancedness"]
+
+
+def test_plan_and_evaluate_under_a_dispatch(tmp_path, loads):
+    placed = tmp_path / "placement.json"
+    cluster = ("--gpus", 4, "--nodes", 2, "--slots", 12)
+    done = run("plan", loads, *cluster, "--dispatch", "live", "--live-share", 0.5, "-o", placed)
+    assert done.exit_code == 0, done.stderr
+    assert "2 nodes, dispatch live for 0.5 of the time, else even" in done.stdout.splitlines()[0]
+    assert json.loads(placed.read_text())["dispatch"] == "live"
+    done = run("evaluate", loads, placed, "--dispatch", "nearest", "--json")
+    found = json.loads(done.stdout)["placements"][-1]
+    place = read_placement_file(placed).placement
+    nearest = place.balancedness(LOAD.sum(axis=0), dispatch="nearest")
+    assert found["balancedness"]["per_layer"] == nearest.tolist()
+    assert found["dispatch"] == "nearest"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--dispatch", "lp"), "dispatch='lp' is unknown; use one of: even, live, nearest, static"),
+        (("--live-share", 0.5), "live_share=0.5 is for dispatch 'live'"),
+        (("--dispatch", "live", "--solver", "joint"), "dispatch='live' is beyond solver 'joint'"),
+    ],
+)
+def test_a_dispatch_that_is_refused(loads, options, message):
+    done = run("plan", loads, "--gpus", 4, *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert message in done.stderr

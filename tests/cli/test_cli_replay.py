@@ -152,7 +152,8 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told(monkeypatch, width) ->
 
 def test_what_a_sweep_is_for() -> None:
     def row(gpus, slots, policy, seconds):
-        return {"gpus": gpus, "slots": slots, "policy": policy, "total_seconds": seconds}
+        cell = {"gpus": gpus, "slots": slots, "policy": policy, "dispatch": "even"}
+        return cell | {"total_seconds": seconds}
 
     rows = [row(8, 32, "a", 2.0), row(8, 32, "b", 1.5), row(8, 40, "a", 1.005)]
     rows += [row(8, 48, "b", 1.0), row(16, 32, "a", 1.0)]
@@ -160,3 +161,30 @@ def test_what_a_sweep_is_for() -> None:
         "8 GPUs: 48 slots with b take the least time in all, 1 s; 40 with a come within 1% of it.",
         "16 GPUs: 32 slots with a take the least time in all, 1 s.",
     ]
+
+
+def test_a_table_for_each_dispatch(trace, tmp_path) -> None:
+    page = tmp_path / "page.html"
+    done = replaying(
+        trace, "--slots", 12, "--policy", "deepseek", "--policy", "evenload", "--dispatch", "even",
+        "--dispatch", "live", "--report", page,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.stderr
+    heads = re.findall(r"^trace.npz: .*; dispatch (\w+)$", done.stdout, flags=re.MULTILINE)
+    assert heads == ["even", "live"]
+    assert len(re.findall(r"^evenload +0", done.stdout, flags=re.MULTILINE)) == 2
+    text = page.read_text()
+    assert "dispatch even and live" in text
+    for name in (
+        "deepseek (even)",
+        "evenload (live)",
+        "starting placement (live)",
+        "oracle (even)",
+    ):
+        assert name in text
+
+
+def test_an_unknown_dispatch(trace) -> None:
+    done = replaying(trace, "--dispatch", "lp")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--dispatch='lp' is unknown; use one of: even, live, nearest, static" in done.stderr

@@ -7,7 +7,6 @@ import pytest
 import torch
 from sglang_world import EXPERTS, LAYERS, MODEL, RANKS, SLOTS, configured, join, loads
 
-from benchmarks.cluster import near_load
 from evenload import Cluster, Placement, solve
 
 NODES = Cluster(RANKS, 2, num_slots=SLOTS)
@@ -83,21 +82,44 @@ def dealt(metadata):
     return sent
 
 
-def test_narrowed_maps_give_the_loads_that_the_benchmark_computes():
+def test_narrowed_maps_are_dispatch_nearest():
     sent = sum(dealt(tables(MAP, rank, "deepep")) for rank in range(RANKS))
     gpu_load = sent.reshape(LAYERS, RANKS, -1).sum(axis=2)
-    np.testing.assert_allclose(gpu_load, near_load(PLAN, COUNT), rtol=1e-12)
+    np.testing.assert_allclose(gpu_load, PLAN.gpu_load(COUNT, dispatch="nearest"), rtol=1e-12)
     assert (gpu_load.max(axis=1) > PLAN.gpu_load(COUNT).max(axis=1) * 1.01).any()
 
 
-def test_static_takes_near_replicas_of_a_whole_map_and_deals_other_ranks_out_fairly():
+@pytest.mark.parametrize("tokens", [None, np.arange(1.0, RANKS + 1)])
+def test_static_is_dispatch_static_to_the_very_choices(tokens):
+    metadata = tables(LOADS, 0, "deepep", "static", "evenload")
+    chosen = choices(metadata)
+    placed = metadata.physical_to_logical_map_cpu.numpy()
+    place = Placement(placed, NODES, EXPERTS)
+    parts = np.full(RANKS, 1 / RANKS) if tokens is None else tokens / tokens.sum()
+    gpu_load = np.zeros((LAYERS, RANKS))
+    for part, by_rank in zip(parts, chosen, strict=True):
+        at = by_rank.numpy() // (SLOTS // RANKS)
+        np.add.at(gpu_load, (np.arange(LAYERS)[:, None], at), COUNT * part)
+    ours = place.gpu_load(COUNT, dispatch="static", tokens_from=tokens)
+    np.testing.assert_allclose(ours, gpu_load, rtol=1e-12)
+    if tokens is not None:  # whole ranks are dealt out, and these have not the same to send
+        nearest = place.gpu_load(COUNT, dispatch="nearest", tokens_from=tokens)
+        assert not np.allclose(gpu_load, nearest, rtol=1e-3)
+
+
+def choices(metadata):
+    """Return the slot that each rank takes of each expert by `static`: [ranks] of [L, E]."""
     from sglang.srt.eplb.expert_location import compute_logical_to_rank_dispatch_physical_map
 
-    metadata = tables(LOADS, 0, "deepep", "static")
-    size, slots = SLOTS // RANKS, metadata.logical_to_all_physical_map
+    slots = metadata.logical_to_all_physical_map
     with configured(moe_a2a_backend="deepep", ep_dispatch_algorithm="static"):
-        chosen = [compute_logical_to_rank_dispatch_physical_map(slots, RANKS, SLOTS, rank)
-                  for rank in range(RANKS)]  # fmt: skip
+        return [compute_logical_to_rank_dispatch_physical_map(slots, RANKS, SLOTS, rank)
+                for rank in range(RANKS)]  # fmt: skip
+
+
+def test_static_takes_near_replicas_of_a_whole_map_and_deals_other_ranks_out_fairly():
+    metadata = tables(LOADS, 0, "deepep", "static")
+    size, chosen = SLOTS // RANKS, choices(metadata)
     assert torch.equal(metadata.logical_to_rank_dispatch_physical_map, chosen[0])
     for layer in range(LAYERS):
         for expert in range(EXPERTS):
@@ -114,6 +136,18 @@ def test_static_takes_near_replicas_of_a_whole_map_and_deals_other_ranks_out_fai
                     far.append(slot)
             counts = [far.count(s) for s in replicas]
             assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize(
+    ("backend", "said", "plans"),
+    [("none", "dynamic", "even"), ("deepep", "dynamic", "even"), ("deepep", "lp", "live"),
+     ("deepep", "static", "static"), ("none", None, "even")],
+)  # fmt: skip
+def test_plans_are_for_the_dispatch_that_runs(backend, said, plans):
+    from evenload.plugins.sglang import dispatch_of_engine
+
+    with configured(moe_a2a_backend=backend, ep_dispatch_algorithm=said):
+        assert dispatch_of_engine() == plans
 
 
 @pytest.mark.parametrize(

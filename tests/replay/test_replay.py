@@ -548,3 +548,52 @@ def test_moves_may_have_to_gain_what_they_take() -> None:
     cheap, dear = moves(1e3), moves(1e12)
     assert cheap[0] == dear[0] > 0
     assert sum(cheap[1:]) > sum(dear[1:]) == 0
+
+
+# --- dispatch -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dispatch", ["live", "nearest", "static"])
+def test_windows_are_judged_by_the_dispatch(dispatch):
+    how = {"dispatch": dispatch, "delay": False}
+    for policy in ("once", "every-3:joint", "evenload"):
+        result = replay(LOADS, CLUSTER, policy, **how)
+        assert result.dispatch == result.settings["dispatch"] == result.figures()["dispatch"]
+        for w, number in enumerate(result.windows):
+            served = Placement(result.placements[result.served[w]], CLUSTER, LOADS.shape[2])
+            reached = served.balancedness(LOADS[number], dispatch=dispatch)
+            np.testing.assert_allclose(result.balancedness[w], reached, rtol=1e-12)
+        assert (result.oracle >= result.balancedness).all()
+        assert f"dispatch {dispatch}" in result.summary()
+
+
+def test_policies_plan_for_the_dispatch_if_they_can():
+    asked = []
+
+    class Told:
+        name, memory = "told", 1
+
+        def decide(self, past):
+            asked.append(past.dispatch)
+
+    replay(LOADS, CLUSTER, Told(), dispatch="live")
+    assert set(asked) == {"live"}
+    trivial = Placement.trivial(*LOADS.shape[1:], CLUSTER)
+    past = Past(LOADS[:2], 2, 0, trivial, CLUSTER, 1, CostModel(), dispatch="live")
+    for name, made_for in (("once:joint", "even"), ("once", "live"), ("evenload", "live"),
+                           ("evenload,dispatch=even", "even")):  # fmt: skip
+        planned = []
+
+        def spy(*args, **how):
+            planned.append(how.get("dispatch", "even"))  # noqa: B023
+            return solve(*args, **how)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("evenload.replay.policies.solve", spy)
+            get_policy(name).decide(past)
+        assert planned == [made_for], name
+
+
+def test_an_unknown_dispatch():
+    with pytest.raises(ValueError, match=r"^dispatch='lp' is unknown; use one of: even, live"):
+        replay(LOADS, CLUSTER, "never", dispatch="lp")

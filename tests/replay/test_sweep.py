@@ -225,7 +225,7 @@ def test_results_in_every_format(expected, tmp_path) -> None:
     assert parquet.read_table(tmp_path / "rows.parquet").to_pylist() == expected
     assert json.loads((tmp_path / "rows.json").read_text()) == expected
     head, first, *_ = (tmp_path / "rows.csv").read_text().splitlines()
-    assert head.startswith("policy,gpus,nodes,slots,window,interval,windows,balancedness")
+    assert head.startswith("policy,gpus,nodes,slots,window,interval,dispatch,windows,balancedness")
     assert first.startswith("never,2,1,8,1,1,7,")
     with pytest.raises(ValueError, match=r"ending '\.txt'; use one of \.parquet, \.csv, \.json"):
         write_results(tmp_path / "rows.txt", expected)
@@ -304,3 +304,13 @@ def test_the_command_can_be_interrupted_and_goes_on(tmp_path) -> None:
     assert not out.exists()
     assert len(list(cells.glob("*.json"))) == 1
     assert [p.suffix for p in cells.iterdir()] == [".json"]
+
+
+def test_dispatches_are_an_axis(tmp_path):
+    how = {"policies": ["never"], "gpus": 2, "slots": 8, "folder": tmp_path, "workers": 1}
+    rows = sweep(LOADS, dispatch=["even", "live"], **how)
+    assert [row["dispatch"] for row in rows] == ["even", "live"]
+    with pytest.raises(ValueError, match=r"^dispatch='lp' is unknown; use one of"):
+        sweep(LOADS, dispatch="lp", **how)
+    with pytest.raises(ValueError, match=r"^dispatch is empty; use one or more"):
+        sweep(LOADS, dispatch=[], **how)

@@ -11,13 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenload import Cluster, Placement, solve
-from evenload.io import LoadFile, PlacementFile, load_digest
+from evenload.io import (
+    LoadFile,
+    PlacementFile,
+    load_digest,
+    read_placement_file,
+    write_placement,
+)
 from evenload.report.compare import (
     Context,
     Summary,
     compare_file,
     compare_plan,
     file_lines,
+    plan_lines,
     relief,
     report_to_plain,
 )
@@ -146,7 +153,7 @@ def test_groups_that_do_not_divide_are_refused_on_one_node_too():
         Summary("x", TRIVIAL, LOAD, num_groups=3)
 
 
-def test_an_uneven_split_may_exceed_the_bound_on_even_sharing():
+def test_a_live_split_may_exceed_the_bound_on_even_sharing():
     load = np.array([[5.0, 4.0, 3.0]])
     plan = solve(load, Cluster(2, slots_per_gpu=2))
     summary = compare_plan(load, plan, 1.0, split=True)[-1]
@@ -154,9 +161,36 @@ def test_an_uneven_split_may_exceed_the_bound_on_even_sharing():
     assert summary.balancedness[0] == pytest.approx(6 / 6.5)
     assert summary.bound is not None
     assert summary.balancedness[0] <= summary.bound[0] < 0.93
-    assert summary.split_balancedness[0] == pytest.approx(1.0)
-    assert "if split unevenly" in table([summary])
-    assert summary.to_plain()["split_balancedness"]["per_layer"] == [pytest.approx(1.0)]
+    assert summary.under["live"] == pytest.approx(1.0)
+    line = "joint under other dispatches: live 0.99999, nearest 0.92307, static 0.92307."
+    assert line in plan_lines([summary], plan)
+    assert summary.to_plain()["under"]["live"] == pytest.approx(1.0)
+
+
+def test_all_figures_are_under_the_dispatch():
+    load, cluster = np.array([[5.0, 4.0, 3.0]]), Cluster(2, slots_per_gpu=2)
+    plan = solve(load, cluster, dispatch="live", live_share=0.5)
+    start, summary = compare_plan(load, plan, 1.0)
+    for column in (start, summary):
+        live = column.placement.gpu_load(load, dispatch="live")
+        even = column.placement.gpu_load(load)
+        np.testing.assert_allclose(column.gpu_load, (live + even) / 2, rtol=1e-12)
+    np.testing.assert_array_equal(summary.balancedness, plan.balancedness)
+    assert summary.straggler_time == plan.straggler_time
+    plain = summary.to_plain()
+    assert (plain["dispatch"], plain["live_share"]) == ("live", 0.5)
+    assert list(plain["under"]) == ["even", "live", "nearest", "static"]
+    assert "even 0." in plan_lines([start, summary], plan)[1]
+
+
+def test_a_file_says_what_dispatch_it_is_for(tmp_path):
+    write_placement(tmp_path / "p.json", EVEN, dispatch="live")
+    given = read_placement_file(tmp_path / "p.json")
+    assert given.dispatch == "live"
+    summaries = compare_file(LOAD, given, sharing={"dispatch": "nearest"})
+    assert "The placement was made for dispatch live." in file_lines(summaries, LOAD, given)
+    nearest = EVEN.balancedness(LOAD, dispatch="nearest")
+    np.testing.assert_array_equal(summaries[-1].balancedness, nearest)
 
 
 def test_the_split_is_computed_only_when_asked_for(monkeypatch):
@@ -165,11 +199,11 @@ def test_the_split_is_computed_only_when_asked_for(monkeypatch):
     def never(*_):
         raise AssertionError
 
-    monkeypatch.setattr(Placement, "split", never)
+    monkeypatch.setattr(Placement, "_best_split", never)
     load = np.array([[5.0, 4.0, 3.0]])
     columns = compare_plan(load, solve(load, Cluster(2, slots_per_gpu=2)), 1.0)
-    assert "if split unevenly" not in table(columns)
-    assert report_to_plain(CONTEXT, columns)["placements"][-1]["split_balancedness"] is None
+    plain = report_to_plain(CONTEXT, columns)["placements"][-1]
+    assert list(plain["under"]) == ["even", "nearest", "static"]
     with pytest.raises(AssertionError):
         Summary("x", TRIVIAL, LOAD, split=True).to_plain()
 
@@ -235,8 +269,8 @@ def test_placement_file_beside_the_trivial_one():
     given = PlacementFile(EVEN, "dir/p.json", "mine", load_digest(LOAD))
     summaries = compare_file(LOAD, given)
     assert [s.name for s in summaries] == ["trivial", "p.json"]
-    assert file_lines(summaries, LOAD, given)[1] == "The placement was made for these very loads."
-    assert file_lines(summaries, LOAD + 1, given)[1] == "The placement was made for other loads."
+    assert file_lines(summaries, LOAD, given)[2] == "The placement was made for these very loads."
+    assert file_lines(summaries, LOAD + 1, given)[2] == "The placement was made for other loads."
     message = (
         "dir/p.json places 2 layers x 4 experts, and the loads have 2 x 3; use a placement and "
         "loads of one model"

@@ -37,7 +37,7 @@ def run(args: Namespace) -> None:
             with Stopwatch() as watch:
                 ours = solve(load, cluster, solver=solver)
             plans[name] = ours, 1e3 * watch.seconds
-    summaries = compare_plans(load, plans)
+    summaries = compare_plans(load, plans, split=args.split)
     shared.say(_WHAT)
     shared.show(
         args,

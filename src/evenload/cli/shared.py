@@ -79,6 +79,7 @@ JSON = {"--json": "Print one JSON object, not a table."}
 PLOT = {
     "--plot FILE": "Draw the load of each GPU in each layer, before and after, to a .png, .svg or "
     ".pdf.",
+    "--split": "Tell also what the placement would reach with a live split of tokens.",
 }
 
 
@@ -155,7 +156,7 @@ def extras(args: Namespace, cluster: Cluster) -> dict[str, Any]:
 
     several = cluster.num_nodes > 1 and args.window is None
     topk = read_topk(args.loads, format=args.format) if several else None
-    return {"num_groups": args.groups, "topk": topk}
+    return {"num_groups": args.groups, "topk": topk, "split": args.split}
 
 
 def sharing(args: Namespace) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import evenload
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster, check_groups
+from evenload.dispatch import DISPATCHES
 from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.placement import Placement
 from evenload.plan import evaluated, under_each
@@ -106,6 +107,7 @@ class Summary:
     milliseconds: float | None = None  # time that planning took
     num_groups: int = 1  # groups of experts that routing sends tokens to
     topk: Any = None  # experts that each token was routed to, [tokens, L, k]
+    split: bool = False  # whether to tell of a live split too: a maximum flow for each layer
     # How tokens are shared: `dispatch`, `live_share` and `tokens_from` of `Problem.build`.
     sharing: Mapping[str, Any] = field(default_factory=dict)
 
@@ -136,8 +138,10 @@ class Summary:
 
     @cached_property
     def under(self) -> dict[str, float]:
-        """Mean balancedness under every dispatch, by its name."""
-        return under_each(self.placement, self.problem.load, self.problem.tokens_from)
+        """Mean balancedness under each dispatch, by its name; the live one where it is told of."""
+        told = self.split or self.problem.dispatch == "live"
+        names = [name for name in DISPATCHES if told or name != "live"]
+        return under_each(self.placement, self.problem.load, self.problem.tokens_from, names)
 
     def _spot(self, index: Any) -> Spot:
         layer, gpu = divmod(int(index), self.gpu_load.shape[1])
@@ -218,7 +222,7 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any
     """Summarise what runs now, or the trivial placement, and then each of one or more plans.
 
     `plans` are name -> (Plan, milliseconds), all on one cluster and for one dispatch, and `how` is
-    `num_groups` and `topk` of `Summary`.
+    `num_groups`, `topk` and `split` of `Summary`.
     """
     *_, (last, _) = plans.values()
     how["sharing"] = last.problem.sharing
@@ -237,7 +241,7 @@ def compare_plan(load: Any, plan: Plan, milliseconds: float, **how: Any) -> list
 def compare_file(load: Any, file: PlacementFile, **how: Any) -> list[Summary]:
     """Summarise the trivial placement and the one in a file.
 
-    `how` is `num_groups`, `topk` and `sharing` of `Summary`.
+    `how` is `num_groups`, `topk`, `split` and `sharing` of `Summary`.
 
     Raises
     ------
