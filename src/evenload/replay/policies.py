@@ -142,8 +142,8 @@ def get_policy(name: str) -> Policy:
     ``"copy"`` takes each window for a microbatch and balances it by copies of experts, up to
     ``copy_slack=0.05``, from homes that are planned as by ``"evenload"``; ``"copy:never"`` does so
     from what the replay starts with. ``"moonep"`` is that without any slack: the exact balance that
-    MoonEP publishes, from homes in order (our balancer, which copies no more than MoonEP's own, see
-    `evenload.copying`).
+    MoonEP publishes, from homes in order (by our balancer, which on average copies no more than
+    MoonEP's own).
     """
     known = ", ".join(policy_names())
     if not isinstance(name, str):
