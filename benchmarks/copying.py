@@ -54,6 +54,7 @@ def plan(case: Case, t: int, current: Placement) -> Placement:
     """Plan before window t from the last ones; nobody is charged for leaving the trivial start."""
     price = 0.0 if t == SEEN else None
     how = {"current": current, "dispatch": "copy", "copy_slack": SLACK, "move_cost": price}
+    how["effort"] = "fast"  # more steps gave nothing
     return solve(case.trace[t - SEEN : t], case.cluster, **how).placement
 
 
@@ -125,10 +126,11 @@ def render(result: dict[str, Any]) -> str:
     ms = result["ms"]
     return "\n\n".join([
         "Experts copied per layer and microbatch of 1,024 tokens, by the slack that is left on the "
-        "largest rank; 0% is the exact balance that MoonEP makes. Homes in order, one slot for each "
+        "largest rank; 0% is the exact balance that MoonEP makes. Homes in order, a slot for each "
         f"expert, against homes planned for {SLACK:.0%} from the last {SEEN} windows, every "
-        f"{EVERY} windows, `solve(..., dispatch=\"copy\", current=)`; more slots than experts hold "
-        "residents beside the homes. Nothing was copied on GPUs: these are counts.",
+        f"{EVERY} windows, by `solve(..., dispatch='copy', current=, effort='fast')`; more slots "
+        "than experts hold residents beside the homes. Nothing was copied on GPUs: these are "
+        "counts.",
         table(HEAD, rows),
         f"A plan takes {number(ms['plan'])} ms, and the reference balancer "
         f"{number(ms['balance'])} ms for the layers of one window ({result['traces'][0]['name']}, "

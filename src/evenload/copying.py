@@ -1,4 +1,4 @@
-"""Balancers that copy experts for one microbatch: what they need, and how much a little slack saves.
+"""Balancers that copy experts for one microbatch: a reference, and how much slack saves how much.
 
 Before a microbatch is computed, MoonEP, UltraEP and LLEP fetch copies of a few hot experts to GPUs
 with room, so that no GPU is the straggler. Where experts live decides how many copies that takes:

@@ -199,7 +199,7 @@ def test_policies_that_copy():
     assert planned.figures()["copies"] < in_order.figures()["copies"] < exact.figures()["copies"]
     assert planned.moves.sum() > 0 == in_order.moves.sum()
     assert "copies from these homes by slack: 0%" in planned.summary()
-    assert [row["slack"] for row in planned.to_dict()["copies_by_slack"]][0] == 0.1
+    assert planned.to_dict()["copies_by_slack"][0]["slack"] == 0.1
     assert never.copy_advice == ()
     assert never.figures()["copies"] is None
 

@@ -109,7 +109,7 @@ def _room(limit: IntArray, time: IntArray, left: IntArray, g: int) -> int:
 
 @step(Int1, Int1, Int1, Int, Int)
 def _receiver(limit: IntArray, time: IntArray, left: IntArray, excess: int, fit: int) -> int:
-    """Return the GPU with the least room that suffices, else, or to `fit` none, with most; or -1."""
+    """Return the GPU with least room that suffices, else, or if `ROOMIEST`, with most; or -1."""
     best = NONE
     most = np.int64(0)
     for g in range(limit.size):
