@@ -299,7 +299,7 @@ def test_plans_are_for_and_measured_by_the_dispatch(monkeypatch):
         return solve_problem(problem, *args, **options)
 
     monkeypatch.setattr("evenload.plugins.plan.solve_problem", spy)
-    request = Request(windows, None, 16, 4, 2, dispatch="static")
+    request = Request(windows, None, 18, 6, 3, dispatch="static")
     for solver in ("auto", "joint"):
         done = plan_map(request, Settings(solver=solver))
         placed = Placement(done.map, request.cluster, 12)
