@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from benchmarks import (
     cold_start,
+    copying,
     drift,
     efforts,
     gap,
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Any] = {
     "efforts": efforts,
     "gap": gap,
     "drift": drift,
+    "copying": copying,
     "scaling": scaling,
     "cold_start": cold_start,
     "memory": memory,

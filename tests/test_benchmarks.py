@@ -14,6 +14,7 @@ from benchmarks import (
     baseline,
     cluster,
     cold_start,
+    copying,
     drift,
     efforts,
     frozen,
@@ -198,6 +199,16 @@ def test_a_policy_sees_the_past_only_and_the_first_plan_is_free() -> None:
     reached, _ = drift.follow(small_drift(), drift.Policy("any", plan), stride=2)
     assert seen[5:] == [4, 6, 8]
     assert len(reached) == 3
+
+
+def test_copies_are_counted_and_told() -> None:
+    trace = np.random.default_rng(0).integers(1, 99, (34, 2, 8)).astype(float)
+    counted = copying.measure(copying.Case("small", trace, Cluster(4, slots_per_gpu=2)))
+    homes = counted["homes"]
+    assert homes["planned"]["copies"] == sorted(homes["planned"]["copies"], reverse=True)
+    text = copying.render({"traces": [counted], "ms": {"plan": 1.0, "balance": 2.0}})
+    assert "| small, 4/8 | in order |" in text
+    assert copying.render({"traces": [], "ms": {}}).startswith("Not run")
 
 
 def test_windows_are_merged_whole() -> None:

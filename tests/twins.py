@@ -375,3 +375,112 @@ def time_of_best_split(load, gpus_of_expert, capacity):
             speed = sum(Fraction(float(capacity[g])) for g in gpus)
             times.append(sum(Fraction(float(load[e])) for e in experts) / speed)
     return max(times)
+
+
+# --- copies of experts for a microbatch -------------------------------------------------------
+
+
+def copy_experts(load, resident, limit, most):
+    """Tokens [G, E] that each GPU computes, of the best of three passes."""
+    G, E = resident.shape
+    load, limit = [int(x) for x in load], [int(x) for x in limit]
+    start = _reside(load, resident, limit)
+    found = [_copy_pass(start, resident, limit, most, how) for how in range(3)]
+
+    def badness(sent):
+        over = sum(max(sum(row) - limit[g], 0) for g, row in enumerate(sent))
+        fetched = sum(sent[g][e] > 0 and not resident[g, e] for g in range(G) for e in range(E))
+        return over, fetched
+
+    return np.array(min(found, key=badness))
+
+
+def _reside(load, resident, limit):
+    G, E = resident.shape
+    sent = [[0] * E for _ in range(G)]
+    homes = [[g for g in range(G) if resident[g, e]] for e in range(E)]
+    for e in range(E):
+        if len(homes[e]) == 1:
+            sent[homes[e][0]][e] = load[e]
+    for _ in range(7):
+        for e in (e for e in range(E) if len(homes[e]) > 1 and load[e]):
+            for g in homes[e]:
+                sent[g][e] = 0
+            full = {g: sum(sent[g]) - limit[g] for g in homes[e]}
+            level = max(full.values()) + load[e]
+            below = list(full)
+            while True:
+                fair = (load[e] + sum(full[g] for g in below)) // len(below)
+                if fair == level:
+                    break
+                level = fair
+                below = [g for g in full if full[g] <= level]
+            left = load[e] - sum(level - full[g] for g in below)
+            for n, g in enumerate(below):
+                sent[g][e] = level - full[g] + (n < left)
+    return sent
+
+
+def _copy_pass(start, resident, limit, most, how):
+    sent, held = [list(row) for row in start], resident.astype(bool).copy()
+    G, E = resident.shape
+    fetched = [0] * G
+    while True:
+        excess = {g: sum(sent[g]) - limit[g] for g in range(G) if sum(sent[g]) > limit[g]}
+        room = {
+            g: limit[g] - sum(sent[g])
+            for g in range(G)
+            if sum(sent[g]) < limit[g] and fetched[g] < most
+        }
+        if not excess or not room:
+            return sent
+        pairs = [(room[d] - x, h, d) for h, x in excess.items() if max(sent[h]) >= x
+                 for d in room if room[d] >= x]  # fmt: skip
+        if how == 0 and pairs:
+            _, h, d = min(pairs)
+        else:
+            h = max(excess, key=lambda g: (excess[g], -g))
+            enough = [g for g in room if room[g] >= excess[h]]
+            if how != 2 and enough:
+                d = min(enough, key=lambda g: (room[g], g))
+            else:
+                d = max(room, key=lambda g: (room[g], -g))
+        amount = min(excess[h], room[d])
+        enough = [e for e in range(E) if sent[h][e] >= amount]
+        if enough:
+            e = min(enough, key=lambda e: (sent[h][e], e))
+        else:
+            e = max(range(E), key=lambda e: (sent[h][e], -e))
+        fetched[d] += not held[d, e]
+        held[d, e] = True
+        for g in range(G):
+            for k in np.flatnonzero(held[:, e]):
+                part = min(sent[g][e], sum(sent[g]) - limit[g], limit[k] - sum(sent[k]))
+                if part > 0:
+                    sent[g][e] -= part
+                    sent[k][e] += part
+
+
+def moonep(load, num_gpus):
+    """MoonEP's exact balance of experts in order, [G, E]; its ``tests/planning_reference.py``."""
+    E, G = len(load), num_gpus
+    alloc = np.zeros((G, E), np.int64)
+    home = np.arange(E) // (E // G)
+    alloc[home, np.arange(E)] = load
+    balance = alloc.sum(axis=1) - sum(load) // G
+    quota = np.zeros((G, G), np.int64)
+    while balance.max() > 0:
+        h, d = balance.argmax(), balance.argmin()
+        quota[h, d] = -balance[d]
+        balance[h] += balance[d]
+        balance[d] = 0
+    for h in range(G):
+        left = np.where(home == h, load, 0)
+        while quota[h].max() > 0:
+            d, e = quota[h].argmax(), left.argmax()
+            part = min(left[e], quota[h, d])
+            alloc[d, e] += part
+            alloc[h, e] -= part
+            left[e] -= part
+            quota[h, d] -= part
+    return alloc

@@ -5,7 +5,10 @@
   DeepSeek's LPLB), see `evenload.core.split`;
 - ``"nearest"``, ``"static"``: every rank has its own way, by where the replicas are. A rank takes
   the first replica on its own GPU; else the first on its node, unless the node has all of them;
-  else ``"nearest"`` shares evenly among all, and ``"static"`` deals whole ranks out to them.
+  else ``"nearest"`` shares evenly among all, and ``"static"`` deals whole ranks out to them;
+- ``"copy"``: as ``"live"``, and then GPUs with room fetch copies of experts for every microbatch
+  (MoonEP, UltraEP, LLEP), see `evenload.copying`. Only planned for: a plan's balancedness is what
+  there is before that, and after it every GPU is within the slack.
 
 Source of the last two: SGLang 0.5.23, ``srt/eplb/expert_location.py``. ``"nearest"`` is what its
 dispatch ``dynamic`` makes of a map given at the start (``--init-expert-location``) with an
@@ -20,20 +23,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evenload.arrays import Float, Int, check_weights, refuse, to_numpy
-from evenload.checks import one_of, part
+from evenload.checks import in_range, one_of, part
 from evenload.cluster import Cluster
 
 DISPATCHES = ("even", "live", "nearest", "static")
+PLANNED = (*DISPATCHES, "copy")  # copies are counted, see `evenload.copying`, and balance is not
 BY_PLACE = ("nearest", "static")
 PLANNERS = ("auto", "incremental")  # solvers that plan for all; others do for "even" alone
 SEED = 42  # SGLang's
+SLACK, MOST_SLACK = 0.05, 100.0  # what copying leaves above a GPU's part: the default, and at most
 
 
 def check_dispatch(
-    dispatch: Any, live_share: Any, tokens_from: Any, cluster: Cluster
-) -> tuple[str, float, Float | None]:
-    """Return the three as plain values, or raise `ValueError` for what does not go together."""
-    word = one_of("dispatch", dispatch, DISPATCHES)
+    dispatch: Any, live_share: Any, tokens_from: Any, copy_slack: Any, cluster: Cluster
+) -> tuple[str, float, Float | None, float]:
+    """Return the four as plain values, or raise `ValueError` for what does not go together."""
+    word = one_of("dispatch", dispatch, PLANNED)
     share = part("live_share", live_share, above_zero=False)
     if share == 0.0 and word == "live":
         raise ValueError(
@@ -44,7 +49,18 @@ def check_dispatch(
             f"live_share={share} is for dispatch 'live', and the dispatch is {word!r}; use "
             "dispatch 'live', or a live_share of 1.0"
         )
-    return word, share, check_tokens_from(tokens_from, word, cluster)
+    slack = check_slack("copy_slack", copy_slack)
+    if slack != SLACK and word != "copy":
+        raise ValueError(
+            f"copy_slack={slack} is for dispatch 'copy', and the dispatch is {word!r}; use "
+            f"dispatch 'copy', or a copy_slack of {SLACK}"
+        )
+    return word, share, check_tokens_from(tokens_from, word, cluster), slack
+
+
+def check_slack(name: str, slack: Any) -> float:
+    """Take the tokens that a GPU may have beyond its part of all, over that part."""
+    return in_range(name, slack, 0.0, MOST_SLACK)
 
 
 def check_tokens_from(tokens_from: Any, dispatch: str, cluster: Cluster) -> Float | None:

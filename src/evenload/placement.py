@@ -137,7 +137,7 @@ class Placement:
 
         `load` was checked before, and so were the others, see `gpu_load`.
         """
-        if dispatch == "live":
+        if dispatch in ("live", "copy"):
             return self._best_split(load)
         if dispatch not in BY_PLACE:
             return None

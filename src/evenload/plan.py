@@ -133,6 +133,23 @@ class Plan:
         return self.problem.rewrap(np.average(np.stack(reached), axis=0, weights=weight))
 
     @cached_property
+    def copies(self) -> Any:
+        """Copies of experts for one microbatch, on average over what the load may be: float64 [L].
+
+        Of a balancer that leaves `copy_slack`, see `evenload.copying`; None for other dispatches.
+        """
+        from evenload.copying import copies_by_slack
+
+        problem = self.problem
+        if problem.dispatch != "copy":
+            return None
+        samples, weight = problem.samples, problem.sample_weight
+        if samples is None or weight is None:
+            samples, weight = problem.load[None], np.ones(1)
+        count = copies_by_slack(list(samples), self.placement, [problem.copy_slack], weight)
+        return problem.rewrap(count[0])
+
+    @cached_property
     def under(self) -> dict[str, float]:
         """Mean balancedness of the same placement and load under every dispatch, by its name."""
         tokens = self.problem.tokens_from
@@ -194,6 +211,11 @@ class Plan:
         ]
         if self.expected_balancedness is not None:
             lines.append(f"over samples    mean {float(self.expected_balancedness.mean()):.4f}")
+        if self.copies is not None:
+            lines.append(
+                f"copies          mean {float(self.copies.mean()):.2f} per layer and microbatch at "
+                f"{self.problem.copy_slack:.0%} slack"
+            )
         if self.moves is not None:
             lines.append(
                 f"moves           {int(self.moves.sum())} of {self.moves.shape[0] * p.num_slots} "

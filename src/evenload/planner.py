@@ -7,7 +7,7 @@ from typing import Any
 from evenload.arrays import keep_numpy
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster
-from evenload.dispatch import PLANNERS
+from evenload.dispatch import PLANNERS, SLACK
 from evenload.forecast import is_trace, outlook
 from evenload.placement import Placement, check_model
 from evenload.plan import Plan
@@ -31,6 +31,7 @@ def solve(
     dispatch: str = "even",
     live_share: float = 1.0,
     tokens_from: Any = None,
+    copy_slack: float = SLACK,
     estimator: str | None = None,
     solver: str = "auto",
     **options: Any,
@@ -59,16 +60,19 @@ def solve(
     cross_node_price : float, default 1
         For ``"prefer"``: what one token costs that is computed away from its group's home node, in
         tokens computed by a GPU.
-    dispatch : {"even", "live", "nearest", "static"}, default "even"
+    dispatch : {"even", "live", "nearest", "static", "copy"}, default "even"
         How the engine picks a replica for a token, see `evenload.dispatch`: what the plan is made
         for and measured by. A plan for ``"live"`` is poor where tokens are shared evenly, see
-        `Plan.under`.
+        `Plan.under`. A plan for ``"copy"`` is one of homes, and perhaps a few residents more, for
+        a balancer that copies experts for every microbatch, see `evenload.copying`: `Plan.copies`.
     live_share : float, default 1
         For ``"live"``: part of the time, above 0, in which the engine has the live split; in the
         rest it shares evenly.
     tokens_from : array_like or torch.Tensor, [G], optional
         For ``"nearest"`` and ``"static"``: how many tokens start on each GPU, or anything
         proportional; 0 on those that are not alive. Default: equally many on each.
+    copy_slack : float, default 0.05
+        For ``"copy"``: tokens that the balancer leaves on a GPU beyond its part of all, over that.
     estimator : {"adaptive", "last", "mean", "ewma"}, optional
         For a trace: what predicts the window after it, see `evenload.forecast.forecast`. Default:
         ``"adaptive"``.
@@ -88,8 +92,8 @@ def solve(
         For an illegal load, anything unknown, and what cannot be combined: fewer slots than
         experts, groups that do not divide the experts, a topology that cannot be met, a price
         without ``"prefer"``, a dispatch other than ``"even"`` with ``"prefer"`` or with a solver
-        but ``"incremental"``, a live share or tokens for another dispatch, an estimator without a
-        trace, a current placement of another model.
+        but ``"incremental"``, a live share, tokens or slack for another dispatch, an estimator
+        without a trace, a current placement of another model.
 
     Examples
     --------
@@ -102,6 +106,7 @@ def solve(
     """
     model = cluster, num_groups, topology, cross_node_price
     how = {"dispatch": dispatch, "live_share": live_share, "tokens_from": tokens_from}
+    how["copy_slack"] = copy_slack
     if is_trace(load):
         expected, may_be, rewrap = outlook(load, "adaptive" if estimator is None else estimator)
         problem = Problem.build(expected, *model, **how)

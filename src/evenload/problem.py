@@ -10,7 +10,7 @@ import numpy as np
 from evenload.arrays import Float, Int, Rewrap, check_load, keep_numpy, within_range
 from evenload.checks import not_negative, one_of
 from evenload.cluster import Cluster, check_cluster, check_groups
-from evenload.dispatch import check_dispatch
+from evenload.dispatch import SLACK, check_dispatch
 from evenload.placement import Placement
 
 TOPOLOGIES = ("strict", "prefer", "ignore")
@@ -33,6 +33,7 @@ class Problem:
     dispatch: str = "even"  #: how a replica is picked for a token, see `evenload.dispatch`
     live_share: float = 1.0  #: part of the time with the live split, even sharing in the rest
     tokens_from: Float | None = None  #: [G], how many tokens start on each GPU; None is equal
+    copy_slack: float = SLACK  #: what copying leaves above each GPU's part, see `evenload.copying`
 
     @classmethod
     def build(
@@ -46,6 +47,7 @@ class Problem:
         dispatch: str = "even",
         live_share: float = 1.0,
         tokens_from: Any = None,
+        copy_slack: float = SLACK,
         load_name: str = "load",
         slots_name: str = "num_slots",
         slots_step: int = 1,
@@ -73,7 +75,9 @@ class Problem:
                 f"cross_node_price={price} is for topology 'prefer', and the topology is "
                 f"{topology!r}; use topology 'prefer', or a price of {CROSS_NODE_PRICE}"
             )
-        word, share, tokens = check_dispatch(dispatch, live_share, tokens_from, cluster)
+        word, share, tokens, slack = check_dispatch(
+            dispatch, live_share, tokens_from, copy_slack, cluster
+        )
         if topology == "prefer" and word != "even":
             raise ValueError(
                 f"topology='prefer' is beyond dispatch={word!r}; use topology 'strict' or "
@@ -89,6 +93,7 @@ class Problem:
             dispatch=word,
             live_share=share,
             tokens_from=tokens,
+            copy_slack=slack,
         )
 
     def layers(self, layers: Int) -> Problem:

@@ -192,7 +192,8 @@ class Layer:
         home = s.expert[HOME][:, None]
         away = held * ((home >= 0) & (home != gpu[NODE]))
         np.testing.assert_array_equal(s.expert[AT_HOME], count - away.sum(axis=1))
-        assert s.total[PEAK] == time.max(axis=0).sum()
+        beyond = np.maximum(time - s.enough, 0).sum(axis=0)
+        assert s.total[PEAK] == np.where(s.enough < 0, time.max(axis=0), beyond).sum()
         assert s.total[MOVES] == ((held > 0) & (s.held[OLD] == 0)).sum()
         if M == 1:
             assert s.total[AWAY] == (away * s.cost[NOW]).sum()

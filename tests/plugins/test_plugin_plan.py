@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from evenload import Cluster, Placement, solve
 from evenload.io import write_placement
+from evenload.planner import solve_problem
 from evenload.plugins import plan
 from evenload.plugins.agreement import fingerprint
 from evenload.plugins.plan import (
@@ -320,3 +321,24 @@ def test_ranks_with_other_files_are_told_apart(ahead, tmp_path):
     same.write_bytes((tmp_path / "placement.json").read_bytes())
     prints = [fingerprint(Settings(placement=str(path))) for path in (same, other)]
     assert fingerprint(ahead) == prints[0] != prints[1]
+
+
+def test_plans_are_for_and_measured_by_the_dispatch(monkeypatch):
+    """But a solver that plans for even sharing alone is asked for that."""
+    windows = np.random.default_rng(0).lognormal(0.0, 1.0, (2, 3, 12))
+    planned = []
+
+    def spy(problem, *args, **options):
+        planned.append(problem.dispatch)
+        return solve_problem(problem, *args, **options)
+
+    monkeypatch.setattr("evenload.plugins.plan.solve_problem", spy)
+    request = Request(windows, None, 18, 6, 3, dispatch="static")
+    for solver in ("auto", "joint"):
+        done = plan_map(request, Settings(solver=solver))
+        placed = Placement(done.map, request.cluster, 12)
+        load = windows.sum(axis=0)
+        reached = placed.balancedness(load, dispatch="static").mean()
+        assert done.after == request.balancedness(done.map) == reached
+        assert reached != placed.balancedness(load).mean()
+    assert planned == ["static", "even"]

@@ -226,7 +226,7 @@ def test_results_in_every_format(expected, tmp_path) -> None:
     assert json.loads((tmp_path / "rows.json").read_text()) == expected
     head, first, *_ = (tmp_path / "rows.csv").read_text().splitlines()
     assert head.startswith("policy,gpus,nodes,slots,window,interval,dispatch,windows,balancedness")
-    assert first.startswith("never,2,1,8,1,1,7,")
+    assert first.startswith("never,2,1,8,1,1,even,7,")
     with pytest.raises(ValueError, match=r"ending '\.txt'; use one of \.parquet, \.csv, \.json"):
         write_results(tmp_path / "rows.txt", expected)
 

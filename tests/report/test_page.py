@@ -282,7 +282,9 @@ def test_what_is_no_page(trace, replays, tmp_path):
 
 def test_replays_that_do_not_go_together(trace, replays):
     refused([], trace, "replays is empty; use at least one replay")
-    refused([replays[0], replays[0]], trace, "'never' is there 2 times; use each once")
+    refused(
+        [replays[0], replays[0]], trace, "'never' is there 2 times under dispatch 'even'; use each"
+    )
     other = small_replays(trace, ["deepseek"], Cluster(4, num_slots=20))
     refused([replays[0], *other], trace, "'never' has cluster=.*'deepseek' cluster=")
     other = small_replays(trace, ["deepseek"], window=2)

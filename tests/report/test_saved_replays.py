@@ -114,7 +114,13 @@ def test_what_the_command_refuses(tmp_path, kept):
 
     fails(file, "-o", "page.pdf", error="page.pdf: pages with the ending '.pdf' are not known")
     page = tmp_path / "p.html"
-    fails(file, file, "-o", page, error="'never' is there 2 times; use each once")
+    fails(
+        file,
+        file,
+        "-o",
+        page,
+        error="'never' is there 2 times under dispatch 'even'; use each once",
+    )
     gone = tmp_path / "gone.npz"
     fails(file, "-o", page, "--trace", gone, error=f"{gone}: no such file or directory")
     np.savez(tmp_path / "other.npz", load=np.ones((3, LAYERS, 4)))

@@ -38,7 +38,7 @@ OPTIONS = {
         "--cross-node-price P": "For --topology prefer: what a token costs that is computed away "
         "from its group's node, in tokens computed by a GPU. Default: 1.",
     },
-    "dispatch": shared.DISPATCH | shared.LIVE_SHARE,
+    "dispatch": shared.DISPATCH | shared.LIVE_SHARE | shared.COPY_SLACK,
     "search": {
         "--solver NAME:auto": "auto (the best there is for the problem), greedy (DeepSeek EPLB's "
         "own plan), iterated-greedy, local-search, joint, exact (small layers), or one that a "

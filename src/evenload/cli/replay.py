@@ -22,7 +22,8 @@ DEFAULT_POLICIES = ["never", "once", "deepseek", "evenload"]
 REPLAY = {
     "policies": {
         "--policy NAME*": "never, once, every-N (each also with a solver: every-4:joint), "
-        "deepseek, vllm or evenload; options of the solver after commas: every-4:joint,"
+        "deepseek, vllm, evenload, or copy, copy:never and moonep, which copy experts for every "
+        "window; options of the solver after commas: every-4:joint,"
         f"effort=fast. May be given repeatedly. Default: {', '.join(DEFAULT_POLICIES)}.",
         "--warm-start N:1": "Windows that are seen before the first is served.",
         **shared.GROUPS,

@@ -82,7 +82,9 @@ def show_replays(trace: Trace, replays: Sequence[Replay], as_json: bool) -> None
     context = Context(trace.source, trace.num_layers, trace.num_experts, first.cluster)
     windows = f"{len(first.windows)} windows of {first.window}, decisions every {first.interval}"
     by_dispatch: dict[str, list[dict[str, Any]]] = {}
+    told_of: dict[str, list[str]] = {replay.dispatch: [] for replay in replays}
     for replay in replays:
+        told_of[replay.dispatch] += [f"note: {line}" for line in replay.copy_advice]
         by_dispatch.setdefault(replay.dispatch, []).append(replay.figures())
     notes = [f"note: {note}" for note in first.notes]
     for number, (dispatch, rows) in enumerate(by_dispatch.items()):
@@ -90,4 +92,4 @@ def show_replays(trace: Trace, replays: Sequence[Replay], as_json: bool) -> None
         if number:
             sys.stdout.write("\n")
         title = f"{context.title()}; {windows}{told}"
-        print_policies(title, rows, [*policy_lines(rows), *notes], sys.stdout)
+        print_policies(title, rows, [*policy_lines(rows), *told_of[dispatch], *notes], sys.stdout)

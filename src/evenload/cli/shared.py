@@ -63,6 +63,10 @@ LIVE_SHARE = {
     "--live-share P": "For --dispatch live: part of the time with the live split; tokens are "
     "shared evenly in the rest. Default: 1.",
 }
+COPY_SLACK = {
+    "--copy-slack P": "For --dispatch copy (homes for a balancer that copies experts for every "
+    "microbatch, as MoonEP): tokens that it leaves on a GPU beyond its part. Default: 0.05.",
+}
 GPUS = {
     "--gpus G": "GPUs that a placement is for, if its file does not say.",
     "--nodes N": "Nodes of these GPUs, if the file does not say. Default: 1.",
@@ -158,6 +162,8 @@ def extras(args: Namespace, cluster: Cluster) -> dict[str, Any]:
 def sharing(args: Namespace) -> dict[str, Any]:
     """Return how tokens are shared among replicas, as arguments of `solve` and `Problem.build`."""
     share = {} if args.live_share is None else {"live_share": args.live_share}
+    if getattr(args, "copy_slack", None) is not None:
+        share["copy_slack"] = args.copy_slack
     return {"dispatch": args.dispatch} | share
 
 

@@ -171,7 +171,8 @@ def _anneal(
     steps : int
         Steps to try at most.
     heat : int
-        What a step may make worse at first, but no more than half of what the start is above mean.
+        What a step may make worse at first, but no more than half of what the start is above mean,
+        or above 0 where `State.enough` is set.
 
     Returns
     -------
@@ -188,7 +189,8 @@ def _anneal(
     now = worth(s, price, 0.0)
     lowest = now
     copy_out(s, best)
-    heat = min(np.int64(HEAT * (s.total[PEAK] - mean)), heat)
+    least = mean if s.enough[0] == NONE else np.int64(0)
+    heat = min(np.int64(HEAT * (s.total[PEAK] - least)), heat)
     for trial in range(steps):
         if found and s.total[PEAK] <= goal and (price == 0 or s.total[MOVES] == 0):
             break
@@ -209,7 +211,7 @@ def _anneal(
 
 
 @entry(
-    Float3, Int1, Int, Int2, Flag3, Float, Int1, Float, Int, Float, StateType, FlowType,
+    Float3, Int1, Int, Int2, Flag3, Float, Int1, Float, Float, Int, Float, StateType, FlowType,
     Int2, Float1, Int1,
 )  # fmt: skip
 def replan_layers(
@@ -220,6 +222,7 @@ def replan_layers(
     old: NDArray[np.uint8],
     price: float,
     most: IntArray,
+    enough: float,
     goal: float,
     steps: int,
     heat: float,
@@ -247,6 +250,9 @@ def replan_layers(
         What a move has to gain, in the time of the last GPU over the mean.
     most : int64, [L]
         Moves that there may be.
+    enough : float
+        -1, or the time of a GPU, over the mean, from which on it counts: what is lowered then is
+        the time of all GPUs beyond that, and what is said below of the last GPU's is said of this.
     goal : float
         Time of the last GPU, over the mean, that is good enough.
     steps : int
@@ -281,9 +287,12 @@ def replan_layers(
             s.expert[HOME, e] = home[layer, e]
             for g in range(G):
                 s.held[OLD, e, g] = old[layer, e, g]
+        mean = (1 << bits) / speed * weights
+        for m in range(M):
+            one = (1 << bits) / speed * weight[m]
+            s.enough[m] = NONE if enough < 0.0 else np.int64(enough * one)
         fill(s, placed[layer])
         judge(s, flow)
-        mean = (1 << bits) / speed * weights
         cost = np.int64(min(price * mean, float(s.total[PEAK])))  # no move gains more than all
         random[0] = SEED
         start, start_moves = s.total[PEAK], s.total[MOVES]

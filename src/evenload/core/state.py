@@ -51,8 +51,11 @@ class State(NamedTuple):
         Keys ``-time << gpu_bits | gpu``, ascending: by descending time, equal ones by number;
         `NEVER` where there are fewer. The second row of one sample is scratch.
     total : int64 ndarray, [3]
-        Time of the last GPU, summed over the samples (`PEAK`); experts that are new to their GPU
-        (`MOVES`); under one sample the load computed away from its home (`AWAY`).
+        Time of the last GPU, summed over the samples (`PEAK`; see `enough`); experts that are new
+        to their GPU (`MOVES`); under one sample the load computed away from its home (`AWAY`).
+    enough : int64 ndarray, [M]
+        -1, or what a GPU may take in a sample, times what that counts: `PEAK` then is the time of
+        all GPUs beyond that, which a balancer that copies experts has to bring elsewhere.
     gpu_bits : int
         Bits that hold a GPU's number.
     strict : bool
@@ -68,6 +71,7 @@ class State(NamedTuple):
     time: IntArray
     slowest: IntArray
     total: IntArray
+    enough: IntArray
     gpu_bits: int
     strict: bool
 
@@ -86,13 +90,15 @@ class State(NamedTuple):
             np.empty((G, M), np.int64),
             np.full((2, G) if M == 1 else (M, TOP), NEVER),
             np.zeros(3, np.int64),
+            np.full(M, NONE),
             max((G - 1).bit_length(), 1),
             strict,
         )
 
 
 StateType = types.NamedTuple(
-    (Int3, Int2, Int2, types.int16[:, :, ::1], Int3, Int1, Int2, Int2, Int1, Int, Bool), State
+    (Int3, Int2, Int2, types.int16[:, :, ::1], Int3, Int1, Int2, Int2, Int1, Int1, Int, Bool),
+    State,
 )
 
 
@@ -239,7 +245,11 @@ def _find_slowest(s: State, m: int) -> None:
 def _add_up(s: State) -> None:
     peak = np.int64(0)
     for m in range(s.time.shape[1]):
-        peak += time_at(s, m, 0)
+        if s.enough[m] == NONE:
+            peak += time_at(s, m, 0)
+            continue
+        for g in range(s.time.shape[0]):
+            peak += max(s.time[g, m] - s.enough[m], np.int64(0))
     s.total[PEAK] = peak
 
 

@@ -39,9 +39,17 @@ def swap_moves(s: State, a: int, m: int, b: int, k: int) -> int:
 
 @step(StateType, Int, Int, Int1)
 def last_of_others(s: State, m: int, k: int, out: IntArray) -> None:
-    """Write when the last GPU but m and k is done in each sample, 0 if there is none: [M]."""
+    """Write when the last GPU but m and k is done in each sample, 0 if there is none: [M].
+
+    Or the time of all but m and k beyond what is enough, where `State.enough` says so.
+    """
     for sample in range(out.size):
         out[sample] = 0
+        if s.enough[sample] != NONE:
+            for g in range(s.gpu.shape[1]):
+                if g not in (m, k):
+                    out[sample] += max(s.time[g, sample] - s.enough[sample], np.int64(0))
+            continue
         for place in range(s.slowest.shape[1]):
             g = gpu_at(s, sample, place)
             if g not in (m, k):
@@ -55,6 +63,13 @@ def swap_peak(s: State, others: IntArray, a: int, m: int, b: int, k: int) -> int
     """Return the peak after an exchange, from what `last_of_others` wrote."""
     unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
     peak = np.int64(0)
+    if s.enough[0] != NONE:
+        for sample in range(others.size):
+            change = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
+            less = s.time[m, sample] - change * unit_m - s.enough[sample]
+            more = s.time[k, sample] + change * unit_k - s.enough[sample]
+            peak += others[sample] + max(less, np.int64(0)) + max(more, np.int64(0))
+        return peak
     if unit_m == 1 and unit_k == 1:  # without products the loop runs in vectors
         for sample in range(others.size):
             change = s.cost[NOW, a, sample] - s.cost[NOW, b, sample]
@@ -139,8 +154,8 @@ def handover_peak(s: State, giver: int, gpu: int, taker: int, last: IntArray) ->
     G, M = s.gpu.shape[1], last.size
     for sample in range(M):  # GPUs that hold neither: among the slowest, or all are looked at
         last[sample] = 0
-        known = False
-        for place in range(s.slowest.shape[1]):
+        known = s.enough[sample] != NONE  # then every GPU counts, below
+        for place in range(0 if known else s.slowest.shape[1]):
             g = gpu_at(s, sample, place)
             if g == NONE:
                 known = True
@@ -155,14 +170,18 @@ def handover_peak(s: State, giver: int, gpu: int, taker: int, last: IntArray) ->
                     last[sample] = max(last[sample], s.time[g, sample])
     for g in range(G):
         give, take = s.held[HELD, giver, g], s.held[HELD, taker, g]
-        if give == 0 and take == 0:
+        if give == 0 and take == 0 and s.enough[0] == NONE:
             continue
         here = np.int64(g == gpu)
         for sample in range(M):
             more, fewer = s.cost[MORE, taker, sample], s.cost[FEWER, giver, sample]
             change = take * (more - s.cost[NOW, taker, sample])
             change += give * (fewer - s.cost[NOW, giver, sample]) + here * (more - fewer)
-            last[sample] = max(last[sample], s.time[g, sample] + change * s.gpu[UNIT_TIME, g])
+            time = s.time[g, sample] + change * s.gpu[UNIT_TIME, g]
+            if s.enough[sample] == NONE:
+                last[sample] = max(last[sample], time)
+            else:
+                last[sample] += max(time - s.enough[sample], np.int64(0))
     peak = np.int64(0)
     for sample in range(M):
         peak += last[sample]

@@ -9,7 +9,7 @@ from evenload.arrays import Float
 from evenload.checks import positive_int
 from evenload.cluster import Cluster
 from evenload.cost import CostModel
-from evenload.dispatch import PLANNERS
+from evenload.dispatch import PLANNERS, SLACK, check_slack
 from evenload.moves import keep_slots
 from evenload.placement import Placement
 from evenload.solvers import get_solver
@@ -39,7 +39,9 @@ class Policy(Protocol):
     """Decides from the past whether experts move, and where to.
 
     It should be deterministic and keep nothing between calls: what it needs of the past is in
-    `Past`. Its name is for tables, its memory the windows that it wants to see, at least 1.
+    `Past`. Its name is for tables, its memory the windows that it wants to see, at least 1. One
+    that has a number `slack` is served by a balancer that copies experts for every window, see
+    `evenload.copying`.
     """
 
     @property
@@ -77,6 +79,7 @@ class Planned:
     keep: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     memory: int = 1
+    slack: float | None = None
 
     def decide(self, past: Past) -> Placement | None:
         """Plan the last window, or keep."""
@@ -102,6 +105,7 @@ class Evenload:
     name: str = "evenload"
     options: dict[str, Any] = field(default_factory=dict)
     memory: int = MEMORY
+    slack: float | None = None
 
     def decide(self, past: Past) -> Placement | None:
         """Plan from the current placement."""
@@ -120,7 +124,7 @@ class Evenload:
 def policy_names() -> list[str]:
     """Return the names that `get_policy` knows, with N for a number and SOLVER for a solver."""
     return ["never", "once", "once:SOLVER", "every-N", "every-N:SOLVER", "deepseek", "vllm",
-            "evenload"]  # fmt: skip
+            "evenload", "copy", "copy:never", "moonep"]  # fmt: skip
 
 
 def get_policy(name: str) -> Policy:
@@ -134,6 +138,12 @@ def get_policy(name: str) -> Policy:
     with ``move_cost=seconds`` a move has to gain what the cost model says it takes. So do those of
     `evenload.solve`: ``"evenload,dispatch=even"`` plans for that whatever the windows are judged
     by.
+
+    ``"copy"`` takes each window for a microbatch and balances it by copies of experts, up to
+    ``copy_slack=0.05``, from homes that are planned as by ``"evenload"``; ``"copy:never"`` does so
+    from what the replay starts with. ``"moonep"`` is that without any slack: the exact balance that
+    MoonEP publishes, from homes in order (by our balancer, which on average copies no more than
+    MoonEP's own).
     """
     known = ", ".join(policy_names())
     if not isinstance(name, str):
@@ -143,6 +153,13 @@ def get_policy(name: str) -> Policy:
     kind, _, solver = head.partition(":")
     if kind == "evenload" and not solver:
         return Evenload(name, options)
+    if head in ("copy", "copy:never", "moonep") and (kind == "copy" or not options):
+        slack = check_slack("copy_slack", options.get("copy_slack", SLACK))
+        if head == "copy":
+            options = {"copy_slack": slack, **options, "dispatch": "copy"}
+            return Evenload(name, options, slack=slack)
+        if set(options) <= {"copy_slack"}:
+            return Planned(name, every=None, slack=0.0 if kind == "moonep" else slack)
     if kind in ("never", "deepseek", "vllm") and not solver and not options:
         return Planned(name, "greedy", None if kind == "never" else 1, keep=kind == "vllm")
     every = math.inf if kind == "once" else None

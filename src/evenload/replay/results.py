@@ -55,6 +55,11 @@ class Replay:
     asked: int  #: how often the policy was
     put_off: int  #: how often it was not asked because experts were still moving
     asked_seconds: float  #: of all decisions, those to keep included
+    #: Slacks that copies were counted at, the policy's own first, then those of the advice, [C];
+    #: empty where no experts are copied.
+    slacks: Float
+    copies: Float  #: of experts, in each window at each slack, [W, C, L]
+    copied: Float  #: part of the tokens that copies computed, at the policy's slack, [W or 0, L]
 
     @property
     def dispatch(self) -> str:
@@ -117,8 +122,26 @@ class Replay:
             "saved_seconds": float(self.saved_seconds.sum()),
             "paid": int(self.paid.sum()),
             "total_seconds": self.total_seconds,
+            "copies": float(self.copies[:, 0].mean()) if self.slacks.size else None,
+            "copied_share": float(self.copied.mean()) if self.slacks.size else None,
             "plan_ms": 1e3 * self.asked_seconds / self.asked if self.asked else 0.0,
         }
+
+    @property
+    def copy_advice(self) -> tuple[str, ...]:
+        """What was copied, and how much slack saves how many copies; empty where none is copied."""
+        if not self.slacks.size:
+            return ()
+        mean = self.copies.mean(axis=(0, 2))
+        by_slack = ", ".join(
+            f"{slack:.0%}: {count:.2f}"
+            for slack, count in zip(self.slacks[1:], mean[1:], strict=True)
+        )
+        return (
+            f"{self.policy} copied {mean[0]:.2f} experts per layer and window, for "
+            f"{self.copied.mean():.1%} of the tokens; the seconds leave out what fetching takes",
+            f"copies from these homes by slack: {by_slack}",
+        )
 
     def summary(self) -> str:
         """Return the figures in a few lines of text."""
@@ -136,7 +159,8 @@ class Replay:
             f"{f['bytes'] / 1e9:.4g} GB, serving stood still for {f['move_seconds']:.4g} s",
             f"total           {f['total_seconds']:.4g} s",
         ]
-        return "\n".join([*lines, *(f"note            {note}" for note in self.notes)])
+        notes = (*self.copy_advice, *self.notes)
+        return "\n".join([*lines, *(f"note            {note}" for note in notes)])
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as nested dicts and lists of plain numbers, for JSON; placements left out."""
@@ -156,6 +180,12 @@ class Replay:
             **figures,
             "settings": self.settings,
             "notes": list(self.notes),
+            "copies_by_slack": [
+                {"slack": slack, "copies": count}
+                for slack, count in zip(
+                    self.slacks.tolist(), self.copies.mean(axis=(0, 2)).tolist(), strict=True
+                )
+            ],
             "per_window": per_window,
             "per_rebalance": {name: column.tolist() for name, column in rebalances.items()},
         }

@@ -12,6 +12,7 @@ from evenload.arrays import Float, keep_numpy
 from evenload.checks import one_of, part, positive_int
 from evenload.clock import Stopwatch
 from evenload.cluster import Cluster, check_cluster, check_groups
+from evenload.copying import SLACKS, copied, copied_share, copies_by_slack, on_grid
 from evenload.cost import CostModel
 from evenload.dispatch import BY_PLACE, DISPATCHES, PLANNERS
 from evenload.placement import Placement, check_same
@@ -150,6 +151,9 @@ class _Course:
     ) -> None:
         self.policy, self.cost, self.settings = policy, cost, settings
         self.how = {"dispatch": settings["dispatch"]}
+        self.slack: float | None = getattr(policy, "slack", None)
+        self.copies: list[Float] = []  # [C, L] of each window, and the part of tokens copied, [L]
+        self.copied: list[Float] = []
         self.current, self.before, self.cluster = start, start, start.cluster
         self.due: Float | None = None  # [L], seconds from now; while experts move
         self.seen: deque[Float] = deque(maxlen=policy.memory)
@@ -191,12 +195,21 @@ class _Course:
         if self.settings["delay"] and due[-1] > 0.0:
             self.due = due
 
+    def reach(self, place: Placement, load: Float) -> Float:
+        """Return the balancedness of a window, after copying where experts are copied: [L]."""
+        if self.slack is None:
+            return np.asarray(place.balancedness(load, **self.how))
+        return copied(on_grid(load), place, self.slack).balancedness(self.cluster)
+
     def serve(self, t: int, load: Float, oracle: Planner | None) -> None:
         """Serve window t, and write down how that went."""
         tokens = self.cost.tokens_per_second * self.settings["sample"]
         mean = load.sum(axis=1) / self.cluster.capacity.sum() / tokens
-        reached = self.current.balancedness(load, **self.how)
-        kept = self.before.balancedness(load, **self.how) if self.rebalances else reached
+        reached = self.reach(self.current, load)
+        if self.slack is not None:
+            self.copies.append(copies_by_slack([load], self.current, [self.slack, *SLACKS]))
+            self.copied.append(copied_share(load, self.current, self.slack))
+        kept = self.reach(self.before, load) if self.rebalances else reached
         if self.due is not None:
             part = old_part(mean / kept, mean / reached, self.due)
             mixed = 1.0 / (part / kept + (1.0 - part) / reached)
@@ -238,6 +251,9 @@ class _Course:
             asked=self.asked,
             put_off=self.put_off,
             asked_seconds=self.asked_seconds,
+            slacks=np.array([] if self.slack is None else [self.slack, *SLACKS], np.float64),
+            copies=np.array(self.copies, np.float64).reshape(len(windows), -1, mean.shape[1]),
+            copied=np.array(self.copied, np.float64).reshape(-1, mean.shape[1]),
             **dict(zip(named, np.array(costs, np.float64), strict=True)),
         )
 

@@ -284,6 +284,11 @@ def plan_lines(summaries: Sequence[Summary], plan: Plan) -> list[str]:
     """Return the lines below a plan's table: the gist, the solver and why, its notes."""
     lines = [relief(summaries[0], summaries[-1]), others_line(summaries[-1])]
     lines.append(f"solver: {plan.solver} ({plan.reason})")
+    if plan.copies is not None:
+        lines.append(
+            f"A balancer that leaves {plan.problem.copy_slack:.0%} slack copies "
+            f"{float(plan.copies.mean()):.2f} experts per layer and microbatch."
+        )
     return lines + [f"note: {note}" for note in plan.notes]
 
 

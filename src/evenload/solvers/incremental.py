@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from evenload.checks import fraction, not_negative, whole_number
 from evenload.core.flow import Flow
-from evenload.core.matching import relabel
 from evenload.core.live import NO_LIMIT
+from evenload.core.matching import relabel
 from evenload.core.replan import replan_layers
 from evenload.core.start import FIRST, SLOTS, UNIT_TIME
 from evenload.core.state import State
@@ -37,7 +37,9 @@ FRESH_EFFORT = 20  # trials of the joint search for a plan that is only a start
 FRESH_SHARE = 4  # the start from scratch gets this part of the steps, where moves are not free
 HEAT_FREE, HEAT_PRICED = 0.02, 0.0025  # of the mean: what a step may make worse at first
 
-LIVE_SAMPLES = 12
+NOISE = 0.07  # of a GPU's mean: slack for copying up to which a plan leaves none
+LIVE_SAMPLES = 12  # of the heaviest, where tokens are split live
+
 WEIGHT = 4096  # of all samples together, on the integer grid
 MOST_BITS = 36  # of a sample's load
 KEY_BITS = 60  # of a peak, all samples and moves together
@@ -92,6 +94,11 @@ def incremental(
     so that most experts stay (an assignment problem); each layer takes what costs less, and never
     more than what runs. Without a current placement a fresh plan is improved under the samples.
 
+    For the dispatch ``"copy"`` the tokens above every GPU's mean take the place of the last GPU's
+    time: those, more than anything else that was tried, tell how many experts a balancer copies.
+    (Worse on real loads: their squares, or roots; the number of GPUs above, however smoothed; and
+    to count from the limit on, as samples are noisy: only slack beyond 7 % is left out.)
+
     Parameters
     ----------
     problem : Problem
@@ -111,7 +118,7 @@ def incremental(
         free the start from scratch has a quarter of them.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
-        Default: 0.9999.
+        Default: 0.9999. Without effect for the dispatch ``"copy"``.
 
     Returns
     -------
@@ -127,6 +134,7 @@ def incremental(
     """
     steps = check_effort(effort, STEPS, "steps")
     goal = 1.0 / (fraction("target", target) or CLOSE)
+    goal = 0.0 if problem.dispatch == "copy" else goal
     slots = problem.cluster.num_living_slots
     price = MOVE_ALL / slots if move_cost is None else not_negative("move_cost", move_cost)
     most = None if max_moves is None else whole_number("max_moves", max_moves)
@@ -174,6 +182,12 @@ class Layers:
     def gpu(self) -> Int:
         """The living GPUs, see `core.start`."""
         return gpu_rows(self.problem.cluster)
+
+    @property
+    def enough(self) -> float:
+        """GPU time over the mean that copying leaves alone; -1 where nothing is copied."""
+        problem = self.problem
+        return -1.0 if problem.dispatch != "copy" else 1.0 + max(problem.copy_slack - NOISE, 0.0)
 
     @cached_property
     def running(self) -> Int:
@@ -302,13 +316,13 @@ class Layers:
         def run(first: int, end: int) -> None:
             part = slice(first, end)
             _, E, M = load.shape
-            enough = 1.0 + (self.goal - 1.0) / 2
+            close = 1.0 + (self.goal - 1.0) / 2
             live = self.problem.dispatch == "live"
-            flow = Flow.empty(self.gpu, E, M if live else 0, enough, self.problem.live_share)
+            flow = Flow.empty(self.gpu, E, M if live else 0, close, self.problem.live_share)
             replan_layers(
-                load[part], weight, bits, home[part], old[part], price, most[part], self.goal,
-                steps, HEAT_FREE if free else HEAT_PRICED, State.empty(self.gpu, E, M, True), flow,
-                placed[part], peak[part], moves[part],
+                load[part], weight, bits, home[part], old[part], price, most[part], self.enough,
+                self.goal, steps, HEAT_FREE if free else HEAT_PRICED,
+                State.empty(self.gpu, E, M, True), flow, placed[part], peak[part], moves[part],
             )  # fmt: skip
 
         spread(len(start), start.size * max(steps, 1), run)
