@@ -27,6 +27,8 @@ def solve(
     num_groups: int = 1,
     topology: str | None = None,
     cross_node_price: float = CROSS_NODE_PRICE,
+    survive: str | None = None,
+    survive_count: int = 1,
     estimator: str | None = None,
     solver: str = "auto",
     **options: Any,
@@ -55,6 +57,11 @@ def solve(
     cross_node_price : float, default 1
         For ``"prefer"``: what one token costs that is computed away from its group's home node, in
         tokens computed by a GPU.
+    survive : {"gpu", "node"}, optional
+        Keep copies of every expert on so many GPUs, or nodes, that it still has one when any one
+        dies. Takes slots for two copies of each expert.
+    survive_count : int, default 1
+        How many may die at once; takes slots for a copy more than that of each expert.
     estimator : {"adaptive", "last", "mean", "ewma"}, optional
         For a trace: what predicts the window after it, see `evenload.forecast.forecast`. Default:
         ``"adaptive"``.
@@ -73,7 +80,9 @@ def solve(
     ValueError
         For an illegal load, anything unknown, and what cannot be combined: fewer slots than
         experts, groups that do not divide the experts, a topology that cannot be met, a price
-        without ``"prefer"``, an estimator without a trace, a current placement of another model.
+        without ``"prefer"``, too few slots, GPUs or nodes to survive with, topology ``"prefer"`` or
+        ``"strict"`` that leaves copies no other node, an estimator without a trace, a current
+        placement of another model.
 
     Examples
     --------
@@ -84,9 +93,10 @@ def solve(
     >>> later.moves
     array([1])
     """
+    parts: Any = (cluster, num_groups, topology, cross_node_price, survive, survive_count)
     if is_trace(load):
         expected, may_be, rewrap = outlook(load, "adaptive" if estimator is None else estimator)
-        problem = Problem.build(expected, cluster, num_groups, topology, cross_node_price)
+        problem = Problem.build(expected, *parts)
         problem = replace(problem, rewrap=rewrap, samples=may_be.load, sample_weight=may_be.weight)
     elif estimator is not None:
         raise ValueError(
@@ -94,7 +104,7 @@ def solve(
             "trace [T, L, E], or leave estimator out"
         )
     else:
-        problem = Problem.build(load, cluster, num_groups, topology, cross_node_price)
+        problem = Problem.build(load, *parts)
     if current is not None:
         check_model(current, problem, "current")
         problem = replace(problem, current=current.rewrapped(keep_numpy))
@@ -151,7 +161,9 @@ def _ignored_groups(problem: Problem) -> tuple[str, ...]:
     if problem.num_groups == 1 or problem.hierarchical:
         return ()
     why = "a node has too few living slots for its share of them"
-    if problem.num_groups % nodes:
+    if problem.apart[1]:
+        why = "survive='node' keeps copies of every expert on several nodes"
+    elif problem.num_groups % nodes:
         why = (
             f"num_groups={problem.num_groups} is not a multiple of num_nodes={nodes}, so they "
             "cannot be spread evenly over the nodes"

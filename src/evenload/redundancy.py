@@ -9,7 +9,7 @@ from typing import Any
 from evenload import solve
 from evenload.arrays import check_load
 from evenload.bounds import balancedness_bound
-from evenload.checks import positive_real
+from evenload.checks import positive_int, positive_real
 from evenload.clock import Stopwatch
 from evenload.cluster import Cluster
 from evenload.plan import Plan
@@ -48,6 +48,8 @@ def smallest_redundancy(
     num_groups: int = 1,
     topology: str | None = None,
     cross_node_price: float = CROSS_NODE_PRICE,
+    survive: str | None = None,
+    survive_count: int = 1,
     solver: str = "auto",
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
@@ -71,8 +73,10 @@ def smallest_redundancy(
     if target > 1.0:
         raise ValueError(f"wanted={target} is more than a balancedness can be; use 1.0 or less")
     num_experts = check_load(load)[0].shape[1]
-    fewest = Cluster.smallest_for(num_experts, num_gpus, num_nodes)
-    problem = Problem.build(load, fewest, num_groups, topology, cross_node_price)
+    copies = 1 if survive is None else 1 + positive_int("survive_count", survive_count)
+    fewest = Cluster.smallest_for(copies * num_experts, num_gpus, num_nodes)
+    parts: Any = num_groups, topology, cross_node_price, survive, survive_count
+    problem = Problem.build(load, fewest, *parts)
     # A GPU with more slots than experts that it may have holds duplicates.
     most = num_experts // (fewest.num_nodes if problem.hierarchical else 1)
     if problem.hierarchical:
@@ -87,6 +91,7 @@ def smallest_redundancy(
                 "'ignore'"
             )
     options |= {"num_groups": num_groups, "topology": topology, "solver": solver}
+    options |= {"survive": survive, "survive_count": survive_count}
     points: dict[int, Point] = {}
     reached: tuple[Plan, float] | None = None  # the last plan that does, and its seconds
     name = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.core.apart import keep_apart
 from evenload.core.compile import Flag3, Float, Float1, Float3, Int, Int1, Int2, entry, step
 from evenload.core.grid import SEED, random_below
 from evenload.core.search import Random, RandomType, nth_gpu_with
@@ -439,7 +440,8 @@ def replan_layers(
     s : State
         Scratch; its GPUs say slots, speed and node of each, and homes are strict.
     placed : int64, [L, S]
-        The start, and the result: the slots of the GPUs one after the other.
+        The start, and the result: the slots of the GPUs one after the other. Experts of the start
+        that are on too few GPUs or nodes are brought to more, whatever moves that takes.
     peak : float64, [L], output
         Mean over the samples of the last GPU's time, over that of a load divided at will; infinite
         where the start has too many moves, and nothing with fewer was found.
@@ -463,6 +465,9 @@ def replan_layers(
             for g in range(G):
                 s.held[OLD, e, g] = old[layer, e, g]
         fill(s, placed[layer])
+        if s.copies > 1:
+            keep_apart(s)
+            copy_out(s, placed[layer])
         mean = (1 << bits) / speed * weights
         cost = np.int64(min(price * mean, float(s.total[PEAK])))  # no move gains more than all
         random[0] = SEED

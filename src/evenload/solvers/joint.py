@@ -64,8 +64,10 @@ def joint(
         placed = place(load, cluster, trials=trials, close=close, home=home, away_price=price)
         return to_placement(problem, placed.expert)
     if not problem.keeps_groups:
-        return _at_least_greedy(problem, search(load, cluster, trials, close=close))
-    if not (cluster.gpus_are_equal and cluster.nodes_are_equal):
+        return _at_least_greedy(
+            problem, search(load, cluster, trials, close=close, apart=problem.apart)
+        )
+    if problem.survive or not (cluster.gpus_are_equal and cluster.nodes_are_equal):
         bound = balancedness_bound(problem, thorough=False)
         return to_placement(problem, plan_groups(problem, trials, close, 1.0 / bound).expert)
     begun, bound = plan_at_least(problem, local_rows, greedy_rows)
@@ -83,7 +85,7 @@ def _at_least_greedy(problem: Problem, placed: Placed) -> Placement:
     """Take the greedy plan in those layers where it is better, on equal GPUs."""
     found = to_placement(problem, placed.expert)
     layers = np.flatnonzero(placed.time * NEAR > placed.bound)
-    if layers.size == 0 or not problem.cluster.gpus_are_equal:
+    if layers.size == 0 or problem.survive or not problem.cluster.gpus_are_equal:
         return found
     greedy = plan_by_node(problem.layers(layers), greedy_rows)
     return better_of_layers(problem, found, layers, greedy)
