@@ -65,13 +65,13 @@ def room(cluster, what, num_experts):
     return sum(min(n, num_experts) for n in slots)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(seed=seeds)
 def test_nothing_is_lost_whatever_dies_and_a_plan_is_found_wherever_there_is_one(seed):
     cluster, load, what, count, _ = random_problem(seed)
     E = load.shape[1]
     if cluster.num_living_slots < E or room(cluster, what, E) < (count + 1) * E:
-        with pytest.raises(ValueError, match="num_slots|survive"):
+        with pytest.raises(ValueError, match=r"num_slots|survive"):
             solve(load, cluster, survive=what, survive_count=count)
         return
     plan = solve(load, cluster, survive=what, survive_count=count)
@@ -81,7 +81,7 @@ def test_nothing_is_lost_whatever_dies_and_a_plan_is_found_wherever_there_is_one
     assert f"survives        any {count} {what}" in plan.summary()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=seeds)
 def test_from_what_does_not_survive(seed):
     """Moves that bring copies apart are made whatever is allowed, and told of."""
@@ -97,12 +97,13 @@ def test_from_what_does_not_survive(seed):
         plan = solve(load, cluster, **how, **limit)
         assert plan.placement.survives(what, count)
         if limit and plan.moves.sum():
-            assert f"{plan.moves.sum()} moves could not be avoided: every expert" in plan.notes[0]
+            told = f"{plan.moves.sum()} moves could not be avoided: every expert needs copies on"
+            assert any(note.startswith(told) for note in plan.notes)
     again = solve(load, cluster, **{**how, "current": plan.placement}, max_moves=0)
     assert again.placement == plan.placement
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=seeds)
 def test_groups_stay_on_their_node_with_copies_on_its_gpus(seed):
     cluster, load, _, count, rng = random_problem(seed)
@@ -146,7 +147,7 @@ def best_of_all(load, cluster, what, count):
 def test_small_problems_against_every_placement():
     """A plan is refused only where there is none, and is the best; none beats the bound."""
     found = 0
-    for seed in range(500):
+    for seed in range(300):
         rng = np.random.default_rng(seed)
         (slots, speed, alive, nodes), E, _ = small_cluster(rng, most_ways=10_000)
         cluster = Cluster(len(slots), nodes, slots=slots, speed=speed, alive=alive)
@@ -162,7 +163,7 @@ def test_small_problems_against_every_placement():
         any_, apart = best
         assert (any_ <= plan.bound * (1 + 1e-12)).all()
         np.testing.assert_allclose(plan.balancedness, apart, rtol=1e-4)
-    assert found > 50
+    assert found > 30
 
 
 def test_the_bound_knows_that_no_expert_has_all_the_spare_slots():

@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evenload.arrays import Float, Int, Rewrap, check_load, read_only, to_numpy, within_range
 from evenload.checks import one_of, positive_int, whole_number
@@ -226,8 +225,8 @@ class Placement:
         dead = [whole_number("gpus", g, most=last) for g in gpus]
         return self._rewrap(~np.delete(self._held(), dead, axis=2).any(axis=2))
 
-    def _held(self) -> NDArray[np.bool_]:
-        """Whether each GPU holds each expert: [L, E, G]."""
+    def _held(self) -> Any:
+        """Whether each GPU holds each expert: bool [L, E, G]."""
         held = np.zeros((self.num_layers, self.num_experts, self.cluster.num_gpus), np.bool_)
         living = self.cluster.living_slot
         layer = np.arange(self.num_layers)[:, None]

@@ -30,8 +30,8 @@ OPTIONS = {
         "0.99.",
         "--speed A,B,...": "Speed of each GPU, where they differ: e.g. 1,1,2,2.",
         "--dead GPU*": "Number of a GPU that is gone. May be given repeatedly.",
-        "--survive NAME": "gpu or node: keep copies of every expert on several of them, so that none "
-        "is lost when any one dies.",
+        "--survive NAME": "gpu or node: keep copies of every expert on several of them, so that "
+        "none is lost when any one dies.",
         "--survive-count N": "For --survive: how many may die at once. Default: 1.",
     },
     "groups of experts": shared.GROUPS | {

@@ -75,8 +75,8 @@ def _hot_set_time(
     have at least ``fewest[m]`` slots (and at most ``most[m]``, which must be j or more); c_H of
     them hold H, and ``fewest[m] - c_H`` or more hold others. Let another expert have d of its c
     replicas there, and so the part p = d / c of its load. As d = p c <= r p + (c - r), r p is at
-    least d - (c - r). The spare replicas c - r of the others sum to R - (c_H - r j), so their parts, each
-    between 0 and 1, sum to at least ``(fewest[m] - c_H - R + (c_H - r j)) / r`` =
+    least d - (c - r). The spare replicas c - r of the others sum to R - (c_H - r j), so their
+    parts, each between 0 and 1, sum to at least ``(fewest[m] - c_H - R + (c_H - r j)) / r`` =
     ``(fewest[m] - R - r j) / r`` >= n: they weigh at least the n lightest experts. (n <= E - j, so
     none of those is in H.) The m GPUs carry at least the load of H and that of the n lightest, in a
     time of at least that over ``reach[m]``. The smallest such time over m is a bound for every j.
@@ -123,9 +123,7 @@ def quick_times(
 def _list_shares(
     load: Any, copies: Any, most: Any, limit: Any, first: Any, count: Any, size: Any
 ) -> None:
-    """List for each expert every number of replicas whose share is within a limit.
-
-    From `copies` replicas to `most`.
+    """List for each expert the numbers of replicas, `copies` to `most`, that a limit allows.
 
     An entry from ``first[e]`` up to ``first[e + 1]`` says "`count` or more replicas of expert e,
     each with a load of `size` or more". The fewest stand for themselves, larger numbers a to b for
