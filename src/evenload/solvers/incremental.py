@@ -418,7 +418,8 @@ class Layers:
         why = f"{gaps} slots of the living GPUs hold nothing yet, and every expert needs one"
         if self.problem.survive is not None:
             what, count = self.problem.survive
-            why = f"every expert needs copies on {count + 1} living {what}s" + (
+            domains = {"gpu": "GPUs", "node": "nodes"}[what]
+            why = f"every expert needs copies on {count + 1} living {domains}" + (
                 f", and {gaps} slots of the living GPUs hold nothing yet" if gaps else ""
             )
         return (f"{int(self.forced.sum())} moves could not be avoided: {why}",)
