@@ -34,7 +34,8 @@ def joint(
     on each of equal GPUs, where the counts decide everything, it searches those alone. Strict
     groups are packed onto nodes by what each set of them can reach on a node, exactly where the
     sets are few. GPUs may differ in slots and speed and may be gone. A layer that is not within
-    0.1 % of the bound is never worse than by ``"greedy"``, where that has no more duplicates.
+    0.1 % of the bound is never worse than by ``"greedy"``, where that has no more duplicates; but
+    where experts have to survive, which greedy plans do not see to.
 
     Parameters
     ----------
