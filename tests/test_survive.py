@@ -170,7 +170,7 @@ def test_the_bound_knows_that_no_expert_has_all_the_spare_slots():
     load, cluster = np.array([[90, 1, 1, 1, 1, 1.0]]), Cluster(6, slots_per_gpu=2)
     free, bound = solve(load, cluster).bound[0], solve(load, cluster, survive="gpu").bound[0]
     assert free > 0.98
-    assert bound == pytest.approx(95 / 6 / 45)
+    assert 95 / 6 / 45.5 <= bound <= 95 / 6 / 45 * (1 + 1e-8)  # 1 / 2 is beside the hot one
 
 
 @pytest.mark.parametrize(("gpus", "nodes"), [(16, 2), (8, 4)])
