@@ -14,11 +14,11 @@ import numpy as np
 # --- replicas ---------------------------------------------------------------------------------
 
 
-def replicate(load, num_slots, most):
+def replicate(load, num_slots, most, least=1):
     """Replicas of each expert, and the experts by descending share, ties to the lowest index."""
     load = [int(x) for x in load]
-    count = [1] * len(load)
-    for _ in range(num_slots - len(load)):
+    count = [least] * len(load)
+    for _ in range(num_slots - least * len(load)):
         open_to = [e for e in range(len(load)) if count[e] < most]
         count[max(open_to, key=lambda e: (load[e] // count[e], -e))] += 1
     order = sorted(range(len(load)), key=lambda e: (-(load[e] // count[e]), e))

@@ -5,7 +5,8 @@ proofs stand in `core.bound`:
 
 - *mean*: all GPUs together carry the total, so none is needed for longer than the total over the
   sum of the speeds, and the balancedness is at most 1;
-- *largest share*: an expert is cut by its replicas, and they are limited;
+- *largest share*: an expert is cut by its replicas, and they are limited, more so where every
+  expert needs several;
 - *hot set*: the GPUs that hold the hottest experts have other slots to fill;
 - *partners*: beside a big replica there must be a small one;
 - *groups*, where each has to stay on one node: every content that a node could have is bounded by
@@ -38,16 +39,17 @@ class Gpus(NamedTuple):
     reach: Float
     fewest: Int
     most: Int
+    copies: int
 
     @classmethod
-    def of(cls, cluster: Cluster, gpus: tuple[int, ...]) -> Gpus:
-        """Sum up the GPUs of these numbers."""
+    def of(cls, cluster: Cluster, gpus: tuple[int, ...], copies: int = 1) -> Gpus:
+        """Sum up the GPUs of these numbers, where every expert has so many replicas at least."""
         speed, slots = np.array(cluster.speed)[list(gpus)], np.array(cluster.slots)[list(gpus)]
         speed.sort()
         slots.sort()
         rows = speed[::-1], slots, slots[::-1]
         reach, fewest, most = (np.concatenate(([0], np.cumsum(row))) for row in rows)
-        return cls(int(fewest[-1]), reach, fewest, most)
+        return cls(int(fewest[-1]), reach, fewest, most, copies)
 
 
 def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
@@ -69,7 +71,7 @@ def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
 def _bound(problem: Problem, thorough: bool) -> Float:
     """Bound it under one dispatch: an even one, if thoroughly."""
     load = _relative_load(problem.load)
-    living = Gpus.of(problem.cluster, problem.cluster.living_gpus)
+    living = Gpus.of(problem.cluster, problem.cluster.living_gpus, problem.apart[0])
     descending = _descending(load)
     time = _times(descending, living)
     if problem.keeps_groups:
@@ -106,7 +108,8 @@ def _tightened(load: Float, gpus: Gpus, time: Float) -> Float:
     from evenload.core.bound import tighten_times
 
     time, steps = time.copy(), len(load) * STEPS_A_THREAD
-    spread(len(load), steps, lambda a, b: tighten_times(load[a:b], *gpus[:3], time[a:b]))
+    known = gpus.num_slots, gpus.reach, gpus.fewest, gpus.copies
+    spread(len(load), steps, lambda a, b: tighten_times(load[a:b], *known, time[a:b]))
     return time
 
 
@@ -115,7 +118,7 @@ def _group_times(problem: Problem, load: Float, thorough: bool) -> Float:
     from evenload.core.deals import all_deals, deal_out
 
     cluster = problem.cluster
-    nodes = [Gpus.of(cluster, gpus) for gpus in cluster.living_by_node]
+    nodes = [Gpus.of(cluster, gpus, problem.apart[0]) for gpus in cluster.living_by_node]
     keys = [(node.reach.tobytes(), node.fewest.tobytes()) for node in nodes]
     different = list(dict.fromkeys(keys))
     kind = np.array([different.index(key) for key in keys])
@@ -168,7 +171,7 @@ def _relaxed_times(load: Float, num_groups: int, kinds: list[Gpus], num_nodes: i
     node = groups[:, -1] + groups[:, : each - 1].sum(axis=1)
     if each == 2:
         node = np.maximum(node, (groups + groups[:, ::-1]).max(axis=1))
-    replicas = [gpus.num_slots - E // num_nodes + 1 for gpus in kinds]
+    replicas = [gpus.num_slots - (E // num_nodes - 1) * gpus.copies for gpus in kinds]
     fastest = max(
         gpus.reach[min(most, gpus.reach.size - 1)]
         for gpus, most in zip(kinds, replicas, strict=True)

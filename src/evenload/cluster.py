@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from evenload.arrays import Float, Int, read_only
 from evenload.checks import divisor, multiple, positive_int, positive_real
 
+DOMAINS = ("gpu", "node")  # what may die as a whole
 MOST_SPEED_RATIO = 1000.0  # a GPU slower than that is worth no expert, and sums stay exact
 
 

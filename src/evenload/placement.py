@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from evenload.arrays import Float, Int, Rewrap, check_load, read_only, to_numpy, within_range
-from evenload.checks import one_of, positive_int
-from evenload.cluster import Cluster, check_cluster
+from evenload.checks import one_of, positive_int, whole_number
+from evenload.cluster import DOMAINS, Cluster, check_cluster
 from evenload.dispatch import (
     BY_PLACE,
     DISPATCHES,
@@ -273,6 +274,42 @@ class Placement:
     def duplicates(self) -> Any:
         """Slots of each layer wasted on an expert that its GPU holds already, int64 [L]."""
         return self._rewrap(self.cluster.num_living_slots - self.arrivals(None))
+
+    def survives(self, what: str = "gpu", count: int = 1) -> bool:
+        """Tell whether every expert keeps a copy when any `count` GPUs or nodes die at once.
+
+        `what` is ``"gpu"`` or ``"node"``; GPUs that are dead already hold none.
+        """
+        by_node = one_of("what", what, DOMAINS) == "node"
+        number = positive_int("count", count)
+        held = self._held()
+        if by_node:
+            held = held.reshape(*held.shape[:2], self.cluster.num_nodes, -1).any(axis=3)
+        return bool((held.sum(axis=2) > number).all())
+
+    def lost_with(self, gpus: Collection[int]) -> Any:
+        """Tell which experts have no copy left when some GPUs die at once: bool [L, E].
+
+        `gpus` are their numbers; those of node n are
+        ``range(n * cluster.gpus_per_node, (n + 1) * cluster.gpus_per_node)``.
+
+        Examples
+        --------
+        >>> place = Placement([[0, 1, 0, 2]], Cluster(2, slots_per_gpu=2), 3)
+        >>> place.lost_with([0])
+        array([[False,  True, False]])
+        """
+        last = self.cluster.num_gpus - 1
+        dead = [whole_number("gpus", g, most=last) for g in gpus]
+        return self._rewrap(~np.delete(self._held(), dead, axis=2).any(axis=2))
+
+    def _held(self) -> Any:
+        """Whether each GPU holds each expert: bool [L, E, G]."""
+        held = np.zeros((self.num_layers, self.num_experts, self.cluster.num_gpus), np.bool_)
+        living = self.cluster.living_slot
+        layer = np.arange(self.num_layers)[:, None]
+        held[layer, self.rows[:, living], self.cluster.gpu_of_slot[living]] = True
+        return held
 
     def arrivals(self, before: Placement | None) -> Int:
         """Count the experts that are new to their GPU, int64 [L], whatever GPUs there were before.

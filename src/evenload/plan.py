@@ -104,6 +104,11 @@ class Plan:
         check_same(answer.placement, problem, "placement")
         wrap, current = problem.rewrap, problem.current
         placement = answer.placement.rewrapped(wrap)
+        if problem.survive and not placement.survives(*problem.survive):
+            raise ValueError(
+                f"survive={problem.survive[0]!r}: solver {solver!r} made a placement that loses "
+                "experts; use solver 'auto', 'joint' or 'incremental'"
+            )
         _, balancedness, waiting = evaluated(problem, placement, problem.load)
         return cls(
             placement=placement,
@@ -209,6 +214,9 @@ class Plan:
             f"straggler time  {self.straggler_time:.4f} x the mean",
             f"duplicates      {int(self.duplicates.sum())}",
         ]
+        if self.problem.survive is not None:
+            what, count = self.problem.survive
+            lines.append(f"survives        any {count} {what}{'s' if count > 1 else ''}")
         if self.expected_balancedness is not None:
             lines.append(f"over samples    mean {float(self.expected_balancedness.mean()):.4f}")
         if self.copies is not None:

@@ -32,6 +32,8 @@ def solve(
     live_share: float = 1.0,
     tokens_from: Any = None,
     copy_slack: float = SLACK,
+    survive: str | None = None,
+    survive_count: int = 1,
     estimator: str | None = None,
     solver: str = "auto",
     **options: Any,
@@ -73,6 +75,11 @@ def solve(
         proportional; 0 on those that are not alive. Default: equally many on each.
     copy_slack : float, default 0.05
         For ``"copy"``: tokens that the balancer leaves on a GPU beyond its part of all, over that.
+    survive : {"gpu", "node"}, optional
+        Keep copies of every expert on so many GPUs, or nodes, that it still has one when any one
+        dies. Takes slots for two copies of each expert.
+    survive_count : int, default 1
+        How many may die at once; takes slots for a copy more than that of each expert.
     estimator : {"adaptive", "last", "mean", "ewma"}, optional
         For a trace: what predicts the window after it, see `evenload.forecast.forecast`. Default:
         ``"adaptive"``.
@@ -92,8 +99,9 @@ def solve(
         For an illegal load, anything unknown, and what cannot be combined: fewer slots than
         experts, groups that do not divide the experts, a topology that cannot be met, a price
         without ``"prefer"``, a dispatch other than ``"even"`` with ``"prefer"`` or with a solver
-        but ``"incremental"``, a live share, tokens or slack for another dispatch, an estimator
-        without a trace, a current placement of another model.
+        but ``"incremental"``, a live share, tokens or slack for another dispatch, too few slots,
+        GPUs or nodes to survive with, topology ``"prefer"`` or ``"strict"`` that leaves copies no
+        other node, an estimator without a trace, a current placement of another model.
 
     Examples
     --------
@@ -106,7 +114,7 @@ def solve(
     """
     model = cluster, num_groups, topology, cross_node_price
     how = {"dispatch": dispatch, "live_share": live_share, "tokens_from": tokens_from}
-    how["copy_slack"] = copy_slack
+    how |= {"copy_slack": copy_slack, "survive": survive, "survive_count": survive_count}
     if is_trace(load):
         expected, may_be, rewrap = outlook(load, "adaptive" if estimator is None else estimator)
         problem = Problem.build(expected, *model, **how)
@@ -179,7 +187,9 @@ def _ignored_groups(problem: Problem) -> tuple[str, ...]:
     if problem.num_groups == 1 or problem.hierarchical:
         return ()
     why = "a node has too few living slots for its share of them"
-    if problem.num_groups % nodes:
+    if problem.apart[1]:
+        why = "survive='node' keeps copies of every expert on several nodes"
+    elif problem.num_groups % nodes:
         why = (
             f"num_groups={problem.num_groups} is not a multiple of num_nodes={nodes}, so they "
             "cannot be spread evenly over the nodes"

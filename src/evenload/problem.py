@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from evenload.arrays import Float, Int, Rewrap, check_load, keep_numpy, within_range
-from evenload.checks import not_negative, one_of
-from evenload.cluster import Cluster, check_cluster, check_groups
+from evenload.checks import not_negative, one_of, positive_int
+from evenload.cluster import DOMAINS, Cluster, check_cluster, check_groups
 from evenload.dispatch import SLACK, check_dispatch
 from evenload.placement import Placement
+
+Apart: TypeAlias = tuple[int, bool]
+"""On how many GPUs every expert has to be at least, or on how many nodes, if that is true."""
 
 TOPOLOGIES = ("strict", "prefer", "ignore")
 CROSS_NODE_PRICE = 1.0
@@ -34,6 +38,7 @@ class Problem:
     live_share: float = 1.0  #: part of the time with the live split, even sharing in the rest
     tokens_from: Float | None = None  #: [G], how many tokens start on each GPU; None is equal
     copy_slack: float = SLACK  #: what copying leaves above each GPU's part, see `evenload.copying`
+    survive: tuple[str, int] | None = None  #: "gpu" or "node", and how many of them may die
 
     @classmethod
     def build(
@@ -48,6 +53,8 @@ class Problem:
         live_share: float = 1.0,
         tokens_from: Any = None,
         copy_slack: float = SLACK,
+        survive: str | None = None,
+        survive_count: int = 1,
         load_name: str = "load",
         slots_name: str = "num_slots",
         slots_step: int = 1,
@@ -61,14 +68,23 @@ class Problem:
         checked, rewrap = check_load(load, load_name)
         num_experts = checked.shape[1]
         check_cluster(cluster).check_holds(num_experts, slots_name, slots_step)
+        dying = _check_survive(survive, survive_count)
+        if dying is not None:
+            _check_slots(dying, num_experts, cluster, slots_name, slots_step)
         groups = check_groups(num_groups, num_experts)
         if topology is None:
-            strict = groups > 1 and not _why_not_strict(groups, num_experts, cluster)
+            strict = groups > 1 and not _why_not_strict(groups, num_experts, cluster, dying)
             topology = "strict" if strict else "ignore"
         elif one_of("topology", topology, TOPOLOGIES) == "strict" and (
-            why := _why_not_strict(groups, num_experts, cluster)
+            why := _why_not_strict(groups, num_experts, cluster, dying)
         ):
-            raise ValueError(f"topology='strict': {why}, or topology 'prefer' or 'ignore'")
+            other = "'prefer' or 'ignore'" if dying is None else "'ignore'"
+            raise ValueError(f"topology='strict': {why}, or topology {other}")
+        if topology == "prefer" and dying is not None:
+            raise ValueError(
+                f"topology='prefer' with survive={dying[0]!r} is not supported; use topology "
+                "'strict' or 'ignore'"
+            )
         price = not_negative("cross_node_price", cross_node_price)
         if price != CROSS_NODE_PRICE and topology != "prefer":
             raise ValueError(
@@ -94,6 +110,7 @@ class Problem:
             live_share=share,
             tokens_from=tokens,
             copy_slack=slack,
+            survive=dying,
         )
 
     def layers(self, layers: Int) -> Problem:
@@ -137,6 +154,12 @@ class Problem:
         return int(self.load.shape[1])
 
     @property
+    def apart(self) -> Apart:
+        """On how many GPUs every expert has to be; on how many nodes, if that is true."""
+        what, count = self.survive or ("gpu", 0)
+        return count + 1, what == "node"
+
+    @property
     def hierarchical(self) -> bool:
         """Whether every group has to stay on one node."""
         return self.topology == "strict" and self.num_groups > 1
@@ -147,9 +170,80 @@ class Problem:
         return self.hierarchical and len(self.cluster.living_by_node) > 1
 
 
-def _why_not_strict(num_groups: int, num_experts: int, cluster: Cluster) -> str:
+def _check_survive(what: str | None, count: int) -> tuple[str, int] | None:
+    """Return what may die, and how many of it at once; None for nothing."""
+    number = positive_int("survive_count", count)
+    if what is not None:
+        return one_of("survive", what, DOMAINS), number
+    if number != 1:
+        raise ValueError(
+            f"survive_count={number} says how many may die, and survive not what; use "
+            "survive='gpu' or 'node', or leave survive_count out"
+        )
+    return None
+
+
+def _check_slots(
+    survive: tuple[str, int], num_experts: int, cluster: Cluster, name: str, step: int
+) -> None:
+    """Raise `ValueError` unless every expert can have a copy more than may die.
+
+    A GPU or node is of use for one copy of each expert. Where that makes slots enough for all
+    copies there is a placement: deal the experts out in turn, each GPU's (node's) slots after the
+    other's (McNaughton 1959), and no expert comes twice to one before it has been to the next.
+    """
+    what, count = survive
+    word = what.upper() if what == "gpu" else what
+    living = len(cluster.living_gpus if what == "gpu" else cluster.living_by_node)
+    told = (
+        f"survive={what!r} with survive_count={count} takes copies of each expert on {count + 1} "
+        f"{word}s"
+    )
+    if living <= count:
+        fewer = f"survive_count={living - 1}" if living > 1 else "no survive"
+        raise ValueError(
+            f"{told}, and {living} {'is' if living == 1 else 'are'} alive; use {count + 1} or more "
+            f"living {word}s, or {fewer}"
+        )
+    room, need = _room(cluster, what, num_experts), num_experts * (count + 1)
+    if room >= need:
+        return
+    if cluster.all_alive and max(cluster.slots) - min(cluster.slots) <= 1:
+        if len(set(cluster.slots)) == 1:
+            step = math.lcm(step, cluster.num_gpus)
+        enough = -(-need // step) * step
+        gpus, nodes = cluster.num_gpus, cluster.num_nodes
+        while _room(Cluster(gpus, nodes, num_slots=enough), what, num_experts) < need:
+            enough += step
+        raise ValueError(
+            f"{name}={cluster.num_slots} is too few: {told}, and num_experts={num_experts}; "
+            f"use {enough} or more"
+        )
+    raise ValueError(
+        f"{name}: {told}, {need} slots for num_experts={num_experts}, and there are {room} that "
+        f"count, at most one for each expert on a living {word}; use {need - room} or more slots "
+        f"more, on {word}s with fewer than {num_experts}"
+    )
+
+
+def _room(cluster: Cluster, what: str, num_experts: int) -> int:
+    """Count the slots of living GPUs or nodes, on each no more than there are experts."""
+    domains = cluster.living_by_node
+    if what == "gpu":
+        domains = tuple((g,) for g in cluster.living_gpus)
+    return sum(min(sum(cluster.slots[g] for g in gpus), num_experts) for gpus in domains)
+
+
+def _why_not_strict(
+    num_groups: int, num_experts: int, cluster: Cluster, survive: tuple[str, int] | None = None
+) -> str:
     """Say what keeps the groups from being dealt out to nodes with room; empty where nothing."""
     nodes = len(cluster.living_by_node)
+    if survive is not None and survive[0] == "node":
+        return (
+            "it keeps all copies of an expert on one node, and survive='node' on several; use "
+            "survive='gpu'"
+        )
     if num_groups % nodes:
         below, above = num_groups // nodes * nodes, (num_groups // nodes + 1) * nodes
         gone = cluster.num_nodes - nodes
@@ -165,4 +259,15 @@ def _why_not_strict(num_groups: int, num_experts: int, cluster: Cluster) -> str:
             f"a node has {room} living slots for the {need} experts of its groups; "
             f"use {need - room} or more slots more there"
         )
+    if survive is not None:
+        copies = survive[1] + 1
+        room = min(
+            sum(min(cluster.slots[g], need) for g in gpus) for gpus in cluster.living_by_node
+        )
+        if room < copies * need:
+            return (
+                f"survive='gpu' takes {copies * need} slots of a node for {copies} copies of the "
+                f"{need} experts of its groups, at most one on a GPU, and a node has {room}; use "
+                f"{copies * need - room} or more slots more there"
+            )
     return ""

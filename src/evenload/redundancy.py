@@ -9,7 +9,7 @@ from typing import Any
 from evenload import solve
 from evenload.arrays import check_load
 from evenload.bounds import balancedness_bound
-from evenload.checks import positive_real
+from evenload.checks import positive_int, positive_real
 from evenload.clock import Stopwatch
 from evenload.cluster import Cluster
 from evenload.plan import Plan
@@ -51,6 +51,8 @@ def smallest_redundancy(
     dispatch: str = "even",
     live_share: float = 1.0,
     tokens_from: Any = None,
+    survive: str | None = None,
+    survive_count: int = 1,
     solver: str = "auto",
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
@@ -74,9 +76,11 @@ def smallest_redundancy(
     if target > 1.0:
         raise ValueError(f"wanted={target} is more than a balancedness can be; use 1.0 or less")
     num_experts = check_load(load)[0].shape[1]
-    fewest = Cluster.smallest_for(num_experts, num_gpus, num_nodes)
-    sharing = {"dispatch": dispatch, "live_share": live_share, "tokens_from": tokens_from}
-    problem = Problem.build(load, fewest, num_groups, topology, cross_node_price, **sharing)
+    copies = 1 if survive is None else 1 + positive_int("survive_count", survive_count)
+    fewest = Cluster.smallest_for(copies * num_experts, num_gpus, num_nodes)
+    how = {"dispatch": dispatch, "live_share": live_share, "tokens_from": tokens_from}
+    how |= {"survive": survive, "survive_count": survive_count}
+    problem = Problem.build(load, fewest, num_groups, topology, cross_node_price, **how)
     # A GPU with more slots than experts that it may have holds duplicates.
     most = num_experts // (fewest.num_nodes if problem.hierarchical else 1)
     if problem.hierarchical:
@@ -90,7 +94,7 @@ def smallest_redundancy(
                 f"layers; use {math.floor(limit * 1e3) / 1e3:g} or less, or topology 'prefer' or "
                 "'ignore'"
             )
-    options |= {"num_groups": num_groups, "topology": topology, "solver": solver} | sharing
+    options |= {"num_groups": num_groups, "topology": topology, "solver": solver} | how
     points: dict[int, Point] = {}
     reached: tuple[Plan, float] | None = None  # the last plan that does, and its seconds
     name = ""

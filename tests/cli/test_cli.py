@@ -31,6 +31,24 @@ def loads(tmp_path):
 # ---- plan ------------------------------------------------------------------------------------
 
 
+def test_plan_survives_what_it_is_told_to(tmp_path, loads):
+    out, cluster = tmp_path / "p.json", ("--gpus", 4, "--nodes", 2)
+    result = run("plan", loads, *cluster, "--slots", 16, "--survive", "node", "-o", out)
+    assert result.exit_code == 0, result.stderr
+    assert read_placement(out).survives("node")
+    fewest = run("plan", loads, *cluster, "--redundant", "auto", "--survive", "gpu", "-o", out)
+    assert fewest.exit_code == 0, fewest.stderr
+    assert read_placement(out).survives("gpu")
+    for options, message in (
+        (("--slots", 12, "--survive", "gpu"), "num_slots=12 is too few"),
+        (("--slots", 16, "--survive-count", 2), "--survive-count is for --survive"),
+        (("--slots", 20, "--survive", "gpu", "--survive-count", 2), "use 24 or more"),
+    ):
+        result = run("plan", loads, *cluster, *options)
+        assert result.exit_code == 2
+        assert message in result.stderr
+
+
 def test_plan_prints_a_table_and_writes_both_files(tmp_path, loads):
     pytest.importorskip("matplotlib")
     out, picture = tmp_path / "p.json", tmp_path / "p.png"

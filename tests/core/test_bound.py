@@ -29,9 +29,9 @@ def gpus_of(speed, slots):
     return Gpus.of(Cluster(len(slots), slots=list(slots), speed=list(speed)), every)
 
 
-def list_shares(load, spare, limit):
+def list_shares(load, spare, limit, copies=1):
     first, count, size = np.empty(load.size + 1, np.int64), *np.empty((2, load.size * 40))
-    as_entry(bound._list_shares)(load, spare, limit, first, count, size)
+    as_entry(bound._list_shares)(load, copies, spare + copies, limit, first, count, size)
     return first, count[: first[-1]].copy(), size[: first[-1]].copy()
 
 
@@ -106,12 +106,12 @@ def random_loads(E, seed, number):
 
 def bounds_of(load, gpus):
     """What each argument says: mean, share (the mean at least), hot set, partners."""
-    share = np.array([share_time(row, gpus.num_slots, gpus.reach) for row in load])
+    share = np.array([share_time(row, gpus.num_slots, gpus.reach, 1) for row in load])
     hot = np.array([hot_set_time(row, *gpus) for row in load])
     mean = load.sum(axis=1) / gpus.reach[-1]
     start = mean * 0.5  # far below, so that partners are judged on their own
     partner = [
-        partner_limit(row, gpus.num_slots, gpus.fewest[1], t * gpus.reach[1]) / gpus.reach[1]
+        partner_limit(row, gpus.num_slots, gpus.fewest[1], 1, t * gpus.reach[1]) / gpus.reach[1]
         for row, t in zip(load, start, strict=True)
     ]
     return mean, share, hot, np.array(partner)
@@ -176,7 +176,7 @@ def test_the_largest_share_is_that_of_the_best_counts(E, slots):
     time = load[:, None, :] / reach[np.minimum(counts, len(slots)) - 1]
     wanted = np.maximum(time.max(axis=2).min(axis=1), load.sum(axis=1) / reach[-1])
     gpus = gpus_of(speed, np.array(slots))
-    found = [share_time(row, gpus.num_slots, gpus.reach) for row in load]
+    found = [share_time(row, gpus.num_slots, gpus.reach, 1) for row in load]
     np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 

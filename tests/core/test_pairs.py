@@ -161,7 +161,7 @@ def search(weight, count, most, trials, goal=0.0):
     E, S = weight.size, count.sum()
     count = count.copy()
     best = as_entry(pairs.search_pair_counts)(
-        weight, most, goal, trials, np.full(1, SEED), np.empty((2, S), np.int64),
+        weight, 1, most, goal, trials, np.full(1, SEED), np.empty((2, S), np.int64),
         np.empty((2, S)), np.empty(E, np.int64), np.empty(S - E, np.int64), count,
     )  # fmt: skip
     return best, count

@@ -27,7 +27,7 @@ from evenload.core import compile
 from evenload.core.bound import quick_times
 load = np.array(json.loads(sys.argv[1]))
 time = np.empty(len(load))
-quick_times(load, 9, np.arange(4.0), *np.arange(4) * np.array([[3], [3]]), time)
+quick_times(load, 9, np.arange(4.0), *np.arange(4) * np.array([[3], [3]]), 1, time)
 print(json.dumps([compile.KERNEL_OPTIONS, time.tolist()]))
 """
 
@@ -57,7 +57,7 @@ def test_results_are_the_same_without_what_a_future_numba_may_lack(module, name,
     options, time = json.loads(done.stdout)
     assert options == {}
     ours = np.empty(5)
-    quick_times(load(), 9, np.arange(4.0), *np.arange(4) * np.array([[3], [3]]), ours)
+    quick_times(load(), 9, np.arange(4.0), *np.arange(4) * np.array([[3], [3]]), 1, ours)
     assert compile.KERNEL_OPTIONS
     assert time == ours.tolist()
 

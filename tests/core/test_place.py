@@ -28,7 +28,7 @@ def place(load, gpu, *, trials=0, pairs=0, begun=None, home=None, price=0.0, **a
     place_layers(
         load, BITS, home, price, begun is not None, pairs, trials, aims.get("target", 1.0),
         aims.get("fine_target", 0.9999), aims.get("close", 1.0), np.ones(L),
-        *Gpus.of(cluster, cluster.living_gpus)[1:], State.empty(gpu, E, 1, False),
+        *Gpus.of(cluster, cluster.living_gpus)[1:4], State.empty(gpu, E, 1, False),
         Scratch.empty(gpu, E), placed, time,
     )  # fmt: skip
     return placed, time

@@ -17,7 +17,7 @@ seeds = st.integers(0, 2**32)
 # --- replicas ---------------------------------------------------------------------------------
 
 
-def replicate(load, num_slots, most):
+def replicate(load, num_slots, most, least=1):
     """Counts and order by the kernel, as lists; experts are called by rank there."""
     E = len(load)
     rank = sorted(range(E), key=lambda e: (-load[e], e))
@@ -25,7 +25,7 @@ def replicate(load, num_slots, most):
     count, order = np.full((2, E), -1, np.int64)
     scratch = np.full((2, E), -1, np.int64)
     before = weight.copy()
-    as_entry(start.replicate)(weight, num_slots, most, scratch, count, order)
+    as_entry(start.replicate)(weight, num_slots, least, most, scratch, count, order)
     np.testing.assert_array_equal(weight, before)
     return [count[rank.index(e)] for e in range(E)], [rank[r] for r in order]
 
@@ -36,8 +36,9 @@ def replicated(draw):
     values = st.sampled_from([0, 1, 2, 3, 6, 2**BITS - 1, 2**BITS // 3, 2**BITS])
     load = draw(st.lists(st.one_of(values, st.integers(0, 2**BITS)), min_size=1, max_size=24))
     most = draw(st.integers(1, 6))
-    num_slots = draw(st.integers(len(load), len(load) * most))
-    return sorted(load, reverse=True), num_slots, most
+    least = draw(st.integers(1, most))
+    num_slots = draw(st.integers(len(load) * least, len(load) * most))
+    return sorted(load, reverse=True), num_slots, most, least
 
 
 @settings(max_examples=200, deadline=None)

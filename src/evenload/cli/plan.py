@@ -30,6 +30,9 @@ OPTIONS = {
         "0.99.",
         "--speed A,B,...": "Speed of each GPU, where they differ: e.g. 1,1,2,2.",
         "--dead GPU*": "Number of a GPU that is gone. May be given repeatedly.",
+        "--survive NAME": "gpu or node: keep copies of every expert on several of them, so that "
+        "none is lost when any one dies.",
+        "--survive-count N": "For --survive: how many may die at once. Default: 1.",
     },
     "groups of experts": shared.GROUPS | {
         "--topology NAME": "strict (all of a group on one node), prefer (one replica of each on "
@@ -126,7 +129,10 @@ def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redu
     from evenload.redundancy import smallest_redundancy
     from evenload.report.text import counted
 
-    names = ("topology", "solver", "cross_node_price", "effort", "move_cost", "max_moves")
+    names = (
+        *("topology", "solver", "cross_node_price", "effort", "move_cost", "max_moves"),
+        *("survive", "survive_count"),
+    )
     asked = {name: getattr(args, name) for name in names}
     asked |= {"current": running, "num_groups": args.groups}
     if _is_number(args.effort):
@@ -156,6 +162,7 @@ def _check(args: Namespace) -> None:
          f"--cross-node-price {price or 0:g} is for --topology prefer"),
         (args.move_cost, args.current, "--move-cost limits moves from --current"),
         (args.max_moves, args.current, "--max-moves limits moves from --current"),
+        (args.survive_count, args.survive, "--survive-count is for --survive"),
         (args.curve, auto, "--curve is drawn for --redundant auto"),
         (args.target, auto, "--target is for --redundant auto"),
     ):  # fmt: skip

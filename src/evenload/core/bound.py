@@ -30,42 +30,47 @@ MOST_PRICE = 4.0  # of a slot, over the number of slots: keeps it finite where n
 FIRST_STEP = 5e-4  # precision of the limit, relative
 
 
-@kernel(Float1, Int, Float1)
-def _share_time(load: Any, num_slots: Any, reach: Any) -> Any:
+@kernel(Float1, Int, Float1, Int)
+def _share_time(load: Any, num_slots: Any, reach: Any, copies: Any) -> Any:
     """Bound the straggler's time from below by the mean and by the time of single experts.
 
     *Proof.* All GPUs together carry the total. And the replicas of an expert with load w and c
     replicas are on m <= min(c, G) GPUs, which carry at most ``reach[m]`` in a unit of time, so one
     of them needs ``w / reach[min(c, G)]``, however its tokens are shared. For one speed that is the
-    largest share, w / min(c, G) each. It does not rise with c, so handing every spare slot to the
-    expert with the largest time makes the largest time as small as the slots allow: with any other
-    counts, the expert that is largest here has at most as many replicas as here, or some expert has
-    fewer than here, whose time was then the largest before its last slot, and is at least as large.
+    largest share, w / min(c, G) each. It does not rise with c, so handing every spare slot to the expert with the largest time
+    makes the largest time as small as the slots allow: with any other counts, the expert that is
+    largest here has at most as many replicas as here, or some expert has fewer than here, whose
+    time was then the largest before its last slot, and is at least as large. (None has fewer than
+    `copies`, with which all begin.)
     """
     E, G = load.size, reach.size - 1
     total, largest = 0.0, 0
     count, time = np.empty(E, np.int64), np.empty(E)
     for e in range(E):
         total += load[e]
-        count[e], time[e] = 1, load[e] / reach[1]
+        count[e] = min(copies, G)
+        time[e] = load[e] / reach[count[e]]
     mean = total / reach[G]
-    for given in range(num_slots - E + 1):
+    spare = num_slots - copies * E
+    for given in range(spare + 1):
         largest = 0
         for e in range(1, E):
             if time[e] > time[largest]:
                 largest = e
-        if time[largest] <= mean or count[largest] == G or given == num_slots - E:
+        if time[largest] <= mean or count[largest] == G or given == spare:
             break
         count[largest] += 1
         time[largest] = load[largest] / reach[count[largest]]
     return max(mean, time[largest])
 
 
-@kernel(Float1, Int, Float1, Int1, Int1)
-def _hot_set_time(load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any) -> Any:
+@kernel(Float1, Int, Float1, Int1, Int1, Int)
+def _hot_set_time(
+    load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any, copies: Any
+) -> Any:
     """Bound the straggler's time from below by the j heaviest experts and what is beside them.
 
-    *Proof.* With R = S - E spare slots, the j heaviest experts H have R + j replicas at most, on
+    *Proof* for any sharing. With R = S - E spare slots, the j heaviest experts H have R + j replicas at most, on
     some m <= min(G, R + j) GPUs. These have at least ``fewest[m]`` slots (and at most ``most[m]``,
     which must be j or more), so all other GPUs have ``S - fewest[m]`` at most, and hold no more
     experts than that. Of the E - j others, at least E - j - (S - ``fewest[m]``) =
@@ -73,9 +78,15 @@ def _hot_set_time(load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any)
     however tokens are shared: that of the n lightest experts or more. (As n <= E - j, none of those
     has to be in H.) The m GPUs carry at least the load of H and that of the n lightest, in a time
     of at least that over ``reach[m]``. The smallest such time over m is a bound for every j.
+
+    For even sharing, and `copies` r of every expert at least, R is S - r E, and n is larger:
+    ``(fewest[m] - R - r j) / r``. Let another expert have d of its c replicas on the m GPUs, and so
+    the part p = d / c of its load. As d = p c <= r p + (c - r), r p is at least d - (c - r). The
+    spare replicas c - r of the others sum to R - (c_H - r j), so their parts, each between 0 and 1,
+    sum to at least ``(fewest[m] - c_H - R + (c_H - r j)) / r``, where H has c_H replicas.
     """
     E, G = load.size, reach.size - 1
-    spare = num_slots - E
+    spare = num_slots - copies * E
     lightest = np.empty(E + 1)
     lightest[0] = 0.0
     for n in range(E):
@@ -84,34 +95,39 @@ def _hot_set_time(load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any)
     for j in range(1, E + 1):
         hot += load[j - 1]
         least = np.inf
-        m = min(G, spare + j)
+        m = min(G, spare + copies * j)
         while m >= 1 and most[m] >= j and least > bound:
-            n = max(0, fewest[m] - spare - j)
+            n = max(0, fewest[m] - spare - copies * j) // copies
             least = min(least, (hot + lightest[n]) / reach[m])
             m -= 1
         bound = max(bound, least)
     return bound
 
 
-@kernel(Float1, Int, Float1, Int1, Int1)
-def quick_time(load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any) -> Any:
+@kernel(Float1, Int, Float1, Int1, Int1, Int)
+def quick_time(load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any, copies: Any) -> Any:
     """Bound the straggler's time by mean, largest share and hot sets; loads descend."""
     time = max(
-        _share_time(load, num_slots, reach), _hot_set_time(load, num_slots, reach, fewest, most)
+        _share_time(load, num_slots, reach, copies),
+        _hot_set_time(load, num_slots, reach, fewest, most, copies),
     )
     return time * (1.0 - ROUNDING)
 
 
-@entry(Float2, Int, Float1, Int1, Int1, Float1)
-def quick_times(load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any, time: Any) -> None:
+@entry(Float2, Int, Float1, Int1, Int1, Int, Float1)
+def quick_times(
+    load: Any, num_slots: Any, reach: Any, fewest: Any, most: Any, copies: Any, time: Any
+) -> None:
     """Bound the straggler's time of each row by `quick_time`: [X, E], each descending -> [X]."""
     for row in range(load.shape[0]):
-        time[row] = quick_time(load[row], num_slots, reach, fewest, most)
+        time[row] = quick_time(load[row], num_slots, reach, fewest, most, copies)
 
 
-@step(Float1, Int, Float, Int1, Float1, Float1)
-def _list_shares(load: Any, spare: Any, limit: Any, first: Any, count: Any, size: Any) -> None:
-    """List for each expert every number of replicas whose share is within a limit.
+@step(Float1, Int, Int, Float, Int1, Float1, Float1)
+def _list_shares(
+    load: Any, copies: Any, most: Any, limit: Any, first: Any, count: Any, size: Any
+) -> None:
+    """List for each expert the numbers of replicas, `copies` to `most`, that a limit allows.
 
     An entry from ``first[e]`` up to ``first[e + 1]`` says "`count` or more replicas of expert e,
     each with a load of `size` or more". The fewest stand for themselves, larger numbers a to b for
@@ -120,10 +136,10 @@ def _list_shares(load: Any, spare: Any, limit: Any, first: Any, count: Any, size
     n = 0
     first[0] = 0
     for e in range(load.size):
-        c = np.int64(max(1.0, np.ceil(min(load[e] / limit, spare + 2.0))))
+        c = np.int64(max(float(copies), np.ceil(min(load[e] / limit, most + 1.0))))
         listed = 0
-        while c <= spare + 1:
-            last = c if listed < EXACT else min(2 * c, spare + 1)
+        while c <= most:
+            last = c if listed < EXACT else min(2 * c, most)
             count[n], size[n] = c, load[e] / last
             n += 1
             listed += 1
@@ -272,8 +288,8 @@ def _is_too_heavy(first: Any, rank: Any) -> Any:
     return False
 
 
-@kernel(Float1, Int, Int, Float)
-def _partner_limit(load: Any, num_slots: Any, slots: Any, start: Any) -> Any:
+@kernel(Float1, Int, Int, Int, Float)
+def _partner_limit(load: Any, num_slots: Any, slots: Any, copies: Any, start: Any) -> Any:
     """Find a limit, `start` or more, that no placement keeps the load of every GPU below.
 
     Beside a big replica there must be a small one. Let every GPU have K slots or more, and suppose
@@ -309,7 +325,8 @@ def _partner_limit(load: Any, num_slots: Any, slots: Any, start: Any) -> Any:
     failed = False
     while step >= FIRST_STEP:
         tried = limit * (1.0 + step)
-        _list_shares(load, num_slots - E, tried, first, count, size)
+        most = num_slots - copies * (E - 1)
+        _list_shares(load, copies, most, tried, first, count, size)
         num_new = _rank_shares(size, first[E], tried, slots, rank, new, keys, scratch)
         refuted = _is_too_heavy(first, rank)
         if not refuted and num_new > 0:
@@ -323,11 +340,13 @@ def _partner_limit(load: Any, num_slots: Any, slots: Any, start: Any) -> Any:
     return max(start, limit * (1.0 - ROUNDING))
 
 
-@entry(Float2, Int, Float1, Int1, Float1)
-def tighten_times(load: Any, num_slots: Any, reach: Any, fewest: Any, time: Any) -> None:
+@entry(Float2, Int, Float1, Int1, Int, Float1)
+def tighten_times(
+    load: Any, num_slots: Any, reach: Any, fewest: Any, copies: Any, time: Any
+) -> None:
     """Raise the bounds [X] of `quick_times` by partners; slower GPUs count as the fastest."""
     for row in range(load.shape[0]):
         known = time[row] * reach[1]
-        limit = _partner_limit(load[row], num_slots, fewest[1], known)
+        limit = _partner_limit(load[row], num_slots, fewest[1], copies, known)
         if limit > known:
             time[row] = limit / reach[1]

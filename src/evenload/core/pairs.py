@@ -11,8 +11,10 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from evenload.core.apart import all_apart
 from evenload.core.compile import Float, Float1, Float2, Int, Int1, Int2, step
 from evenload.core.grid import bit_length, random_below, sort_keys
+from evenload.core.start import NEVER
 from evenload.core.state import PEAK, State, StateType, copy_out, fill
 from evenload.core.swaps import part_duplicates
 
@@ -134,11 +136,12 @@ def exchange_shares(
         new[j + place] = old[i + place]
 
 
-@step(Int1, Int1, Int1, Int, Float1, Int, Float, types.uint64[::1])
+@step(Int1, Int1, Int1, Int, Int, Float1, Int, Float, types.uint64[::1])
 def _draw(
     weight: IntArray,
     count: IntArray,
     spare: IntArray,
+    num_spare: int,
     most: int,
     share: FloatArray,
     place: int,
@@ -151,7 +154,7 @@ def _draw(
     as its partner; and the giver's new share would fit beside the lightest.
     """
     S = share.size
-    at = random_below(random, spare.size)
+    at = random_below(random, num_spare)
     giver = spare[at]
     taker = random_below(random, weight.size)
     if taker == giver or count[taker] >= most:
@@ -168,9 +171,10 @@ def _draw(
     return at, taker
 
 
-@step(Int1, Int, Float, Int, types.uint64[::1], Int2, Float2, Int1, Int1, Int1)
+@step(Int1, Int, Int, Float, Int, types.uint64[::1], Int2, Float2, Int1, Int1, Int1)
 def search_pair_counts(
     weight: IntArray,
+    least: int,
     most: int,
     goal: float,
     trials: int,
@@ -187,8 +191,8 @@ def search_pair_counts(
     ----------
     weight : int64, [E]
         Load of each expert on the grid.
-    most : int
-        Most replicas of one expert.
+    least, most : int
+        Fewest and most replicas of one expert.
     goal : float
         Load of the heaviest pair that is good enough.
     trials : int
@@ -204,7 +208,8 @@ def search_pair_counts(
     share, other = shares[0], shares[1]
     list_shares(weight, count, keys, share)
     best, _, _ = judge_pairs(share, np.inf, np.inf)
-    if spare.size == 0:
+    num_spare = now.size * (1 - least) + spare.size
+    if num_spare <= 0:
         return best
     patience = max(trials // PATIENCE, 1)
     trial = np.int64(0)
@@ -222,14 +227,14 @@ def search_pair_counts(
             n = 0
             for e in range(E):
                 now[e] = count[e]
-                for _ in range(count[e] - 1):
+                for _ in range(count[e] - least):
                     spare[n] = e
                     n += 1
             list_shares(weight, count, keys, share)
             _, excess, place = judge_pairs(share, threshold, np.inf)
             round_began = trial
             rounds += 1
-        at, taker = _draw(weight, now, spare, most, share, place, best, random)
+        at, taker = _draw(weight, now, spare, num_spare, most, share, place, best, random)
         if at < 0:
             continue
         trial += 1
@@ -304,13 +309,16 @@ def place_counts(
 ) -> int:
     """Place given counts, and return the load of the heaviest GPU.
 
-    Replicas of one expert that paired are parted, unless the pairs are no lighter than `best`.
+    Replicas of one expert that paired are parted, unless the pairs are no lighter than `best`. The
+    GPU is infinitely heavy where experts do not get to as many GPUs as they need.
     """
     heaviest, apart = pair_up(weight, count, keys, placed)
     if apart or heaviest >= best:
         return heaviest
     fill(s, placed)
     part_duplicates(s)
+    if not all_apart(s):
+        return NEVER
     copy_out(s, placed)
     return s.total[PEAK]
 
@@ -356,7 +364,7 @@ def try_all_counts(
     now, least, extra = by_expert[0], by_expert[1], by_expert[2]
     left = placed.size  # slots to hand out beyond what every expert needs
     for e in range(E):
-        least[e] = min(weight[e] // heaviest + 1, most)
+        least[e] = max(min(weight[e] // heaviest + 1, most), s.copies)
         extra[e] = 0
         left -= least[e]
     if left < 0:

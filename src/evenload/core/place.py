@@ -11,6 +11,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from evenload.core.apart import keep_apart
 from evenload.core.bound import quick_time
 from evenload.core.compile import Bool, Float, Float1, Float2, Int, Int1, Int2, entry, step
 from evenload.core.grid import SEED, bit_length, relative_grid, sort_keys
@@ -152,16 +153,17 @@ def _mean(s: State) -> float:
     return load / speed
 
 
-@step(ScratchType, Int, Float1, Int1, Int1)
+@step(ScratchType, Int, Float1, Int1, Int1, Int)
 def _bound(
-    w: Scratch, num_slots: int, reach: FloatArray, fewest: IntArray, most: IntArray
+    w: Scratch, num_slots: int, reach: FloatArray, fewest: IntArray, most: IntArray, copies: int
 ) -> float:
     """Bound the time of the slowest GPU from below, over the mean."""
     total = 0.0
     for r in range(w.load.size):
         w.load[r] = w.by_expert[WEIGHT, r]
         total += w.load[r]
-    return quick_time(w.load, num_slots, reach, fewest, most) * reach[reach.size - 1] / total
+    time = quick_time(w.load, num_slots, reach, fewest, most, copies)
+    return time * reach[reach.size - 1] / total
 
 
 @step(StateType, ScratchType, Float, Float, Float, Int, Int, Bool)
@@ -282,17 +284,18 @@ def place_layers(
             fill(s, w.best)
         else:
             weight, count, order = w.by_expert[WEIGHT], w.by_expert[2], w.by_expert[3]
-            replicate(weight, S, max(G, -(-S // E)), w.by_expert, count, order)
+            replicate(weight, S, s.copies, max(G, -(-S // E)), w.by_expert, count, order)
             longest_first(weight, count, order, s.gpu, w.tree, w.by_gpu, w.best)
             fill(s, w.best)
             part_duplicates(s)
+            keep_apart(s)
         mean = _mean(s)
         time[layer, 1] = 1.0
         if G > 1:
             wanted = mean * goal[layer]
             _swap(s, w, mean, wanted, price, most_pairs, target, fine_target)
             if trials > 0 and s.total[PEAK] > max(mean / fine_target, wanted):
-                time[layer, 1] = max(_bound(w, S, reach, fewest, most), 1.0)
+                time[layer, 1] = max(_bound(w, S, reach, fewest, most, s.copies), 1.0)
                 good = max(mean * time[layer, 1], wanted) / close
                 if s.total[PEAK] > good:
                     _search(s, w, mean, good, price, trials, MANY, True)
@@ -323,10 +326,11 @@ def start_layers(
         rank_experts(load[layer], bits, w)
         _set_up(s, w, home[layer])
         node = s.expert[HOME]
-        replicate(weight, S, max(G, -(-S // E)), w.by_expert, wanted, order)
+        replicate(weight, S, s.copies, max(G, -(-S // E)), w.by_expert, wanted, order)
         soonest_done(weight, wanted, order, count, s.gpu, node, False, w.by_gpu, w.best)
         fill(s, w.best)
         part_duplicates(s)
+        keep_apart(s)
         copy_out(s, w.best)
         if differ:
             first = s.total[PEAK]
@@ -335,6 +339,7 @@ def start_layers(
                 order[e] = e
             soonest_done(weight, wanted, order, count, s.gpu, node, True, w.by_gpu, w.other)
             fill(s, w.other)
+            keep_apart(s)
             if s.total[PEAK] < first:
                 copy_out(s, w.best)
         _by_number(w, placed[layer])
@@ -375,8 +380,8 @@ def place_pairs(
         mean = total / (S // 2)
         w.random[0] = SEED
         search_pair_counts(
-            weight, S // 2, mean * enough, PAIR_TRIALS * trials, w.random, w.keys, w.shares,
-            w.by_expert[2], w.spare, count,
+            weight, s.copies, S // 2, mean * enough, PAIR_TRIALS * trials, w.random, w.keys,
+            w.shares, w.by_expert[2], w.spare, count,
         )  # fmt: skip
         heaviest = place_counts(weight, count, MANY, s, w.keys, w.best)
         if heaviest > mean * enough:

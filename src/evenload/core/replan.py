@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.core.apart import keep_apart
 from evenload.core.compile import Flag3, Float, Float1, Float3, Int, Int1, Int2, entry, step
 from evenload.core.flow import Flow, FlowType
 from evenload.core.grid import SEED, random_below
@@ -264,7 +265,8 @@ def replan_layers(
     flow : Flow
         Scratch; without samples all is judged by even shares.
     placed : int64, [L, S]
-        The start, and the result: the slots of the GPUs one after the other.
+        The start, and the result: the slots of the GPUs one after the other. Experts of the start
+        that are on too few GPUs or nodes are brought to more, whatever moves that takes.
     peak : float64, [L], output
         Mean over the samples of the last GPU's time, over that of a load divided at will; infinite
         where the start has too many moves, and nothing with fewer was found.
@@ -292,6 +294,9 @@ def replan_layers(
             one = (1 << bits) / speed * weight[m]
             s.enough[m] = NONE if enough < 0.0 else np.int64(enough * one)
         fill(s, placed[layer])
+        if s.copies > 1:
+            keep_apart(s)
+            copy_out(s, placed[layer])
         judge(s, flow)
         cost = np.int64(min(price * mean, float(s.total[PEAK])))  # no move gains more than all
         random[0] = SEED

@@ -21,22 +21,37 @@ NEVER = np.int64(2**62)
 SLOTS, FIRST, UNIT_TIME, NODE = range(4)
 
 
-@step(Int1, Int, Int, Int2, Int1, Int1)
+@step(Int1, Int, Int, Int)
+def _key_of_fewest(weight: IntArray, e: int, least: int, bits: int) -> int:
+    """Return the key of an expert with the fewest replicas, `NEVER` if there is none such left."""
+    if e >= weight.size:
+        return NEVER
+    share = weight[e] if least == 1 else weight[e] // least
+    return ((weight[0] - share) << bits) | e
+
+
+@step(Int1, Int, Int, Int, Int2, Int1, Int1)
 def replicate(
-    weight: IntArray, num_slots: int, most: int, scratch: IntArray, count: IntArray, order: IntArray
+    weight: IntArray,
+    num_slots: int,
+    least: int,
+    most: int,
+    scratch: IntArray,
+    count: IntArray,
+    order: IntArray,
 ) -> None:
     """Hand every spare slot to the expert with the largest share, which makes that the smallest.
 
-    Experts with one replica are sorted already; only those that got a second enter a heap, and the
-    two sorted parts are merged at the end.
+    Experts with the fewest replicas are sorted already; only those that got more enter a heap, and
+    the two sorted parts are merged at the end.
 
     Parameters
     ----------
     weight : [E], descending
     num_slots : int
-        Slots S, at least E and at most ``E * most``.
-    most : int
-        Most replicas of one expert.
+        Slots S, at least ``E * least`` and at most ``E * most``.
+    least, most : int
+        Fewest and most replicas of one expert.
     scratch : [2, E]
     count : [E], output
         Replicas of each expert.
@@ -48,13 +63,13 @@ def replicate(
     mask = (1 << bits) - 1
     top = weight[0]
     heap = scratch[0]
-    first = 0  # experts from here on have one replica
+    first = 0  # experts from here on have the fewest
     n = 0  # heap[:n] holds those that may get more
     full = E  # heap[full:] holds those that have all they may
     for e in range(E):
-        count[e] = 1
-    for _ in range(num_slots - E):
-        single = ((top - weight[first]) << bits) | first if first < E else NEVER
+        count[e] = least
+    for _ in range(num_slots - least * E):
+        single = _key_of_fewest(weight, first, least, bits)
         if n > 0 and heap[0] < single:
             e = heap[0] & mask
             n -= 1
@@ -77,7 +92,7 @@ def replicate(
     sort_keys(heap, n, scratch[1])
     i = 0
     for place in range(E):
-        single = ((top - weight[first]) << bits) | first if first < E else NEVER
+        single = _key_of_fewest(weight, first, least, bits)
         if i < n and heap[i] < single:
             order[place] = heap[i] & mask
             i += 1

@@ -60,6 +60,8 @@ class State(NamedTuple):
         Bits that hold a GPU's number.
     strict : bool
         Whether no expert may leave its home, or only one replica of each has to stay.
+    copies : int
+        GPUs that have to hold each expert, at least; or nodes, if `by_node`. See `apart`.
     """
 
     slot: IntArray
@@ -74,9 +76,14 @@ class State(NamedTuple):
     enough: IntArray
     gpu_bits: int
     strict: bool
+    copies: int
+    by_node: bool
 
     @classmethod
-    def empty(cls, gpu: IntArray, num_experts: int, num_samples: int, strict: bool) -> State:
+    def empty(
+        cls, gpu: IntArray, num_experts: int, num_samples: int, strict: bool,
+        copies: int = 1, by_node: bool = False,
+    ) -> State:  # fmt: skip
         """Make room for the state of a layer on GPUs [4, G]."""
         G, E, M = gpu.shape[1], num_experts, num_samples
         S = int(gpu[SLOTS].sum())
@@ -93,11 +100,16 @@ class State(NamedTuple):
             np.full(M, NONE),
             max((G - 1).bit_length(), 1),
             strict,
+            copies,
+            by_node,
         )
 
 
 StateType = types.NamedTuple(
-    (Int3, Int2, Int2, types.int16[:, :, ::1], Int3, Int1, Int2, Int2, Int1, Int1, Int, Bool),
+    (
+        *(Int3, Int2, Int2, types.int16[:, :, ::1], Int3, Int1, Int2, Int2, Int1, Int1),
+        *(Int, Bool, Int, Bool),
+    ),
     State,
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.core.apart import may_go
 from evenload.core.compile import Float, Int, Int1, Int2, step
 from evenload.core.start import NEVER, NODE, NONE, SLOTS, UNIT_TIME
 from evenload.core.state import (
@@ -58,9 +59,11 @@ def _new_duplicates(s: State, a: int, m: int, b: int, k: int) -> int:
 def may_swap(s: State, a: int, m: int, b: int, k: int) -> bool:
     """Whether a replica of a on GPU m and one of b on k may change places.
 
-    No more duplicates than before, and homes are kept.
+    No more duplicates than before, homes are kept, and copies stay apart.
     """
     if a == b or _new_duplicates(s, a, m, b, k) > 0:
+        return False
+    if not may_go(s, a, m, k) or not may_go(s, b, k, m):
         return False
     if s.gpu[NODE, m] == s.gpu[NODE, k]:
         return True
@@ -80,6 +83,8 @@ def may_hand_over(s: State, giver: int, g: int, taker: int) -> bool:
     if giver == taker or s.expert[COUNT, giver] < 2:
         return False
     if s.held[HELD, taker, g] > 0 and s.held[HELD, giver, g] < 2:
+        return False
+    if not may_go(s, giver, g, NONE):
         return False
     if s.strict:
         return not is_away(s, taker, g)

@@ -79,7 +79,7 @@ def register() -> None:
         if not differs[name]:
             HookRegistry.register(f"{EPLB}.{name}", hook, kind)
     name = "expert_location_updater.ExpertLocationUpdater.update"
-    if not (why or what_differs(name, _found(name), before_update, 0)):
+    if not (why or what_differs(name, found(f"{EPLB}.{name}"), before_update, 0)):
         HookRegistry.register(f"{EPLB}.{name}", before_update, HookType.BEFORE)
 
 

@@ -48,7 +48,7 @@ def plan_by_node(
     ------
     ValueError
         If living GPUs differ in slots or speed, groups stay on nodes that differ in living GPUs, or
-        the topology is ``"prefer"``.
+        the topology is ``"prefer"``, or experts have to survive.
     """
     cluster, load = problem.cluster, problem.load
     if problem.hierarchical and not cluster.nodes_are_equal:
@@ -65,6 +65,11 @@ def plan_by_node(
         raise ValueError(
             "topology='prefer' is beyond this solver; use solver 'joint', or topology 'strict' or "
             "'ignore'"
+        )
+    if problem.survive is not None:
+        raise ValueError(
+            f"survive={problem.survive[0]!r} is beyond this solver; use solver 'auto', 'joint' or "
+            "'incremental'"
         )
     (L, E), slots, gpus = load.shape, cluster.num_living_slots, len(cluster.living_gpus)
     if problem.hierarchical:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evenload.cluster import Cluster
 from evenload.core.deals import all_deals, deal_out
-from evenload.problem import Problem
+from evenload.problem import Apart, Problem
 from evenload.solvers.search import Placed, levels_up_to, place, search
 
 Int = NDArray[np.int64]
@@ -183,7 +183,7 @@ def _plan_ranked(problem: Problem, trials: int, close: float, bound: Float) -> P
     goal = np.maximum(goal, np.max(floor, axis=0))
     placed, last = [], np.zeros(L)
     for n, (load, node) in enumerate(zip(loads, nodes, strict=True)):
-        rows = _search_node(load, node, goal, trials, close, begun[n])
+        rows = _search_node(load, node, goal, trials, close, problem.apart, begun[n])
         placed.append(np.take_along_axis(expert[:, n], rows.expert, axis=1))
         last = np.maximum(last, rows.time * floor[n])
     return Placed(np.concatenate(placed, axis=1), _relative(last, mean), bound)
@@ -197,12 +197,13 @@ def _relative(time: Float, mean: Float) -> Float:
 
 
 def _search_node(
-    load: Float, node: Node, goal: Float, trials: int, close: float, begun: Placed | None = None
-) -> Placed:
+    load: Float, node: Node, goal: Float, trials: int, close: float, apart: Apart,
+    begun: Placed | None = None,
+) -> Placed:  # fmt: skip
     """Search rows [X, E / N] on a node until they take the time `goal` [X], over `close`."""
     mean = load.sum(axis=1) / node.capacity
     goals = _relative(goal, mean)
-    return search(load, node.cluster, trials, begun=begun, close=close, goal=goals)
+    return search(load, node.cluster, trials, begun=begun, close=close, goal=goals, apart=apart)
 
 
 def _try_sets(
@@ -220,7 +221,8 @@ def _try_sets(
     L, n = problem.num_layers, len(sets)
     expert = experts_of(sets, problem.num_experts // problem.num_groups)
     load = problem.load[:, expert].reshape(L * n, -1)
-    tried = [_search_node(load, node, np.repeat(goal, n), trials, close) for node in kinds]
+    goals = np.repeat(goal, n)
+    tried = [_search_node(load, node, goals, trials, close, problem.apart) for node in kinds]
     time = [
         rows.time * load.sum(axis=1) / node.capacity
         for rows, node in zip(tried, kinds, strict=True)

@@ -226,6 +226,14 @@ class Layers:
 
     @cached_property
     def start(self) -> Int:
+        """What runs, whole and with copies where they have to be, or a fresh plan: int64 [L, S]."""
+        if self.problem.current is None or self.problem.survive is None:
+            return self._whole
+        unlimited = np.full(self.problem.num_layers, NO_LIMIT)
+        return self.search(self._whole, 0.0, unlimited, steps=0).placed
+
+    @cached_property
+    def _whole(self) -> Int:
         """What runs, its gaps filled, or a fresh plan where nothing runs: int64 [L, S]."""
         if self.problem.current is None:
             return self.fresh("standard")
@@ -239,7 +247,7 @@ class Layers:
 
     @cached_property
     def forced(self) -> Int:
-        """Moves of each layer that filling the gaps takes."""
+        """Moves of each layer that the start takes."""
         return self._moves(self.start)
 
     def _moves(self, placed: Int) -> Int:
@@ -258,7 +266,7 @@ class Layers:
         order, rank : int64 ndarray, [L, E]
             The expert of each rank, and the rank of each expert.
         """
-        load, placed = self.problem.load, self.start
+        load, placed = self.problem.load, self._whole
         layer = np.arange(len(placed))[:, None]
         first = np.empty(load.shape, np.int64)
         # The lowest is written last.
@@ -322,7 +330,8 @@ class Layers:
             replan_layers(
                 load[part], weight, bits, home[part], old[part], price, most[part], self.enough,
                 self.goal, steps, HEAT_FREE if free else HEAT_PRICED,
-                State.empty(self.gpu, E, M, True), flow, placed[part], peak[part], moves[part],
+                State.empty(self.gpu, E, M, True, *self.problem.apart), flow, placed[part],
+                peak[part], moves[part],
             )  # fmt: skip
 
         spread(len(start), start.size * max(steps, 1), run)
@@ -392,13 +401,14 @@ class Layers:
     def _matched(self, placed: Int) -> Int:
         """Give the GPUs of a plan the numbers under which most experts stay.
 
-        Only GPUs of the same slots and speed change places; where groups are kept on nodes, all of
-        a node stay together.
+        Only GPUs of the same slots and speed change places; where groups are kept on nodes, or
+        copies on several, all of a node stay together.
         """
         alike = self.gpu[[SLOTS, UNIT_TIME]].T
         kind = np.unique(alike, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
         cluster = self.problem.cluster
-        blocks = cluster.living_by_node if self.problem.hierarchical else (cluster.living_gpus,)
+        stay = self.problem.hierarchical or self.problem.apart[1]
+        blocks = cluster.living_by_node if stay else (cluster.living_gpus,)
         first_gpu = np.concatenate([[0], np.cumsum([len(gpus) for gpus in blocks])])
         matched = placed.copy()
 
@@ -431,10 +441,14 @@ class Layers:
         gaps = int((self.running == EMPTY).sum())
         if gaps == 0 and (self.start == self.running).all():
             return ()
-        return (
-            f"{int(self.forced.sum())} moves could not be avoided: {gaps} slots of the living GPUs "
-            "hold nothing yet, and every expert needs one",
-        )
+        why = f"{gaps} slots of the living GPUs hold nothing yet, and every expert needs one"
+        if self.problem.survive is not None:
+            what, count = self.problem.survive
+            domains = {"gpu": "GPUs", "node": "nodes"}[what]
+            why = f"every expert needs copies on {count + 1} living {domains}" + (
+                f", and {gaps} slots of the living GPUs hold nothing yet" if gaps else ""
+            )
+        return (f"{int(self.forced.sum())} moves could not be avoided: {why}",)
 
 
 def choose_layers(peak: Float, moves: Int, total: int) -> Int:

@@ -34,7 +34,8 @@ def joint(
     on each of equal GPUs, where the counts decide everything, it searches those alone. Strict
     groups are packed onto nodes by what each set of them can reach on a node, exactly where the
     sets are few. GPUs may differ in slots and speed and may be gone. A layer that is not within
-    0.1 % of the bound is never worse than by ``"greedy"``, where that has no more duplicates.
+    0.1 % of the bound is never worse than by ``"greedy"``, where that has no more duplicates; but
+    where experts have to survive, which greedy plans do not see to.
 
     Parameters
     ----------
@@ -64,8 +65,10 @@ def joint(
         placed = place(load, cluster, trials=trials, close=close, home=home, away_price=price)
         return to_placement(problem, placed.expert)
     if not problem.keeps_groups:
-        return _at_least_greedy(problem, search(load, cluster, trials, close=close))
-    if not (cluster.gpus_are_equal and cluster.nodes_are_equal):
+        return _at_least_greedy(
+            problem, search(load, cluster, trials, close=close, apart=problem.apart)
+        )
+    if problem.survive or not (cluster.gpus_are_equal and cluster.nodes_are_equal):
         bound = balancedness_bound(problem, thorough=False)
         return to_placement(problem, plan_groups(problem, trials, close, 1.0 / bound).expert)
     begun, bound = plan_at_least(problem, local_rows, greedy_rows)
@@ -83,7 +86,7 @@ def _at_least_greedy(problem: Problem, placed: Placed) -> Placement:
     """Take the greedy plan in those layers where it is better, on equal GPUs."""
     found = to_placement(problem, placed.expert)
     layers = np.flatnonzero(placed.time * NEAR > placed.bound)
-    if layers.size == 0 or not problem.cluster.gpus_are_equal:
+    if layers.size == 0 or problem.survive or not problem.cluster.gpus_are_equal:
         return found
     greedy = plan_by_node(problem.layers(layers), greedy_rows)
     return better_of_layers(problem, found, layers, greedy)

@@ -12,11 +12,13 @@ from numpy.typing import NDArray
 from evenload.bounds import Gpus
 from evenload.checks import whole_number
 from evenload.cluster import Cluster
+from evenload.problem import Apart
 from evenload.threads import spread
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
+ANYWHERE: Apart = (1, False)
 TRIALS = {"fast": 4, "standard": 180, "thorough": 4000}
 CLOSE = 0.9999  # share of the bound, and balancedness after swaps, at which a layer is left at that
 LEAST_PAIRS, PAIRS_A_GPU = 512, 16  # pairs of GPUs that exchanges and disturbances look at
@@ -89,8 +91,8 @@ def gpu_rows(cluster: Cluster) -> Int:
 
 
 @lru_cache(maxsize=64)
-def _bounding(cluster: Cluster) -> Gpus:
-    return Gpus.of(cluster, cluster.living_gpus)
+def _bounding(cluster: Cluster, copies: int) -> Gpus:
+    return Gpus.of(cluster, cluster.living_gpus, copies)
 
 
 def _load_bits(gpu: Int) -> int:
@@ -114,6 +116,7 @@ def place(
     home: Int | None = None,
     away_price: float = 0.0,
     begun: Int | None = None,
+    apart: Apart = ANYWHERE,
 ) -> Placed:
     """Place layers on the living GPUs of a cluster; see `core.place`.
 
@@ -138,16 +141,18 @@ def place(
         What one token costs that is computed away from home, in tokens spread over all GPUs.
     begun : int64 ndarray, [L, S], optional
         Where to go on from: the expert in each living slot.
+    apart : int, bool
+        On how many GPUs every expert has to be, or on how many nodes; see `Problem.apart`.
     """
     from evenload.core.place import Scratch, place_layers, start_layers
     from evenload.core.state import State
 
     L, E = load.shape
     gpu = gpu_rows(cluster)
-    bits, bounding = _load_bits(gpu), _bounding(cluster)
+    bits, bounding = _load_bits(gpu), _bounding(cluster, apart[0])
     G, equal = gpu.shape[1], len(set(gpu[0])) == len(set(gpu[2])) == 1
     pairs = max(LEAST_PAIRS, PAIRS_A_GPU * G) if most_pairs is None else most_pairs
-    if only_counts_matter(cluster) and home is None:
+    if only_counts_matter(cluster, apart) and home is None:
         pairs = 0  # longest first is the best pairing
     goals = np.ones(L) if goal is None else goal
     homes = np.full((L, E), -1) if home is None else home
@@ -158,12 +163,12 @@ def place(
 
     def run(first: int, end: int) -> None:
         part = slice(first, end)
-        state, scratch = State.empty(gpu, E, 1, False), Scratch.empty(gpu, E)
+        state, scratch = State.empty(gpu, E, 1, False, *apart), Scratch.empty(gpu, E)
         if starts:
             start_layers(load[part], bits, homes[part], state, scratch, expert[part])
         place_layers(
             load[part], bits, homes[part], away_price, starts or begun is not None, pairs, trials,
-            target, fine_target, close, goals[part], *bounding[1:], state, scratch, expert[part],
+            target, fine_target, close, goals[part], *bounding[1:4], state, scratch, expert[part],
             time[part],
         )  # fmt: skip
 
@@ -171,36 +176,40 @@ def place(
     return Placed(expert, time[:, 0], time[:, 1])
 
 
-def only_counts_matter(cluster: Cluster) -> bool:
-    """Whether there are two slots on each of equal GPUs, so that the counts decide everything."""
+def only_counts_matter(cluster: Cluster, apart: Apart = ANYWHERE) -> bool:
+    """Whether there are two slots on each of equal GPUs, so that the counts decide everything.
+
+    Not where copies have to be on several nodes: then it matters which GPUs are together.
+    """
     gpu = gpu_rows(cluster)
-    return bool((gpu[0] == 2).all()) and len(set(gpu[2])) == 1
+    return bool((gpu[0] == 2).all()) and len(set(gpu[2])) == 1 and not apart[1]
 
 
 def search(
     load: Float, cluster: Cluster, trials: int, *, begun: Placed | None = None,
-    close: float = CLOSE, goal: Float | None = None,
+    close: float = CLOSE, goal: Float | None = None, apart: Apart = ANYWHERE,
 ) -> Placed:  # fmt: skip
     """Search replica counts and placement of layers together, from scratch or from where they are.
 
     Parameters are those of `place`. More trials never end worse: the search of fewer is the
     beginning of theirs, and where it is not, those of each named effort are run too.
     """
-    if not only_counts_matter(cluster):
+    if not only_counts_matter(cluster, apart):
         expert = None if begun is None else begun.expert
         pairs = None if begun is None else 0
         after = place(
-            load, cluster, trials=trials, most_pairs=pairs, close=close, goal=goal, begun=expert
-        )
+            load, cluster, trials=trials, most_pairs=pairs, close=close, goal=goal, begun=expert,
+            apart=apart,
+        )  # fmt: skip
         return after if begun is None else begun.or_better(after)
-    best = begun or place(load, cluster, goal=goal)
+    best = begun or place(load, cluster, goal=goal, apart=apart)
     if int(gpu_rows(cluster)[0].sum()) > FEW_SLOTS:
-        return _search_pairs(load, cluster, best, trials, close, goal)
+        return _search_pairs(load, cluster, best, trials, close, goal, apart)
     start = best
     for level in levels_up_to(trials):
-        expert = _search_pairs(load, cluster, start, level, close, goal).expert
+        expert = _search_pairs(load, cluster, start, level, close, goal, apart).expert
         best = best.or_better(
-            place(load, cluster, trials=level, begun=expert, close=close, goal=goal)
+            place(load, cluster, trials=level, begun=expert, close=close, goal=goal, apart=apart)
         )
     return best
 
@@ -211,8 +220,9 @@ def levels_up_to(trials: int) -> list[int]:
 
 
 def _search_pairs(
-    load: Float, cluster: Cluster, begun: Placed, trials: int, close: float, goal: Float | None
-) -> Placed:
+    load: Float, cluster: Cluster, begun: Placed, trials: int, close: float, goal: Float | None,
+    apart: Apart,
+) -> Placed:  # fmt: skip
     from evenload.core.place import Scratch, place_pairs
     from evenload.core.state import State
 
@@ -224,7 +234,7 @@ def _search_pairs(
         part = slice(first, end)
         place_pairs(
             load[part], _load_bits(gpu), trials, close, goals[part],
-            State.empty(gpu, E, 1, False), Scratch.empty(gpu, E), expert[part], time[part],
+            State.empty(gpu, E, 1, False, *apart), Scratch.empty(gpu, E), expert[part], time[part],
         )  # fmt: skip
 
     spread(len(load), expert.size * trials, run)

@@ -63,6 +63,11 @@ def solve_exactly(
             "topology='prefer' is beyond solver 'exact'; use solver 'joint', or topology 'strict' "
             "or 'ignore'"
         )
+    if problem.survive is not None:
+        raise ValueError(
+            f"survive={problem.survive[0]!r} is beyond solver 'exact'; use solver 'auto', 'joint' "
+            "or 'incremental'"
+        )
     found: list[Outcome] = []
     for layer in layers(problem, goal):
         budget, known = Budget(steps), layer.outcome(layer.start)
