@@ -71,7 +71,7 @@ def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
 def _bound(problem: Problem, thorough: bool) -> Float:
     """Bound it under one dispatch: an even one, if thoroughly."""
     load = _relative_load(problem.load)
-    living = Gpus.of(problem.cluster, problem.cluster.living_gpus, problem.apart[0])
+    living = Gpus.of(problem.cluster, problem.cluster.living_gpus, _copies(problem))
     descending = _descending(load)
     time = _times(descending, living)
     if problem.keeps_groups:
@@ -118,7 +118,7 @@ def _group_times(problem: Problem, load: Float, thorough: bool) -> Float:
     from evenload.core.deals import all_deals, deal_out
 
     cluster = problem.cluster
-    nodes = [Gpus.of(cluster, gpus, problem.apart[0]) for gpus in cluster.living_by_node]
+    nodes = [Gpus.of(cluster, gpus, _copies(problem)) for gpus in cluster.living_by_node]
     keys = [(node.reach.tobytes(), node.fewest.tobytes()) for node in nodes]
     different = list(dict.fromkeys(keys))
     kind = np.array([different.index(key) for key in keys])
@@ -178,3 +178,8 @@ def _relaxed_times(load: Float, num_groups: int, kinds: list[Gpus], num_nodes: i
     )
     time = node / max(gpus.reach[-1] for gpus in kinds)
     return np.asarray(np.maximum(time, load.max(axis=1) / fastest) * (1.0 - ROUNDING))
+
+
+def _copies(problem: Problem) -> int:
+    """Return the copies of each expert that a bound may count on: that takes even shares."""
+    return problem.apart[0] if problem.dispatch == "even" else 1

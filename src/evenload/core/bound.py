@@ -37,11 +37,11 @@ def _share_time(load: Any, num_slots: Any, reach: Any, copies: Any) -> Any:
     *Proof.* All GPUs together carry the total. And the replicas of an expert with load w and c
     replicas are on m <= min(c, G) GPUs, which carry at most ``reach[m]`` in a unit of time, so one
     of them needs ``w / reach[min(c, G)]``, however its tokens are shared. For one speed that is the
-    largest share, w / min(c, G) each. It does not rise with c, so handing every spare slot to the expert with the largest time
-    makes the largest time as small as the slots allow: with any other counts, the expert that is
-    largest here has at most as many replicas as here, or some expert has fewer than here, whose
-    time was then the largest before its last slot, and is at least as large. (None has fewer than
-    `copies`, with which all begin.)
+    largest share, w / min(c, G) each. It does not rise with c, so handing every spare slot to the
+    expert with the largest time makes the largest time as small as the slots allow: with any other
+    counts, the expert that is largest here has at most as many replicas as here, or some expert has
+    fewer than here, whose time was then the largest before its last slot, and is at least as large.
+    (None has fewer than `copies`, with which all begin.)
     """
     E, G = load.size, reach.size - 1
     total, largest = 0.0, 0
@@ -70,8 +70,8 @@ def _hot_set_time(
 ) -> Any:
     """Bound the straggler's time from below by the j heaviest experts and what is beside them.
 
-    *Proof* for any sharing. With R = S - E spare slots, the j heaviest experts H have R + j replicas at most, on
-    some m <= min(G, R + j) GPUs. These have at least ``fewest[m]`` slots (and at most ``most[m]``,
+    *Proof* for any sharing. With R = S - E spare slots, the j heaviest experts H have R + j
+    replicas at most, on some m <= min(G, R + j) GPUs. These have at least ``fewest[m]`` slots (and at most ``most[m]``,
     which must be j or more), so all other GPUs have ``S - fewest[m]`` at most, and hold no more
     experts than that. Of the E - j others, at least E - j - (S - ``fewest[m]``) =
     ``fewest[m] - R - j`` = n have no replica there, so that the m GPUs carry all their load,
