@@ -71,9 +71,9 @@ def _hot_set_time(
     """Bound the straggler's time from below by the j heaviest experts and what is beside them.
 
     *Proof* for any sharing. With R = S - E spare slots, the j heaviest experts H have R + j
-    replicas at most, on some m <= min(G, R + j) GPUs. These have at least ``fewest[m]`` slots (and at most ``most[m]``,
-    which must be j or more), so all other GPUs have ``S - fewest[m]`` at most, and hold no more
-    experts than that. Of the E - j others, at least E - j - (S - ``fewest[m]``) =
+    replicas at most, on some m <= min(G, R + j) GPUs. These have at least ``fewest[m]`` slots (and
+    at most ``most[m]``, which must be j or more), so all other GPUs have ``S - fewest[m]`` at most,
+    and hold no more experts than that. Of the E - j others, at least E - j - (S - ``fewest[m]``) =
     ``fewest[m] - R - j`` = n have no replica there, so that the m GPUs carry all their load,
     however tokens are shared: that of the n lightest experts or more. (As n <= E - j, none of those
     has to be in H.) The m GPUs carry at least the load of H and that of the n lightest, in a time
