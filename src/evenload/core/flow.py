@@ -7,6 +7,10 @@ no room can be reached, the GPUs that were reached bear all load of the experts 
 so T is at least that load over their speed. T starts at a lower bound and is only raised to another
 one, so that the first flow that fits is best (Dinkelbach 1967, on minimum cuts).
 
+Where every rank has its own way to a replica, by where they are, the flow is given: of tokens that
+start on a GPU all go to the first replica there, or else to the first on its node if others are
+elsewhere, or else to all alike (SGLang 0.5.23, ``srt/eplb/expert_location.py``).
+
 A change of the placement disturbs little: the flow goes on from what it was, and the set of GPUs
 that decided T before bounds it from below for next to nothing. Solved anew a trial took 7 to 41
 microseconds times samples; so it takes 2 to 5 for all.
@@ -21,15 +25,16 @@ from numba import types
 from numpy.typing import NDArray
 
 from evenload.core.compile import Float1, Int, Int1, Int2, step
-from evenload.core.start import FIRST, NEVER, NONE, SLOTS, UNIT_TIME
+from evenload.core.start import FIRST, NEVER, NODE, NONE, SLOTS, UNIT_TIME
 from evenload.core.state import COUNT, EXPERT, WHOLE, State, StateType
 
 IntArray = NDArray[np.int64]
 
-OF_EXPERT, OF_GPU, NEXT = range(3)  # of `Flow.slot`
+OF_EXPERT, OF_GPU, NEXT, PART = range(4)  # of `Flow.slot`
 TIME, LEAST, INSIDE, FLOOR, BOUND = range(5)  # of `Flow.sample`
 ROOM, QUEUE, GIVES, TAKES = range(4)  # of `Flow.scratch`
 ENOUGH, LIVE_SHARE = range(2)  # of `Flow.dial`
+PART_BITS = 16  # of the part of its expert's tokens that a replica gets
 
 
 class Flow(NamedTuple):
@@ -37,8 +42,9 @@ class Flow(NamedTuple):
 
     Parameters
     ----------
-    slot : int64 ndarray, [3, S]
-        Expert and GPU of each slot, and the next slot of the same expert, in a circle.
+    slot : int64 ndarray, [4, S]
+        Expert and GPU of each slot, the next slot of the same expert, in a circle, and where that
+        is given the part of the expert's tokens that it gets, of ``1 << PART_BITS``.
     some : int64 ndarray, [E]
         A slot of each expert.
     sent : int64 ndarray, [M, S]
@@ -57,6 +63,8 @@ class Flow(NamedTuple):
     dial : float64 ndarray, [2]
         Time, over that of a load divided at will, that is good enough (`ENOUGH`), and the part of
         a search's cost that is the best split's (`LIVE_SHARE`); the rest is that of even shares.
+    start : int64 ndarray, [G] or [0]
+        Tokens that start on each GPU, of ``1 << PART_BITS``; none where they are split live.
     """
 
     slot: IntArray
@@ -68,14 +76,16 @@ class Flow(NamedTuple):
     saved: IntArray
     scratch: IntArray
     dial: NDArray[np.float64]
+    start: IntArray
 
     @classmethod
     def empty(
-        cls, gpu: IntArray, num_experts: int, num_samples: int, enough: float, live_share: float
-    ) -> Flow:
+        cls, gpu: IntArray, num_experts: int, num_samples: int, enough: float, live_share: float,
+        start: IntArray,
+    ) -> Flow:  # fmt: skip
         """Make room for a layer on GPUs [4, G]."""
         G, S, M = gpu.shape[1], int(gpu[SLOTS].sum()), num_samples
-        slot = np.zeros((3, S), np.int64)
+        slot = np.zeros((4, S), np.int64)
         slot[OF_GPU] = np.repeat(np.arange(G), gpu[SLOTS])
         return cls(
             slot,
@@ -87,10 +97,11 @@ class Flow(NamedTuple):
             np.empty((M, S + 2 * G + 2), np.int64),
             np.empty((4, G), np.int64),
             np.array([enough, live_share]),
+            start,
         )
 
 
-FlowType = types.NamedTuple((Int2, Int1, Int2, Int2, Int2, Int2, Int2, Int2, Float1), Flow)
+FlowType = types.NamedTuple((Int2, Int1, Int2, Int2, Int2, Int2, Int2, Int2, Float1, Int1), Flow)
 
 
 @step(FlowType, Int, Int)
@@ -250,6 +261,66 @@ def _all_are_tight(s: State, f: Flow, m: int) -> None:
     f.sample[INSIDE, m] = inside
 
 
+@step(StateType, FlowType, Int)
+def _part_by_place(s: State, f: Flow, e: int) -> None:
+    """Find what part of an expert's tokens each of its slots gets, by where they start."""
+    first, all_slots = f.some[e], np.int64(0)
+    slot = first
+    while True:
+        f.slot[PART, slot] = 0
+        all_slots += 1
+        slot = f.slot[NEXT, slot]
+        if slot == first:
+            break
+    far = np.int64(0)
+    for g in range(f.start.size):
+        own, near, beside = NEVER, NEVER, np.int64(0)
+        for _ in range(all_slots):
+            gpu = f.slot[OF_GPU, slot]
+            if gpu == g:
+                own = min(own, slot)
+            if s.gpu[NODE, gpu] == s.gpu[NODE, g]:
+                near = min(near, slot)
+                beside += 1
+            slot = f.slot[NEXT, slot]
+        if own == NEVER and beside < all_slots:
+            own = near
+        if own == NEVER:
+            far += f.start[g]
+        else:
+            f.slot[PART, own] += f.start[g]
+    for _ in range(all_slots):
+        f.slot[PART, slot] += far // all_slots
+        slot = f.slot[NEXT, slot]
+
+
+@step(StateType, FlowType, Int, Int)
+def _send_by_place(s: State, f: Flow, m: int, e: int) -> None:
+    """Send each slot of an expert its part."""
+    slot = f.some[e]
+    for _ in range(f.slot.shape[1]):
+        sent = s.cost[WHOLE, e, m] * f.slot[PART, slot] >> PART_BITS
+        f.used[m, f.slot[OF_GPU, slot]] += sent - f.sent[m, slot]
+        f.sent[m, slot] = sent
+        slot = f.slot[NEXT, slot]
+        if slot == f.some[e]:
+            break
+
+
+@step(StateType, FlowType, Int, Int)
+def _find_last(s: State, f: Flow, m: int, cut: int) -> bool:
+    """Find when the last GPU is done, and tell whether that is by `cut`."""
+    last = np.int64(0)
+    time = np.int64(-1)
+    for g in range(f.used.shape[1]):
+        f.tight[m, g] = 0
+        if f.used[m, g] * s.gpu[UNIT_TIME, g] > time:
+            last, time = g, f.used[m, g] * s.gpu[UNIT_TIME, g]
+    f.tight[m, last] = 1
+    f.sample[TIME, m] = max(time, f.sample[LEAST, m])
+    return time <= cut
+
+
 @step(StateType, FlowType)
 def settle(s: State, f: Flow) -> int:
     """Find the flows of a state just filled; return the time of the last GPU over all samples."""
@@ -272,7 +343,14 @@ def settle(s: State, f: Flow) -> int:
             f.used[m, f.slot[OF_GPU, slot]] += sent
         _all_are_tight(s, f, m)
         f.sample[LEAST, m] = np.int64(_least_time(s, f, m, f.sample[INSIDE, m]) * f.dial[ENOUGH])
-        _level(s, f, m, f.sample[LEAST, m], NEVER)
+        if f.start.size == 0:
+            _level(s, f, m, f.sample[LEAST, m], NEVER)
+        for e in range(f.some.size if f.start.size > 0 else 0):
+            if m == 0:
+                _part_by_place(s, f, e)
+            _send_by_place(s, f, m, e)
+        if f.start.size > 0:
+            _find_last(s, f, m, NEVER)
         total += f.sample[TIME, m]
     return total
 
@@ -361,29 +439,41 @@ def change_if(s: State, f: Flow, i: int, a: int, j: int, b: int, limit: int) -> 
     int
         That time; `NEVER` where it is above the limit, and nothing has changed.
     """
-    M = f.used.shape[0]
+    M, by_place = f.used.shape[0], f.start.size > 0
     for m in range(M):
         f.sample[FLOOR, m] = f.sample[INSIDE, m]
-    _weigh_inside(s, f, a, -1)
-    _weigh_inside(s, f, b, -1)
-    _rename(f, i, a, j, b)
-    _weigh_inside(s, f, a, 1)
-    _weigh_inside(s, f, b, 1)
+    if by_place:
+        _rename(f, i, a, j, b)
+        _part_by_place(s, f, a)
+        _part_by_place(s, f, b)
+    else:
+        _weigh_inside(s, f, a, -1)
+        _weigh_inside(s, f, b, -1)
+        _rename(f, i, a, j, b)
+        _weigh_inside(s, f, a, 1)
+        _weigh_inside(s, f, b, 1)
     total = np.int64(0)
     for m in range(M):
-        bound = max(f.sample[LEAST, m], _least_time(s, f, m, f.sample[FLOOR, m]))
+        bound = f.sample[LEAST, m]
+        if not by_place:
+            bound = max(bound, _least_time(s, f, m, f.sample[FLOOR, m]))
         f.sample[BOUND, m] = bound
         total += bound
     done = 0
     while total <= limit and done < M:
         bound = f.sample[BOUND, done]
         _save(f, done)
-        _follow(f, done, i, j, b)
-        if bound > f.sample[LEAST, done]:
-            f.sample[INSIDE, done] = f.sample[FLOOR, done]
+        if by_place:
+            _send_by_place(s, f, done, a)
+            _send_by_place(s, f, done, b)
+            fits = _find_last(s, f, done, bound + limit - total)
         else:
-            _all_are_tight(s, f, done)
-        fits = _level(s, f, done, bound, bound + limit - total)
+            _follow(f, done, i, j, b)
+            if bound > f.sample[LEAST, done]:
+                f.sample[INSIDE, done] = f.sample[FLOOR, done]
+            else:
+                _all_are_tight(s, f, done)
+            fits = _level(s, f, done, bound, bound + limit - total)
         done += 1
         total += f.sample[TIME, done - 1] - bound if fits else NEVER
     if total <= limit:

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.checks import fraction, not_negative, whole_number
-from evenload.core.flow import Flow
+from evenload.core.flow import PART_BITS, Flow
 from evenload.core.live import NO_LIMIT
 from evenload.core.matching import relabel
 from evenload.core.replan import replan_layers
 from evenload.core.start import FIRST, SLOTS, UNIT_TIME
 from evenload.core.state import State
+from evenload.dispatch import BY_PLACE
 from evenload.maps import EMPTY
 from evenload.moves import in_old_slots
 from evenload.problem import Problem
@@ -38,15 +39,16 @@ FRESH_SHARE = 4  # the start from scratch gets this part of the steps, where mov
 HEAT_FREE, HEAT_PRICED = 0.02, 0.0025  # of the mean: what a step may make worse at first
 
 NOISE = 0.07  # of a GPU's mean: slack for copying up to which a plan leaves none
-# Where tokens are split live. Chosen on gpt-oss and V2-Lite, in turn and mixed, on 8, 16, 32 GPUs,
-# where all of them are flat: 8 to 29 samples, heats of .001 to .012, and all or a tenth of the steps
-# from scratch end within .001 of each other.
+# Where tokens are split live. Chosen on gpt-oss and V2-Lite, in turn and mixed, on 8, 16, 32 GPUs.
+# All are flat there: 8 to 29 samples, heats of .001 to .012, and all or a tenth of the steps from
+# scratch end within .001 of each other.
 LIVE_SAMPLES = 12  # the heaviest
 LIVE_MOVE_ALL = 0.2
 LIVE_SHARE_OF_STEPS = 2  # one part in so many: twice as many steps gained nothing
 
 WEIGHT = 4096  # of all samples together, on the integer grid
 MOST_BITS = 36  # of a sample's load
+FLOW_BITS = 26  # of it where its parts are sent, which takes products
 KEY_BITS = 60  # of a peak, all samples and moves together
 
 WASTE = 0.001  # balancedness that a duplicate counts for, where layers compete for moves
@@ -141,7 +143,9 @@ def incremental(
     goal = 1.0 / (fraction("target", target) or CLOSE)
     goal = 0.0 if problem.dispatch == "copy" else goal
     slots = problem.cluster.num_living_slots
-    price = MOVE_ALL / slots if move_cost is None else not_negative("move_cost", move_cost)
+    live = problem.dispatch == "live"
+    price = (LIVE_MOVE_ALL if live else MOVE_ALL) / slots
+    price = price if move_cost is None else not_negative("move_cost", move_cost)
     most = None if max_moves is None else whole_number("max_moves", max_moves)
     total = None if max_total_moves is None else whole_number("max_total_moves", max_total_moves)
     if problem.topology == "prefer":
@@ -151,6 +155,8 @@ def incremental(
         )
     if isinstance(effort, str):
         power = 2 if problem.current is None or price == 0.0 else 4
+        if live:
+            power, steps = 1, steps // LIVE_SHARE_OF_STEPS
         steps = int(steps * SMALL**power // max(SMALL, slots) ** power)
     layers = Layers(problem, steps, goal)
     if problem.current is None:
@@ -281,6 +287,23 @@ class Layers:
         rank[layer, order] = np.arange(load.shape[1])
         return order, rank
 
+    @property
+    def _has_flow(self) -> bool:
+        """Whether what a replica gets depends on where the others are, see `core.flow`."""
+        return self.problem.dispatch in ("live", *BY_PLACE)
+
+    @cached_property
+    def _tokens_from(self) -> Int:
+        """Tokens that start on each living GPU, in parts of one; none unless that matters."""
+        if self.problem.dispatch not in BY_PLACE:
+            return np.empty(0, np.int64)
+        given = self.problem.tokens_from
+        tokens = np.ones(self.problem.cluster.num_gpus) if given is None else given
+        tokens = tokens[np.array(self.problem.cluster.living_gpus)]
+        return np.rint(
+            tokens / tokens.max() / (tokens / tokens.max()).sum() * (1 << PART_BITS)
+        ).astype(np.int64)
+
     @cached_property
     def _samples(self) -> tuple[Float, Int, Flag]:
         """What the search knows of the experts by rank.
@@ -296,7 +319,7 @@ class Layers:
         samples, weight = self.problem.samples, self.problem.sample_weight
         if samples is None or weight is None:
             samples, weight = self.problem.load[None], np.ones(1)
-        if self.problem.dispatch == "live":
+        if self._has_flow:
             heaviest = np.argsort(-weight, kind="stable")[:LIVE_SAMPLES]
             samples, weight = samples[heaviest], weight[heaviest]
             if len(weight) == 1:  # a state of one sample sorts the slots
@@ -323,6 +346,7 @@ class Layers:
         free = price == 0.0 and bool((most == NO_LIMIT).all())
         spent = int(self.gpu[UNIT_TIME].max()).bit_length() + WEIGHT.bit_length()
         bits = min(MOST_BITS, KEY_BITS - spent - placed.shape[1].bit_length())
+        bits = min(bits, FLOW_BITS) if self._has_flow else bits
         peak, moves = np.empty(len(start)), np.empty(len(start), np.int64)
         steps = self.steps // share if steps is None else steps
 
@@ -330,8 +354,8 @@ class Layers:
             part = slice(first, end)
             _, E, M = load.shape
             close = 1.0 + (self.goal - 1.0) / 2
-            live = self.problem.dispatch == "live"
-            flow = Flow.empty(self.gpu, E, M if live else 0, close, self.problem.live_share)
+            share, flows = self.problem.live_share, M if self._has_flow else 0
+            flow = Flow.empty(self.gpu, E, flows, close, share, self._tokens_from)
             replan_layers(
                 load[part], weight, bits, home[part], old[part], price, most[part], self.enough,
                 self.goal, steps, HEAT_FREE if free else HEAT_PRICED,
