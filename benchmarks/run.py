@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from benchmarks import (
     cold_start,
     copying,
+    dispatch,
     drift,
     efforts,
     gap,
@@ -33,6 +34,7 @@ SECTIONS: dict[str, Any] = {
     "efforts": efforts,
     "gap": gap,
     "drift": drift,
+    "dispatch": dispatch,
     "copying": copying,
     "scaling": scaling,
     "cold_start": cold_start,

@@ -43,8 +43,9 @@ NOISE = 0.07  # of a GPU's mean: slack for copying up to which a plan leaves non
 # All are flat there: 8 to 29 samples, heats of .001 to .012, and all or a tenth of the steps from
 # scratch end within .001 of each other.
 LIVE_SAMPLES = 12  # the heaviest
-LIVE_MOVE_ALL = 0.2
-LIVE_SHARE_OF_STEPS = 2  # one part in so many: twice as many steps gained nothing
+LIVE_MOVE = 0.003  # balancedness that one move has to gain, where no price is given
+FLOWS = ("live", *BY_PLACE)  # what a replica gets depends on where the others are
+FLOW_SHARE = 2  # of the steps of an effort: twice as many gained nothing
 
 WEIGHT = 4096  # of all samples together, on the integer grid
 MOST_BITS = 36  # of a sample's load
@@ -101,6 +102,11 @@ def incremental(
     so that most experts stay (an assignment problem); each layer takes what costs less, and never
     more than what runs. Without a current placement a fresh plan is improved under the samples.
 
+    For the dispatch ``"live"`` the last GPU's time is that of the best split of each sample, so
+    that GPUs get linked by the experts that they share; see `core.flow`, `core.live`. For
+    ``"nearest"`` and ``"static"`` it is what the replicas get by where they are; ranks without a
+    near replica count as sharing evenly.
+
     For the dispatch ``"copy"`` the tokens above every GPU's mean take the place of the last GPU's
     time: those, more than anything else that was tried, tell how many experts a balancer copies.
     (Worse on real loads: their squares, or roots; the number of GPUs above, however smoothed; and
@@ -117,12 +123,14 @@ def incremental(
     move_cost : float, optional
         What a move has to gain in its layer: in balancedness, or more exactly in the last GPU's
         time over the mean. 0 moves whatever helps, and is never worse than planning from scratch.
-        Default: 0.1 / S, so that moving the experts of all S living slots has to gain 0.1.
+        Default: 0.1 / S, so that moving the experts of all S living slots has to gain 0.1; for
+        the dispatch ``"live"``, under which few moves are needed, 0.003.
     effort : {"fast", "standard", "thorough"} or int, default "standard"
         Steps of one layer: 4000, 16000, 160000 for layers of up to 80 slots; beyond, fewer with the
         square of the slots, since a step looks at that many pairs, and where moves have a price
         with its fourth power, since more give nothing there; or a number. Where moves are not
-        free the start from scratch has a quarter of them.
+        free the start from scratch has a quarter of them. For ``"live"``, ``"nearest"`` and
+        ``"static"`` half of them, and beyond 80 slots fewer in proportion to the slots.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
         Default: 0.9999. Without effect for the dispatch ``"copy"``.
@@ -143,8 +151,7 @@ def incremental(
     goal = 1.0 / (fraction("target", target) or CLOSE)
     goal = 0.0 if problem.dispatch == "copy" else goal
     slots = problem.cluster.num_living_slots
-    live = problem.dispatch == "live"
-    price = (LIVE_MOVE_ALL if live else MOVE_ALL) / slots
+    price = LIVE_MOVE if problem.dispatch == "live" else MOVE_ALL / slots
     price = price if move_cost is None else not_negative("move_cost", move_cost)
     most = None if max_moves is None else whole_number("max_moves", max_moves)
     total = None if max_total_moves is None else whole_number("max_total_moves", max_total_moves)
@@ -155,8 +162,8 @@ def incremental(
         )
     if isinstance(effort, str):
         power = 2 if problem.current is None or price == 0.0 else 4
-        if live:
-            power, steps = 1, steps // LIVE_SHARE_OF_STEPS
+        if problem.dispatch in FLOWS:
+            power, steps = 1, steps // FLOW_SHARE
         steps = int(steps * SMALL**power // max(SMALL, slots) ** power)
     layers = Layers(problem, steps, goal)
     if problem.current is None:
@@ -287,11 +294,6 @@ class Layers:
         rank[layer, order] = np.arange(load.shape[1])
         return order, rank
 
-    @property
-    def _has_flow(self) -> bool:
-        """Whether what a replica gets depends on where the others are, see `core.flow`."""
-        return self.problem.dispatch in ("live", *BY_PLACE)
-
     @cached_property
     def _tokens_from(self) -> Int:
         """Tokens that start on each living GPU, in parts of one; none unless that matters."""
@@ -300,9 +302,9 @@ class Layers:
         given = self.problem.tokens_from
         tokens = np.ones(self.problem.cluster.num_gpus) if given is None else given
         tokens = tokens[np.array(self.problem.cluster.living_gpus)]
-        return np.rint(
-            tokens / tokens.max() / (tokens / tokens.max()).sum() * (1 << PART_BITS)
-        ).astype(np.int64)
+        tokens = tokens / tokens.max()
+        parts: Int = np.rint(tokens / tokens.sum() * (1 << PART_BITS)).astype(np.int64)
+        return parts
 
     @cached_property
     def _samples(self) -> tuple[Float, Int, Flag]:
@@ -319,7 +321,7 @@ class Layers:
         samples, weight = self.problem.samples, self.problem.sample_weight
         if samples is None or weight is None:
             samples, weight = self.problem.load[None], np.ones(1)
-        if self._has_flow:
+        if self.problem.dispatch in FLOWS:
             heaviest = np.argsort(-weight, kind="stable")[:LIVE_SAMPLES]
             samples, weight = samples[heaviest], weight[heaviest]
             if len(weight) == 1:  # a state of one sample sorts the slots
@@ -346,7 +348,7 @@ class Layers:
         free = price == 0.0 and bool((most == NO_LIMIT).all())
         spent = int(self.gpu[UNIT_TIME].max()).bit_length() + WEIGHT.bit_length()
         bits = min(MOST_BITS, KEY_BITS - spent - placed.shape[1].bit_length())
-        bits = min(bits, FLOW_BITS) if self._has_flow else bits
+        bits = min(bits, FLOW_BITS) if self.problem.dispatch in FLOWS else bits
         peak, moves = np.empty(len(start)), np.empty(len(start), np.int64)
         steps = self.steps // share if steps is None else steps
 
@@ -354,7 +356,7 @@ class Layers:
             part = slice(first, end)
             _, E, M = load.shape
             close = 1.0 + (self.goal - 1.0) / 2
-            share, flows = self.problem.live_share, M if self._has_flow else 0
+            share, flows = self.problem.live_share, M if self.problem.dispatch in FLOWS else 0
             flow = Flow.empty(self.gpu, E, flows, close, share, self._tokens_from)
             replan_layers(
                 load[part], weight, bits, home[part], old[part], price, most[part], self.enough,
