@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -130,7 +131,7 @@ def incremental(
         square of the slots, since a step looks at that many pairs, and where moves have a price
         with its fourth power, since more give nothing there; or a number. Where moves are not
         free the start from scratch has a quarter of them. For ``"live"``, ``"nearest"`` and
-        ``"static"`` half of them, and beyond 80 slots fewer in proportion to the slots.
+        ``"static"`` half of them, and beyond 80 slots fewer with the root of the slots.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
         Default: 0.9999. Without effect for the dispatch ``"copy"``.
@@ -163,8 +164,9 @@ def incremental(
     if isinstance(effort, str):
         power = 2 if problem.current is None or price == 0.0 else 4
         if problem.dispatch in FLOWS:
-            power, steps = 1, steps // FLOW_SHARE
-        steps = int(steps * SMALL**power // max(SMALL, slots) ** power)
+            steps = math.isqrt((steps // FLOW_SHARE) ** 2 * SMALL // max(SMALL, slots))
+        else:
+            steps = int(steps * SMALL**power // max(SMALL, slots) ** power)
     layers = Layers(problem, steps, goal)
     if problem.current is None:
         limits = {"max_moves": most, "max_total_moves": total, "move_cost": move_cost}
