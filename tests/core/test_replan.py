@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from layer import Layer, gpus, random_layer
 
 from evenload.core.compile import Float3, Int, Int1, entry
-from evenload.core.flow import Flow
+from evenload.core.flow import Flow, FlowType
 from evenload.core.place import ScratchType
 from evenload.core.replan import (
     _part_duplicates,
@@ -35,8 +35,8 @@ NO_LIMIT = 2**40
 SWAP, HANDOVER, BEST_SWAP, PART, TRY, UNDO = range(6)
 
 
-@entry(Int, StateType, ScratchType, Int1, Int1, Int1, Int1)
-def _run(step, s, w, x, weight, row, result):
+@entry(Int, StateType, FlowType, ScratchType, Int1, Int1, Int1, Int1)
+def _run(step, s, flow, w, x, weight, row, result):
     if step == 0:
         last_of_others(s, x[1], x[3], row)
         result[0] = swap_peak(s, row, x[0], x[1], x[2], x[3])
@@ -49,7 +49,7 @@ def _run(step, s, w, x, weight, row, result):
     elif step == 3:
         _part_duplicates(s, x[0], x[1], row)
     elif step == 4:
-        result[0] = _try(s, weight, w.random, x[0], x[1], x[2], row)
+        result[0] = _try(s, flow, weight, w.random, x[0], x[1], x[2], row)
     else:
         result[0] = _undo_a_move(s, w.random, x[0], x[1], x[2], row)
 
@@ -59,12 +59,17 @@ def _set(s, load, weight, bits, layer):
     _set_samples(s, load, weight, bits, layer)
 
 
+def no_flow(layer):
+    E = layer.state.expert.shape[1]
+    return Flow.empty(layer.gpu, E, 0, 1.0, 1.0, np.empty(0, np.int64))
+
+
 def run(layer, step, *x):
     given, result = np.zeros(6, np.int64), np.full(3, -9)
     given[: len(x)] = x
     M = layer.state.time.shape[1]
     weight, row = np.arange(1, M + 1), np.empty(M, np.int64)
-    _run(step, layer.state, layer.scratch, given, weight, row, result)
+    _run(step, layer.state, no_flow(layer), layer.scratch, given, weight, row, result)
     return result.tolist()
 
 
@@ -241,14 +246,13 @@ def replan(
     E, M = load.shape[1:]
     s, start = layer.state, layer.placed
     state = State.empty(layer.gpu, E, M, True)
-    flow = Flow.empty(layer.gpu, E, 0, 1.0, 1.0, np.empty(0, np.int64))
     placed, L = np.tile(start, (len(load), 1)), len(load)
     peak, moved = np.full(L, -1.0), np.full(L, -1)
     home = np.tile(s.expert[HOME], (L, 1))
     old = np.tile(s.held[OLD].astype(np.uint8), (L, 1, 1))
     replan_layers(
         load, weight, 36, home, old, price, np.full(L, most), enough, goal, steps, heat, state,
-        flow, placed, peak, moved,
+        no_flow(layer), placed, peak, moved,
     )  # fmt: skip
     return placed, peak, moved
 

@@ -12,7 +12,7 @@ from evenload.checks import fraction, not_negative, whole_number
 from evenload.core.flow import PART_BITS, Flow
 from evenload.core.live import NO_LIMIT
 from evenload.core.matching import relabel
-from evenload.core.replan import replan_layers
+from evenload.core.replan import part_copies, replan_layers, replan_live
 from evenload.core.start import FIRST, SLOTS, UNIT_TIME
 from evenload.core.state import State
 from evenload.dispatch import BY_PLACE
@@ -300,9 +300,9 @@ class Layers:
         given = self.problem.tokens_from
         tokens = np.ones(self.problem.cluster.num_gpus) if given is None else given
         tokens = tokens[np.array(self.problem.cluster.living_gpus)]
-        return np.rint(
-            tokens / tokens.max() / (tokens / tokens.max()).sum() * (1 << PART_BITS)
-        ).astype(np.int64)
+        parts = tokens / tokens.max()
+        whole: Int = np.rint(parts / parts.sum() * (1 << PART_BITS)).astype(np.int64)
+        return whole
 
     @cached_property
     def _samples(self) -> tuple[Float, Int, Flag]:
@@ -356,10 +356,13 @@ class Layers:
             close = 1.0 + (self.goal - 1.0) / 2
             share, flows = self.problem.live_share, M if self._has_flow else 0
             flow = Flow.empty(self.gpu, E, flows, close, share, self._tokens_from)
-            replan_layers(
+            state = State.empty(self.gpu, E, M, True, *self.problem.apart)
+            if state.copies > 1:
+                part_copies(load[part], weight, bits, home[part], old[part], state, placed[part])
+            replan = replan_live if flows else replan_layers
+            replan(
                 load[part], weight, bits, home[part], old[part], price, most[part], self.enough,
-                self.goal, steps, HEAT_FREE if free else HEAT_PRICED,
-                State.empty(self.gpu, E, M, True, *self.problem.apart), flow, placed[part],
+                self.goal, steps, HEAT_FREE if free else HEAT_PRICED, state, flow, placed[part],
                 peak[part], moves[part],
             )  # fmt: skip
 
