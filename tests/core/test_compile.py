@@ -11,9 +11,10 @@ import pytest
 
 import evenload
 
-# An entry that calls a kernel from another file: quick to compile.
+# An entry that calls a kernel from another file, and one that calls another in its place: quick to
+# compile.
 PROBE = """
-from evenload.core.compile import Int, entry
+from evenload.core.compile import Int, calling, entry, step
 from evenload.core.grid import bit_length
 
 @entry(Int)
@@ -23,6 +24,12 @@ def probe(number):
 @entry(Int)
 def other(number):
     return number + 1
+
+@step(Int)
+def double(number):
+    return 2 * number
+
+instead = entry(Int)(calling(probe, "instead", bit_length=double))
 """
 
 SCRIPT = """
@@ -42,9 +49,9 @@ event.register("numba:compile", Listener())
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import evenload
-    from evenload.core.probe import other, probe
+    from evenload.core.probe import instead, other, probe
     at_import = list(compiled)
-    result = [probe(9), other(9)]
+    result = [probe(9), other(9), instead(9)]
 print(json.dumps({
     "home": evenload.__file__,
     "at_import": at_import,
@@ -54,8 +61,8 @@ print(json.dumps({
 }))
 """
 
-RESULT = [4, 10]
-ALL = ["bit_length", "probe", "other"]
+RESULT = [4, 10, 18]
+ALL = ["bit_length", "probe", "other", "double", "instead"]
 
 
 @pytest.fixture

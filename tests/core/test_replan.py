@@ -9,22 +9,25 @@ from hypothesis import strategies as st
 from layer import Layer, gpus, random_layer
 
 from evenload.core.compile import Float3, Int, Int1, entry
+from evenload.core.flow import Flow, FlowType
 from evenload.core.place import ScratchType
 from evenload.core.replan import (
-    _best_swap,
-    _handover_moves,
-    _handover_peak,
-    _last_of_others,
     _part_duplicates,
     _set_samples,
-    _swap_moves,
-    _swap_peak,
     _try,
     _undo_a_move,
     replan_layers,
 )
 from evenload.core.start import NEVER, SLOTS, UNIT_TIME
 from evenload.core.state import COUNT, EXPERT, HELD, HOME, MOVES, NOW, OLD, WHOLE, State, StateType
+from evenload.core.steps import (
+    best_priced_swap,
+    handover_moves,
+    handover_peak,
+    last_of_others,
+    swap_moves,
+    swap_peak,
+)
 
 seeds = st.integers(0, 2**32)
 prices = st.sampled_from([0, 10**3, 10**6])
@@ -32,21 +35,21 @@ NO_LIMIT = 2**40
 SWAP, HANDOVER, BEST_SWAP, PART, TRY, UNDO = range(6)
 
 
-@entry(Int, StateType, ScratchType, Int1, Int1, Int1, Int1)
-def _run(step, s, w, x, weight, row, result):
+@entry(Int, StateType, FlowType, ScratchType, Int1, Int1, Int1, Int1)
+def _run(step, s, flow, w, x, weight, row, result):
     if step == 0:
-        _last_of_others(s, x[1], x[3], row)
-        result[0] = _swap_peak(s, row, x[0], x[1], x[2], x[3])
-        result[1] = s.total[MOVES] + _swap_moves(s, x[0], x[1], x[2], x[3])
+        last_of_others(s, x[1], x[3], row)
+        result[0] = swap_peak(s, row, x[0], x[1], x[2], x[3])
+        result[1] = s.total[MOVES] + swap_moves(s, x[0], x[1], x[2], x[3])
     elif step == 1:
-        result[0] = _handover_peak(s, x[0], x[1], x[2], row)
-        result[1] = s.total[MOVES] + _handover_moves(s, x[0], x[1], x[2])
+        result[0] = handover_peak(s, x[0], x[1], x[2], row)
+        result[1] = s.total[MOVES] + handover_moves(s, x[0], x[1], x[2])
     elif step == 2:
-        result[0], result[1], result[2] = _best_swap(s, x[0], x[1], x[2], x[3], x[4], row)
+        result[0], result[1], result[2] = best_priced_swap(s, x[0], x[1], x[2], x[3], x[4], row)
     elif step == 3:
         _part_duplicates(s, x[0], x[1], row)
     elif step == 4:
-        result[0] = _try(s, weight, w.random, x[0], x[1], x[2], row)
+        result[0] = _try(s, flow, weight, w.random, x[0], x[1], x[2], row)
     else:
         result[0] = _undo_a_move(s, w.random, x[0], x[1], x[2], row)
 
@@ -56,12 +59,17 @@ def _set(s, load, weight, bits, layer):
     _set_samples(s, load, weight, bits, layer)
 
 
+def no_flow(layer):
+    E = layer.state.expert.shape[1]
+    return Flow.empty(layer.gpu, E, 0, 1.0, 1.0, np.empty(0, np.int64))
+
+
 def run(layer, step, *x):
     given, result = np.zeros(6, np.int64), np.full(3, -9)
     given[: len(x)] = x
     M = layer.state.time.shape[1]
     weight, row = np.arange(1, M + 1), np.empty(M, np.int64)
-    _run(step, layer.state, layer.scratch, given, weight, row, result)
+    _run(step, layer.state, no_flow(layer), layer.scratch, given, weight, row, result)
     return result.tolist()
 
 
@@ -244,7 +252,7 @@ def replan(
     old = np.tile(s.held[OLD].astype(np.uint8), (L, 1, 1))
     replan_layers(
         load, weight, 36, home, old, price, np.full(L, most), enough, goal, steps, heat, state,
-        placed, peak, moved,
+        no_flow(layer), placed, peak, moved,
     )  # fmt: skip
     return placed, peak, moved
 

@@ -40,7 +40,7 @@ count("replay", lambda: replay(trace, cluster, "evenload"))
 print(json.dumps(counts))
 """
 
-MOST = {"import": 0, "solve": 81, "current": 26, "replay": 6}
+MOST = {"import": 0, "solve": 71, "current": 28, "replay": 6}
 
 
 def run(folder):

@@ -52,29 +52,29 @@ def num_domains(s: State, e: int, without: int) -> int:
     return found
 
 
-@step(StateType, Int, Int)
-def _is_in(s: State, e: int, where: int) -> bool:
-    """Whether a domain holds an expert."""
-    if not s.by_node:
-        return s.held[HELD, e, where] > 0
-    for g in range(s.gpu.shape[1]):  # noqa: SIM110 - `any` takes long to compile
-        if s.gpu[NODE, g] == where and s.held[HELD, e, g] > 0:
-            return True
-    return False
-
-
 @step(StateType, Int, Int, Int)
 def may_go(s: State, e: int, g: int, to: int) -> bool:
     """Whether a replica of an expert may leave a GPU for another, or for none (-1).
 
-    Not if the expert is then held by fewer domains than it needs, and fewer than before.
+    Not if the expert is then held by fewer domains than it needs, and fewer than before. It calls
+    nothing, since every plan compiles it.
     """
     if s.copies == 1 or s.held[HELD, e, g] > 1:
         return True
-    if to != NONE and (domain(s, to) == domain(s, g) or not _is_in(s, e, domain(s, to))):
-        return True
-    after = num_domains(s, e, g)
-    return after >= s.copies or after == num_domains(s, e, NONE)
+    before = np.int64(0)
+    after = np.int64(0)
+    last = np.int64(NONE)
+    last_after = np.int64(NONE)
+    for h in range(s.gpu.shape[1]):
+        here = s.gpu[NODE, h] if s.by_node else np.int64(h)
+        held = s.held[HELD, e, h] > 0
+        if held:
+            before += here != last
+            last = here
+        if h == to or (held and h != g):
+            after += here != last_after
+            last_after = here
+    return after >= min(s.copies, before)
 
 
 @step(StateType)
@@ -84,6 +84,17 @@ def all_apart(s: State) -> bool:
         if num_domains(s, e, NONE) < s.copies:
             return False
     return True
+
+
+@step(StateType, Int, Int)
+def _is_in(s: State, e: int, where: int) -> bool:
+    """Whether a domain holds an expert."""
+    if not s.by_node:
+        return s.held[HELD, e, where] > 0
+    for g in range(s.gpu.shape[1]):  # noqa: SIM110 - `any` takes long to compile
+        if s.gpu[NODE, g] == where and s.held[HELD, e, g] > 0:
+            return True
+    return False
 
 
 @kernel(StateType)
@@ -98,8 +109,6 @@ def keep_apart(s: State) -> bool:
     ``copies - o`` domains in R, and that one has fewer; R is full and holds nothing twice, so its
     slots are fewer than ``(copies - o) * E``; those outside count for at most ``o * E``.
     """
-    if s.copies == 1:
-        return True
     D = 1 + domain(s, s.gpu.shape[1] - 1)
     path, queue = np.empty((3, D), np.int64), np.empty(D, np.int64)
     kept = True

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import inspect
 import pickle
 import uuid
 import warnings
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any, TypeVar
 
 import numba
@@ -75,6 +77,28 @@ def step(*arguments: Any) -> Callable[[F], F]:
 def entry(*arguments: Any) -> Callable[[F], F]:
     """Mark a function that Python calls, with the types of its arguments."""
     return lambda function: Entry(function, arguments)
+
+
+def calling(function: Callable[..., Any], name: str, **others: Any) -> Callable[..., Any]:
+    """Copy the Python function of a kernel or an entry, to call others in place of some it names.
+
+    For what few need. An entry compiles all that it may reach, so a branch that is never taken
+    costs as much as one that always is. An entry of its own compiles when it is first called.
+
+    Parameters
+    ----------
+    function : callable
+        Kernel or entry, whose types hold for the copy too; mark it with them.
+    name : str
+        What the copy is called; no other function of the module is.
+    **others
+        Kernels by the names that `function` knows others by, which take the same types.
+    """
+    plain: Any = inspect.unwrap(function)
+    copy = FunctionType(plain.__code__, {**plain.__globals__, **others}, name)
+    copy.__qualname__ = name  # tells the files of the cache apart
+    copy.__doc__ = plain.__doc__
+    return copy
 
 
 class Entry:

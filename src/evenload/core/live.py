@@ -40,9 +40,8 @@ DRAW = 1 << 20
 
 @step(StateType, FlowType)
 def judge(s: State, f: Flow) -> None:
-    """Judge a state just filled by the best split too, where there is a flow."""
-    if f.used.shape[0] > 0:
-        s.total[PEAK] = _mixed(f, settle(s, f), s.total[PEAK])
+    """Judge a state just filled by the best split too."""
+    s.total[PEAK] = _mixed(f, settle(s, f), s.total[PEAK])
 
 
 @step(FlowType, Int, Int)
@@ -139,10 +138,11 @@ def _draw_gpu(f: Flow, m: int, tight: int, random: Random) -> int:
     return first
 
 
-@step(StateType, FlowType, RandomType, Int, Int, Int, Int1)
+@step(StateType, FlowType, Int1, RandomType, Int, Int, Int, Int1)
 def try_live(
-    s: State, f: Flow, random: Random, price: int, most: int, limit: int, row: IntArray
-) -> bool:
+    s: State, f: Flow, weight: IntArray, random: Random, price: int, most: int, limit: int,
+    row: IntArray,
+) -> bool:  # fmt: skip
     """Try one step: three exchanges to two handovers, and where moves cost, one to undo a move.
 
     What decides when the last GPU is done, in a drawn sample, is the load of experts that only

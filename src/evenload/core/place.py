@@ -11,7 +11,6 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from evenload.core.apart import keep_apart
 from evenload.core.bound import quick_time
 from evenload.core.compile import Bool, Float, Float1, Float2, Int, Int1, Int2, entry, step
 from evenload.core.grid import SEED, bit_length, relative_grid, sort_keys
@@ -248,7 +247,7 @@ def place_layers(
         What one token costs that is computed away from home, in tokens spread over all GPUs.
     is_begun : bool
         Whether `placed` is the start; without, all GPUs have one speed and as many slots, at most
-        E, and no expert a home.
+        E, no expert a home, and one copy will do.
     most_pairs : int
         Pairs of GPUs that the exchanges of two for two and the disturbances of a layer look at.
     trials : int
@@ -284,11 +283,10 @@ def place_layers(
             fill(s, w.best)
         else:
             weight, count, order = w.by_expert[WEIGHT], w.by_expert[2], w.by_expert[3]
-            replicate(weight, S, s.copies, max(G, -(-S // E)), w.by_expert, count, order)
+            replicate(weight, S, 1, max(G, -(-S // E)), w.by_expert, count, order)
             longest_first(weight, count, order, s.gpu, w.tree, w.by_gpu, w.best)
             fill(s, w.best)
             part_duplicates(s)
-            keep_apart(s)
         mean = _mean(s)
         time[layer, 1] = 1.0
         if G > 1:
@@ -311,8 +309,9 @@ def start_layers(
     """Place each layer where every replica is done first, on GPUs of any slots and speed.
 
     Where speeds differ, dividing a hot expert evenly leaves too much of it to the slow GPUs: a
-    start with one replica of each, and those of the lightest in the slots left, is tried too, and
-    the better one taken. Parameters are those of `place_layers`.
+    start with as few replicas of each as may be, and those of the lightest in the slots left, is
+    tried too, and the better one taken. Copies may still lack GPUs or nodes, see
+    `replan.part_copies`. Parameters are those of `place_layers`.
     """
     E = load.shape[1]
     S, G = placed.shape[1], s.gpu.shape[1]
@@ -330,16 +329,14 @@ def start_layers(
         soonest_done(weight, wanted, order, count, s.gpu, node, False, w.by_gpu, w.best)
         fill(s, w.best)
         part_duplicates(s)
-        keep_apart(s)
         copy_out(s, w.best)
         if differ:
             first = s.total[PEAK]
             for e in range(E):
-                wanted[e] = 1
+                wanted[e] = s.copies
                 order[e] = e
             soonest_done(weight, wanted, order, count, s.gpu, node, True, w.by_gpu, w.other)
             fill(s, w.other)
-            keep_apart(s)
             if s.total[PEAK] < first:
                 copy_out(s, w.best)
         _by_number(w, placed[layer])

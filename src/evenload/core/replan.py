@@ -6,7 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.core.apart import keep_apart
-from evenload.core.compile import Flag3, Float, Float1, Float3, Int, Int1, Int2, entry, step
+from evenload.core.compile import (
+    Flag3,
+    Float,
+    Float1,
+    Float3,
+    Int,
+    Int1,
+    Int2,
+    calling,
+    entry,
+    step,
+)
 from evenload.core.flow import Flow, FlowType
 from evenload.core.grid import SEED, random_below
 from evenload.core.live import NO_LIMIT, judge, try_live
@@ -65,6 +76,38 @@ def _set_samples(s: State, load: FloatArray, weight: IntArray, bits: int, layer:
             s.cost[WHOLE, e, m] = np.int64(np.rint(part * one)) * weight[m]
 
 
+@step(StateType, Int2, Flag3, Int)
+def _set_homes(s: State, home: IntArray, old: NDArray[np.uint8], layer: int) -> None:
+    """Tell a state where the experts of a layer belong [L, E], and where they were [L, E, G]."""
+    for e in range(s.expert.shape[1]):
+        s.expert[HOME, e] = home[layer, e]
+        for g in range(s.gpu.shape[1]):
+            s.held[OLD, e, g] = old[layer, e, g]
+
+
+@entry(Float3, Int1, Int, Int2, Flag3, StateType, Int2)
+def part_copies(
+    load: FloatArray,
+    weight: IntArray,
+    bits: int,
+    home: IntArray,
+    old: NDArray[np.uint8],
+    s: State,
+    placed: IntArray,
+) -> None:
+    """Bring the experts of each layer to as many GPUs or nodes as they need.
+
+    Whatever moves that takes; see `apart.keep_apart`. An entry of its own, so that those compile
+    it who need it. Parameters are those of `replan_layers`.
+    """
+    for layer in range(load.shape[0]):
+        _set_samples(s, load, weight, bits, layer)
+        _set_homes(s, home, old, layer)
+        fill(s, placed[layer])
+        keep_apart(s)
+        copy_out(s, placed[layer])
+
+
 @step(StateType, Int, Int, Int1)
 def _part_duplicates(s: State, most: int, limit: int, row: IntArray) -> None:
     """Give the second slot of an expert on a GPU to another one, while moves are left.
@@ -118,10 +161,16 @@ def _undo_a_move(
     return True
 
 
-@step(StateType, Int1, RandomType, Int, Int, Int, Int1)
+@step(StateType, FlowType)
+def _judge(s: State, flow: Flow) -> None:
+    """Judge a state just filled: by even shares, as it is already."""
+
+
+@step(StateType, FlowType, Int1, RandomType, Int, Int, Int, Int1)
 def _try(
-    s: State, weight: IntArray, random: Random, price: int, most: int, limit: int, row: IntArray
-) -> bool:
+    s: State, flow: Flow, weight: IntArray, random: Random, price: int, most: int, limit: int,
+    row: IntArray,
+) -> bool:  # fmt: skip
     """Try one step: three exchanges to two handovers, and where moves cost, one to undo a move.
 
     An exchange is the best one of the slowest GPU of a drawn sample with a drawn other; a handover
@@ -153,7 +202,10 @@ def _try(
     return hand_over_if(s, place, g, taker, price, most, limit, row)
 
 
-@step(StateType, FlowType, Int1, Int, Int, Int, Int, Int, Int, Int1, Int1, RandomType)
+ANNEAL = (StateType, FlowType, Int1, Int, Int, Int, Int, Int, Int, Int1, Int1, RandomType)
+
+
+@step(*ANNEAL)
 def _anneal(
     s: State, flow: Flow, weight: IntArray, price: int, most: int, goal: int, steps: int, mean: int,
     heat: int, best: IntArray, row: IntArray, random: Random,
@@ -185,8 +237,7 @@ def _anneal(
     if s.gpu.shape[1] == 1 or most == 0 or steps == 0:
         return found
     _part_duplicates(s, most, NEVER, row)
-    judge(s, flow)
-    live = flow.used.shape[0] > 0
+    _judge(s, flow)
     now = worth(s, price, 0.0)
     lowest = now
     copy_out(s, best)
@@ -196,25 +247,24 @@ def _anneal(
         if found and s.total[PEAK] <= goal and (price == 0 or s.total[MOVES] == 0):
             break
         limit = now + heat // steps * (steps - trial) // 1024 * random_below(random, 1024)
-        if live:
-            done = try_live(s, flow, random, price, most, limit, row)
-        else:
-            done = _try(s, weight, random, price, most, limit, row)
-        if done:
+        if _try(s, flow, weight, random, price, most, limit, row):
             now = worth(s, price, 0.0)
             if s.total[MOVES] <= most and (now < lowest or not found):
                 lowest = now
                 found = True
                 copy_out(s, best)
     fill(s, best)
-    judge(s, flow)
+    _judge(s, flow)
     return found
 
 
-@entry(
+REPLAN = (
     Float3, Int1, Int, Int2, Flag3, Float, Int1, Float, Float, Int, Float, StateType, FlowType,
     Int2, Float1, Int1,
 )  # fmt: skip
+
+
+@entry(*REPLAN)
 def replan_layers(
     load: FloatArray,
     weight: IntArray,
@@ -263,17 +313,16 @@ def replan_layers(
     s : State
         Scratch; its GPUs say slots, speed and node of each, and homes are strict.
     flow : Flow
-        Scratch; without samples all is judged by even shares.
+        Scratch of `replan_live`.
     placed : int64, [L, S]
-        The start, and the result: the slots of the GPUs one after the other. Experts of the start
-        that are on too few GPUs or nodes are brought to more, whatever moves that takes.
+        The start, and the result: the slots of the GPUs one after the other.
     peak : float64, [L], output
         Mean over the samples of the last GPU's time, over that of a load divided at will; infinite
         where the start has too many moves, and nothing with fewer was found.
     moves : int64, [L], output
         Experts that are new to their GPU.
     """
-    L, E, M = load.shape
+    L, _, M = load.shape
     G = s.gpu.shape[1]
     row, best = np.empty(M, np.int64), np.empty(placed.shape[1], np.int64)
     random = np.empty(1, np.uint64)
@@ -285,19 +334,13 @@ def replan_layers(
         weights += weight[m]
     for layer in range(L):
         _set_samples(s, load, weight, bits, layer)
-        for e in range(E):
-            s.expert[HOME, e] = home[layer, e]
-            for g in range(G):
-                s.held[OLD, e, g] = old[layer, e, g]
+        _set_homes(s, home, old, layer)
         mean = (1 << bits) / speed * weights
         for m in range(M):
             one = (1 << bits) / speed * weight[m]
             s.enough[m] = NONE if enough < 0.0 else np.int64(enough * one)
         fill(s, placed[layer])
-        if s.copies > 1:
-            keep_apart(s)
-            copy_out(s, placed[layer])
-        judge(s, flow)
+        _judge(s, flow)
         cost = np.int64(min(price * mean, float(s.total[PEAK])))  # no move gains more than all
         random[0] = SEED
         start, start_moves = s.total[PEAK], s.total[MOVES]
@@ -309,7 +352,15 @@ def replan_layers(
             # Parting duplicates has cost more than the search has gained since.
             fill(s, placed[layer])
             _part_duplicates(s, most[layer], start, row)
-            judge(s, flow)
+            _judge(s, flow)
         copy_out(s, placed[layer])
         peak[layer] = s.total[PEAK] / mean if found else np.inf
         moves[layer] = s.total[MOVES]
+
+
+_anneal_live = step(*ANNEAL)(calling(_anneal, "_anneal_live", _judge=judge, _try=try_live))
+
+# The same search where replicas share as suits a `Flow`: for that of a live split, say.
+replan_live = entry(*REPLAN)(
+    calling(replan_layers, "replan_live", _judge=judge, _anneal=_anneal_live)
+)

@@ -21,15 +21,6 @@ NEVER = np.int64(2**62)
 SLOTS, FIRST, UNIT_TIME, NODE = range(4)
 
 
-@step(Int1, Int, Int, Int)
-def _key_of_fewest(weight: IntArray, e: int, least: int, bits: int) -> int:
-    """Return the key of an expert with the fewest replicas, `NEVER` if there is none such left."""
-    if e >= weight.size:
-        return NEVER
-    share = weight[e] if least == 1 else weight[e] // least
-    return ((weight[0] - share) << bits) | e
-
-
 @step(Int1, Int, Int, Int, Int2, Int1, Int1)
 def replicate(
     weight: IntArray,
@@ -69,7 +60,7 @@ def replicate(
     for e in range(E):
         count[e] = least
     for _ in range(num_slots - least * E):
-        single = _key_of_fewest(weight, first, least, bits)
+        single = ((top - weight[first] // least) << bits) | first if first < E else NEVER
         if n > 0 and heap[0] < single:
             e = heap[0] & mask
             n -= 1
@@ -92,7 +83,7 @@ def replicate(
     sort_keys(heap, n, scratch[1])
     i = 0
     for place in range(E):
-        single = _key_of_fewest(weight, first, least, bits)
+        single = ((top - weight[first] // least) << bits) | first if first < E else NEVER
         if i < n and heap[i] < single:
             order[place] = heap[i] & mask
             i += 1

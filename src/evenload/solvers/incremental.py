@@ -13,7 +13,7 @@ from evenload.checks import fraction, not_negative, whole_number
 from evenload.core.flow import PART_BITS, Flow
 from evenload.core.live import NO_LIMIT
 from evenload.core.matching import relabel
-from evenload.core.replan import replan_layers
+from evenload.core.replan import part_copies, replan_layers, replan_live
 from evenload.core.start import FIRST, SLOTS, UNIT_TIME
 from evenload.core.state import State
 from evenload.dispatch import BY_PLACE
@@ -360,10 +360,13 @@ class Layers:
             close = 1.0 + (self.goal - 1.0) / 2
             share, flows = self.problem.live_share, M if self.problem.dispatch in FLOWS else 0
             flow = Flow.empty(self.gpu, E, flows, close, share, self._tokens_from)
-            replan_layers(
+            state = State.empty(self.gpu, E, M, True, *self.problem.apart)
+            if state.copies > 1:
+                part_copies(load[part], weight, bits, home[part], old[part], state, placed[part])
+            replan = replan_live if flows else replan_layers
+            replan(
                 load[part], weight, bits, home[part], old[part], price, most[part], self.enough,
-                self.goal, steps, HEAT_FREE if free else HEAT_PRICED,
-                State.empty(self.gpu, E, M, True, *self.problem.apart), flow, placed[part],
+                self.goal, steps, HEAT_FREE if free else HEAT_PRICED, state, flow, placed[part],
                 peak[part], moves[part],
             )  # fmt: skip
 

@@ -157,7 +157,8 @@ def place(
     goals = np.ones(L) if goal is None else goal
     homes = np.full((L, E), -1) if home is None else home
     trials *= max(1, FEW_SLOTS // int(gpu[0].sum())) ** 2
-    starts = begun is None and (home is not None or not equal or int(gpu[0].max()) > E)
+    starts = home is not None or not equal or int(gpu[0].max()) > E or apart[0] > 1
+    starts = begun is None and starts
     expert = np.empty((L, int(gpu[0].sum())), np.int64) if begun is None else begun.copy()
     time = np.empty((L, 2))
 
@@ -166,6 +167,8 @@ def place(
         state, scratch = State.empty(gpu, E, 1, False, *apart), Scratch.empty(gpu, E)
         if starts:
             start_layers(load[part], bits, homes[part], state, scratch, expert[part])
+        if starts and apart[0] > 1:
+            expert[part] = _part_copies(load[part], bits, homes[part], state, expert[part])
         place_layers(
             load[part], bits, homes[part], away_price, starts or begun is not None, pairs, trials,
             target, fine_target, close, goals[part], *bounding[1:4], state, scratch, expert[part],
@@ -174,6 +177,19 @@ def place(
 
     spread(L, expert.size * (1 + trials), run)
     return Placed(expert, time[:, 0], time[:, 1])
+
+
+def _part_copies(load: Float, bits: int, home: Int, state: Any, expert: Int) -> Int:
+    """Bring experts to as many GPUs or nodes as they need, the heaviest first."""
+    from evenload.core.replan import part_copies
+
+    order = np.argsort(-load, axis=1, kind="stable")
+    load = np.take_along_axis(load, order, axis=1)
+    home = np.take_along_axis(home, order, axis=1)
+    expert = np.take_along_axis(np.argsort(order, axis=1), expert, axis=1)
+    old = np.zeros((*load.shape, state.gpu.shape[1]), np.uint8)
+    part_copies(load[:, :, None], np.ones(1, np.int64), bits, home, old, state, expert)
+    return np.take_along_axis(order, expert, axis=1)
 
 
 def only_counts_matter(cluster: Cluster, apart: Apart = ANYWHERE) -> bool:
