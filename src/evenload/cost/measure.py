@@ -249,7 +249,11 @@ class _Clock:
         calls[0]()
         run = self._graph(calls) if self.cuda else lambda: [call() for call in calls]
         run()
-        return statistics.median(self._runs(run)) / len(calls)
+        median = statistics.median(self._runs(run)) / len(calls)
+        del run
+        if self.cuda:  # of a graph
+            self.torch.cuda.empty_cache()
+        return median
 
     def _graph(self, calls: list[Callable[[], object]]) -> Callable[[], object]:
         torch = self.torch
@@ -260,9 +264,11 @@ class _Clock:
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.stream(self.stream):  # torch.cuda.graph would empty all caches first
                 graph.capture_begin()
-                for call in calls:
-                    call()
-                graph.capture_end()
+                try:
+                    for call in calls:
+                        call()
+                finally:  # else nothing else could run on the GPU
+                    graph.capture_end()
         except RuntimeError as error:
             torch.cuda.synchronize()
             self.notes.append(f"no CUDA graph, so launches count: {' '.join(str(error).split())}")
