@@ -105,7 +105,9 @@ def measure_expert_time(
             raise ValueError(f"{name}={side} is not a multiple of 16; use {near} or {near + 16}")
     one_of("dtype", dtype, DTYPES)
     found = "cuda" if torch.cuda.is_available() else "cpu"
-    where = torch.device(one_of("device", device or found, ("cuda", "cpu")))
+    if one_of("device", device or found, ("cuda", "cpu")) == "cuda" != found:
+        raise ValueError("device='cuda' is not here, torch finds no GPU; use 'cpu'")
+    where = torch.device(device or found)
     effort = ON_GPU if where.type == "cuda" else ON_CPU
     most = effort.experts if num_experts is None else positive_int("num_experts", num_experts)
     layer = _Layer(torch, where, H, I, dtype, most, effort)
