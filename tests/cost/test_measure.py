@@ -29,7 +29,7 @@ def test_measured_points_make_a_file_of_a_curve(tmp_path) -> None:
     assert shapes == [(a, n) for a in (1, 2, 3) for n in (1, 2, 4) if a * n <= 8]
     assert all(seconds > 0.0 for *_, seconds in measured.points)
     assert told == [(done, len(shapes)) for done in range(len(shapes))]
-    measured.points[:] = [(a, n, 1.0 + a * n) for a, n in shapes]  # clocks are not exact
+    measured.points[:] = [(a, n, 1.0 * a * n) for a, n in shapes]  # clocks are not exact
     measured.write(tmp_path / "curve.csv")
     curve = ExpertTime.read(tmp_path / "curve.csv")
     assert curve.points == ((0.0, 0.0), (1.0, 1.0), (2.0, 2.0), (4.0, 4.0))

@@ -57,16 +57,13 @@ def _numbers(row: list[str], columns: list[str]) -> list[float]:
 def _of_one(grid: list[tuple[float, float, float]]) -> list[tuple[float, float]]:
     """Return what one expert takes, from what layers with several active ones took.
 
-    What the second half of the experts added: what is launched in any case is in neither, and the
-    first few experts leave most of a GPU idle, so that others seem to take nothing.
+    A part of the layer with most of them: few would leave most of a GPU idle, and what a layer
+    costs in any case counts least there. What the last experts add would leave that out, but is a
+    difference of two measurements: with little time per expert, noise made it negative.
     """
-    by_tokens: dict[float, dict[float, float]] = defaultdict(dict)
+    largest: dict[float, tuple[float, float]] = {}
     for active, tokens, seconds in grid:
-        by_tokens[tokens][active] = seconds
-    points = []
-    for tokens, layer in sorted(by_tokens.items()):
-        most = max(layer)
-        half = max((active for active in layer if active <= most / 2), default=0.0)
-        points.append((tokens, (layer[most] - layer.get(half, 0.0)) / (most - half)))
-    raised = accumulate((max(seconds, 0.0) for _, seconds in points), max)  # clocks are not exact
+        largest[tokens] = max(largest.get(tokens, (0.0, 0.0)), (active, seconds))
+    points = [(tokens, seconds / active) for tokens, (active, seconds) in sorted(largest.items())]
+    raised = accumulate((seconds for _, seconds in points), max)  # clocks are not exact
     return [(tokens, seconds) for (tokens, _), seconds in zip(points, raised, strict=True)]

@@ -106,8 +106,7 @@ class ExpertTime:
         """Read a curve from a .csv with the columns ``tokens`` and ``seconds``.
 
         Or one of ``evenload measure-expert-time``, which also has ``active``: how many experts were
-        active. What one of them takes is then what the second half of them added to the layer's
-        time: so what a layer costs in any case is left out, and the GPU has enough to do. Where
+        active. One expert then takes its part of the layer with most of them. Where
         such a measured time falls with more tokens, it is raised to what fewer took. Raises
         `ValueError` for other files and curves.
         """

@@ -128,7 +128,9 @@ def measure_expert_time(
         "hidden": str(H),
         "intermediate": str(I),
         "dtype": dtype,
-        "device": torch.cuda.get_device_name() if where.type == "cuda" else platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if where.type == "cuda"
+        else f"a CPU ({platform.machine()})",
         "product": layer.product,
         "torch": str(torch.__version__),
         "cuda": str(torch.version.cuda),
