@@ -113,32 +113,26 @@ def expert_time_figure() -> Figure:
 
     machine, models = "h100-ib", ("qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v3")
     figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    tokens = np.geomspace(1, 4096, 200)
+    left, right = figure.subplots(1, 2, sharey=True)
+    tokens, batch = np.geomspace(1, 4096, 200), 8192
+    shares = np.geomspace(0.05 / batch, 0.5, 200)
+    load = np.stack([shares, 1.0 - shares], axis=1)
     for model, colour in zip(models, LIGHT, strict=False):
         curve = ExpertTime.preset(machine, model)
-        left.loglog(
-            tokens, 1e6 * curve.seconds(tokens), color=colour, label=f"{model}: {curve.source}"
-        )
+        label = f"{model}: {curve.source}"
+        left.loglog(tokens, 1e6 * curve.seconds(tokens), color=colour, label=label)
         linear = CostModel.preset(machine, model).expert_time
         left.loglog(tokens, 1e6 * linear.seconds(tokens), "--", color=colour, linewidth=1)
-    left.set(
-        title="One expert on an H100, by its tokens", xlabel="tokens", ylabel="µs", ylim=(1, None)
-    )
-    left.legend()
-    curve = ExpertTime.preset(machine, models[0])
-    shares = np.geomspace(2**-13, 0.5, 120)
-    for batch, colour in zip((64, 1024, 16384), LIGHT[3:], strict=False):
-        load = np.stack([shares, 1.0 - shares], axis=1)
         seconds = curve.expected_seconds(load, tokens_per_batch=batch)[:, 0]
-        right.semilogx(
-            batch * shares, 1e6 * seconds, color=colour, label=f"batch of {batch} tokens"
-        )
-    right.plot(
-        tokens, 1e6 * curve.seconds(tokens), ":", color="black", label="exactly so many tokens"
+        right.loglog(batch * shares, 1e6 * seconds, color=colour)
+        right.loglog(tokens, 1e6 * curve.seconds(tokens), ":", color="black", linewidth=1)
+    right.plot([], [], ":", color="black", label="always so many tokens")
+    left.set(title="One expert on an H100", xlabel="tokens in the batch", ylabel="µs")
+    right.set(
+        title=f"Mean over batches of {batch:,} tokens", xlabel="tokens in a batch, on average"
     )
-    right.set(title=f"Mean over batches, {models[0]}", xlabel="tokens on average", ylabel="µs")
-    right.set(xlim=(0.05, 1000), ylim=(0, 20))
+    left.set_ylim(0.5, 500)
+    left.legend()
     right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)

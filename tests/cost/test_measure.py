@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from evenload.cost import ExpertTime, measure
+from evenload.cost import MODELS, ExpertTime, measure
 from evenload.cost.measure import measure_expert_time, powers_up_to
 
 torch = pytest.importorskip("torch")
@@ -90,3 +90,26 @@ def test_other_arguments() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match=r"^device='cuda' is not here.*; use 'cpu'$"):
             measure_expert_time(32, 16, device="cuda")
+
+
+def test_the_benchmark_writes_curves_where_presets_look(tmp_path, monkeypatch) -> None:
+    from benchmarks import on_gpu
+    from evenload.cost import expert_time
+
+    sizes = {"small": (32, 16, "bf16", 3), "never": (32, 16, "fp8", 3)}
+    for name, value in (("OUT", tmp_path), ("EXPERTS", sizes)):
+        monkeypatch.setattr(on_gpu, name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    small, never = on_gpu.expert_time()["results"]
+    assert small["us_of_all_active"]
+    assert never["not_run"].startswith("ValueError: dtype='fp8' cannot be multiplied here")
+    (path,) = (tmp_path / "curves").iterdir()
+    monkeypatch.setattr(expert_time, "CURVES", tmp_path / "curves")
+    monkeypatch.setitem(expert_time.MODELS, "small", MODELS["qwen3-30b-a3b"]._replace(
+        hidden_size=32, intermediate_size=16
+    ))  # fmt: skip
+    path.write_text(path.read_text().partition("active,")[0] + "tokens,seconds\n1,2\n2,3\n")
+    assert ExpertTime.preset("h200-ib", "small").seconds(2) == 3.0
+    assert ExpertTime.preset("h100-ib", "small").source == expert_time.NEVER_MEASURED
