@@ -2,6 +2,8 @@
 
 It prints one line of JSON a measurement, and writes ``on_gpu.json`` into $OUT, else into
 ``docs/benchmarks``: a section like those of ``results.json``. Nothing is compiled by Numba.
+``expert-time`` also writes ``curves/*.csv`` there: they belong into ``src/evenload/cost/curves``,
+where `ExpertTime.preset` finds them.
 
 SGLang's own solver is measured beside ours where it can be had: it compiles CUDA sources at run
 time, so it needs nvcc and, on the path of Python, sglang, apache-tvm-ffi, msgspec and
@@ -11,6 +13,7 @@ the solver's file and the kernels' package are imported. Where that fails, the r
 
 import json
 import os
+import re
 import statistics
 import sys
 import types
@@ -25,7 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import machine
+from benchmarks.measure import machine, once
+from evenload.cost.measure import measure_expert_time
 from evenload.splitting import tensors
 from evenload.splitting.schedule import Schedule, make_schedule
 
@@ -37,6 +41,16 @@ CASES = {
 ROUNDS = (1, 2, 4, 8)
 TOKENS = 1024  # of a batch
 CALLS, REPEATS = 20, 7
+# Sides of the experts, their type, and how many of them may be active on a GPU at once.
+EXPERTS = {
+    "qwen3-30b-a3b": (2048, 768, "bf16", 128),
+    "gpt-oss-20b": (2880, 2880, "bf16", 32),  # its own type, mxfp4, torch does not multiply
+    "deepseek-v3": (7168, 2048, "fp8", 64),
+    "deepseek-v3 in bf16": (7168, 2048, "bf16", 64),
+}
+# Words in torch's name of a GPU, and the hardware preset with it.
+GPUS = {"H200": "h200-ib", "H100 80GB HBM3": "h100-ib", "H100 PCIe": "h100-pcie",
+        "L40S": "l40s-pcie"}  # fmt: skip
 Call = Callable[[], object]
 OUT = Path(os.environ.get("OUT") or Path(__file__).resolve().parents[1] / "docs" / "benchmarks")
 
@@ -222,7 +236,37 @@ def splitting() -> dict[str, Any]:
     return {"tokens": TOKENS, "calls": CALLS, "repeats": REPEATS, "results": results}
 
 
-SECTIONS = {"splitting": splitting}
+def expert_time() -> dict[str, Any]:
+    """Measure the experts of three models, and write a curve for each."""
+    gpu = torch.cuda.get_device_name()
+    known = [name for words, name in GPUS.items() if words in gpu]
+    folder = OUT / "curves"
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    for model, (hidden, intermediate, dtype, experts) in EXPERTS.items():
+        told: dict[str, Any] = {"model": model, "dtype": dtype}
+        try:
+            seconds, measured = once(
+                lambda shape=(hidden, intermediate, dtype), most=experts: measure_expert_time(
+                    *shape, num_experts=most
+                )
+            )
+            name = known[0] if known else re.sub("[^a-z0-9]+", "-", gpu.lower())
+            measured.write(folder / f"{name}-{hidden}x{intermediate}-{dtype}.csv")
+            told |= {"wall_s": seconds, "about": measured.about, "notes": measured.notes}
+            most = max(active for active, _, _ in measured.points)
+            told["us_of_all_active"] = [
+                [a, n, 1e6 * t] for a, n, t in measured.points if a in (1, 8, most)
+            ]
+        except Exception as error:  # the others are still worth having
+            told["not_run"] = f"{type(error).__name__}: {error}"[-600:]
+        torch.cuda.empty_cache()
+        print(json.dumps(told), flush=True)
+        results.append(told)
+    return {"results": results}
+
+
+SECTIONS = {"splitting": splitting, "expert-time": expert_time}
 
 
 def main(names: list[str]) -> None:
