@@ -145,7 +145,7 @@ def ours(name: str, counts: Any, slots: Any, S: int, G: int) -> list[dict[str, A
             ways: dict[str, Any] = {"triton": kernel.water_fill, "torch": tensors.water_fill}
             if rounds == ROUNDS[-1]:
                 ways |= {f"triton, {n} warps": partial(kernel.water_fill, num_warps=n)
-                         for n in (1, 2, 4, 8)}  # fmt: skip
+                         for n in (1, 2, 4, 16)}  # fmt: skip
             for way, fill in ways.items():
                 call = partial(fill, *device, rounds, out)
 
