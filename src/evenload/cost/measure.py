@@ -97,12 +97,7 @@ def measure_expert_time(
         If an argument is out of range, or torch is missing, or cannot multiply in this dtype.
     """
     torch = needed("torch", "torch", "torch", "measuring the time of experts")
-    sides = {"hidden_size": hidden_size, "intermediate_size": intermediate_size}
-    H, I = (positive_int(name, side) for name, side in sides.items())  # noqa: E741
-    for name, side in sides.items():
-        if side % 16:
-            near = max(16, side // 16 * 16)
-            raise ValueError(f"{name}={side} is not a multiple of 16; use {near} or {near + 16}")
+    H, I = _side("hidden_size", hidden_size), _side("intermediate_size", intermediate_size)  # noqa: E741
     one_of("dtype", dtype, DTYPES)
     found = "cuda" if torch.cuda.is_available() else "cpu"
     if one_of("device", device or found, ("cuda", "cpu")) == "cuda" != found:
@@ -123,21 +118,32 @@ def measure_expert_time(
     for done, (active, tokens) in enumerate(shapes):
         tell(done, len(shapes))
         points.append((active, tokens, clock.seconds(layer.calls(active, tokens))))
-    about = {
+    sizes = {"hidden": str(H), "intermediate": str(I), "dtype": dtype}
+    return Measured(points, _about(torch, where, layer.product, sizes), layer.notes + clock.notes)
+
+
+def _side(name: str, value: Any) -> int:
+    """Take a multiple of 16, which rows of 8 and 16 bits need to lie where products read them."""
+    side = positive_int(name, value)
+    if side % 16:
+        near = max(16, side // 16 * 16)
+        raise ValueError(f"{name}={side} is not a multiple of 16; use {near} or {near + 16}")
+    return side
+
+
+def _about(torch: Any, where: Any, product: str, sizes: dict[str, str]) -> dict[str, str]:
+    return {
         "what": "seconds of gate and up, activation and down of all active experts of one layer",
-        "hidden": str(H),
-        "intermediate": str(I),
-        "dtype": dtype,
+        **sizes,
         "device": torch.cuda.get_device_name()
         if where.type == "cuda"
         else f"a CPU ({platform.machine()})",
-        "product": layer.product,
+        "product": product,
         "torch": str(torch.__version__),
         "cuda": str(torch.version.cuda),
         "python": platform.python_version(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
     }
-    return Measured(points, about, layer.notes + clock.notes)
 
 
 class _Layer:
