@@ -261,7 +261,8 @@ def _in_short(measured: list[dict[str, Any]]) -> str:
         f"{sum(a['live'] >= b['live'] for a, b in zip(live, even, strict=True))} of {len(live)}.",
         f"- Against the sketch that set the goal: {-max(short):+.4f} on the worst case, "
         f"{-np.mean(short):+.4f} on average.",
-        f"- Slowest plan: {max(p['ms'] for p in live):.0f} ms of CPU time (median over a trace's windows).",
+        f"- Slowest plan: {max(p['ms'] for p in live):.0f} ms of CPU time, median over a trace's "
+        "windows.",
     ]
     return "\n".join(lines)
 
