@@ -14,7 +14,7 @@ from evenload.core.flow import PART_BITS, Flow
 from evenload.core.live import NO_LIMIT
 from evenload.core.matching import relabel
 from evenload.core.replan import part_copies, replan_layers, replan_live
-from evenload.core.start import FIRST, SLOTS, UNIT_TIME
+from evenload.core.start import SLOTS, UNIT_TIME
 from evenload.core.state import State
 from evenload.dispatch import BY_PLACE
 from evenload.maps import EMPTY
@@ -24,6 +24,7 @@ from evenload.solvers.answer import Answer
 from evenload.solvers.by_node import to_placement
 from evenload.solvers.groups import kept_homes
 from evenload.solvers.joint import joint
+from evenload.solvers.running import Running
 from evenload.solvers.search import check_effort, gpu_rows
 from evenload.threads import spread
 
@@ -177,7 +178,7 @@ def incremental(
                 )
         return Answer(to_placement(problem, layers.planned().placed))
     found = layers.plan(price, most, total)
-    placed = in_old_slots(found.placed, layers.running, problem.cluster.living)
+    placed = in_old_slots(found.placed, layers.runs.slots, problem.cluster.living)
     return Answer(to_placement(problem, placed), notes=layers.notes)
 
 
@@ -210,39 +211,9 @@ class Layers:
         return -1.0 if problem.dispatch != "copy" else 1.0 + max(problem.copy_slack - NOISE, 0.0)
 
     @cached_property
-    def running(self) -> Int:
-        """Expert in each living slot now, -1 where there is none yet: int64 [L, S].
-
-        Slots are empty on a GPU that is new, or that had fewer of them.
-        """
-        slot = np.full((self.problem.num_layers, self.problem.cluster.num_slots), EMPTY)
-        for g, held in self._held():
-            first = self.problem.cluster.first_slot[g]
-            kept = min(self.problem.cluster.slots[g], held.shape[1])
-            slot[:, first : first + kept] = held[:, :kept]
-        return np.ascontiguousarray(slot[:, self.problem.cluster.living_slot])
-
-    @cached_property
-    def old(self) -> Flag:
-        """Whether a living GPU holds an expert, in a slot that it still has or not: [L, E, G]."""
-        old = np.zeros((*self.problem.load.shape, self.gpu.shape[1]), np.uint8)
-        number = {g: n for n, g in enumerate(self.problem.cluster.living_gpus)}
-        layer = np.arange(len(old))[:, None]
-        for g, held in self._held():
-            old[layer, held, number[g]] = 1
-        return old
-
-    def _held(self) -> list[tuple[int, Int]]:
-        """List the living GPUs that ran before with what they hold; GPU g is GPU g in both."""
-        current = self.problem.current
-        if current is None:
-            return []
-        before, rows = current.cluster, current.physical_to_logical
-        return [
-            (g, rows[:, before.first_slot[g] : before.first_slot[g + 1]])
-            for g in self.problem.cluster.living_gpus
-            if g < before.num_gpus and before.alive[g]
-        ]
+    def runs(self) -> Running:
+        """What runs now."""
+        return Running(self.problem)
 
     @cached_property
     def start(self) -> Int:
@@ -255,27 +226,12 @@ class Layers:
     @cached_property
     def _whole(self) -> Int:
         """What runs, its gaps filled, or a fresh plan where nothing runs: int64 [L, S]."""
-        if self.problem.current is None:
-            return self.fresh("standard")
-        whole = self.running.copy()
-        held = np.zeros(self.problem.load.shape, bool)
-        held[np.arange(len(whole))[:, None], whole] = True  # or the last, where a slot is empty
-        lacking = (whole == EMPTY).any(axis=1) | ~held.all(axis=1)
-        for layer in np.flatnonzero(lacking):
-            fill_gaps(self.problem.load[layer], self.gpu, whole[layer])
-        return whole
+        return self.fresh("standard") if self.problem.current is None else self.runs.whole
 
     @cached_property
     def forced(self) -> Int:
         """Moves of each layer that the start takes."""
-        return self._moves(self.start)
-
-    def _moves(self, placed: Int) -> Int:
-        held = np.zeros_like(self.old)
-        gpu = np.repeat(np.arange(self.gpu.shape[1]), self.gpu[SLOTS])
-        held[np.arange(len(placed))[:, None], placed, gpu] = 1
-        moves: Int = (held > self.old).sum(axis=(1, 2), dtype=np.int64)
-        return moves
+        return self.runs.moves_to(self.start)
 
     @cached_property
     def _ranked(self) -> tuple[Int, Int]:
@@ -332,7 +288,7 @@ class Layers:
         order = self._ranked[0]
         layer = np.arange(len(order))[:, None]
         load = np.ascontiguousarray(samples.transpose(1, 2, 0)[layer, order])
-        return load, parts, self.old[layer, order]
+        return load, parts, self.runs.old[layer, order]
 
     def search(
         self, start: Int, price: float, most: Int, share: int = 1, steps: int | None = None
@@ -427,7 +383,7 @@ class Layers:
             return kept.or_better(self.search(self._near, price, limit, FRESH_SHARE), price)
         planned = self.planned()
         matched = self._matched(planned.placed)
-        return kept.or_better(Found(matched, planned.peak, self._moves(matched)), price)
+        return kept.or_better(Found(matched, planned.peak, self.runs.moves_to(matched)), price)
 
     @cached_property
     def _near(self) -> Int:
@@ -449,7 +405,7 @@ class Layers:
         matched = placed.copy()
 
         def run(first: int, end: int) -> None:
-            relabel(matched[first:end], self.gpu[SLOTS], kind, first_gpu, self.old[first:end])
+            relabel(matched[first:end], self.gpu[SLOTS], kind, first_gpu, self.runs.old[first:end])
 
         spread(len(placed), placed.size * len(kind), run)
         return matched
@@ -474,8 +430,8 @@ class Layers:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was not to be avoided."""
-        gaps = int((self.running == EMPTY).sum())
-        if gaps == 0 and (self.start == self.running).all():
+        gaps = int((self.runs.slots == EMPTY).sum())
+        if gaps == 0 and (self.start == self.runs.slots).all():
             return ()
         why = f"{gaps} slots of the living GPUs hold nothing yet, and every expert needs one"
         if self.problem.survive is not None:
@@ -507,44 +463,3 @@ def choose_layers(peak: Float, moves: Int, total: int) -> Int:
             return chosen
         left -= int(more[option, at])
         chosen[at] = option
-
-
-def fill_gaps(load: Float, gpu: Int, row: Int) -> None:
-    """Fill the empty slots of a layer in place, experts without a slot first.
-
-    Such an expert goes to the GPU that is done first, and where no slot is empty it takes the slot
-    of the redundant replica that is missed least. The slots that remain go to the expert with the
-    largest share that their GPU lacks.
-
-    Parameters
-    ----------
-    load : float64 ndarray, [E]
-    gpu : int64 ndarray, [4, G]
-    row : int64 ndarray, [S]
-        What runs, -1 in empty slots.
-    """
-    gpu_of_slot = np.repeat(np.arange(gpu.shape[1]), gpu[SLOTS])
-    count = np.bincount(row[row != EMPTY], minlength=len(load))
-    share = np.append(load / np.maximum(count, 1), 0.0)  # of an empty slot, which is -1: none
-    time = np.bincount(gpu_of_slot, share[row], gpu.shape[1]) * gpu[UNIT_TIME]
-    for e in np.argsort(-load, kind="stable"):
-        if count[e] > 0:
-            continue
-        empty = np.flatnonzero(row == EMPTY)
-        if empty.size:
-            slot = empty[np.argmin(time[gpu_of_slot[empty]])]
-        else:
-            spare = np.flatnonzero(count[row] > 1)
-            slot = spare[np.argmin(load[row[spare]] / (count[row[spare]] - 1))]
-            count[row[slot]] -= 1
-        row[slot] = e
-        count[e] = 1
-        time[gpu_of_slot[slot]] += load[e] * gpu[UNIT_TIME, gpu_of_slot[slot]]
-    for slot in np.flatnonzero(row == EMPTY):
-        g = gpu_of_slot[slot]
-        held = row[gpu[FIRST, g] : gpu[FIRST, g] + gpu[SLOTS, g]]
-        lacking = np.setdiff1d(np.arange(len(load)), held)
-        candidates = lacking if lacking.size else np.arange(len(load))
-        e = candidates[np.argmax(load[candidates] / count[candidates])]
-        row[slot] = e
-        count[e] += 1
