@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 from benchmarks.measure import interleaved, number, summary, table
 from benchmarks.planners import published
 from benchmarks.problems import (
+    DATA,
     NUM_GPUS,
     NUM_SLOTS,
+    ORDERS,
+    TRACES,
     Drift,
     drifts,
+    is_here,
+    merged,
     other_domains,
     shuffled,
 )
 from evenload import Cluster, Placement, solve
+from evenload.splitting import WaterFilling
 from evenload.synth import synthetic_trace
 
 TITLE = "Dispatch"
@@ -28,6 +34,7 @@ DISPATCHES = ("even", "live")
 PRICES = {"even": (0.0, 0.0005, 0.001, 0.003, 0.01, 0.03),
           "live": (0.0, 0.001, 0.003, 0.01, 0.03)}  # fmt: skip
 STEPS = (500, 1000, 2000, 4000, 8000, 16000)
+ROUNDS = (1, 2, 4, 8)
 THEIRS = "DeepSeek EPLB, last window"
 MOST_MOVES, LEAST, SIXTEEN = 0.04, 0.96, 16
 # What was asked of a plan for a live split, by trace and GPUs: a sketch's next-window balancedness.
@@ -139,6 +146,30 @@ def by_place() -> list[dict[str, Any]]:
     return rows
 
 
+def by_rounds() -> list[dict[str, Any]]:
+    """Split batches of 1,024 tokens by water-filling, on plans from the windows before theirs."""
+    rows, planner = [], Planner("", "live")
+    for name, (merge, orders, sizes) in TRACES.items():
+        for order in orders if is_here(name) and len(orders) > 1 else ():
+            with np.load(DATA / f"{name}.npz") as arrays:
+                batches = arrays[order]  # of 1,024 tokens each
+            cluster = Cluster(SIXTEEN, num_slots=sizes[SIXTEEN])
+            drift = Drift(f"{name} {ORDERS[order]}", merged(batches.astype(float), merge), cluster)
+            place = Placement.trivial(*batches.shape[1:], cluster)
+            reached: dict[str, list[float]] = {}
+            for t in range(drift.warm, len(drift.trace)):
+                place = planner(drift, drift.trace[:t], place)
+                fills = {str(n): WaterFilling(place, rounds=n).weights for n in ROUNDS}
+                for batch in batches[t * merge : (t + 1) * merge]:
+                    for way, split in {"even": None, **fills, "exact": place.split}.items():
+                        weights = None if split is None else split(batch)
+                        balance = place.balancedness(batch, weights).mean()
+                        reached.setdefault(way, []).append(float(balance))
+            means = {way: float(np.mean(values)) for way, values in reached.items()}
+            rows.append({"trace": drift.name, "slots": cluster.num_slots, **means})
+    return rows
+
+
 def speed(rounds: int) -> dict[str, Any]:
     """Time a live plan in DeepSeek-V3's shape, from what runs and 17 windows, and an even one."""
     trace = synthetic_trace(17, seed=1).astype(float)
@@ -177,11 +208,12 @@ def run(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
         steps: [follow(drift, Planner("", "live", {"effort": steps})) for drift in middle]
         for steps in (STEPS[:2] if quick else STEPS)
     }
-    say("by place, and speed")
+    say("by rounds, by place, and speed")
     return {
         "traces": results,
         "curves": {d: {str(p): _mean(rows) for p, rows in c.items()} for d, c in curves.items()},
         "steps": {str(steps): _mean(rows) for steps, rows in efforts.items()},
+        "by_rounds": by_rounds(),
         "by_place": by_place(),
         "speed": speed(2 if quick else 7),
     }
@@ -211,6 +243,12 @@ def render(result: dict[str, Any]) -> str:
         "Steps of a layer against quality, mean over the four measured traces on 16 GPUs "
         "(`effort=`; by default 8000 there):",
         table(("steps", "even", "live", "moves", "CPU ms a plan"), steps),
+        f"Batches of 1,024 tokens on {SIXTEEN} GPUs, split evenly, by rounds of water-filling, and "
+        "exactly; the placements were planned for a live split of the windows before:",
+        table(("trace", "slots", "even", *(f"rounds: {n}" for n in ROUNDS), "exact"),
+              [[r["trace"], str(r["slots"]),
+                *(f"{r[way]:.4f}" for way in ("even", *map(str, ROUNDS), "exact"))]
+               for r in result["by_rounds"]]),
         "Tokens start on each GPU alike and take the near replica where there is one (58 x 256 -> "
         f"{NUM_SLOTS} slots, {NUM_GPUS} GPUs): the load planned for, and the next window.",
         table(("nodes", "dispatch", "planned for", "seen", "next"),

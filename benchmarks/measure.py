@@ -151,8 +151,10 @@ def _cpu_model() -> str:
 def origin(section: Mapping[str, Any]) -> str:
     """Return in one line how, when and on what a section was measured."""
     told = section["machine"]
-    versions = ", ".join(f"{name} {told[name]}" for name in ("python", *PACKAGES))
+    names = ("python", *PACKAGES, "triton", "cuda")
+    versions = ", ".join(f"{name} {told[name]}" for name in names if name in told)
+    gpu = f"{told['gpu']}, " if "gpu" in told else ""
     return (
-        f"`{section['command']}` on {section['date']}: {told['cpu']}, {told['cores']} cores, "
+        f"`{section['command']}` on {section['date']}: {gpu}{told['cpu']}, {told['cores']} cores, "
         f"{told['system']}; {versions}"
     )

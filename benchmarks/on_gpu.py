@@ -31,6 +31,7 @@ import numpy as np
 import torch
 
 from benchmarks.measure import machine, once
+from benchmarks.on_gpu_page import GPUS
 from evenload.cost.measure import measure_expert_time
 from evenload.splitting import tensors
 from evenload.splitting.schedule import Schedule, make_schedule
@@ -50,9 +51,6 @@ EXPERTS = {
     "deepseek-v3": (7168, 2048, "fp8", 64),
     "deepseek-v3 in bf16": (7168, 2048, "bf16", 64),
 }
-# Words in torch's name of a GPU, and the hardware preset with it.
-GPUS = {"H200": "h200-ib", "H100 80GB HBM3": "h100-ib", "H100 PCIe": "h100-pcie",
-        "L40S": "l40s-pcie"}  # fmt: skip
 Call = Callable[[], object]
 OUT = Path(os.environ.get("OUT") or Path(__file__).resolve().parents[1] / "docs" / "benchmarks")
 

@@ -1,6 +1,7 @@
 """Run the benchmarks: ``python -m benchmarks.run [NAME ...] [--quick] [--update-readme]``.
 
 With ``--redraw`` nothing is measured: the page and the figures are made anew from the results kept.
+What ``python -m benchmarks.on_gpu`` kept beside them is shown too.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from benchmarks import (
     efforts,
     gap,
     memory,
+    on_gpu_page,
     quality_speed,
     replay_speed,
     scaling,
@@ -111,6 +113,9 @@ def write(folder: Path, results: Results) -> list[Path]:
     for name in (name for name in SECTIONS if name in results):
         parts += [f"## {SECTIONS[name].TITLE}", SECTIONS[name].render(results[name]["result"]),
                   f"{origin(results[name])}."]  # fmt: skip
+    on_gpu = folder / "benchmarks" / "on_gpu.json"
+    if on_gpu.is_file():
+        parts.append(on_gpu_page.render(json.loads(on_gpu.read_text())))
     numbers, page = json.dumps(results, indent=1) + "\n", "\n\n".join(parts) + "\n"
     written: dict[Path, Callable[[BinaryIO], object]] = {
         folder / "benchmarks" / "results.json": lambda stream: stream.write(numbers.encode()),

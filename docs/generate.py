@@ -111,28 +111,34 @@ def expert_time_figure() -> Figure:
     from evenload.cost import CostModel, ExpertTime
     from evenload.report.palette import LIGHT
 
-    machine, models = "h100-ib", ("qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v3")
-    figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
+    machine, models = "h200-ib", ("qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v3")
+    figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    tokens, batch = np.geomspace(1, 4096, 200), 8192
+    tokens, batch = np.geomspace(1, 4096, 400), 8192
     shares = np.geomspace(0.05 / batch, 0.5, 200)
     load = np.stack([shares, 1.0 - shares], axis=1)
     for model, colour in zip(models, LIGHT, strict=False):
         curve = ExpertTime.preset(machine, model)
-        label = f"{model}: {curve.source}"
-        left.loglog(tokens, 1e6 * curve.seconds(tokens), color=colour, label=label)
+        roofline = ExpertTime.preset(machine, model, measured=False)
         linear = CostModel.preset(machine, model).expert_time
-        left.loglog(tokens, 1e6 * linear.seconds(tokens), "--", color=colour, linewidth=1)
+        style = "-." if curve == roofline else "-"
+        if curve != roofline:
+            label = f"{model}: measured"
+            left.loglog(tokens, 1e6 * curve.seconds(tokens), color=colour, label=label)
+        label = f"{model}: {roofline.source if curve == roofline else 'roofline'}"
+        left.loglog(tokens, 1e6 * roofline.seconds(tokens), "-.", color=colour, label=label)
+        left.loglog(tokens, 1e6 * linear.seconds(tokens), "--", color=colour, linewidth=0.8)
         seconds = curve.expected_seconds(load, tokens_per_batch=batch)[:, 0]
-        right.loglog(batch * shares, 1e6 * seconds, color=colour)
+        right.loglog(batch * shares, 1e6 * seconds, style, color=colour)
         right.loglog(tokens, 1e6 * curve.seconds(tokens), ":", color="black", linewidth=1)
+    left.plot([], [], "--", color="black", linewidth=0.8, label="in proportion to tokens")
     right.plot([], [], ":", color="black", label="always so many tokens")
-    left.set(title="One expert on an H100", xlabel="tokens in the batch", ylabel="µs")
+    left.set(title="One expert on an H200", xlabel="tokens in the batch", ylabel="µs")
     right.set(
         title=f"Mean over batches of {batch:,} tokens", xlabel="tokens in a batch, on average"
     )
     left.set_ylim(0.5, 500)
-    left.legend()
+    left.legend(fontsize=8)
     right.legend()
     for axes in (left, right):
         axes.grid(alpha=0.3)

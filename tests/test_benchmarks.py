@@ -20,6 +20,7 @@ from benchmarks import (
     frozen,
     gap,
     memory,
+    on_gpu_page,
     problems,
     replay_speed,
     run,
@@ -31,6 +32,7 @@ from benchmarks.quality_speed import max_load
 from evenload import Cluster, Placement, solve
 
 KEPT = run.OUT / "benchmarks" / "results.json"
+ON_GPU = KEPT.with_name("on_gpu.json")
 
 
 def test_ratio_is_the_median_within_rounds() -> None:
@@ -113,6 +115,7 @@ def test_a_redraw_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     kept = KEPT.read_text()
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "results.json").write_text(kept)
+    (tmp_path / "benchmarks" / "on_gpu.json").write_text(ON_GPU.read_text())
     monkeypatch.setattr(run, "_run", None)
     assert run.main(["--redraw", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "benchmarks" / "results.json").read_text() == kept
@@ -122,6 +125,21 @@ def test_a_redraw_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert (tmp_path / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit):
         run.main(["--redraw", "gap"])
+
+
+def test_what_did_not_run_on_a_gpu_is_told() -> None:
+    kept = json.loads(ON_GPU.read_text())
+    for section, row in (("splitting", -1), ("expert-time", 0)):
+        results = kept[section]["result"]["results"]
+        names = {name: results[row][name] for name in ("case", "way", "layers", "model", "dtype")
+                 if name in results[row]}  # fmt: skip
+        results[row] = names | {"not_run": "there is no nvcc"}
+    kept["splitting"]["result"]["results"][0]["same_as_cpu"] = False
+    text = on_gpu_page.render(kept)
+    assert "SGLang LPLBSolver | not run |" in text
+    assert "qwen3-30b-a3b | bf16 | not run |" in text
+    assert "In 71 of 72 runs" in text
+    assert "expert-time" not in on_gpu_page.render({"splitting": kept["splitting"]})
 
 
 @pytest.mark.parametrize("section", [efforts, gap])

@@ -340,3 +340,70 @@ def test_repairs_that_cannot_be():
         repairs(LOAD)
     with pytest.raises(ValueError, match="what='rack'"):
         repairs(place, LOAD, what="rack")
+
+
+# --- every dispatch ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dispatch", ["live", "nearest"])
+@pytest.mark.parametrize("what", ["gpu", "node"])
+def test_a_plan_for_a_dispatch_survives_and_balances_under_it(dispatch, what):
+    """From nothing and from what runs; nothing that even sharing gives is better under it."""
+    rng = np.random.default_rng(3)
+    cluster = Cluster(8, 4, num_slots=48)
+    for tokens in (None, [3, 1, 1, 1, 1, 1, 1, 0])[: 1 if dispatch == "live" else 2]:
+        load = rng.lognormal(0, 1, (3, 16))
+        how = {"survive": what, "dispatch": dispatch, "tokens_from": tokens}
+        plan = solve(load, cluster, **how)
+        even = solve(load, cluster, survive=what).placement
+        sharing = {"dispatch": dispatch, "tokens_from": tokens}
+        later = solve(load[::-1], cluster, **how, current=plan.placement, max_moves=4)
+        for found, seen in ((plan, load), (later, load[::-1])):
+            check_deaths(found.placement, what, 1)
+            assert found.placement.survives(what)
+            reached = found.placement.balancedness(seen, **sharing)
+            np.testing.assert_allclose(found.balancedness, reached)
+            assert (found.balancedness <= found.bound * (1 + 1e-9)).all()
+        assert plan.balancedness.mean() >= even.balancedness(load, **sharing).mean()
+        assert (plan.balancedness > 0.95).all()
+        before = plan.placement.balancedness(load[::-1], **sharing)
+        assert later.balancedness.mean() >= before.mean() - 1e-9
+
+
+@pytest.mark.parametrize("dispatch", ["live", "nearest"])
+@pytest.mark.parametrize("what", ["gpu", "node"])
+def test_repairs_are_for_the_dispatch_of_the_plan(dispatch, what):
+    load = np.random.default_rng(4).lognormal(0, 1, (2, 12))
+    tokens = {"tokens_from": np.arange(8.0)} if dispatch == "nearest" else {}
+    plan = solve(load, Cluster(8, 4, 4), survive=what, dispatch=dispatch, **tokens)
+    free = repairs(plan, what=what, max_moves=6)
+    shared = repairs(plan, what=what, max_moves=6, dispatch="even")
+    for number, repair in free.items():
+        gpus = list(domains(plan.placement.cluster, what)[number])
+        sharing = {"dispatch": dispatch}
+        if tokens:
+            sharing["tokens_from"] = np.where(np.isin(np.arange(8), gpus), 0.0, np.arange(8))
+        assert repair.problem.dispatch == dispatch
+        reached = repair.placement.balancedness(load, **sharing)
+        np.testing.assert_allclose(repair.balancedness, reached)
+        other = shared[number].placement.balancedness(load, **sharing)
+        assert reached.mean() >= other.mean() - 1e-9
+    assert all(repair.problem.dispatch == "even" for repair in shared.values())
+    for repair in repairs(plan, what=what, survive=what).values():
+        assert repair.placement.survives(what)
+
+
+def test_repairs_where_all_tokens_started_on_what_dies():
+    plan = solve(LOAD, Cluster(3, slots_per_gpu=4), dispatch="nearest", tokens_from=[1, 0, 0])
+    sent = [repair.problem.tokens_from for repair in repairs(plan).values()]
+    assert sent[0] is None
+    assert [list(tokens) for tokens in sent[1:]] == [[1, 0, 0]] * 2
+
+
+def test_repairs_keep_the_parts_of_a_dispatch():
+    for how in ({"dispatch": "live", "live_share": 0.3}, {"dispatch": "copy", "copy_slack": 0.2}):
+        plan = solve(LOAD, Cluster(3, slots_per_gpu=4), **how)
+        for repair in repairs(plan).values():
+            assert {name: getattr(repair.problem, name) for name in how} == how
+    with pytest.raises(ValueError, match="tokens_from is for dispatch 'nearest' or 'static'"):
+        repairs(plan, tokens_from=[1, 1, 1])

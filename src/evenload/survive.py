@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from evenload.arrays import keep_numpy
 from evenload.checks import one_of
 from evenload.cluster import DOMAINS, Cluster
+from evenload.dispatch import check_tokens_from
 from evenload.placement import Placement
 from evenload.plan import Plan
 from evenload.planner import solve
@@ -38,8 +41,10 @@ def repairs(
     max_moves : int, default 0
         Further experts of each layer that may move, for balance; those that have to move count.
     **options
-        As for `evenload.solve`. `num_groups` is the plan's by default, and ``topology="strict"``
-        falls back to ``"ignore"`` where the nodes that are left cannot hold the groups.
+        As for `evenload.solve`. `num_groups` and the dispatch with what belongs to it are the
+        plan's by default, and ``topology="strict"`` falls back to ``"ignore"`` where the nodes that
+        are left cannot hold the groups. From GPUs that die no tokens start any more; if that was
+        all of `tokens_from`, every living GPU sends equally many.
 
     Returns
     -------
@@ -65,6 +70,8 @@ def repairs(
         problem = running.problem
         load = problem.load if load is None else load
         kept = None if problem.topology == "strict" else problem.topology
+        if "dispatch" not in options:
+            options = problem.sharing | {"copy_slack": problem.copy_slack} | options
         options = {"num_groups": problem.num_groups, "topology": kept} | options
         running = running.placement
     if not isinstance(running, Placement):
@@ -75,8 +82,18 @@ def repairs(
     dying: dict[int, tuple[int, ...]] = {g: (g,) for g in cluster.living_gpus}
     if one_of("what", what, DOMAINS) == "node":
         dying = {gpus[0] // cluster.gpus_per_node: gpus for gpus in cluster.living_by_node}
+    dispatch = options.get("dispatch", "even")
+    tokens = check_tokens_from(options.pop("tokens_from", None), dispatch, cluster)
     how: dict[str, Any] = {"current": current, "solver": "incremental", "max_moves": max_moves}
-    return {n: solve(load, _without(cluster, gpus), **how, **options) for n, gpus in dying.items()}
+    how |= options
+    plans = {}
+    for number, gpus in dying.items():
+        left = _without(cluster, gpus)
+        sent = None if tokens is None else np.where(left.alive, tokens, 0.0)
+        if sent is not None and not sent.any():
+            sent = None
+        plans[number] = solve(load, left, tokens_from=sent, **how)
+    return plans
 
 
 def _without(cluster: Cluster, gpus: tuple[int, ...]) -> Cluster:

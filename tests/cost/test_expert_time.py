@@ -140,6 +140,18 @@ def test_curves_that_are_shipped_are_of_presets() -> None:
         assert ExpertTime.read(path).source.startswith("measured on ")
 
 
+@pytest.mark.parametrize("model", ["qwen3-30b-a3b", "deepseek-v3"])
+def test_presets_read_what_was_measured_unless_told_not_to(model) -> None:
+    """The page on seconds tells how far the two are apart."""
+    curve = ExpertTime.preset("h200-ib", model)
+    assert curve.source == "measured on NVIDIA H200, torch 2.11.0+cu130, 2026-11-27"
+    roofline = ExpertTime.preset("h200-ib", model, measured=False)
+    assert roofline.source == NEVER_MEASURED
+    few, many = (curve.seconds(n) / roofline.seconds(n) for n in (16, np.array([512, 1024, 4096])))
+    assert 1.2 < few < 1.5
+    assert (np.abs(many - 1.0) < 0.07).all()
+
+
 def test_unknown_presets() -> None:
     with pytest.raises(ValueError, match=r"^hardware='h900' is unknown; use one of: h100-ib, "):
         ExpertTime.preset("h900")

@@ -196,8 +196,10 @@ def test_eight_rounds_are_near_the_best_split_on_recorded_loads(name, array, num
     rng, gaps = np.random.default_rng(0), []
     for t in (len(trace) // 2, len(trace) - 1):
         past = trace[max(0, t - 8) : t].sum(axis=0) + 1e-3
-        even = solve(past, Cluster(num_gpus, num_slots=num_slots), effort="fast").placement
-        for place in (even, linked(even, past, rng)):
+        cluster = Cluster(num_gpus, num_slots=num_slots)
+        even = solve(past, cluster, effort="fast").placement
+        live = solve(trace[max(0, t - 8) : t] + 1e-3, cluster, dispatch="live").placement
+        for place in (even, linked(even, past, rng), live):
             best = place.balancedness(trace[t], place.split(trace[t])).mean()
             for rounds in (4, 8):
                 weights = WaterFilling(place, rounds=rounds).weights(trace[t])

@@ -81,20 +81,22 @@ class ExpertTime:
         return cls([(0.0, 0.0), *bend, end], NEVER_MEASURED)
 
     @classmethod
-    def preset(cls, hardware: str = "h100-ib", model: str = "deepseek-v3") -> ExpertTime:
+    def preset(
+        cls, hardware: str = "h100-ib", model: str = "deepseek-v3", *, measured: bool = True
+    ) -> ExpertTime:
         """Return the time of a model's expert on a machine; `source` says how it is known.
 
-        That is the curve measured there for experts of this size and type, if there is one. Else it
-        is a roofline of a data sheet's figures: 80 % of the memory's bandwidth, and half of the
-        peak operations, as in `CostModel.preset`. The names are those of `hardware_names` and
-        `model_names`; an unknown one is a `ValueError` that lists them.
+        That is the curve measured there for experts of this size and type, if there is one. Else,
+        or without `measured`, it is a roofline of a data sheet's figures: 80 % of the memory's
+        bandwidth, and half of the peak operations, as in `CostModel.preset`. The names are those of
+        `hardware_names` and `model_names`; an unknown one is a `ValueError` that lists them.
         """
         machine = HARDWARE[one_of("hardware", hardware, HARDWARE)]
         experts = MODELS[one_of("model", model, MODELS)]
         sides = f"{experts.hidden_size}x{experts.intermediate_size}"
-        measured = CURVES / f"{hardware}-{sides}-{experts.dtype}.csv"
-        if measured.is_file():
-            return cls.read(measured)
+        file = CURVES / f"{hardware}-{sides}-{experts.dtype}.csv"
+        if measured and file.is_file():
+            return cls.read(file)
         reading, rate = (
             READING * machine.memory_bandwidth,
             UTILISATION * machine.flops(experts.dtype),

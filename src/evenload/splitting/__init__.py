@@ -1,8 +1,10 @@
 """Divide each batch's tokens among the replicas of their experts, at serving speed.
 
 `Placement.split` finds the best split exactly, for a load that is known beforehand. `WaterFilling`
-comes close to it in some microseconds, for the counts of one batch. What is said here of GPUs was
-not run on one yet: the Triton kernel was run in Triton's interpreter, and compiled for one.
+comes close to it in some microseconds, for the counts of one batch. On an H200, the Triton kernel
+and the torch operations gave the same whole numbers as on a CPU, from a CUDA graph too. No engine
+ran them there yet. The torch operations take many times as long as the kernel: the benchmarks'
+page has the times of both.
 """
 
 from __future__ import annotations
