@@ -135,6 +135,7 @@ def test_ranks_share_a_plan_and_its_experts_move(said):
         ("raises", "ranks plan differently"),
         ("all raise", "the old map stays: MemoryError: no room"),
         ("lost", "not every rank came to compare"),
+        ("cut", "not every rank came to compare"),
         ("differs", "ranks plan differently from the same load, policy and options"),
         ("late", "not every rank came to compare its plan within 10 s"),
         ("killed", "the kill switch is on"),
