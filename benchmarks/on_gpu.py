@@ -2,6 +2,8 @@
 
 It prints one line of JSON a measurement, and writes ``on_gpu.json`` into $OUT, else into
 ``docs/benchmarks``: a section like those of ``results.json``. Nothing is compiled by Numba.
+``expert-time`` also writes ``curves/*.csv`` there: they belong into ``src/evenload/cost/curves``,
+where `ExpertTime.preset` finds them.
 
 SGLang's own solver is measured beside ours where it can be had: it compiles CUDA sources at run
 time, so it needs nvcc and, on the path of Python, sglang, apache-tvm-ffi, msgspec and
@@ -11,13 +13,16 @@ the solver's file and the kernels' package are imported. Where that fails, the r
 
 import json
 import os
+import re
 import statistics
 import sys
 import types
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache, partial
+from importlib import import_module
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
@@ -25,7 +30,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.measure import machine
+from benchmarks.measure import machine, once
+from evenload.cost.measure import measure_expert_time
 from evenload.splitting import tensors
 from evenload.splitting.schedule import Schedule, make_schedule
 
@@ -37,6 +43,16 @@ CASES = {
 ROUNDS = (1, 2, 4, 8)
 TOKENS = 1024  # of a batch
 CALLS, REPEATS = 20, 7
+# Sides of the experts, their type, and how many of them may be active on a GPU at once.
+EXPERTS = {
+    "qwen3-30b-a3b": (2048, 768, "bf16", 128),
+    "gpt-oss-20b": (2880, 2880, "bf16", 32),  # its own type, mxfp4, torch does not multiply
+    "deepseek-v3": (7168, 2048, "fp8", 64),
+    "deepseek-v3 in bf16": (7168, 2048, "bf16", 64),
+}
+# Words in torch's name of a GPU, and the hardware preset with it.
+GPUS = {"H200": "h200-ib", "H100 80GB HBM3": "h100-ib", "H100 PCIe": "h100-pcie",
+        "L40S": "l40s-pcie"}  # fmt: skip
 Call = Callable[[], object]
 OUT = Path(os.environ.get("OUT") or Path(__file__).resolve().parents[1] / "docs" / "benchmarks")
 
@@ -131,7 +147,7 @@ def ours(name: str, counts: Any, slots: Any, S: int, G: int) -> list[dict[str, A
             ways: dict[str, Any] = {"triton": kernel.water_fill, "torch": tensors.water_fill}
             if rounds == ROUNDS[-1]:
                 ways |= {f"triton, {n} warps": partial(kernel.water_fill, num_warps=n)
-                         for n in (1, 2, 4, 8)}  # fmt: skip
+                         for n in (1, 2, 4, 16)}  # fmt: skip
             for way, fill in ways.items():
                 call = partial(fill, *device, rounds, out)
 
@@ -174,6 +190,14 @@ def sglangs_solver() -> Any:
     return LPLBSolver
 
 
+def _import_sglangs_kernels() -> None:
+    """Import what SGLang's solver imports when it is built: threads that do see half of it."""
+    with suppress(Exception):  # each build tells why it failed
+        sglangs_solver()
+        import_module("sglang.kernels.ops.lplb.torch_solver")
+        import_module("sglang.kernels.ops.lplb.cuda_solver")
+
+
 def sglangs(problem: tuple[Any, Any, Any], G: int) -> Any:
     """Build SGLang's solver for the first layer and solve once: that compiles."""
     counts, slots, experts = problem
@@ -214,6 +238,7 @@ def splitting() -> dict[str, Any]:
     results = []
     for name, found in problems.items():
         results += ours(name, *found[:2], *CASES[name][2:4])
+    _import_sglangs_kernels()
     with ThreadPoolExecutor(len(CASES)) as pool:  # nvcc takes most of a minute for each
         builds = {name: pool.submit(sglangs, found, CASES[name][3])
                   for name, found in problems.items()}  # fmt: skip
@@ -222,7 +247,37 @@ def splitting() -> dict[str, Any]:
     return {"tokens": TOKENS, "calls": CALLS, "repeats": REPEATS, "results": results}
 
 
-SECTIONS = {"splitting": splitting}
+def expert_time() -> dict[str, Any]:
+    """Measure the experts of three models, and write a curve for each."""
+    gpu = torch.cuda.get_device_name()
+    known = [name for words, name in GPUS.items() if words in gpu]
+    folder = OUT / "curves"
+    folder.mkdir(parents=True, exist_ok=True)
+    results = []
+    for model, (hidden, intermediate, dtype, experts) in EXPERTS.items():
+        told: dict[str, Any] = {"model": model, "dtype": dtype}
+        try:
+            seconds, measured = once(
+                lambda shape=(hidden, intermediate, dtype), most=experts: measure_expert_time(
+                    *shape, num_experts=most
+                )
+            )
+            name = known[0] if known else re.sub("[^a-z0-9]+", "-", gpu.lower())
+            measured.write(folder / f"{name}-{hidden}x{intermediate}-{dtype}.csv")
+            told |= {"wall_s": seconds, "about": measured.about, "notes": measured.notes}
+            most = max(active for active, _, _ in measured.points)
+            told["us_of_all_active"] = [
+                [a, n, 1e6 * t] for a, n, t in measured.points if a in (1, 8, most)
+            ]
+        except Exception as error:  # the others are still worth having
+            told["not_run"] = f"{type(error).__name__}: {error}"[-600:]
+        torch.cuda.empty_cache()
+        print(json.dumps(told), flush=True)
+        results.append(told)
+    return {"results": results}
+
+
+SECTIONS = {"splitting": splitting, "expert-time": expert_time}
 
 
 def main(names: list[str]) -> None:

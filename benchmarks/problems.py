@@ -179,3 +179,53 @@ def merged(trace: NDArray[np.float64], windows: int) -> NDArray[np.float64]:
     count = len(trace) // windows
     parts = trace[: count * windows].reshape(count, windows, *trace.shape[1:])
     return np.asarray(parts.sum(axis=1))
+
+
+SHUFFLED = {"gpt-oss-20b": ("request", 64, 10240, {16: 48}),
+            "deepseek-v2-lite": ("sequence", 1, 2048, {16: 80})}  # fmt: skip
+
+
+def shuffled(seeds: int) -> Iterator[Drift]:
+    """Yield the measured traces with their requests in other orders, drawn by seed.
+
+    So many requests at a time, a token of each in turn, in windows of so many tokens.
+    """
+    for name in filter(is_here, SHUFFLED):
+        key, beside, tokens, sizes = SHUFFLED[name]
+        with np.load(DATA / f"{name}.npz") as arrays:
+            request, topk, E = arrays[key], arrays["topk"], arrays["load"].shape[2]
+        place = np.zeros(len(request), np.int64)  # of a token in its request
+        for number in np.unique(request):
+            own = np.flatnonzero(request == number)
+            place[own] = np.arange(own.size)
+        for seed in range(seeds):
+            order = np.random.default_rng(seed).permutation(int(request.max()) + 1)[request]
+            chosen = topk[np.lexsort((order, place, order // beside))]
+            windows = [_counted(chosen[first : first + tokens], E)
+                       for first in range(0, len(chosen) - tokens + 1, tokens)]  # fmt: skip
+            for gpus, slots in sizes.items():
+                cluster = Cluster(gpus, num_slots=slots)
+                yield Drift(f"{name} shuffled, seed {seed}", np.stack(windows), cluster)
+
+
+def _counted(topk: NDArray[Any], num_experts: int) -> NDArray[np.float64]:
+    """Count the tokens of each expert in each layer, [L, E], of experts [tokens, L, k]."""
+    counts = [np.bincount(topk[:, layer].ravel(), minlength=num_experts)
+              for layer in range(topk.shape[1])]  # fmt: skip
+    return np.array(counts, np.float64)
+
+
+def other_domains(seed: int, windows: int = 14, layers: int = 8) -> Drift:
+    """Return a trace of which each window is another domain: 288 slots on 32 GPUs.
+
+    The logarithm of an expert's popularity is normal; .7 of its variance stays, .3 is drawn anew.
+    """
+    rng = np.random.default_rng(seed)
+    stays = rng.normal(0.0, np.sqrt(0.7), (layers, NUM_EXPERTS))
+    trace = []
+    for _ in range(windows):
+        weight = np.exp(stays + rng.normal(0.0, np.sqrt(0.3), stays.shape))
+        share = weight / weight.sum(axis=1, keepdims=True)
+        trace.append([rng.multinomial(8 * 4096, row) for row in share])
+    cluster = Cluster(NUM_GPUS, num_slots=NUM_SLOTS)
+    return Drift(f"other domains, seed {seed}", np.array(trace, float), cluster, real=False)

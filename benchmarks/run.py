@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from benchmarks import (
     cold_start,
     copying,
+    dispatch,
     drift,
     efforts,
     gap,
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Any] = {
     "quality_speed": quality_speed,
     "efforts": efforts,
     "gap": gap,
+    "dispatch": dispatch,
     "drift": drift,
     "copying": copying,
     "scaling": scaling,

@@ -7,7 +7,8 @@ A page marks each place by a comment, and what follows the comment is replaced:
   file is the block after ``<!-- file: NAME -->``;
 - ``<!-- settings -->`` to ``<!-- end -->``: the table of the plug-ins' settings.
 
-The command reference is written as a whole, and the picture of the demo is drawn.
+The command reference is written as a whole, and the pictures of the demo and of experts' time are
+drawn.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DOCS = Path(__file__).parent
 REFERENCE = DOCS / "reference" / "cli.md"
@@ -98,12 +103,49 @@ def _session(shown: str, folder: Path) -> str:
     return shown if TIME.sub("", shown) == TIME.sub("", now) else now
 
 
+def expert_time_figure() -> Figure:
+    """Draw what an expert takes for its tokens, and on average where its tokens are chance."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from evenload.cost import CostModel, ExpertTime
+    from evenload.report.palette import LIGHT
+
+    machine, models = "h100-ib", ("qwen3-30b-a3b", "gpt-oss-20b", "deepseek-v3")
+    figure = Figure(figsize=(11, 4.2), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    tokens, batch = np.geomspace(1, 4096, 200), 8192
+    shares = np.geomspace(0.05 / batch, 0.5, 200)
+    load = np.stack([shares, 1.0 - shares], axis=1)
+    for model, colour in zip(models, LIGHT, strict=False):
+        curve = ExpertTime.preset(machine, model)
+        label = f"{model}: {curve.source}"
+        left.loglog(tokens, 1e6 * curve.seconds(tokens), color=colour, label=label)
+        linear = CostModel.preset(machine, model).expert_time
+        left.loglog(tokens, 1e6 * linear.seconds(tokens), "--", color=colour, linewidth=1)
+        seconds = curve.expected_seconds(load, tokens_per_batch=batch)[:, 0]
+        right.loglog(batch * shares, 1e6 * seconds, color=colour)
+        right.loglog(tokens, 1e6 * curve.seconds(tokens), ":", color="black", linewidth=1)
+    right.plot([], [], ":", color="black", label="always so many tokens")
+    left.set(title="One expert on an H100", xlabel="tokens in the batch", ylabel="µs")
+    right.set(
+        title=f"Mean over batches of {batch:,} tokens", xlabel="tokens in a batch, on average"
+    )
+    left.set_ylim(0.5, 500)
+    left.legend()
+    right.legend()
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    return figure
+
+
 def main() -> None:
-    """Write the reference, the marked places of all pages, and the picture."""
+    """Write the reference, the marked places of all pages, and the pictures."""
     REFERENCE.write_text(command_reference(), encoding="utf-8")
     for page in sorted(DOCS.rglob("*.md")):
         page.write_text(filled(page), encoding="utf-8")
     evenload(["demo", "--plot", str(DOCS / "figures" / "demo.png")])
+    expert_time_figure().savefig(DOCS / "figures" / "expert_time.png")
 
 
 if __name__ == "__main__":

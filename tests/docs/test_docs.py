@@ -24,7 +24,11 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 SOURCE = ROOT / "src"
 WITH_EXAMPLES = [file for file in SOURCE.rglob("*.py") if ">>> " in file.read_text("utf-8")]
 LOAD = np.random.default_rng(0).integers(1, 1000, (12, 2, 32))
-TOLD = {"inspect": "12 windows, 2 layers, 32 experts", "convert": "wrote the placement to"}
+TOLD = {
+    "inspect": "12 windows, 2 layers, 32 experts",
+    "convert": "wrote the placement to",
+    "measure-expert-time": "wrote 21 points of ",
+}
 
 
 def read(name: str) -> str:
@@ -49,6 +53,7 @@ def commands(page: str) -> list[str]:
         ("docs/tutorial.md", {"plan", "evaluate"}, 2),
         ("docs/how-to/plan.md", {"plan", "evaluate", "inspect", "convert"}, 6),
         ("docs/how-to/replay.md", {"replay", "report", "sweep"}, 3),
+        ("docs/explanation/seconds.md", {"measure-expert-time"}, 2),
     ],
 )
 def test_examples_run(generate, tmp_path, monkeypatch, name, subcommands, num_blocks) -> None:
@@ -65,7 +70,8 @@ def test_examples_run(generate, tmp_path, monkeypatch, name, subcommands, num_bl
         assert program == "evenload"
         result = run(*arguments)
         assert result.exit_code == 0, result.stderr
-        said = result.stderr if arguments[0] == "convert" else result.stdout
+        quiet = arguments[0] in ("convert", "measure-expert-time")
+        said = result.stderr if quiet else result.stdout
         assert TOLD.get(arguments[0], "balancedness") in said
     if "convert" in subcommands:
         assert (tmp_path / "moe_load_balancer.yaml").read_text().startswith("num_slots: 40")

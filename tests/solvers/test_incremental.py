@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenload import Cluster, Placement, solve, threads
+from evenload.solvers.incremental import LIVE_SAMPLES
 
 EXACT = 1 - 1e-9  # the search compares on an integer grid
 
@@ -20,12 +21,11 @@ class Case:
     load: np.ndarray
     cluster: Cluster
     current: Placement
+    dispatch: str = "even"
 
     def solve(self, load=None, **options):
-        load = self.load if load is None else load
-        return solve(
-            load, self.cluster, current=self.current, effort=options.pop("effort", 300), **options
-        )
+        options = {"effort": 300, "dispatch": self.dispatch, "current": self.current} | options
+        return solve(self.load if load is None else load, self.cluster, **options)
 
 
 def draw_placement(rng, layers, experts, cluster):
@@ -57,16 +57,25 @@ def cases(draw, same_cluster=False):
     load[..., 0, 0] += 1  # no window without load
     cluster = draw_cluster(rng, experts)
     before = cluster if same_cluster or rng.random() < 0.5 else draw_cluster(rng, experts)
-    return Case(load, cluster, draw_placement(rng, layers, experts, before))
+    dispatch = draw(st.sampled_from(["even", "live", "nearest"]))
+    return Case(load, cluster, draw_placement(rng, layers, experts, before), dispatch)
 
 
 def expected(plan):
     """What the solver judges by: the mean time of the last GPU over that of an even load."""
-    samples = plan.problem.samples
-    if samples is None:
+    problem = plan.problem
+    if problem.samples is None:
         return 1 / plan.balancedness
-    plain = np.stack([1 / plan.placement.balancedness(load) for load in samples])
-    return np.average(plain, axis=0, weights=plan.problem.sample_weight)
+    sure = np.argsort(-problem.sample_weight, kind="stable")
+    sure = sure[: LIVE_SAMPLES if problem.dispatch != "even" else None]
+    plain = [1 / plan.placement.balancedness(problem.samples[m], dispatch=problem.dispatch)
+             for m in sure]  # fmt: skip
+    return np.average(np.stack(plain), axis=0, weights=problem.sample_weight[sure])
+
+
+def exact(case):
+    """How much worse something may look: on a grid, and where flows are good enough at .9999."""
+    return EXACT if case.dispatch == "even" else 1 - 2e-4
 
 
 def held(placement, gpus):
@@ -120,10 +129,9 @@ LIMITS = [
 )
 def test_never_worse_than_what_runs(case, limit, effort):
     plan = case.solve(effort=effort, **limit)
-    runs = replace(
-        plan, placement=case.current, balancedness=case.current.balancedness(plan.problem.load)
-    )
-    assert (expected(plan) <= expected(runs) / EXACT).all()
+    reached = case.current.balancedness(plan.problem.load, dispatch=case.dispatch)
+    runs = replace(plan, placement=case.current, balancedness=reached)
+    assert (expected(plan) <= expected(runs) / exact(case)).all()
     assert (plan.duplicates <= case.current.duplicates).all()
 
 
@@ -163,9 +171,9 @@ def test_forced_moves_are_told(case, most):
 @given(case=cases())
 def test_free_moves_are_never_worse_than_from_scratch(case):
     plan = case.solve(move_cost=0)
-    scratch = solve(case.load, case.cluster, solver="incremental", effort=300)
-    assert (expected(plan) * EXACT <= expected(scratch)).all()
-    if case.load.ndim == 2:
+    scratch = case.solve(current=None, solver="incremental")
+    assert (expected(plan) * exact(case) <= expected(scratch)).all()
+    if case.load.ndim == 2 and case.dispatch == "even":
         joint = solve(case.load, case.cluster, solver="joint")
         fewer = plan.duplicates <= joint.duplicates
         assert (plan.balancedness >= joint.balancedness * EXACT)[fewer].all()
@@ -178,7 +186,7 @@ def test_moves_pay_their_price(case, price):
     if case.current.duplicates.any():
         return
     plan, stay = case.solve(move_cost=price), case.solve(max_moves=0)
-    assert (expected(plan) + price * plan.moves <= expected(stay) * (1 + 1e-6)).all()
+    assert (expected(plan) + price * plan.moves <= expected(stay) / exact(case)).all()
 
 
 @settings(max_examples=80, deadline=None)
@@ -232,9 +240,73 @@ def test_the_names_of_experts_do_not_matter(case, seed):
     load = np.empty_like(first)
     load[..., new_name] = first
     before = case.solve(first)
-    after = Case(load, case.cluster, renamed).solve()
+    after = Case(load, case.cluster, renamed, case.dispatch).solve()
     np.testing.assert_allclose(after.balancedness, before.balancedness, rtol=1e-12)
     np.testing.assert_array_equal(after.moves, before.moves)
+
+
+# --- dispatch ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dispatch", ["live", "nearest", "static"])
+def test_a_plan_for_a_dispatch_is_better_under_it(dispatch):
+    load = np.random.default_rng(3).lognormal(0.0, 1.0, (8, 32))
+    cluster = Cluster(8, 4, slots_per_gpu=5)
+    plan, even = solve(load, cluster, dispatch=dispatch), solve(load, cluster, solver="incremental")
+    others = even.placement.balancedness(load, dispatch=dispatch)
+    assert plan.balancedness.mean() > others.mean()
+    assert plan.balancedness.mean() > {"live": 0.999, "nearest": 0.98, "static": 0.95}[dispatch]
+
+
+def test_a_plan_follows_where_tokens_start():
+    load, cluster = np.ones((2, 8)), Cluster(4, 2, slots_per_gpu=3)
+    skew = [5.0, 1.0, 1.0, 1.0]
+    plan = solve(load, cluster, dispatch="nearest", tokens_from=skew)
+    even = solve(load, cluster, dispatch="nearest").placement
+    later = even.balancedness(load, dispatch="nearest", tokens_from=skew)
+    assert plan.balancedness.mean() > later.mean()
+
+
+def test_a_live_share_is_a_dial():
+    """Between a plan for a live split and one for even shares, under either."""
+    load, cluster = np.random.default_rng(3).lognormal(0.0, 1.0, (8, 32)), Cluster(16, num_slots=48)
+    shares = (1.0, 0.5, 0.05)
+    plans = [solve(load, cluster, dispatch="live", live_share=m).placement for m in shares]
+    live, even = (
+        [plan.balancedness(load, dispatch=dispatch).mean() for plan in plans]
+        for dispatch in ("live", "even")
+    )
+    assert live == sorted(live, reverse=True)
+    assert even == sorted(even)
+
+
+@pytest.mark.parametrize("dispatch", ["live", "nearest"])
+def test_groups_stay_on_their_nodes_under_a_dispatch(dispatch):
+    rng = np.random.default_rng(4)
+    before = solve(rng.random((3, 8)), GROUPED, num_groups=4, dispatch=dispatch)
+    on_nodes(before, 4)
+    plan = solve(rng.random((5, 3, 8)), GROUPED, num_groups=4, current=before.placement,
+                 dispatch=dispatch)  # fmt: skip
+    on_nodes(plan, 4)
+
+
+def test_few_moves_hold_a_live_split_on_a_real_trace(shared):
+    """gpt-oss-20b while its topics change: ten points over even plans split live, at few moves."""
+    with np.load(shared / "data" / "gpt-oss-20b.npz") as arrays:
+        load = arrays["load"].astype(float).reshape(21, 10, 24, 32).sum(axis=1)
+    cluster, reached, moved = Cluster(16, num_slots=48), [], []
+    current = {d: Placement.trivial(24, 32, cluster) for d in ("even", "live")}
+    for t in range(6, 14):
+        for dispatch, running in current.items():
+            price = 0.0 if t == 6 else None
+            plan = solve(load[:t], cluster, current=running, dispatch=dispatch, move_cost=price)
+            current[dispatch] = plan.placement
+            moved.append(plan.moves.sum())
+        reached.append([p.balancedness(load[t], dispatch="live").mean() for p in current.values()])
+    even, live = np.mean(reached, axis=0)
+    assert live > 0.97
+    assert live > even + 0.03
+    assert sum(moved[3::2]) < 0.04 * 7 * 24 * 48
 
 
 # --- groups -----------------------------------------------------------------------------------

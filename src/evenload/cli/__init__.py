@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from evenload import __version__
@@ -20,7 +21,7 @@ __all__ = ["COMMANDS", "main", "parser_of"]
 
 COMMANDS = (
     "plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "demo", "warmup",
-    "doctor",
+    "doctor", "measure-expert-time",
 )  # fmt: skip
 
 _FILES = ("FILE", "FOLDER", "IN", "OUT", "LOADS", "TRACE", "PLACEMENT", "REPLAYS")
@@ -120,6 +121,10 @@ def _add(group: argparse._ActionsContainer, usage: str, text: str) -> None:
         group.add_argument(metavar.lower(), nargs="+" if several else None, **how)
 
 
+def _module(command: str) -> ModuleType:
+    return import_module(f"evenload.cli.{command.replace('-', '_')}")
+
+
 def parser_of(command: str | None) -> Parser:
     """Return the parser of a command, or of ``evenload`` itself for None.
 
@@ -128,7 +133,7 @@ def parser_of(command: str | None) -> Parser:
     `_add` reads them, and their help.
     """
     if command is not None:
-        module = import_module(f"evenload.cli.{command}")
+        module = _module(command)
         examples = getattr(module, "EXAMPLES", "")
         parser = Parser(f"evenload {command}", module.run.__doc__, examples + _EPILOG)
         for title, options in getattr(module, "OPTIONS", {}).items():
@@ -140,7 +145,7 @@ def parser_of(command: str | None) -> Parser:
         return parser
     about = "Decide on which GPU every expert of a Mixture-of-Experts model lives.\n\nCommands:"
     for name in COMMANDS:
-        summary = import_module(f"evenload.cli.{name}").run.__doc__.partition("\n")[0]
+        summary = _module(name).run.__doc__.partition("\n")[0]
         about += f"\n  {name:8}  {summary}"
     parser = Parser("evenload", about, _EPILOG)
     version = f"evenload {__version__}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -13,7 +14,7 @@ from evenload.core.flow import PART_BITS, Flow
 from evenload.core.live import NO_LIMIT
 from evenload.core.matching import relabel
 from evenload.core.replan import part_copies, replan_layers, replan_live
-from evenload.core.start import FIRST, SLOTS, UNIT_TIME
+from evenload.core.start import SLOTS, UNIT_TIME
 from evenload.core.state import State
 from evenload.dispatch import BY_PLACE
 from evenload.maps import EMPTY
@@ -23,6 +24,7 @@ from evenload.solvers.answer import Answer
 from evenload.solvers.by_node import to_placement
 from evenload.solvers.groups import kept_homes
 from evenload.solvers.joint import joint
+from evenload.solvers.running import Running
 from evenload.solvers.search import check_effort, gpu_rows
 from evenload.threads import spread
 
@@ -43,8 +45,9 @@ NOISE = 0.07  # of a GPU's mean: slack for copying up to which a plan leaves non
 # All are flat there: 8 to 29 samples, heats of .001 to .012, and all or a tenth of the steps from
 # scratch end within .001 of each other.
 LIVE_SAMPLES = 12  # the heaviest
-LIVE_MOVE_ALL = 0.2
-LIVE_SHARE_OF_STEPS = 2  # one part in so many: twice as many steps gained nothing
+LIVE_MOVE = 0.003  # balancedness that one move has to gain, where no price is given
+FLOWS = ("live", *BY_PLACE)  # what a replica gets depends on where the others are
+FLOW_SHARE = 2  # of the steps of an effort: twice as many gained nothing
 
 WEIGHT = 4096  # of all samples together, on the integer grid
 MOST_BITS = 36  # of a sample's load
@@ -101,6 +104,11 @@ def incremental(
     so that most experts stay (an assignment problem); each layer takes what costs less, and never
     more than what runs. Without a current placement a fresh plan is improved under the samples.
 
+    For the dispatch ``"live"`` the last GPU's time is that of the best split of each sample, so
+    that GPUs get linked by the experts that they share; see `core.flow`, `core.live`. For
+    ``"nearest"`` and ``"static"`` it is what the replicas get by where they are; ranks without a
+    near replica count as sharing evenly.
+
     For the dispatch ``"copy"`` the tokens above every GPU's mean take the place of the last GPU's
     time: those, more than anything else that was tried, tell how many experts a balancer copies.
     (Worse on real loads: their squares, or roots; the number of GPUs above, however smoothed; and
@@ -117,12 +125,14 @@ def incremental(
     move_cost : float, optional
         What a move has to gain in its layer: in balancedness, or more exactly in the last GPU's
         time over the mean. 0 moves whatever helps, and is never worse than planning from scratch.
-        Default: 0.1 / S, so that moving the experts of all S living slots has to gain 0.1.
+        Default: 0.1 / S, so that moving the experts of all S living slots has to gain 0.1; for
+        the dispatch ``"live"``, under which few moves are needed, 0.003.
     effort : {"fast", "standard", "thorough"} or int, default "standard"
         Steps of one layer: 4000, 16000, 160000 for layers of up to 80 slots; beyond, fewer with the
         square of the slots, since a step looks at that many pairs, and where moves have a price
         with its fourth power, since more give nothing there; or a number. Where moves are not
-        free the start from scratch has a quarter of them.
+        free the start from scratch has a quarter of them. For ``"live"``, ``"nearest"`` and
+        ``"static"`` half of them, and beyond 80 slots fewer with the root of the slots.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
         Default: 0.9999. Without effect for the dispatch ``"copy"``.
@@ -143,8 +153,7 @@ def incremental(
     goal = 1.0 / (fraction("target", target) or CLOSE)
     goal = 0.0 if problem.dispatch == "copy" else goal
     slots = problem.cluster.num_living_slots
-    live = problem.dispatch == "live"
-    price = (LIVE_MOVE_ALL if live else MOVE_ALL) / slots
+    price = LIVE_MOVE if problem.dispatch == "live" else MOVE_ALL / slots
     price = price if move_cost is None else not_negative("move_cost", move_cost)
     most = None if max_moves is None else whole_number("max_moves", max_moves)
     total = None if max_total_moves is None else whole_number("max_total_moves", max_total_moves)
@@ -155,9 +164,10 @@ def incremental(
         )
     if isinstance(effort, str):
         power = 2 if problem.current is None or price == 0.0 else 4
-        if live:
-            power, steps = 1, steps // LIVE_SHARE_OF_STEPS
-        steps = int(steps * SMALL**power // max(SMALL, slots) ** power)
+        if problem.dispatch in FLOWS:
+            steps = math.isqrt((steps // FLOW_SHARE) ** 2 * SMALL // max(SMALL, slots))
+        else:
+            steps = int(steps * SMALL**power // max(SMALL, slots) ** power)
     layers = Layers(problem, steps, goal)
     if problem.current is None:
         limits = {"max_moves": most, "max_total_moves": total, "move_cost": move_cost}
@@ -168,7 +178,7 @@ def incremental(
                 )
         return Answer(to_placement(problem, layers.planned().placed))
     found = layers.plan(price, most, total)
-    placed = in_old_slots(found.placed, layers.running, problem.cluster.living)
+    placed = in_old_slots(found.placed, layers.runs.slots, problem.cluster.living)
     return Answer(to_placement(problem, placed), notes=layers.notes)
 
 
@@ -201,39 +211,9 @@ class Layers:
         return -1.0 if problem.dispatch != "copy" else 1.0 + max(problem.copy_slack - NOISE, 0.0)
 
     @cached_property
-    def running(self) -> Int:
-        """Expert in each living slot now, -1 where there is none yet: int64 [L, S].
-
-        Slots are empty on a GPU that is new, or that had fewer of them.
-        """
-        slot = np.full((self.problem.num_layers, self.problem.cluster.num_slots), EMPTY)
-        for g, held in self._held():
-            first = self.problem.cluster.first_slot[g]
-            kept = min(self.problem.cluster.slots[g], held.shape[1])
-            slot[:, first : first + kept] = held[:, :kept]
-        return np.ascontiguousarray(slot[:, self.problem.cluster.living_slot])
-
-    @cached_property
-    def old(self) -> Flag:
-        """Whether a living GPU holds an expert, in a slot that it still has or not: [L, E, G]."""
-        old = np.zeros((*self.problem.load.shape, self.gpu.shape[1]), np.uint8)
-        number = {g: n for n, g in enumerate(self.problem.cluster.living_gpus)}
-        layer = np.arange(len(old))[:, None]
-        for g, held in self._held():
-            old[layer, held, number[g]] = 1
-        return old
-
-    def _held(self) -> list[tuple[int, Int]]:
-        """List the living GPUs that ran before with what they hold; GPU g is GPU g in both."""
-        current = self.problem.current
-        if current is None:
-            return []
-        before, rows = current.cluster, current.physical_to_logical
-        return [
-            (g, rows[:, before.first_slot[g] : before.first_slot[g + 1]])
-            for g in self.problem.cluster.living_gpus
-            if g < before.num_gpus and before.alive[g]
-        ]
+    def runs(self) -> Running:
+        """What runs now."""
+        return Running(self.problem)
 
     @cached_property
     def start(self) -> Int:
@@ -246,27 +226,12 @@ class Layers:
     @cached_property
     def _whole(self) -> Int:
         """What runs, its gaps filled, or a fresh plan where nothing runs: int64 [L, S]."""
-        if self.problem.current is None:
-            return self.fresh("standard")
-        whole = self.running.copy()
-        held = np.zeros(self.problem.load.shape, bool)
-        held[np.arange(len(whole))[:, None], whole] = True  # or the last, where a slot is empty
-        lacking = (whole == EMPTY).any(axis=1) | ~held.all(axis=1)
-        for layer in np.flatnonzero(lacking):
-            fill_gaps(self.problem.load[layer], self.gpu, whole[layer])
-        return whole
+        return self.fresh("standard") if self.problem.current is None else self.runs.whole
 
     @cached_property
     def forced(self) -> Int:
         """Moves of each layer that the start takes."""
-        return self._moves(self.start)
-
-    def _moves(self, placed: Int) -> Int:
-        held = np.zeros_like(self.old)
-        gpu = np.repeat(np.arange(self.gpu.shape[1]), self.gpu[SLOTS])
-        held[np.arange(len(placed))[:, None], placed, gpu] = 1
-        moves: Int = (held > self.old).sum(axis=(1, 2), dtype=np.int64)
-        return moves
+        return self.runs.moves_to(self.start)
 
     @cached_property
     def _ranked(self) -> tuple[Int, Int]:
@@ -287,11 +252,6 @@ class Layers:
         rank[layer, order] = np.arange(load.shape[1])
         return order, rank
 
-    @property
-    def _has_flow(self) -> bool:
-        """Whether what a replica gets depends on where the others are, see `core.flow`."""
-        return self.problem.dispatch in ("live", *BY_PLACE)
-
     @cached_property
     def _tokens_from(self) -> Int:
         """Tokens that start on each living GPU, in parts of one; none unless that matters."""
@@ -300,9 +260,9 @@ class Layers:
         given = self.problem.tokens_from
         tokens = np.ones(self.problem.cluster.num_gpus) if given is None else given
         tokens = tokens[np.array(self.problem.cluster.living_gpus)]
-        parts = tokens / tokens.max()
-        whole: Int = np.rint(parts / parts.sum() * (1 << PART_BITS)).astype(np.int64)
-        return whole
+        tokens = tokens / tokens.max()
+        parts: Int = np.rint(tokens / tokens.sum() * (1 << PART_BITS)).astype(np.int64)
+        return parts
 
     @cached_property
     def _samples(self) -> tuple[Float, Int, Flag]:
@@ -319,7 +279,7 @@ class Layers:
         samples, weight = self.problem.samples, self.problem.sample_weight
         if samples is None or weight is None:
             samples, weight = self.problem.load[None], np.ones(1)
-        if self._has_flow:
+        if self.problem.dispatch in FLOWS:
             heaviest = np.argsort(-weight, kind="stable")[:LIVE_SAMPLES]
             samples, weight = samples[heaviest], weight[heaviest]
             if len(weight) == 1:  # a state of one sample sorts the slots
@@ -328,7 +288,7 @@ class Layers:
         order = self._ranked[0]
         layer = np.arange(len(order))[:, None]
         load = np.ascontiguousarray(samples.transpose(1, 2, 0)[layer, order])
-        return load, parts, self.old[layer, order]
+        return load, parts, self.runs.old[layer, order]
 
     def search(
         self, start: Int, price: float, most: Int, share: int = 1, steps: int | None = None
@@ -346,7 +306,7 @@ class Layers:
         free = price == 0.0 and bool((most == NO_LIMIT).all())
         spent = int(self.gpu[UNIT_TIME].max()).bit_length() + WEIGHT.bit_length()
         bits = min(MOST_BITS, KEY_BITS - spent - placed.shape[1].bit_length())
-        bits = min(bits, FLOW_BITS) if self._has_flow else bits
+        bits = min(bits, FLOW_BITS) if self.problem.dispatch in FLOWS else bits
         peak, moves = np.empty(len(start)), np.empty(len(start), np.int64)
         steps = self.steps // share if steps is None else steps
 
@@ -354,7 +314,7 @@ class Layers:
             part = slice(first, end)
             _, E, M = load.shape
             close = 1.0 + (self.goal - 1.0) / 2
-            share, flows = self.problem.live_share, M if self._has_flow else 0
+            share, flows = self.problem.live_share, M if self.problem.dispatch in FLOWS else 0
             flow = Flow.empty(self.gpu, E, flows, close, share, self._tokens_from)
             state = State.empty(self.gpu, E, M, True, *self.problem.apart)
             if state.copies > 1:
@@ -423,7 +383,7 @@ class Layers:
             return kept.or_better(self.search(self._near, price, limit, FRESH_SHARE), price)
         planned = self.planned()
         matched = self._matched(planned.placed)
-        return kept.or_better(Found(matched, planned.peak, self._moves(matched)), price)
+        return kept.or_better(Found(matched, planned.peak, self.runs.moves_to(matched)), price)
 
     @cached_property
     def _near(self) -> Int:
@@ -445,7 +405,7 @@ class Layers:
         matched = placed.copy()
 
         def run(first: int, end: int) -> None:
-            relabel(matched[first:end], self.gpu[SLOTS], kind, first_gpu, self.old[first:end])
+            relabel(matched[first:end], self.gpu[SLOTS], kind, first_gpu, self.runs.old[first:end])
 
         spread(len(placed), placed.size * len(kind), run)
         return matched
@@ -470,8 +430,8 @@ class Layers:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was not to be avoided."""
-        gaps = int((self.running == EMPTY).sum())
-        if gaps == 0 and (self.start == self.running).all():
+        gaps = int((self.runs.slots == EMPTY).sum())
+        if gaps == 0 and (self.start == self.runs.slots).all():
             return ()
         why = f"{gaps} slots of the living GPUs hold nothing yet, and every expert needs one"
         if self.problem.survive is not None:
@@ -503,44 +463,3 @@ def choose_layers(peak: Float, moves: Int, total: int) -> Int:
             return chosen
         left -= int(more[option, at])
         chosen[at] = option
-
-
-def fill_gaps(load: Float, gpu: Int, row: Int) -> None:
-    """Fill the empty slots of a layer in place, experts without a slot first.
-
-    Such an expert goes to the GPU that is done first, and where no slot is empty it takes the slot
-    of the redundant replica that is missed least. The slots that remain go to the expert with the
-    largest share that their GPU lacks.
-
-    Parameters
-    ----------
-    load : float64 ndarray, [E]
-    gpu : int64 ndarray, [4, G]
-    row : int64 ndarray, [S]
-        What runs, -1 in empty slots.
-    """
-    gpu_of_slot = np.repeat(np.arange(gpu.shape[1]), gpu[SLOTS])
-    count = np.bincount(row[row != EMPTY], minlength=len(load))
-    share = np.append(load / np.maximum(count, 1), 0.0)  # of an empty slot, which is -1: none
-    time = np.bincount(gpu_of_slot, share[row], gpu.shape[1]) * gpu[UNIT_TIME]
-    for e in np.argsort(-load, kind="stable"):
-        if count[e] > 0:
-            continue
-        empty = np.flatnonzero(row == EMPTY)
-        if empty.size:
-            slot = empty[np.argmin(time[gpu_of_slot[empty]])]
-        else:
-            spare = np.flatnonzero(count[row] > 1)
-            slot = spare[np.argmin(load[row[spare]] / (count[row[spare]] - 1))]
-            count[row[slot]] -= 1
-        row[slot] = e
-        count[e] = 1
-        time[gpu_of_slot[slot]] += load[e] * gpu[UNIT_TIME, gpu_of_slot[slot]]
-    for slot in np.flatnonzero(row == EMPTY):
-        g = gpu_of_slot[slot]
-        held = row[gpu[FIRST, g] : gpu[FIRST, g] + gpu[SLOTS, g]]
-        lacking = np.setdiff1d(np.arange(len(load)), held)
-        candidates = lacking if lacking.size else np.arange(len(load))
-        e = candidates[np.argmax(load[candidates] / count[candidates])]
-        row[slot] = e
-        count[e] += 1

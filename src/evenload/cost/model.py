@@ -3,107 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from evenload.arrays import Float, Int, check_load
 from evenload.checks import one_of, part, positive_int, positive_real
 from evenload.cluster import Cluster
+from evenload.cost.expert_time import ExpertTime
+from evenload.cost.presets import HARDWARE, MODELS, UTILISATION
 from evenload.moves import Moves
 from evenload.placement import Placement
 from evenload.threads import spread
 
-__all__ = ["CostModel", "Experts", "Hardware", "Schedule", "hardware_names", "model_names"]
-
-
-# Part of a chip's most operations that its experts' matrix products reach. Our assumption: prefill
-# and large decode batches come near it, small batches stay far below (give tokens_per_second then).
-UTILISATION = 0.5
 # DeepEP's page: dispatch inside a node takes tens of microseconds; about that until a transfer of
 # tens of megabytes is under way.
 LATENCY = 20e-6
 # Our assumption: half. vLLM's use_async hides nearly all of it, SGLang's rebalance stops serving.
 OVERLAP = 0.5
-
-
-class Hardware(NamedTuple):
-    """One GPU: peak dense operations per second with weights of 16 (and 4) and of 8 bits.
-
-    And bytes per second that it sends to another one in its node, and in another node.
-    """
-
-    flops_16: float
-    flops_8: float
-    bandwidth_in_node: float
-    bandwidth_between_nodes: float
-
-
-HARDWARE = {
-    # NVIDIA H100 SXM data sheet: 989 TFLOPS bf16, 1,979 fp8 without sparsity; NVLink 900 GB/s, both
-    # directions together. One ConnectX-7 InfiniBand card of 400 Gb/s a GPU (DGX H100).
-    "h100-ib": Hardware(989e12, 1979e12, 450e9, 50e9),
-    # NVIDIA H200 data sheet: the same chip and links with more memory.
-    "h200-ib": Hardware(989e12, 1979e12, 450e9, 50e9),
-    # The H800 of DeepSeek's reports: NVLink cut to 400 GB/s both ways, of which DeepEP's page
-    # counts 160 GB/s as reachable; 50 GB/s InfiniBand.
-    "h800-ib": Hardware(989e12, 1979e12, 160e9, 50e9),
-    # Huawei's CloudMatrix384 (arXiv 2506.12708): an Ascend 910C does 752 TFLOPS in bf16 and twice
-    # that in int8, and has 392 GB/s of unified bus and 400 Gb/s of RDMA. A node is what the bus
-    # joins, up to the whole supernode.
-    "ascend-910c": Hardware(752e12, 1504e12, 392e9, 50e9),
-    # Atlas 800T A2: an Ascend 910B does 376 TFLOPS, half a 910C; HCCS joins 8 by 7 links of 56 GB/s
-    # both ways each, of which one serves a pair: 28 GB/s. 200 Gb/s RoCE a chip.
-    "ascend-910b": Hardware(376e12, 752e12, 28e9, 25e9),
-    # NVIDIA L40S data sheet: 362 TFLOPS bf16, 733 fp8 without sparsity; PCIe 4.0 x16, 32 GB/s one
-    # way and no NVLink. 100 Gb/s Ethernet a GPU is our assumption.
-    "l40s-pcie": Hardware(362e12, 733e12, 32e9, 12.5e9),
-    # NVIDIA H100 PCIe product brief: 756 TFLOPS bf16, 1,513 fp8; PCIe 5.0 x16, 64 GB/s one way,
-    # without NVLink bridges. 200 Gb/s a GPU is our assumption.
-    "h100-pcie": Hardware(756e12, 1513e12, 64e9, 25e9),
-}
-
-# Bytes of a weight, scales of a block of weights left out where they are less than 0.1 %.
-WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "mxfp4": 4.25 / 8}  # OCP MX: 8 scale bits for 32 weights
-MATRICES = 3  # gate, up and down projection
-FLOPS_A_WEIGHT = 2.0  # and token: a product and a sum
-
-
-class Experts(NamedTuple):
-    """The experts of a model as published: sides of their matrices, layers that have any."""
-
-    hidden_size: int
-    intermediate_size: int
-    dtype: str
-    num_layers: int
-    num_experts: int
-
-    @property
-    def weights(self) -> int:
-        """Weights of one expert."""
-        return MATRICES * self.hidden_size * self.intermediate_size
-
-    @property
-    def num_bytes(self) -> float:
-        """Bytes of one expert."""
-        return self.weights * WEIGHT_BYTES[self.dtype]
-
-
-# From the config.json that each model is published with on Hugging Face; the size of its experts is
-# hidden_size x moe_intermediate_size (intermediate_size for gpt-oss and Mixtral).
-MODELS = {
-    "deepseek-v3": Experts(7168, 2048, "fp8", 58, 256),  # deepseek-ai/DeepSeek-V3
-    "deepseek-r1": Experts(7168, 2048, "fp8", 58, 256),  # deepseek-ai/DeepSeek-R1
-    "deepseek-v2-lite": Experts(2048, 1408, "bf16", 26, 64),  # deepseek-ai/DeepSeek-V2-Lite
-    "qwen3-235b-a22b": Experts(4096, 1536, "bf16", 94, 128),  # Qwen/Qwen3-235B-A22B
-    "qwen3-30b-a3b": Experts(2048, 768, "bf16", 48, 128),  # Qwen/Qwen3-30B-A3B
-    "gpt-oss-20b": Experts(2880, 2880, "mxfp4", 24, 32),  # openai/gpt-oss-20b
-    "gpt-oss-120b": Experts(2880, 2880, "mxfp4", 36, 128),  # openai/gpt-oss-120b
-    "kimi-k2": Experts(7168, 2048, "fp8", 60, 384),  # moonshotai/Kimi-K2-Instruct
-    "glm-4.5": Experts(5120, 1536, "bf16", 89, 160),  # zai-org/GLM-4.5
-    "mixtral-8x7b": Experts(4096, 14336, "bf16", 32, 8),  # mistralai/Mixtral-8x7B-v0.1
-    "mixtral-8x22b": Experts(6144, 16384, "bf16", 56, 8),  # mistralai/Mixtral-8x22B-v0.1
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +104,7 @@ class CostModel:
         The names are those of `hardware_names` and `model_names`; an unknown one is a `ValueError`
         that lists them, as is a number that is no parameter of a `CostModel`.
         """
-        flops_16, flops_8, *links = HARDWARE[one_of("hardware", hardware, HARDWARE)]
+        machine = HARDWARE[one_of("hardware", hardware, HARDWARE)]
         experts = MODELS[one_of("model", model, MODELS)]
         own = [field.name for field in fields(cls)]
         for name in numbers:
@@ -195,9 +112,14 @@ class CostModel:
                 raise ValueError(
                     f"{name} is no number of a CostModel; use one of: {', '.join(own)}"
                 )
-        flops = flops_8 if experts.dtype == "fp8" else flops_16
-        speed = UTILISATION * flops / (FLOPS_A_WEIGHT * experts.weights)
+        speed = UTILISATION * machine.flops(experts.dtype) / experts.operations
+        links = machine.bandwidth_in_node, machine.bandwidth_between_nodes
         return cls(**dict(zip(own, (speed, experts.num_bytes, *links), strict=False)) | numbers)
+
+    @property
+    def expert_time(self) -> ExpertTime:
+        """The time of tokens that wait for no weights: proportional to their number."""
+        return ExpertTime.linear(self.tokens_per_second)
 
     def straggler_seconds(self, gpu_load: Any, capacity: Any = None) -> Float:
         """Return the seconds that a layer takes until its last GPU is done, float64 [...].
@@ -209,8 +131,7 @@ class CostModel:
         if capacity is not None:
             speed = np.asarray(capacity, np.float64)
             load = load[..., speed > 0] / speed[speed > 0]
-        seconds: Float = load.max(axis=-1) / self.tokens_per_second
-        return seconds
+        return self.expert_time.seconds(load.max(axis=-1))
 
     def schedule(self, before: Placement, after: Placement) -> Schedule:
         """Put the moves from one placement to another into rounds; see `Moves.between`."""
@@ -266,13 +187,3 @@ class CostModel:
         moving = (1.0 - self.overlap) * (self.latency + self.expert_bytes / bandwidth) / at_once
         serving = tokens / (part("sample", sample) * self.tokens_per_second)
         return moving / (serving / float(cluster.capacity.sum()))
-
-
-def hardware_names() -> list[str]:
-    """Return the machines that `CostModel.preset` knows."""
-    return list(HARDWARE)
-
-
-def model_names() -> list[str]:
-    """Return the models that `CostModel.preset` knows."""
-    return list(MODELS)

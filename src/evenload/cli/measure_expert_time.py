@@ -1,0 +1,45 @@
+"""``evenload measure-expert-time``: what an expert takes the GPU at hand."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+
+from evenload.cli import shared
+
+EXAMPLES = """
+Examples:
+  evenload measure-expert-time --hidden 2048 --intermediate 768 -o curve.csv
+  evenload measure-expert-time --hidden 7168 --intermediate 2048 --dtype fp8 -o curve.csv
+"""
+
+OPTIONS = {
+    "the experts": {
+        "--hidden N!": "The model's hidden_size.",
+        "--intermediate N!": "Its moe_intermediate_size (intermediate_size for some models).",
+        "--dtype NAME:bf16": "Type of the weights: bf16 or fp8.",
+    },
+    "what to measure": {
+        "--experts N": "Most experts that are active at once. Default: 32, and 4 on a CPU.",
+        "--device NAME": "cuda or cpu. Default: the GPU, if torch finds one.",
+    },
+    "output": {"-o, --output FILE!": "The curve, a .csv."},
+}
+
+
+def run(args: Namespace) -> None:
+    """Measure how long experts take for their tokens, on the GPU at hand.
+
+    Runs torch's grouped matrix products of one MoE layer with 1 to all active experts and 1 to
+    4096 tokens per expert. A GPU takes some seconds. A CPU measures less, and itself.
+    """
+    from evenload.cost.measure import measure_expert_time
+
+    shape = args.hidden, args.intermediate, args.dtype
+    with shared.busy("measuring") as tell:
+        how = {"num_experts": args.experts, "device": args.device, "tell": tell}
+        measured = measure_expert_time(*shape, **how)
+    measured.write(args.output)
+    shared.say_notes(measured.notes)
+    shared.say(
+        f"wrote {len(measured.points)} points of {measured.about['device']} to {args.output}"
+    )

@@ -1,0 +1,18 @@
+"""What tokens, a straggler and a move cost in seconds, from named numbers or measured curves."""
+
+from evenload.cost.expert_time import ExpertTime
+from evenload.cost.model import CostModel, Schedule
+from evenload.cost.presets import MODELS, Experts, Hardware, hardware_names, model_names
+from evenload.cost.table import TimeTable
+
+__all__ = [
+    "MODELS",
+    "CostModel",
+    "ExpertTime",
+    "Experts",
+    "Hardware",
+    "Schedule",
+    "TimeTable",
+    "hardware_names",
+    "model_names",
+]

@@ -1,0 +1,112 @@
+"""Machines and models with their numbers, and where these come from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+# Part of a chip's most operations that its experts' matrix products reach. Our assumption: large
+# decode batches and prefill come near it; small batches wait for memory, see `ExpertTime`.
+UTILISATION = 0.5
+# Part of a memory's most bytes per second at which weights are read. Our assumption.
+READING = 0.8
+
+
+class Hardware(NamedTuple):
+    """One GPU: peak dense operations per second with weights of 16 (and 4) and of 8 bits.
+
+    And bytes per second: of its memory, to another GPU in its node, and to one in another node.
+    """
+
+    flops_16: float
+    flops_8: float
+    memory_bandwidth: float
+    bandwidth_in_node: float
+    bandwidth_between_nodes: float
+
+    def flops(self, dtype: str) -> float:
+        """Operations per second with weights of this type."""
+        return self.flops_8 if dtype == "fp8" else self.flops_16
+
+
+HARDWARE = {
+    # NVIDIA H100 SXM data sheet: 989 TFLOPS bf16, 1,979 fp8 without sparsity; 3.35 TB/s of memory;
+    # NVLink 900 GB/s, both directions together. One ConnectX-7 InfiniBand card of 400 Gb/s a GPU
+    # (DGX H100).
+    "h100-ib": Hardware(989e12, 1979e12, 3.35e12, 450e9, 50e9),
+    # NVIDIA H200 data sheet: the same chip and links with more memory, of 4.8 TB/s.
+    "h200-ib": Hardware(989e12, 1979e12, 4.8e12, 450e9, 50e9),
+    # The H800 of DeepSeek's reports: NVLink cut to 400 GB/s both ways, of which DeepEP's page
+    # counts 160 GB/s as reachable; 50 GB/s InfiniBand. The memory of an H100.
+    "h800-ib": Hardware(989e12, 1979e12, 3.35e12, 160e9, 50e9),
+    # Huawei's CloudMatrix384 (arXiv 2506.12708): an Ascend 910C does 752 TFLOPS in bf16 and twice
+    # that in int8, and has 392 GB/s of unified bus and 400 Gb/s of RDMA. A node is what the bus
+    # joins, up to the whole supernode. Eight memory stacks, 3.2 TB/s together.
+    "ascend-910c": Hardware(752e12, 1504e12, 3.2e12, 392e9, 50e9),
+    # Atlas 800T A2: an Ascend 910B does 376 TFLOPS, half a 910C; HCCS joins 8 by 7 links of 56 GB/s
+    # both ways each, of which one serves a pair: 28 GB/s. 200 Gb/s RoCE a chip. 1.6 TB/s of memory,
+    # again half a 910C.
+    "ascend-910b": Hardware(376e12, 752e12, 1.6e12, 28e9, 25e9),
+    # NVIDIA L40S data sheet: 362 TFLOPS bf16, 733 fp8 without sparsity; 864 GB/s of memory; PCIe
+    # 4.0 x16, 32 GB/s one way and no NVLink. 100 Gb/s Ethernet a GPU is our assumption.
+    "l40s-pcie": Hardware(362e12, 733e12, 864e9, 32e9, 12.5e9),
+    # NVIDIA H100 PCIe product brief: 756 TFLOPS bf16, 1,513 fp8; 2.0 TB/s of memory; PCIe 5.0 x16,
+    # 64 GB/s one way, without NVLink bridges. 200 Gb/s a GPU is our assumption.
+    "h100-pcie": Hardware(756e12, 1513e12, 2.0e12, 64e9, 25e9),
+}
+
+# Bytes of a weight, scales of a block of weights left out where they are less than 0.1 %.
+WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "mxfp4": 4.25 / 8}  # OCP MX: 8 scale bits for 32 weights
+MATRICES = 3  # gate, up and down projection
+FLOPS_A_WEIGHT = 2.0  # and per token: a product and a sum
+
+
+class Experts(NamedTuple):
+    """The experts of a model as published: sides of their matrices, layers that have any."""
+
+    hidden_size: int
+    intermediate_size: int
+    dtype: str
+    num_layers: int
+    num_experts: int
+
+    @property
+    def weights(self) -> int:
+        """Weights of one expert."""
+        return MATRICES * self.hidden_size * self.intermediate_size
+
+    @property
+    def num_bytes(self) -> float:
+        """Bytes of one expert."""
+        return self.weights * WEIGHT_BYTES[self.dtype]
+
+    @property
+    def operations(self) -> float:
+        """Operations of one expert for one token."""
+        return FLOPS_A_WEIGHT * self.weights
+
+
+# From the config.json that each model is published with on Hugging Face; the size of its experts is
+# hidden_size x moe_intermediate_size (intermediate_size for gpt-oss and Mixtral).
+MODELS = {
+    "deepseek-v3": Experts(7168, 2048, "fp8", 58, 256),  # deepseek-ai/DeepSeek-V3
+    "deepseek-r1": Experts(7168, 2048, "fp8", 58, 256),  # deepseek-ai/DeepSeek-R1
+    "deepseek-v2-lite": Experts(2048, 1408, "bf16", 26, 64),  # deepseek-ai/DeepSeek-V2-Lite
+    "qwen3-235b-a22b": Experts(4096, 1536, "bf16", 94, 128),  # Qwen/Qwen3-235B-A22B
+    "qwen3-30b-a3b": Experts(2048, 768, "bf16", 48, 128),  # Qwen/Qwen3-30B-A3B
+    "gpt-oss-20b": Experts(2880, 2880, "mxfp4", 24, 32),  # openai/gpt-oss-20b
+    "gpt-oss-120b": Experts(2880, 2880, "mxfp4", 36, 128),  # openai/gpt-oss-120b
+    "kimi-k2": Experts(7168, 2048, "fp8", 60, 384),  # moonshotai/Kimi-K2-Instruct
+    "glm-4.5": Experts(5120, 1536, "bf16", 89, 160),  # zai-org/GLM-4.5
+    "mixtral-8x7b": Experts(4096, 14336, "bf16", 32, 8),  # mistralai/Mixtral-8x7B-v0.1
+    "mixtral-8x22b": Experts(6144, 16384, "bf16", 56, 8),  # mistralai/Mixtral-8x22B-v0.1
+}
+
+
+def hardware_names() -> list[str]:
+    """Return the machines that the presets know."""
+    return list(HARDWARE)
+
+
+def model_names() -> list[str]:
+    """Return the models that the presets know."""
+    return list(MODELS)
