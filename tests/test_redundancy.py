@@ -192,8 +192,8 @@ def test_lines_name_every_try_unless_there_are_many():
     assert slots_lines(None) == []
     assert slots_lines(made_up(2)) == [
         "slots tried for a balancedness of 0.99, mean over layers:",
-        "      32 slots (0 redundant): 0.50000 (even sharing: at most 1.00000)",
-        "      40 slots (8 redundant): 0.70000 (even sharing: at most 1.00000)",
+        "      32 slots (0 redundant): 0.50000 (at most 1.00000)",
+        "      40 slots (8 redundant): 0.70000 (at most 1.00000)",
     ]
     many = slots_lines(made_up(100))
     assert many[2] == "     ... and 88 more between; --json has them all"

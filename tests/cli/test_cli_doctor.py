@@ -226,6 +226,8 @@ def test_the_doctor_knows_what_the_plugin_touches(engine, monkeypatch):
         monkeypatch.setitem(sys.modules, "sglang.srt.plugins.hook_registry", fake)
         monkeypatch.setattr(plugin, "what_differs", lambda *_: "")
         plugin.register()
+        # Without it the bytes that move are not counted, and nothing else is missing.
+        hooked.remove("sglang.srt.eplb.expert_location_updater.ExpertLocationUpdater.update")
     touched |= {":".join(target.rsplit(".", 1)) for target in hooked}
     assert touched == {
         ":".join([module, attribute.partition(".")[0]])

@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 import vllm_world as world
 
+from evenload.plugins.peers import NEXT
 from evenload.plugins.plan import plan_map
 
 SWITCH = "EVENLOAD_KILL_SWITCH"
@@ -72,8 +73,13 @@ class CutOff:
     def __getattr__(self, name):
         if self.left == 0:
             lose()
-        self.left -= name == "set"
         return getattr(self.store, name)
+
+    def set(self, key, value):
+        if self.left == 0:
+            lose()
+        self.left -= key != NEXT
+        self.store.set(key, value)
 
 
 def late(request, settings):

@@ -8,6 +8,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import pytest
 import torch
 
 from evenload.plugins import peers, sglang
@@ -105,15 +106,30 @@ def test_a_survivor_that_does_not_come_or_plans_otherwise_keeps_the_map(monkeypa
 
 
 def test_a_rank_that_joins_begins_with_the_others_next_rebalance(monkeypatch):
-    elastic = Elastic(monkeypatch)
+    elastic = Elastic(monkeypatch, timeout=30.0)  # none is late, however slow the machine
     for _ in range(3):
         elastic.rebalance(dict.fromkeys((0, 2, 3), WITHOUT_1))
     store = elastic.ranks[0].store
-    elastic.ranks[1] = Peers(store, 1, 4, 5.0, joins=True)
+    elastic.ranks[1] = Peers(store, 1, 4, 30.0, joins=True)
     for _ in range(2):
         maps = elastic.rebalance(dict.fromkeys(range(4), ALL))
         assert same(maps.values())
         assert not np.array_equal(maps[0], LINEAR)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_rank_that_joins_meets_the_others_whoever_begins(first):
+    store = torch.distributed.HashStore()
+    ranks = [Peers(store, 0, 2, 30.0, alive=(0,))]
+    for _ in range(3):
+        ranks[0].rounds()(b"alone")
+    ranks[0].alive = (0, 1)
+    ranks.append(Peers(store, 1, 2, 30.0, alive=(0, 1), joins=True))
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            begun = {rank: ranks[rank].rounds() for rank in (first, 1 - first)}
+            for heard in pool.map(lambda rank: begun[rank](b"%d" % rank), range(2)):  # noqa: B023
+                assert heard == [b"0", b"1"]
 
 
 def test_after_a_scale_up_rank_0_plans_alone(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from torch.distributed import HashStore
 
 from evenload.plugins.agreement import PART
-from evenload.plugins.peers import LateError, Peers
+from evenload.plugins.peers import NEXT, LateError, Peers
 from evenload.plugins.plan import Request, plan_map
 from evenload.plugins.planner import Planner
 from evenload.plugins.settings import Settings, read_settings
@@ -238,24 +238,27 @@ def test_once_it_serves_the_map_that_runs_stays(second, caplog):
 class CutOff:
     """A store that one rank loses right after it has handed in its `last` ballot."""
 
-    def __init__(self, store, last):
-        self.store, self.left = store, last
+    def __init__(self, store, last, error):
+        self.store, self.left, self.error = store, last, error
 
     def __getattr__(self, name):
         def ask(*args):
             if self.left == 0:
-                raise RuntimeError("the store is gone")
-            self.left -= name == "set"
+                raise self.error("the store is gone")
+            self.left -= name == "set" and args[0] != NEXT
             return getattr(self.store, name)(*args)
 
         return ask
 
 
 @pytest.mark.parametrize("last", [0, 1, 2])
-def test_a_rank_that_loses_the_store_keeps_all_from_moving_and_all_go_on_when_it_is_back(last):
+@pytest.mark.parametrize("error", [RuntimeError, ConnectionError])
+def test_a_rank_that_loses_the_store_keeps_all_from_moving_and_all_go_on_when_it_is_back(
+    last, error
+):
     """What it hands in the third time is its last word: nobody can tell whether it was heard."""
     shared = HashStore()
-    cut = CutOff(shared, last)
+    cut = CutOff(shared, last, error)
     group = [Peers(store, rank, 3, 1.0) for rank, store in enumerate([cut, shared, shared])]
     planners = [Planner("vLLM", Settings()) for _ in group]
     for planner in planners:

@@ -73,7 +73,7 @@ class Peers:
     ranks come to the same rounds in the same order. Where ranks may go, `alive` are those that this
     one sees: it waits for no others. That is its own view, so it is part of the ballot, and a round
     counts only if all whose ballots were taken see just each other. A rank that `joins` later
-    begins with the rebalance that comes next.
+    begins with the rebalance that comes next, or that the others wait in, until it meets them.
     """
 
     store: Any
@@ -89,11 +89,14 @@ class Peers:
 
         Each has its place, so that a rank which breaks one off meets the others at the next again.
         """
-        with suppress(RuntimeError):  # without a store nobody can join, nor be met
-            if self.joins and self.store.check([NEXT]):
-                self._rebalance = int(self.store.get(NEXT)) - 1
-            self.joins = False
-            self.store.set(NEXT, str(self._rebalance + 2))
+        with suppress(Exception):  # without a store nobody can join, nor be met
+            if not self.joins:
+                self.store.set(NEXT, str(self._rebalance + 2))
+            elif self.store.check([NEXT]):
+                # The others may have begun what is next to this rank, and wait for it there.
+                begun = int(self.store.get(NEXT)) - 1
+                is_open = begun > 0 and not self.store.check(self._keys(begun, 0, []))
+                self._rebalance = begun - is_open
         self._rebalance += 1
         return partial(self.exchange, self._rebalance, count())
 
@@ -130,6 +133,7 @@ class Peers:
                 f"not every rank came to compare its plan within {self.timeout:g} s ({which} did "
                 "not); install evenload on every node, with the same EVENLOAD_* settings"
             )
+        self.joins = False  # this rank has met the others
         views, texts = zip(*(ballot.split("/") for ballot in told.split(".")[:-1]), strict=True)
         self._check_views(views)
         return [bytes.fromhex(text) for text in texts]
