@@ -258,6 +258,22 @@ def test_a_plan_for_a_dispatch_is_better_under_it(dispatch):
     assert plan.balancedness.mean() > {"live": 0.999, "nearest": 0.98, "static": 0.95}[dispatch]
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_plan_is_no_worse_with_the_very_ranks_that_are_dealt_out(seed):
+    load, cluster = (
+        np.random.default_rng(seed).lognormal(0.0, 1.0, (2, 12)),
+        Cluster(6, 3, slots_per_gpu=3),
+    )
+    even = solve(load, cluster, solver="incremental").placement
+    plan = solve(load, cluster, dispatch="static")
+    before = 1 / even.balancedness(load, dispatch="static")
+    assert (1 / plan.balancedness).mean() <= before.mean() / EXACT
+    later = load[:, ::-1].copy()
+    kept = solve(later, cluster, dispatch="static", current=plan.placement)
+    before = 1 / plan.placement.balancedness(later, dispatch="static")
+    assert (1 / kept.balancedness).mean() <= before.mean() / EXACT
+
+
 def test_a_plan_follows_where_tokens_start():
     load, cluster = np.ones((2, 8)), Cluster(4, 2, slots_per_gpu=3)
     skew = [5.0, 1.0, 1.0, 1.0]
