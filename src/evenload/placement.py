@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -287,7 +287,7 @@ class Placement:
             held = held.reshape(*held.shape[:2], self.cluster.num_nodes, -1).any(axis=3)
         return bool((held.sum(axis=2) > number).all())
 
-    def lost_with(self, gpus: Collection[int]) -> Any:
+    def lost_with(self, gpus: Iterable[int]) -> Any:
         """Tell which experts have no copy left when some GPUs die at once: bool [L, E].
 
         `gpus` are their numbers; those of node n are
@@ -300,6 +300,8 @@ class Placement:
         array([[False,  True, False]])
         """
         last = self.cluster.num_gpus - 1
+        if not isinstance(gpus, Iterable):
+            raise ValueError(f"gpus={gpus!r} is no collection of GPU numbers; use e.g. [0]")
         dead = [whole_number("gpus", g, most=last) for g in gpus]
         return self._rewrap(~np.delete(self._held(), dead, axis=2).any(axis=2))
 

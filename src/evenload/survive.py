@@ -7,6 +7,7 @@ from typing import Any
 from evenload.arrays import keep_numpy
 from evenload.checks import one_of
 from evenload.cluster import DOMAINS, Cluster
+from evenload.dispatch import check_tokens_from
 from evenload.placement import Placement
 from evenload.plan import Plan
 from evenload.planner import solve
@@ -38,8 +39,9 @@ def repairs(
     max_moves : int, default 0
         Further experts of each layer that may move, for balance; those that have to move count.
     **options
-        As for `evenload.solve`. `num_groups` is the plan's by default, and ``topology="strict"``
-        falls back to ``"ignore"`` where the nodes that are left cannot hold the groups.
+        As for `evenload.solve`, but for `current` and `solver`. The plan's groups and dispatch are
+        the default, and ``topology="strict"`` falls back to ``"ignore"`` where the nodes that are
+        left cannot hold the groups. Tokens of `tokens_from` that start on the dead are left out.
 
     Returns
     -------
@@ -65,7 +67,8 @@ def repairs(
         problem = running.problem
         load = problem.load if load is None else load
         kept = None if problem.topology == "strict" else problem.topology
-        options = {"num_groups": problem.num_groups, "topology": kept} | options
+        default = {"num_groups": problem.num_groups, "topology": kept}
+        options = default | (problem.sharing if "dispatch" not in options else {}) | options
         running = running.placement
     if not isinstance(running, Placement):
         raise ValueError(f"running={running!r} is neither a Placement nor a Plan; use one of them")
@@ -76,9 +79,29 @@ def repairs(
     if one_of("what", what, DOMAINS) == "node":
         dying = {gpus[0] // cluster.gpus_per_node: gpus for gpus in cluster.living_by_node}
     how: dict[str, Any] = {"current": current, "solver": "incremental", "max_moves": max_moves}
-    return {n: solve(load, _without(cluster, gpus), **how, **options) for n, gpus in dying.items()}
+    for name in how.keys() & options.keys():
+        raise ValueError(
+            f"{name}={options[name]!r} is not for repairs, which plan from what runs, with solver "
+            f"'incremental'; leave {name} out"
+        )
+    if options.get("tokens_from") is not None:
+        word = options.get("dispatch", "even")
+        options["tokens_from"] = check_tokens_from(options["tokens_from"], word, cluster)
+    return {
+        n: solve(load, _without(cluster, gpus), **how, **_without_tokens(options, gpus))
+        for n, gpus in dying.items()
+    }
 
 
 def _without(cluster: Cluster, gpus: tuple[int, ...]) -> Cluster:
     alive = [alive and g not in gpus for g, alive in enumerate(cluster.alive)]
     return Cluster(**(cluster.arguments | {"alive": alive}))
+
+
+def _without_tokens(options: dict[str, Any], gpus: tuple[int, ...]) -> dict[str, Any]:
+    """Let no tokens start on some GPUs; equally many on all others if none are left then."""
+    if options.get("tokens_from") is None:
+        return options
+    tokens = options["tokens_from"].copy()
+    tokens[list(gpus)] = 0.0
+    return options | {"tokens_from": tokens if tokens.any() else None}
