@@ -350,7 +350,8 @@ def test_repairs_are_for_the_dispatch_of_the_plan(how):
         left = np.delete(how.get("tokens_from", [0]), gpu if "tokens_from" in how else [])
         assert (tokens is None) == (not left.any())
         if tokens is not None:
-            assert tokens[gpu] == 0 and np.delete(tokens, gpu).tolist() == left.tolist()
+            assert tokens[gpu] == 0
+            assert np.delete(tokens, gpu).tolist() == left.tolist()
     given = repairs(plan.placement, plan.problem.load, **how)
     assert [r.problem.dispatch for r in given.values()] == [how["dispatch"]] * 4
     other = repairs(plan, dispatch="even")
