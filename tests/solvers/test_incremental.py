@@ -22,10 +22,15 @@ class Case:
     cluster: Cluster
     current: Placement
     dispatch: str = "even"
+    tokens_from: np.ndarray | None = None
 
     def solve(self, load=None, **options):
-        options = {"effort": 300, "dispatch": self.dispatch, "current": self.current} | options
+        options = {"effort": 300, "current": self.current, **self.sharing, **options}
         return solve(self.load if load is None else load, self.cluster, **options)
+
+    @property
+    def sharing(self):
+        return {"dispatch": self.dispatch, "tokens_from": self.tokens_from}
 
 
 def draw_placement(rng, layers, experts, cluster):
@@ -58,7 +63,10 @@ def cases(draw, same_cluster=False):
     cluster = draw_cluster(rng, experts)
     before = cluster if same_cluster or rng.random() < 0.5 else draw_cluster(rng, experts)
     dispatch = draw(st.sampled_from(["even", "live", "nearest"]))
-    return Case(load, cluster, draw_placement(rng, layers, experts, before), dispatch)
+    tokens = rng.integers(0, 4, cluster.num_gpus) * np.array(cluster.alive)
+    some = dispatch == "nearest" and tokens.any() and rng.random() < 0.5
+    current = draw_placement(rng, layers, experts, before)
+    return Case(load, cluster, current, dispatch, tokens if some else None)
 
 
 def expected(plan):
@@ -68,8 +76,8 @@ def expected(plan):
         return 1 / plan.balancedness
     sure = np.argsort(-problem.sample_weight, kind="stable")
     sure = sure[: LIVE_SAMPLES if problem.dispatch != "even" else None]
-    plain = [1 / plan.placement.balancedness(problem.samples[m], dispatch=problem.dispatch)
-             for m in sure]  # fmt: skip
+    how = {"dispatch": problem.dispatch, "tokens_from": problem.tokens_from}
+    plain = [1 / plan.placement.balancedness(problem.samples[m], **how) for m in sure]
     return np.average(np.stack(plain), axis=0, weights=problem.sample_weight[sure])
 
 
@@ -129,7 +137,7 @@ LIMITS = [
 )
 def test_never_worse_than_what_runs(case, limit, effort):
     plan = case.solve(effort=effort, **limit)
-    reached = case.current.balancedness(plan.problem.load, dispatch=case.dispatch)
+    reached = case.current.balancedness(plan.problem.load, **case.sharing)
     runs = replace(plan, placement=case.current, balancedness=reached)
     assert (expected(plan) <= expected(runs) / exact(case)).all()
     assert (plan.duplicates <= case.current.duplicates).all()
@@ -281,6 +289,14 @@ def test_a_plan_follows_where_tokens_start():
     even = solve(load, cluster, dispatch="nearest").placement
     later = even.balancedness(load, dispatch="nearest", tokens_from=skew)
     assert plan.balancedness.mean() > later.mean()
+
+
+def test_duplicates_stay_where_parting_them_costs_balance():
+    """Even shares gain from parting them, and `nearest` loses: its GPU 1 then gets all it sends."""
+    current = Placement([[0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0]], Cluster(3, 3, 4), 2)
+    how = {"dispatch": "nearest", "tokens_from": [1, 2, 1]}
+    plan = solve([[1, 1]], current.cluster, current=current, **how)
+    assert plan.balancedness >= current.balancedness([[1, 1]], **how)
 
 
 def test_a_live_share_is_a_dial():
