@@ -341,7 +341,7 @@ def test_repairs_keep_the_groups_of_a_plan_where_that_can_be_done():
         {"dispatch": "static", "tokens_from": [1, 0, 0, 0]},
     ],
 )
-def test_repairs_are_for_the_dispatch_of_the_plan(how):
+def test_repairs_are_for_each_dispatch_of_a_plan(how):
     plan = solve(np.arange(1, 9), Cluster(4, slots_per_gpu=4), survive="gpu", **how)
     for gpu, repair in repairs(plan).items():
         found = repair.problem.sharing
