@@ -254,7 +254,8 @@ def _pass_on(f: Flow, m: int, start: int) -> bool:
 
 
 @step(FlowType, Int)
-def _set_rooms(f: Flow, time: int) -> None:
+def set_rooms(f: Flow, time: int) -> None:
+    """Set the tokens that each GPU can take in a time."""
     for g in range(f.used.shape[1]):
         f.scratch[ROOM, g] = _room(f, g, time)
 
@@ -269,7 +270,7 @@ def level(f: Flow, m: int, time: int, cut: int) -> bool:
         Whether it is done by `cut`; else the flow is left half-way.
     """
     G = f.used.shape[1]
-    _set_rooms(f, time)
+    set_rooms(f, time)
     for g in range(G):
         while f.used[m, g] > f.scratch[ROOM, g]:
             if _pass_on(f, m, g):
@@ -283,7 +284,7 @@ def level(f: Flow, m: int, time: int, cut: int) -> bool:
             time = max(time + 1, time_for(f, m, inside))
             if time > cut:
                 return False
-            _set_rooms(f, time)
+            set_rooms(f, time)
     f.sample[TIME, m] = time
     return True
 

@@ -26,11 +26,13 @@ from evenload.core.flow import (
     OF_GPU,
     PART,
     QUEUE,
+    ROOM,
     TIME,
     Flow,
     FlowType,
     join,
     level,
+    set_rooms,
     time_for,
 )
 from evenload.core.start import NEVER, NONE
@@ -114,6 +116,33 @@ def _share_evenly(f: Flow, expert: IntArray) -> None:
                 break
 
 
+@step(FlowType, Int)
+def _move_directly(f: Flow, e: int) -> None:
+    """Move an expert's tokens from GPUs that have too many to others that hold it, in one round."""
+    ring, gpu, room = f.slot[NEXT], f.slot[OF_GPU], f.scratch[ROOM]
+    first = f.some[e]
+    gives = first
+    takes = first
+    while True:
+        excess = min(f.used[0, gpu[gives]] - room[gpu[gives]], f.sent[0, gives])
+        if excess <= 0:
+            gives = ring[gives]
+            if gives == first:
+                return
+            continue
+        free = room[gpu[takes]] - f.used[0, gpu[takes]]
+        if free <= 0:
+            takes = ring[takes]
+            if takes == first:
+                return
+            continue
+        amount = min(excess, free)
+        f.sent[0, gives] -= amount
+        f.sent[0, takes] += amount
+        f.used[0, gpu[gives]] -= amount
+        f.used[0, gpu[takes]] += amount
+
+
 @step(FlowType)
 def _least_time(f: Flow) -> int:
     """Return the time of a load divided at will."""
@@ -124,18 +153,28 @@ def _least_time(f: Flow) -> int:
     return time_for(f, 0, load)
 
 
+@step(FlowType, Int2, Int, Int)
+def _level_from_even(f: Flow, expert: IntArray, time: int, cut: int) -> bool:
+    """Level an even split: first within each expert, all at once, which `level` is slow at."""
+    _share_evenly(f, expert)
+    set_rooms(f, time)
+    for e in range(expert.shape[1]):
+        if f.slot[NEXT, f.some[e]] != f.some[e]:
+            _move_directly(f, e)
+    return level(f, 0, time, cut)
+
+
 @step(FlowType, Int2)
 def _level(f: Flow, expert: IntArray) -> bool:
     """Move no more away from an even split than the best time takes, unless that is too large."""
     _share_evenly(f, expert)
     time = _least_time(f)
     time += (time >> SLACK) + 1
-    if not level(f, 0, time, NEVER - 1):
+    if not _level_from_even(f, expert, time, NEVER - 1):
         return False
     if f.sample[TIME, 0] > time:
         time = f.sample[TIME, 0]
-        _share_evenly(f, expert)
-        level(f, 0, time + (time >> SLACK) + 1, NEVER)
+        _level_from_even(f, expert, time + (time >> SLACK) + 1, NEVER)
     return True
 
 
