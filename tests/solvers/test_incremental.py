@@ -248,7 +248,7 @@ def test_the_names_of_experts_do_not_matter(case, seed):
     load = np.empty_like(first)
     load[..., new_name] = first
     before = case.solve(first)
-    after = Case(load, case.cluster, renamed, case.dispatch).solve()
+    after = replace(case, load=load, current=renamed).solve()
     np.testing.assert_allclose(after.balancedness, before.balancedness, rtol=1e-12)
     np.testing.assert_array_equal(after.moves, before.moves)
 
