@@ -291,6 +291,16 @@ def test_a_plan_follows_where_tokens_start():
     assert plan.balancedness.mean() > later.mean()
 
 
+def test_free_moves_look_at_what_gpus_are_sent_under_their_new_numbers():
+    rows = [[2, 2, -1, -1, 0, 1, -1, -1, 2, 0]]
+    cluster = Cluster(5, slots_per_gpu=2, alive=[True, False, True, False, True])
+    how = {"dispatch": "nearest", "tokens_from": [3, 0, 0, 0, 3], "effort": 300}
+    load, current = [[926, 109, 236]], Placement(rows, cluster, 3)
+    plan = solve(load, cluster, current=current, move_cost=0, **how)
+    scratch = solve(load, cluster, solver="incremental", **how)
+    assert plan.balancedness >= scratch.balancedness * (1 - 1e-4)
+
+
 def test_duplicates_stay_where_parting_them_costs_balance():
     """Even shares gain from parting them, and `nearest` loses: its GPU 1 then gets all it sends."""
     current = Placement([[0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 0]], Cluster(3, 3, 4), 2)

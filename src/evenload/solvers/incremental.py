@@ -405,7 +405,13 @@ class Layers:
             return kept.or_better(self.search(self._near, price, limit, FRESH_SHARE), price)
         planned = self.planned()
         matched = self._matched(planned.placed)
-        return kept.or_better(Found(matched, planned.peak, self.runs.moves_to(matched)), price)
+        found = Found(matched, planned.peak, self.runs.moves_to(matched))
+        if self.problem.dispatch in BY_PLACE:  # a GPU of another number is sent other tokens
+            found = self.search(matched, 0.0, limit, steps=0)
+            found = found.or_better(
+                replace(planned, moves=self.runs.moves_to(planned.placed)), price
+            )
+        return kept.or_better(found, price)
 
     @cached_property
     def _near(self) -> Int:
