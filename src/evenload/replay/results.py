@@ -168,9 +168,10 @@ class Replay:
             f"{'' if self.dispatch == 'even' else f', dispatch {self.dispatch}'}",
             f"balancedness    mean {f['balancedness']:.4f}, worst window {f['worst_window']:.4f}"
             f"{oracle}",
-            f"straggler time  {f['straggler_seconds']:.4g} s, {f['straggler_time']:.4f} x ideal",
+            f"straggler time  {f['straggler_seconds']:.4g} s, {f['straggler_time']:.4f} x ideal; "
+            f"{f['window_seconds']:.4g} s a window",
             f"rebalances      {f['rebalances']}; asked {f['asked']} times, "
-            f"{f['plan_ms']:.2f} ms each",
+            f"{f['plan_ms']:.2f} ms each; {f['outlasted']} with transfers longer than the window",
             f"moves           {f['moves']:,} ({f['moved_share']:.1%} of slots a rebalance), "
             f"{f['bytes'] / 1e9:.4g} GB, serving stood still for {f['move_seconds']:.4g} s",
             f"total           {f['total_seconds']:.4g} s, {f['net_seconds']:.4g} s less than never "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from evenload.report.text import down, percent_down, percent_up, show_seconds, up
+from evenload.report.text import down, four_digits, percent_down, percent_up, show_seconds, up
 
 Row = Mapping[str, Any]  # as `Replay.figures`
 
@@ -30,10 +30,6 @@ def never_seconds(row: Row) -> float:
     return total_seconds(row) + float(row["net_seconds"])
 
 
-def _seconds(value: float) -> str:
-    return f"{value:.4g}"
-
-
 def change(seconds: float, before: float) -> str:
     """Show how much more or less time that is, a gain cut off and a loss rounded up."""
     part = seconds / before - 1.0
@@ -56,15 +52,15 @@ FIGURES = (
            lambda r: f"{r['moves']:,}"),
     Figure("of slots\neach", "Part of all slots that a rebalance moved, on average",
            lambda r: f"{r['moved_share']:.1%}" if r["rebalances"] else NONE),
-    Figure("moved\nGB", "Weights that crossed a link", lambda r: f"{r['bytes'] / 1e9:,.4g}"),
+    Figure("moved\nGB", "Weights that crossed a link", lambda r: four_digits(r["bytes"] / 1e9)),
     Figure("s of serving\na window", "Until the last GPUs are done, mean over windows",
-           lambda r: _seconds(r["window_seconds"])),
+           lambda r: four_digits(r["window_seconds"])),
     Figure("standing\nstill s", "Time that serving stood still for moves",
-           lambda r: _seconds(r["move_seconds"])),
+           lambda r: four_digits(r["move_seconds"])),
     Figure("total s", "Until the last GPUs are done, and standing still: what to compare",
-           lambda r: _seconds(r["total_seconds"])),
+           lambda r: four_digits(r["total_seconds"])),
     Figure("net s", "What that is less than keeping the starting placement would have taken",
-           lambda r: _seconds(r["net_seconds"])),
+           lambda r: four_digits(r["net_seconds"])),
     Figure("against\nnever", "The same as a part", lambda r: change(total_seconds(r),
                                                                      never_seconds(r))),
     Figure("planning\nms", "To decide, by the clock, mean of all decisions; it enters nothing else",
@@ -121,7 +117,7 @@ def policy_lines(rows: Sequence[Row]) -> list[str]:
     best = min(rows, key=total_seconds)
     compared = against(best, rows)
     return [
-        f"{best['policy']} takes the least time in all, {_seconds(total_seconds(best))} s"
+        f"{best['policy']} takes the least time in all, {four_digits(total_seconds(best))} s"
         f"{f': {compared}' if compared else ''}.",
         *warnings(rows),
     ] + [

@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from unicodedata import combining, east_asian_width
 
 from evenload.report.policies import FIGURES, against, total_seconds, warnings
-from evenload.report.text import down, percent_up, up
+from evenload.report.text import down, four_digits, percent_up, up
 
 if TYPE_CHECKING:
     from evenload.redundancy import Redundancy
@@ -218,7 +218,7 @@ def enough_slots(rows: Sequence[Row]) -> list[str]:
         compared = against(least, [row for row in own if cell(row) == cell(least)])
         line = (
             f"{gpus} GPUs{f', dispatch {dispatch}' if told else ''}: {least['slots']} slots with "
-            f"{least['policy']} take the least time in all, {total_seconds(least):.4g} s"
+            f"{least['policy']} take the least time in all, {four_digits(total_seconds(least))} s"
             f"{f', {compared}' if compared else ''}"
         )
         if enough["slots"] != least["slots"]:
