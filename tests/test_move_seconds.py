@@ -74,6 +74,26 @@ def test_a_policy_keeps_to_its_seconds() -> None:
 
 
 @pytest.mark.parametrize(
+    ("how", "wrong"),
+    [
+        ({"survive": "gpu"}, "survive what it has to"),
+        ({"num_groups": 4, "topology": "strict"}, "keep groups on one node"),
+    ],
+)
+def test_moves_that_have_to_be_made_are_not_left_out(how, wrong) -> None:
+    load, cluster = LOADS[4, :, :8], Cluster(4, 2, slots_per_gpu=4)
+    rows = np.tile([0, 1, 2, 3, 4, 5, 6, 7, 4, 5, 0, 1, 2, 3, 2, 3], (6, 1))
+    if "survive" in how:
+        rows = np.tile([0, 1, 2, 3, 4, 5, 6, 7, *range(4), 0, 1, 2, 3], (6, 1))
+    how |= {"current": Placement(rows, cluster, 8), "cost": COST}
+    free = solve(load, cluster, **how)
+    with pytest.raises(ValueError, match=f"^current does not {wrong}, and max_move_sec") as told:
+        solve(load, cluster, max_move_seconds=1e-3, **how)
+    enough = float(re.search(r"use (\S+), or", str(told.value))[1])
+    assert solve(load, cluster, max_move_seconds=enough, **how).placement == free.placement
+
+
+@pytest.mark.parametrize(
     ("how", "message"),
     [
         ({"cost": None}, "max_move_seconds=1.0 needs to know what moves take; give cost, or"),

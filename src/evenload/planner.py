@@ -19,6 +19,7 @@ from evenload.problem import CROSS_NODE_PRICE, Problem
 from evenload.solvers import get_solver
 from evenload.solvers.answer import Answer
 from evenload.solvers.auto import choose
+from evenload.solvers.groups import kept_homes
 
 WORTH_TELLING = 0.01
 """Balancedness that groups may cost before a plan's reader is told."""
@@ -215,6 +216,14 @@ def _within(plan: Plan, cost: CostModel, limit: float, options: dict[str, Any]) 
     seconds = cost.schedule(current, planned).layer_seconds
     if seconds.sum() <= limit:
         return plan
+    living = np.asarray(current.physical_to_logical)[:, problem.cluster.living_slot]
+    lost = problem.survive is not None and not current.survives(*problem.survive)
+    if lost or not kept_homes(problem, living)[1].all():
+        raise ValueError(
+            f"current does not {'survive what it has to' if lost else 'keep groups on one node'}, "
+            f"and max_move_seconds={limit:g} do not suffice to come to a plan that does; use "
+            f"{seconds.sum() * 1.001:.4g}, or leave it out"
+        )
     _, before, _ = evaluated(problem, current, problem.load)
     _, after, _ = evaluated(problem, planned, problem.load)
     gain = problem.load.sum(axis=1) * (1.0 / before - 1.0 / after)
