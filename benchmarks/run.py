@@ -25,6 +25,7 @@ from benchmarks import (
     quality_speed,
     replay_speed,
     scaling,
+    seconds,
 )
 from benchmarks.measure import machine, number, origin, say, table, times
 from evenload.io import replace_file
@@ -37,6 +38,7 @@ SECTIONS: dict[str, Any] = {
     "gap": gap,
     "dispatch": dispatch,
     "drift": drift,
+    "seconds": seconds,
     "copying": copying,
     "scaling": scaling,
     "cold_start": cold_start,
