@@ -30,7 +30,8 @@ def rebalance_experts(
     `weight` [L, E], an array or a tensor, is the load of each logical expert, and `num_replicas`
     the physical experts S of a layer, at least E and a multiple of `num_gpus`. Each group stays on
     one node if `num_groups` divides over the nodes, and `num_gpus` has to as well; else the policy
-    is global and looks at neither, as published. The solver ``"greedy"`` gives DeepSeek's own plan, to the slot.
+    is global and looks at neither, as published. The solver ``"greedy"`` gives DeepSeek's own plan,
+    to the slot.
 
     Returns int64 ``physical_to_logical`` [L, S] and ``logical_to_physical`` [L, E, X], as a
     `Placement` has them, and ``expert_count`` [L, E], the replicas of each expert. An illegal load

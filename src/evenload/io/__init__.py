@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import check_load, check_weights
-from evenload.checks import positive_int
+from evenload.checks import whole_number
 from evenload.io.base import (
+    MOST_EXPERTS,
     ClusterMissingError,
     FileFormatError,
     Float,
@@ -23,7 +24,7 @@ from evenload.io.base import (
     check_window,
     checking,
 )
-from evenload.io.files import replace_file
+from evenload.io.files import check_place, max_bytes, replace_file
 from evenload.io.formats import FORMATS, Format, find_either, find_input, find_output
 from evenload.io.placements import for_layers
 from evenload.layers import ModelLayers
@@ -38,10 +39,12 @@ __all__ = [
     "LoadFile",
     "PlacementFile",
     "PlacementShape",
+    "check_place",
     "check_window",
     "find_output",
     "for_layers",
     "load_digest",
+    "max_bytes",
     "read_anything",
     "read_load",
     "read_placement",
@@ -87,7 +90,7 @@ def read_load(
         If there is no such file.
     FileFormatError
         If the file is empty, damaged, of the wrong kind or holds no load; or there is no
-        such format.
+        such format; or it is no regular file, or would take more than `max_bytes` at once.
     ValueError
         If the window is not in the file, the numbers are no load, or `num_experts` is below 1.
     """
@@ -117,7 +120,7 @@ def read_trace(
 
 def _read_trace(reader: Format, path: Path, num_experts: int | None) -> Trace:
     if num_experts is not None:
-        num_experts = positive_int("num_experts", num_experts)
+        num_experts = whole_number("num_experts", num_experts, 1, MOST_EXPERTS)
     with checking(str(path)):
         trace: Trace = reader.function("read_load")(path, num_experts)
         if num_experts not in (None, trace.num_experts):

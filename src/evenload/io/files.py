@@ -8,12 +8,16 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from evenload.checks import positive_int
 
 # What zipfile and zlib raise on damaged bytes; OSError is a seek to before the file's start.
 DAMAGED = (
@@ -44,6 +48,62 @@ _KINDS = (
     *((b"\x80" + bytes([protocol]), "a Python pickle") for protocol in range(2, 6)),
     (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"),
 )
+
+
+# ---- how much is read ----------------------------------------------------------------------------
+
+MOST_BYTES = 2**30  # held at once for one array, one line or one text; a header may claim any size
+_most: ContextVar[int] = ContextVar("most_bytes", default=MOST_BYTES)
+
+
+def most_bytes() -> int:
+    """Return how many bytes a reader may hold at once, for one array, one line or one text.
+
+    What reads again later, perhaps in another process, keeps the number and sets it then.
+    """
+    return _most.get()
+
+
+@contextmanager
+def max_bytes(number: int | None) -> Iterator[None]:
+    """Let readers hold up to `number` bytes at once within the block, 1 GiB unless told.
+
+    Where a file is read window by window a window counts, not the file. None changes nothing; a
+    number below 1 is a `ValueError`.
+    """
+    token = _most.set(most_bytes() if number is None else positive_int("max_bytes", number))
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+def check_bytes(what: str, size: int) -> None:
+    """Raise `ValueError` if a reader would have to hold too much; called before it does."""
+    if size > most_bytes():
+        raise ValueError(
+            f"{what} takes {size} bytes, more than the {most_bytes()} that are held at once; where "
+            f"there is memory for it, use --max-bytes {size} (evenload.io.max_bytes)"
+        )
+
+
+def check_regular(mode: int) -> None:
+    """Raise `ValueError` for what may never end, or wait for ever, by a path's ``st_mode``."""
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        pipe, socket = stat.S_ISFIFO(mode), stat.S_ISSOCK(mode)
+        kind = "a pipe" if pipe else "a socket" if socket else "a device"
+        raise ValueError(
+            f"this is {kind}, and only regular files are read; write what it gives to a file"
+        )
+
+
+def some(names: Sequence[Any], most: int = 12) -> str:
+    """Return the first of many names with commas between, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(str(name)[:40] for name in names[:most]) or "none") + more
+
+
+# ---- which files, and of what kind ---------------------------------------------------------------
 
 
 def kind_of(path: Path) -> str:
@@ -113,6 +173,22 @@ def files_of(path: Path, *suffixes: str) -> list[Path]:
         return [path]
     inside = (p for p in path.iterdir() if not suffixes or p.suffix.lower() in suffixes)
     return sorted((p for p in inside if p.is_file()), key=natural)
+
+
+# ---- written -------------------------------------------------------------------------------------
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise `ValueError` unless there is a folder for a file at `path`; said before any work."""
+    place = Path(path)
+    folder = (place.resolve() if place.is_symlink() else place).parent
+    if place.is_dir():
+        raise ValueError(f"{place}: this is a folder; give a file in it")
+    if not folder.is_dir():
+        what = "is no folder; give another" if folder.exists() else "does not exist; make it first"
+        raise ValueError(f"{place}: the folder {folder} {what}")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{place}: the folder {folder} may not be written to; give another")
 
 
 @contextmanager

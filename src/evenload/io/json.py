@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import FileFormatError, refusing, trace_of
+from evenload.io.files import check_bytes, some
 from evenload.trace import Trace
 
 MOST_TEXT = 2**25  # bytes of a placement: 100 layers of 8192 slots, each on a line of its own
@@ -38,6 +39,7 @@ def check_text(path: Path, most: int) -> None:
 
 def parse_json(path: Path, most: int | None = None) -> Any:
     """Return the value in a JSON file; what is no JSON is refused with its line and column."""
+    check_bytes("the text", path.stat().st_size)
     if most is not None:
         check_text(path, most)
     with refusing("this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
@@ -64,7 +66,7 @@ def keys_found(value: Any) -> str:
     """Name the keys of an object, or the kind of anything else, for messages."""
     if not isinstance(value, dict):
         return type(value).__name__
-    return ", ".join(map(str, value))[:200] or "none"
+    return some(list(value))
 
 
 def to_array(value: Any, name: str) -> NDArray[Any]:

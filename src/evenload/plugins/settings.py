@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from evenload.checks import printable
+from evenload.io.files import check_regular
+
 PREFIX = "EVENLOAD_"
 FLAGS = {"1": True, "true": True, "yes": True, "on": True,
          "0": False, "false": False, "no": False, "off": False, "": False}  # fmt: skip
@@ -222,23 +225,25 @@ def _from_file(path: Path) -> dict[str, Any]:
     import json
     import tomllib
 
+    name = printable(str(path))  # what is told here goes to the engine's log
     readers = {".json": json.loads, ".toml": tomllib.loads}
     if path.suffix not in readers:
-        raise ValueError(f"{PREFIX}OPTIONS={path} ends in neither .toml nor .json; use one of them")
+        raise ValueError(f"{PREFIX}OPTIONS={name} ends in neither .toml nor .json; use one of them")
     try:
+        check_regular(path.stat().st_mode)
         with path.open("rb") as stream:
             raw = stream.read(MOST_BYTES + 1)
         if len(raw) > MOST_BYTES:
             raise ValueError("it has more than 1 MB")
         said = readers[path.suffix](raw.decode())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{PREFIX}OPTIONS={path} cannot be read: {error}") from None
+        raise ValueError(f"{PREFIX}OPTIONS={name} cannot be read: {printable(str(error))}") from None
     if not isinstance(said, dict):
-        raise ValueError(f"{path} holds a {type(said).__name__}; use names and values")
+        raise ValueError(f"{name} holds a {type(said).__name__}; use names and values")
     knobs = {knob.name: knob for knob in KNOBS if knob.in_file}
-    for name in said:
-        if name not in knobs:
+    for key in said:
+        if key not in knobs:
             raise ValueError(
-                f"{path} says {name!r}, which is no setting of a file; {_nearest(name, knobs)}"
+                f"{name} says {key!r}, which is no setting of a file; {_nearest(key, knobs)}"
             )
-    return {name: knobs[name].parse(value, f"{path}: {name}") for name, value in said.items()}
+    return {key: knobs[key].parse(value, f"{name}: {key}") for key, value in said.items()}
