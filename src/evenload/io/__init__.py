@@ -97,12 +97,16 @@ def read_load(
     reader = find_input(Path(path), "read_load", format)
     trace = _read_trace(reader, Path(path), num_experts)
     index = None if window is None else check_window(window, len(trace), trace.source)
+    over_time = trace if trace.over_time else None
+    about = trace.source, reader.name, index, trace.notes, trace.layers
+    if over_time is None:
+        only = trace.read(0)
+        del trace  # the array that was read goes before the one that comes back is made
+        return LoadFile(check_weights(f"{about[0]}: load", only), None, *about)
     load = np.zeros(trace.shape[1:])
     for t in range(len(trace)) if index is None else (index,):
-        place = f"window {t}: load" if trace.over_time else "load"
-        load += check_weights(f"{trace.source}: {place}", trace.read(t))
-    over_time = trace if trace.over_time else None
-    return LoadFile(load, over_time, trace.source, reader.name, index, trace.notes, trace.layers)
+        load += check_weights(f"{trace.source}: window {t}: load", trace.read(t))
+    return LoadFile(load, over_time, *about)
 
 
 def read_trace(

@@ -19,6 +19,11 @@ from typing import Any, BinaryIO
 
 from evenload.checks import positive_int
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 # What zipfile and zlib raise on damaged bytes; OSError is a seek to before the file's start.
 DAMAGED = (
     zipfile.BadZipFile,
@@ -191,6 +196,23 @@ def check_place(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{place}: the folder {folder} may not be written to; give another")
 
 
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers of files of that name left behind; what is written to is held."""
+    for path in folder.glob(f".{name}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError), path.open("r+b") as stream:
+            _hold(stream)
+            path.unlink()
+
+
+def _hold(stream: BinaryIO) -> None:
+    """Hold a file until it is closed, or raise `OSError` where another process does.
+
+    Windows lets nobody remove a file that is open, and needs no lock.
+    """
+    if fcntl is not None:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a binary stream whose content becomes the file at `path` once all went well.
@@ -212,6 +234,8 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield stream
             return
         with temporary.open("xb") as stream:
+            with suppress(OSError):  # a file system without locks
+                _hold(stream)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -257,7 +257,8 @@ def _by_pass(every: list[Record]) -> list[list[Record]]:
 
 def _layers_of(record: Record) -> NDArray[np.bool_]:
     """Return which layers have tokens, [L]: those of the rank's pipeline stage."""
-    return np.any(record.counts.whole(), axis=1)
+    layers: NDArray[np.bool_] = record.counts.whole().any(axis=1)
+    return layers
 
 
 def _rank_notes(passes: list[list[Record]], num_files: int, where: str) -> list[str]:

@@ -1,8 +1,8 @@
 """vLLM's expert maps: where each expert is on each rank, as one tensor that torch saved.
 
 ``[layers, ranks, experts]`` holds the slot of an expert on a rank, counted from 0, and -1 where the
-rank lacks it: what `determine_expert_map` of vLLM 0.33 (``expert_map_manager.py``) returns for a rank,
-one behind another. Ranks may differ in slots, alike in every layer. The number of nodes is not in it.
+rank lacks it: what `determine_expert_map` of vLLM 0.33 (``expert_map_manager.py``) returns for each
+rank. Ranks may differ in slots, alike in every layer. The number of nodes is not in it.
 """
 
 from __future__ import annotations
