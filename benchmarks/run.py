@@ -19,6 +19,7 @@ from benchmarks import (
     gap,
     memory,
     quality_speed,
+    readers,
     replay_speed,
     scaling,
 )
@@ -35,6 +36,7 @@ SECTIONS: dict[str, Any] = {
     "scaling": scaling,
     "cold_start": cold_start,
     "memory": memory,
+    "readers": readers,
     "replay_speed": replay_speed,
 }
 INTERRUPTED, MISSING = 130, 2

@@ -124,7 +124,7 @@ def packing_options(
 
 
 def printable(text: str) -> str:
-    """Return text in one line, whatever it is: what does not print is shown escaped, as ``\\x1b``.
+    """Return text in one line, whatever it is: what does not print is shown escaped, as ESC is.
 
     A file's name, or what is quoted from a file, may otherwise move a terminal's cursor.
     """

@@ -92,11 +92,13 @@ def bomb(path, shape, key="load", dtype="<f8"):
     claims = {"descr": dtype, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, claims)
     left = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-            member.write(header.getvalue())
-            while left > 0:
-                left -= member.write(bytes(min(left, 2**24)))
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(f"{key}.npy", "w", force_zip64=True) as member,
+    ):
+        member.write(header.getvalue())
+        while left > 0:
+            left -= member.write(bytes(min(left, 2**24)))
     return path
 
 
@@ -113,17 +115,14 @@ def test_the_advice_is_to_be_followed(tmp_path, key):
     np.savez(path, **{key: array})
     with max_bytes(8):
         message = refused(path, "more than the 8 that are held at once")
-    while "--max-bytes" in message:
+    if key == "topk":  # which is read, and then counted
         with max_bytes(advised(message)):
-            try:
-                read_load(path)
-                message = ""
-            except FileFormatError as error:
-                assert str(error) != message
-                message = str(error)
-    with pytest.raises(ValueError, match=r"^max_bytes=0 is less than 1; use 1 or more$"):  # noqa: SIM117
-        with max_bytes(0):
-            pass
+            message = refused(path, "an array of shape (4, 32) takes 1024 bytes")
+    with max_bytes(advised(message)):
+        assert read_load(path).load.size
+    wrong = pytest.raises(ValueError, match=r"^max_bytes=0 is less than 1; use 1 or more$")
+    with wrong, max_bytes(0):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -168,8 +167,8 @@ def test_keys_of_an_archive_are_not_all_shown(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         for number in range(60_000):
             archive.writestr(f"k{number}.npy", b"")
-    message = refused(tmp_path / "x.npz", "no key 'load' or 'topk' in the archive; keys found: k0, ")
-    assert message.endswith("k11 and 59988 more")
+    with pytest.raises(FileFormatError, match=r"keys found: k0, k1, .*, k11 and 59988 more$"):
+        read_load(tmp_path / "x.npz")
 
 
 def test_keys_of_an_object_are_not_all_shown(tmp_path):
@@ -217,9 +216,7 @@ def test_padding_of_requests(tmp_path):
         [[0, 1, 1, 0], [1, 0, 0, 1]],
         [[1, 1, 0, 0], [1, 1, 0, 0]],
     ]
-    assert trace.notes == (
-        f"{path}: 2 of 6 rows of experts are -1, which is padding, and skipped",
-    )
+    assert trace.notes == (f"{path}: 2 of 6 rows of experts are -1, which is padding, and skipped",)
     assert read_topk(path).tolist() == [rows[0][0], rows[1][0]]
 
 

@@ -102,7 +102,10 @@ BOMB = "a: &a [0, 1]\n" + "".join(
             "initial_global_assignments: {3: [0, 1]}\nnum_slots: 3\n",
             "the layers have 2 slots, and num_slots=3; use that for num_slots",
         ),
-        ("initial_global_assignments: {3: [0, 1], 4: [0]}\n", "differs by layer: 2 in layer 3; 1 in layer 4; use as many"),
+        (
+            "initial_global_assignments: {3: [0, 1], 4: [0]}\n",
+            "differs by layer: 2 in layer 3; 1 in layer 4; use as many",
+        ),
         ("initial_global_assignments: {x: [0, 1]}\n", "has the key 'x'; use a layer's number"),
         ("initial_global_assignments: {-1: [0, 1]}\n", "layer id=-1 is less than 0; use 0"),
         ("initial_global_assignments: {99999999: [0, 1]}\n", "layer 99999999 is past 65536"),

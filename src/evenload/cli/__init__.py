@@ -167,7 +167,7 @@ def _sentence(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror[:1].lower() + error.strerror[1:]
         if error.filename is not None:
-            text = f"{error.filename}: {text}"
+            text = f"{printable(str(error.filename))}: {text}"
     return " ".join(text.split())
 
 

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from evenload.checks import positive_int
+from evenload.checks import positive_int, printable
 
 try:
     import fcntl
@@ -187,13 +187,15 @@ def check_place(path: str | os.PathLike[str]) -> None:
     """Raise `ValueError` unless there is a folder for a file at `path`; said before any work."""
     place = Path(path)
     folder = (place.resolve() if place.is_symlink() else place).parent
-    if place.is_dir():
-        raise ValueError(f"{place}: this is a folder; give a file in it")
+    what = ""
     if not folder.is_dir():
         what = "is no folder; give another" if folder.exists() else "does not exist; make it first"
-        raise ValueError(f"{place}: the folder {folder} {what}")
-    if not os.access(folder, os.W_OK):
-        raise ValueError(f"{place}: the folder {folder} may not be written to; give another")
+    elif not os.access(folder, os.W_OK):
+        what = "may not be written to; give another"
+    if what:
+        raise ValueError(printable(f"{place}: the folder {folder} {what}"))
+    if place.is_dir():
+        raise ValueError(printable(f"{place}: this is a folder; give a file in it"))
 
 
 def remove_unfinished(folder: Path, name: str = "*") -> None:

@@ -257,8 +257,7 @@ def _by_pass(every: list[Record]) -> list[list[Record]]:
 
 def _layers_of(record: Record) -> NDArray[np.bool_]:
     """Return which layers have tokens, [L]: those of the rank's pipeline stage."""
-    layers: NDArray[np.bool_] = record.counts.whole().any(axis=1)
-    return layers
+    return np.asarray(record.counts.whole().any(axis=1))
 
 
 def _rank_notes(passes: list[list[Record]], num_files: int, where: str) -> list[str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from evenload.checks import printable
-from evenload.io.files import check_regular
 
 PREFIX = "EVENLOAD_"
 FLAGS = {"1": True, "true": True, "yes": True, "on": True,
@@ -225,10 +224,14 @@ def _from_file(path: Path) -> dict[str, Any]:
     import json
     import tomllib
 
-    name = printable(str(path))  # what is told here goes to the engine's log
+    from evenload.io.files import check_regular
+
+    shown = printable(str(path))  # it goes to the engine's log
     readers = {".json": json.loads, ".toml": tomllib.loads}
     if path.suffix not in readers:
-        raise ValueError(f"{PREFIX}OPTIONS={name} ends in neither .toml nor .json; use one of them")
+        raise ValueError(
+            f"{PREFIX}OPTIONS={shown} ends in neither .toml nor .json; use one of them"
+        )
     try:
         check_regular(path.stat().st_mode)
         with path.open("rb") as stream:
@@ -237,13 +240,14 @@ def _from_file(path: Path) -> dict[str, Any]:
             raise ValueError("it has more than 1 MB")
         said = readers[path.suffix](raw.decode())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{PREFIX}OPTIONS={name} cannot be read: {printable(str(error))}") from None
+        why = printable(str(error))
+        raise ValueError(f"{PREFIX}OPTIONS={shown} cannot be read: {why}") from None
     if not isinstance(said, dict):
-        raise ValueError(f"{name} holds a {type(said).__name__}; use names and values")
+        raise ValueError(f"{shown} holds a {type(said).__name__}; use names and values")
     knobs = {knob.name: knob for knob in KNOBS if knob.in_file}
     for key in said:
         if key not in knobs:
             raise ValueError(
-                f"{name} says {key!r}, which is no setting of a file; {_nearest(key, knobs)}"
+                f"{shown} says {key!r}, which is no setting of a file; {_nearest(key, knobs)}"
             )
-    return {key: knobs[key].parse(value, f"{name}: {key}") for key, value in said.items()}
+    return {key: knobs[key].parse(value, f"{shown}: {key}") for key, value in said.items()}
