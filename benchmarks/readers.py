@@ -151,7 +151,7 @@ def _map(path: Path, windows: int) -> Any:
     torch.save(torch.from_numpy(places), path)
 
 
-# By the format's name in `evenload.io.FORMATS`: what writes a file, its ending, the plain call, ours.
+# By the format's name in `evenload.io`: what writes a file, its ending, the plain call, ours.
 FORMATS: dict[str, tuple[Callable[..., Any], str, str, str]] = {
     "npy": (_load, ".npy", "numpy", LOADS),
     "npz": (_load, ".npz", "numpy npz", LOADS),
@@ -195,10 +195,10 @@ def measure(name: str, windows: int, say: Callable[[str], None]) -> dict[str, An
         modules = MODULES[plain.split()[0]]
         theirs = {"modules": modules, "call": PLAIN[plain].format(path="path")}
         mine = {"modules": "evenload.io", "call": ours.format(how=how)}
-        told = [
+        other, told = (
             json.loads(fresh(["-c", PROGRAM.format(**call, **paths)])) for call in (theirs, mine)
-        ]
-    return {"name": name, "plain": plain.split()[0], "bytes": size, "library": told[0]} | told[1]
+        )
+    return {"name": name, "plain": plain.split()[0], "bytes": size, "library": other} | told
 
 
 def render(result: dict[str, Any]) -> str:

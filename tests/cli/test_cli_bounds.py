@@ -138,7 +138,8 @@ def test_the_limit_is_an_option_of_every_command_that_reads(tmp_path, command):
     fails(
         command, *words, "--max-bytes", 191,
         error=f"{trace}, key 'load': an array of shape (3, 8) takes 192 bytes, more than the 191 "
-        "that are held at once; where there is memory for it, use --max-bytes 192 (evenload.io.max_bytes)",
+        "that are held at once; where there is memory for it, use --max-bytes 192 "
+        "(evenload.io.max_bytes)",
     )  # fmt: skip
     if command == "evaluate":
         return  # the placement is a text of some more bytes
