@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from placement_files import PLACEMENT, text_of
 
-from evenload.io import FileFormatError, PlacementFile, read_placement_file
+from evenload.io import FileFormatError, PlacementFile, max_bytes, read_placement_file
 
 MOST_BYTES, MOST_SECONDS = 2**27, 20.0
 
@@ -72,7 +72,9 @@ def test_text_of_no_placements_size(tmp_path):
     with path.open("wb") as stream:
         stream.write(b'{"physical_to_logical_map": [')
         stream.truncate(2**25 + 1)
-    refused(path, "the file has 33554433 bytes, more than the 33554432 that a placement is read")
+    refused(path, "the text takes 33554433 bytes, more than the 33554432 that are held at once")
+    with max_bytes(2**25 + 1):  # as it says
+        refused(path, "this is no JSON")
 
 
 BOMB = "a: &a [0, 1]\n" + "".join(

@@ -58,15 +58,15 @@ _KINDS = (
 # ---- how much is read ----------------------------------------------------------------------------
 
 MOST_BYTES = 2**30  # held at once for one array, one line or one text; a header may claim any size
-_most: ContextVar[int] = ContextVar("most_bytes", default=MOST_BYTES)
+_most: ContextVar[int | None] = ContextVar("most_bytes", default=None)
 
 
-def most_bytes() -> int:
-    """Return how many bytes a reader may hold at once, for one array, one line or one text.
+def most_bytes(usual: int = MOST_BYTES) -> int:
+    """Return how many bytes a reader may hold at once: what `max_bytes` says, or else the usual.
 
     What reads again later, perhaps in another process, keeps the number and sets it then.
     """
-    return _most.get()
+    return _most.get() or usual
 
 
 @contextmanager
@@ -76,19 +76,19 @@ def max_bytes(number: int | None) -> Iterator[None]:
     Where a file is read window by window a window counts, not the file. None changes nothing; a
     number below 1 is a `ValueError`.
     """
-    token = _most.set(most_bytes() if number is None else positive_int("max_bytes", number))
+    token = _most.set(_most.get() if number is None else positive_int("max_bytes", number))
     try:
         yield
     finally:
         _most.reset(token)
 
 
-def check_bytes(what: str, size: int) -> None:
+def check_bytes(what: str, size: int, usual: int = MOST_BYTES) -> None:
     """Raise `ValueError` if a reader would have to hold too much; called before it does."""
-    if size > most_bytes():
+    if size > (most := most_bytes(usual)):
         raise ValueError(
-            f"{what} takes {size} bytes, more than the {most_bytes()} that are held at once; where "
-            f"there is memory for it, use --max-bytes {size} (evenload.io.max_bytes)"
+            f"{what} takes {size} bytes, more than the {most} that are held at once; where there "
+            f"is memory for it, use --max-bytes {size} (evenload.io.max_bytes)"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import FileFormatError, refusing, trace_of
-from evenload.io.files import check_bytes, some
+from evenload.io.files import MOST_BYTES, check_bytes, some
 from evenload.io.json_stream import UnclearError, read_json
 from evenload.trace import Trace
 
@@ -29,24 +29,12 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
     return trace_of(to_array(value, key), str(path))
 
 
-def check_text(path: Path, most: int) -> None:
-    """Raise `FileFormatError` if a text is larger than any placement."""
-    size = path.stat().st_size
-    if size > most:
-        raise ValueError(
-            f"the file has {size} bytes, more than the {most} that a placement is read from; is it "
-            "one?"
-        )
-
-
 def parse_json(path: Path, most: int | None = None) -> Any:
     """Return the value in a JSON file; what is no JSON is refused with its line and column.
 
-    Lists of numbers are arrays, but where `most` says how many bytes a placement may have.
+    Lists of numbers are arrays, but where `most` says how many bytes a placement usually has.
     """
-    check_bytes("the text", path.stat().st_size)
-    if most is not None:
-        check_text(path, most)
+    check_bytes("the text", path.stat().st_size, most or MOST_BYTES)
     with refusing("this is no JSON", UnicodeDecodeError, RecursionError):
         if most is None:
             with suppress(UnclearError):

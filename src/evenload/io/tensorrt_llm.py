@@ -36,8 +36,8 @@ from evenload.io.base import (
     model_layers,
     refusing,
 )
-from evenload.io.files import natural, some
-from evenload.io.json import check_text, keys_found, parse_json
+from evenload.io.files import check_bytes, natural, some
+from evenload.io.json import keys_found, parse_json
 from evenload.io.placements import check_equal_slots, for_engine, placement_file
 from evenload.io.recorded import RecordedWindows
 from evenload.layers import ModelLayers
@@ -245,7 +245,7 @@ def _parse_yaml(path: Path) -> Any:
     PyYAML's events are followed here, since a few bytes can name one list a million times over
     (aliases), nest without end, or say a key twice: all but plain values is refused with its line.
     """
-    check_text(path, MOST_TEXT)
+    check_bytes("the text", path.stat().st_size, MOST_TEXT)
     yaml = needed("yaml", "PyYAML", "tensorrt-llm", "a YAML file")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
