@@ -233,26 +233,30 @@ def _read_passes(dumps: list[list[Record]], where: str) -> Trace:
 
 def _by_pass(every: list[Record]) -> list[list[Record]]:
     """Return the records of each forward pass, by its number; each layer's once."""
-    passes: dict[int, dict[tuple[int, str, int], Record]] = {}
+    passes: dict[int, list[Record]] = {}
+    firsts: dict[tuple[int, int, str], Record] = {}
+    taken: dict[tuple[int, int, str], NDArray[np.bool_]] = {}  # layers, where there are several
     for record in every:
-        there = passes.setdefault(record.number, {})
-        stage = 0
-        while (other := there.get((record.rank, record.key, stage))) is not None:
-            if (_layers_of(record) & _layers_of(other)).any():
+        there, who = passes.setdefault(record.number, []), (record.number, record.rank, record.key)
+        other = firsts.setdefault(who, record)
+        if other is not record:
+            mine, theirs = _layers_of(record), taken.get(who)
+            theirs = _layers_of(other) if theirs is None else theirs
+            if (mine & theirs).any():
                 raise FileFormatError(
                     f"{record.path}: rank {record.rank} has forward pass {record.number} here and "
                     f"in {other.path.name}, and they share layers, as stages of a pipeline do not; "
                     "give each recording once"
                 )
-            stage += 1
-        first = next(iter(there.values()), record)
+            taken[who] = mine | theirs
+        first = there[0] if there else record
         if not np.array_equal(first.experts, record.experts):
             raise FileFormatError(
                 f"{record.path}: {_MAP} differs from that of {first.path.name}, and both have "
                 f"forward pass {record.number}; give the files of one recording"
             )
-        there[record.rank, record.key, stage] = record
-    return [list(passes[number].values()) for number in sorted(passes)]
+        there.append(record)
+    return [passes[number] for number in sorted(passes)]
 
 
 def _layers_of(record: Record) -> NDArray[np.bool_]:
