@@ -142,6 +142,36 @@ def test_parts_of_a_pass_and_passes_that_a_rank_lacks(tmp_path):
     )
 
 
+def test_stages_of_a_pipeline_write_one_rank_number_each(tmp_path):
+    """Their records of a pass have tokens in layers of their own, and are summed."""
+    maps = np.tile(np.arange(S) % E, (L, 1))
+    counts = RNG.integers(1, 9, (2, L, S))
+    stages = counts.copy()
+    stages[0, 1:] = stages[1, :1] = 0
+    for stage, mine in enumerate(stages):
+        name = f"expert_distribution_recorder_17.{stage}_0.pt"
+        dump_passes(tmp_path / name, 0, {4: mine, 5: mine}, maps)
+    trace = read_trace(tmp_path)
+    expected = counts_of(maps, stages.sum(axis=0))
+    assert [w.tolist() for w in trace] == [expected, expected]
+    assert trace.notes == ()
+
+
+def test_equal_stat_dumps_of_the_stages_count_once(tmp_path):
+    counts = RNG.integers(1, 9, (3, L, E))
+    first, again, other = (
+        dump_stat(tmp_path / f"expert_distribution_recorder_17.{n}.pt", numbers)
+        for n, numbers in enumerate((counts, counts, counts + 1))
+    )
+    trace = read_trace(tmp_path)
+    assert [w.tolist() for w in trace] == [*counts.tolist(), *(counts + 1).tolist()]
+    assert (
+        f"{again}: the same numbers as in {first.name}, as each pipeline stage writes them; "
+        "counted once"
+    ) in trace.notes
+    assert other.name not in "".join(trace.notes[1:2])
+
+
 def test_one_file_is_one_rank(tmp_path):
     maps = np.tile(np.arange(S) % E, (L, 1))
     path = dump_passes(tmp_path / "x.pt", 3, {1: np.ones((L, S), int)}, maps)

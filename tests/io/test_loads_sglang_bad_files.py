@@ -120,7 +120,8 @@ def test_files_that_do_not_fit(tmp_path):
     dump_passes(b, 0, {7: ONES}, MAPS)
     complains(
         pattern,
-        f"{b}: rank 0 has forward pass 7 here and in a.pt; give each recording once",
+        f"{b}: rank 0 has forward pass 7 here and in a.pt, and they share layers, as stages of a "
+        "pipeline do not; give each recording once",
     )
     dump_passes(b, 1, {7: ONES}, MAPS[:, ::-1].copy())
     complains(

@@ -19,6 +19,7 @@ OPTIONS = {
         "--experts N": "Experts per layer, if the file does not say.",
         "--format NAME": "The file's format. Default: told by its content.",
     },
+    "reading": shared.MAX_BYTES,
     "output": shared.JSON,
 }  # fmt: skip
 

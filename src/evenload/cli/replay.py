@@ -85,6 +85,7 @@ def run(args: Namespace) -> None:
         check_page_path(args.report)
     if args.save is not None:
         check_saved_path(args.save)
+    shared.check_places(args.report, args.save)
     trace = shared.open_trace(args.trace, args)
     how["start"] = shared.open_placement("start", args, trace.num_experts, trace.layers)
     cluster = shared.cluster_of(args, args.slots, trace.num_experts)

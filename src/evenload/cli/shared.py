@@ -8,9 +8,11 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from evenload.checks import printable
 
 if TYPE_CHECKING:
     from evenload.cluster import Cluster
@@ -35,12 +37,17 @@ TRACE = {
 WINDOW = {
     "--window N": "Take window N of a trace (from 0, or from the end: -1), not the sum of all.",
 }
+MAX_BYTES = {
+    "--max-bytes N": "Bytes that reading may hold at once, for one window, line or text. Default: "
+    "1073741824 (1 GiB).",
+}
 READING = {
     "--experts N": "Experts per layer, for a file of routed experts (`topk`) that does not say.",
     "--format NAME": "Format of the loads: npz, npy, csv, json, parquet, sglang-recorder, "
     "sglang-logical-count, tensorrt-llm-statistics, vllm-routed-experts or vllm-ascend-load. "
     "Default: told by the file's ending and content. A .npy or .npz or folder of routed experts "
     "[tokens, layers, k] of vLLM's requests has to be named.",
+    **MAX_BYTES,
 }
 THE_GPUS = "GPUs of the expert-parallel group."
 THE_SLOTS = (
@@ -90,6 +97,16 @@ def both(given: Any, other: Any, rule: str) -> None:
     """Raise `ValueError` if an option is given without the one that it is for."""
     if given is not None and (other is None or other is False):
         raise ValueError(f"{rule}; give both, or neither")
+
+
+def reading(args: Namespace) -> AbstractContextManager[None]:
+    """Let the command read what --max-bytes allows, where it has that option."""
+    most = getattr(args, "max_bytes", None)
+    if most is None:
+        return nullcontext()
+    from evenload.io import max_bytes
+
+    return max_bytes(most)
 
 
 def open_loads(args: Namespace) -> LoadFile:
@@ -183,15 +200,15 @@ _TERMINAL_SECONDS, _LOG_SECONDS = 0.2, 10.0  # from one look at long work to the
 def _over(line: str) -> None:
     """Write over the last line of a terminal."""
     width = shutil.get_terminal_size().columns - 1
-    sys.stderr.write("\r" + line[:width].ljust(width) + "\r")
+    sys.stderr.write("\r" + printable(line)[:width].ljust(width) + "\r")
     sys.stderr.flush()
 
 
 def say(line: str) -> None:
-    """Print a line to stderr."""
+    """Print one line to stderr; what names and files have in it that does not print is escaped."""
     if sys.stderr.isatty():
         _over("")
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
 
 
@@ -271,9 +288,19 @@ def kernels() -> Iterator[None]:
 # ---- results -----------------------------------------------------------------------------------
 
 
+def check_places(*paths: Path | None) -> None:
+    """Raise `ValueError` where there is no folder for an output, before any work is done."""
+    from evenload.io import check_place
+
+    for path in paths:
+        if path is not None:
+            check_place(path)
+
+
 def check_outputs(output: Path | None, form: str | None, *plots: Path | None) -> None:
     """Raise `ValueError` for an output that could not be written, before any work is done."""
     both(form, output, "--output-format is of --output")
+    check_places(output, *plots)
     if output is not None:
         from evenload.io import find_output
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import check_load, check_weights
-from evenload.checks import positive_int
+from evenload.checks import whole_number
 from evenload.io.base import (
+    MOST_EXPERTS,
     ClusterMissingError,
     FileFormatError,
     Float,
@@ -23,7 +24,7 @@ from evenload.io.base import (
     check_window,
     checking,
 )
-from evenload.io.files import replace_file
+from evenload.io.files import check_place, max_bytes, replace_file
 from evenload.io.formats import FORMATS, Format, find_either, find_input, find_output
 from evenload.io.placements import for_layers
 from evenload.layers import ModelLayers
@@ -38,10 +39,12 @@ __all__ = [
     "LoadFile",
     "PlacementFile",
     "PlacementShape",
+    "check_place",
     "check_window",
     "find_output",
     "for_layers",
     "load_digest",
+    "max_bytes",
     "read_anything",
     "read_load",
     "read_placement",
@@ -87,19 +90,23 @@ def read_load(
         If there is no such file.
     FileFormatError
         If the file is empty, damaged, of the wrong kind or holds no load; or there is no
-        such format.
+        such format; or it is no regular file, or would take more than `max_bytes` at once.
     ValueError
         If the window is not in the file, the numbers are no load, or `num_experts` is below 1.
     """
     reader = find_input(Path(path), "read_load", format)
     trace = _read_trace(reader, Path(path), num_experts)
     index = None if window is None else check_window(window, len(trace), trace.source)
+    over_time = trace if trace.over_time else None
+    about = trace.source, reader.name, index, trace.notes, trace.layers
+    if over_time is None:
+        only = trace.read(0)
+        del trace  # the array that was read goes before the one that comes back is made
+        return LoadFile(check_weights(f"{about[0]}: load", only), None, *about)
     load = np.zeros(trace.shape[1:])
     for t in range(len(trace)) if index is None else (index,):
-        place = f"window {t}: load" if trace.over_time else "load"
-        load += check_weights(f"{trace.source}: {place}", trace.read(t))
-    over_time = trace if trace.over_time else None
-    return LoadFile(load, over_time, trace.source, reader.name, index, trace.notes, trace.layers)
+        load += check_weights(f"{trace.source}: window {t}: load", trace.read(t))
+    return LoadFile(load, over_time, *about)
 
 
 def read_trace(
@@ -117,7 +124,7 @@ def read_trace(
 
 def _read_trace(reader: Format, path: Path, num_experts: int | None) -> Trace:
     if num_experts is not None:
-        num_experts = positive_int("num_experts", num_experts)
+        num_experts = whole_number("num_experts", num_experts, 1, MOST_EXPERTS)
     with checking(str(path)):
         trace: Trace = reader.function("read_load")(path, num_experts)
         if num_experts not in (None, trace.num_experts):

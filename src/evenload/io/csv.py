@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from evenload.io.base import FileFormatError, refusing, trace_of
+from evenload.io.files import check_bytes
 from evenload.io.npy import checked_windows, layers_left_out
 from evenload.trace import Trace
 
@@ -18,30 +21,33 @@ _INDEX_HEADS = {"", "layer", "layers", "layer_id", "index", "unnamed: 0"}
 
 def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a load ``[L, E]``; a first row in which any cell is no number is a header."""
-    rows = _rows(path)
-    head = rows[0][1] if rows else []
-    if not all(map(_is_number, head)):
-        if len(head) > 1 and head[0].strip().lower() in _INDEX_HEADS:
-            raise FileFormatError(
-                f"{path}, line 1: the first column is headed {head[0]!r} and would be read as an "
-                "expert; leave row numbers out, every column is an expert"
-            )
-        del rows[0]
-    if not rows:
-        raise ValueError("no row of numbers; write one row a layer")
-    width = len(rows[0][1])
-    for line, cells in rows:
-        if len(cells) != width:
-            raise FileFormatError(
-                f"{path}, line {line}: {len(cells)} columns, and line {rows[0][0]} has {width}; "
-                "every row needs one column an expert"
-            )
-        for column, cell in enumerate(cells, 1):
-            if not _is_number(cell):
+    check_bytes("the text", path.stat().st_size)
+    numbers, width, first = array("d"), 0, 0  # 8 bytes each, where a list takes 40
+    empty: tuple[int, list[str]] | None = None
+    for line, cells in _rows(path):
+        if line == 1 and not all(map(_is_number, cells)):
+            _check_header(path, cells)
+            continue
+        if not any(cell.strip() for cell in cells):  # no row where it is at the end
+            empty = empty or (line, cells)
+            continue
+        for number, row in ([empty] if empty else []) + [(line, cells)]:
+            first, width = first or number, width or len(row)
+            if len(row) != width:
                 raise FileFormatError(
-                    f"{path}, line {line}, column {column}: {cell!r} is no number"
+                    f"{path}, line {number}: {len(row)} columns, and line {first} has {width}; "
+                    "every row needs one column an expert"
                 )
-    table = np.array([list(map(float, cells)) for _, cells in rows])
+            try:
+                numbers.extend(map(float, row))
+            except ValueError:
+                column = next(i for i, cell in enumerate(row) if not _is_number(cell))
+                raise FileFormatError(
+                    f"{path}, line {number}, column {column + 1}: {row[column]!r} is no number"
+                ) from None
+    if not width:
+        raise ValueError("no row of numbers; write one row a layer")
+    table = np.frombuffer(numbers).reshape(-1, width)
     notes: tuple[str, ...] = ()
     if width > 1 and (table[0] == np.arange(width)).all():
         notes = (
@@ -51,8 +57,16 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
     return trace_of(table, str(path), notes)
 
 
-def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Return (line number, cells) of every line; empty lines at the end are no rows."""
+def _check_header(path: Path, head: list[str]) -> None:
+    if len(head) > 1 and head[0].strip().lower() in _INDEX_HEADS:
+        raise FileFormatError(
+            f"{path}, line 1: the first column is headed {head[0]!r} and would be read as an "
+            "expert; leave row numbers out, every column is an expert"
+        )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of every line."""
     what = "this is no comma-separated text"
     # utf-8-sig: spreadsheets put a byte order mark in front.
     with (
@@ -60,10 +74,8 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         path.open(newline="", encoding="utf-8-sig") as stream,
     ):
         reader = csv.reader(stream, strict=True)
-        rows = [(reader.line_num, row) for row in reader]
-    while rows and not any(cell.strip() for cell in rows[-1][1]):
-        rows.pop()
-    return rows
+        for row in reader:
+            yield reader.line_num, row
 
 
 def _is_number(cell: str) -> bool:

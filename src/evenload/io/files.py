@@ -8,12 +8,21 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from evenload.checks import positive_int, printable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # What zipfile and zlib raise on damaged bytes; OSError is a seek to before the file's start.
 DAMAGED = (
@@ -44,6 +53,62 @@ _KINDS = (
     *((b"\x80" + bytes([protocol]), "a Python pickle") for protocol in range(2, 6)),
     (b"version https://git-lfs", "a Git LFS pointer (run `git lfs pull`)"),
 )
+
+
+# ---- how much is read ----------------------------------------------------------------------------
+
+MOST_BYTES = 2**30  # held at once for one array, one line or one text; a header may claim any size
+_most: ContextVar[int | None] = ContextVar("most_bytes", default=None)
+
+
+def most_bytes(usual: int = MOST_BYTES) -> int:
+    """Return how many bytes a reader may hold at once: what `max_bytes` says, or else the usual.
+
+    What reads again later, perhaps in another process, keeps the number and sets it then.
+    """
+    return _most.get() or usual
+
+
+@contextmanager
+def max_bytes(number: int | None) -> Iterator[None]:
+    """Let readers hold up to `number` bytes at once within the block, 1 GiB unless told.
+
+    Where a file is read window by window a window counts, not the file. None changes nothing; a
+    number below 1 is a `ValueError`.
+    """
+    token = _most.set(_most.get() if number is None else positive_int("max_bytes", number))
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+def check_bytes(what: str, size: int, usual: int = MOST_BYTES) -> None:
+    """Raise `ValueError` if a reader would have to hold too much; called before it does."""
+    if size > (most := most_bytes(usual)):
+        raise ValueError(
+            f"{what} takes {size} bytes, more than the {most} that are held at once; where there "
+            f"is memory for it, use --max-bytes {size} (evenload.io.max_bytes)"
+        )
+
+
+def check_regular(mode: int) -> None:
+    """Raise `ValueError` for what may never end, or wait for ever, by a path's ``st_mode``."""
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        pipe, socket = stat.S_ISFIFO(mode), stat.S_ISSOCK(mode)
+        kind = "a pipe" if pipe else "a socket" if socket else "a device"
+        raise ValueError(
+            f"this is {kind}, and only regular files are read; write what it gives to a file"
+        )
+
+
+def some(names: Sequence[Any], most: int = 12) -> str:
+    """Return the first of many names with commas between, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(str(name)[:40] for name in names[:most]) or "none") + more
+
+
+# ---- which files, and of what kind ---------------------------------------------------------------
 
 
 def kind_of(path: Path) -> str:
@@ -115,6 +180,41 @@ def files_of(path: Path, *suffixes: str) -> list[Path]:
     return sorted((p for p in inside if p.is_file()), key=natural)
 
 
+# ---- written -------------------------------------------------------------------------------------
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise `ValueError` unless there is a folder for a file at `path`; said before any work."""
+    place = Path(path)
+    folder = (place.resolve() if place.is_symlink() else place).parent
+    what = ""
+    if not folder.is_dir():
+        what = "is no folder; give another" if folder.exists() else "does not exist; make it first"
+    elif not os.access(folder, os.W_OK):
+        what = "may not be written to; give another"
+    if what:
+        raise ValueError(printable(f"{place}: the folder {folder} {what}"))
+    if place.is_dir():
+        raise ValueError(printable(f"{place}: this is a folder; give a file in it"))
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers of files of that name left behind; what is written to is held."""
+    for path in folder.glob(f".{name}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError), path.open("r+b") as stream:
+            _hold(stream)
+            path.unlink()
+
+
+def _hold(stream: BinaryIO) -> None:
+    """Hold a file until it is closed, or raise `OSError` where another process does.
+
+    Windows lets nobody remove a file that is open, and needs no lock.
+    """
+    if fcntl is not None:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a binary stream whose content becomes the file at `path` once all went well.
@@ -136,6 +236,8 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield stream
             return
         with temporary.open("xb") as stream:
+            with suppress(OSError):  # a file system without locks
+                _hold(stream)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

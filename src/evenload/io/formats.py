@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from evenload.checks import unknown_ending
-from evenload.io.base import FileFormatError
-from evenload.io.files import files_of, has_mark, is_glob
+from evenload.io.base import FileFormatError, checking
+from evenload.io.files import check_regular, files_of, has_mark, is_glob
 
 _FOLDER = "/"
 _BARE_TENSOR = "\x80\x02ctorch._utils\n_rebuild_"  # a pickle's first step, not of a dict's
@@ -114,6 +114,12 @@ FORMATS = (
         "vllm-ascend-load", "vllm_ascend",
         "a tensor that torch saved: a load [layers, experts] or a trace [windows, layers, experts]",
         ("read_load",), (".pth",), {".pt": (_BARE_TENSOR,), ".pth": (_BARE_TENSOR,)},
+    ),
+    Format(
+        "vllm-expert-map", "vllm_expert_map",
+        "vLLM's expert map, a tensor that torch saved: each expert's place on each rank, or -1 "
+        "[layers, ranks, experts]",
+        ("read_placement",), (".pth",), {".pt": (_BARE_TENSOR,), ".pth": (_BARE_TENSOR,)},
     ),
     Format(
         "vllm-routed-experts", "vllm_routed",
@@ -208,6 +214,8 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
             )
         return found
     status = path.stat()
+    with checking(str(path)):
+        check_regular(status.st_mode)
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
         raise FileFormatError(f"{path}: the file is empty (0 bytes)")
     if name is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import FileFormatError, refusing, trace_of
+from evenload.io.files import MOST_BYTES, check_bytes, some
+from evenload.io.json_stream import UnclearError, read_json
 from evenload.trace import Trace
 
 MOST_TEXT = 2**25  # bytes of a placement: 100 layers of 8192 slots, each on a line of its own
@@ -21,25 +24,21 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
     value, key = parse_json(path), "load"
     if isinstance(value, dict):
         key, value = key_in(value, "load", "logical_count")
-    elif not isinstance(value, list):
+    elif not isinstance(value, list | np.ndarray):
         raise ValueError(f"the file holds {value!r}; use nested lists or an object")
     return trace_of(to_array(value, key), str(path))
 
 
-def check_text(path: Path, most: int) -> None:
-    """Raise `FileFormatError` if a text is larger than any placement."""
-    size = path.stat().st_size
-    if size > most:
-        raise ValueError(
-            f"the file has {size} bytes, more than the {most} that a placement is read from; is it "
-            "one?"
-        )
-
-
 def parse_json(path: Path, most: int | None = None) -> Any:
-    """Return the value in a JSON file; what is no JSON is refused with its line and column."""
-    if most is not None:
-        check_text(path, most)
+    """Return the value in a JSON file; what is no JSON is refused with its line and column.
+
+    Lists of numbers are arrays, but where `most` says how many bytes a placement usually has.
+    """
+    check_bytes("the text", path.stat().st_size, most or MOST_BYTES)
+    with refusing("this is no JSON", UnicodeDecodeError, RecursionError):
+        if most is None:
+            with suppress(UnclearError):
+                return read_json(path)
     with refusing("this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
         text = path.read_text(encoding="utf-8-sig")
         try:
@@ -64,11 +63,11 @@ def keys_found(value: Any) -> str:
     """Name the keys of an object, or the kind of anything else, for messages."""
     if not isinstance(value, dict):
         return type(value).__name__
-    return ", ".join(map(str, value))[:200] or "none"
+    return some(list(value))
 
 
 def to_array(value: Any, name: str) -> NDArray[Any]:
-    """Turn nested lists of numbers, three deep at most and of one shape, into one array."""
+    """Turn nested lists or arrays of numbers, three deep at most and of one shape, into one."""
     _check_lists(value, name)
     return np.asarray(value)
 
@@ -77,8 +76,11 @@ def _check_lists(value: Any, name: str) -> tuple[int, ...]:
     """Return the shape of nested lists of numbers; raise at the first place that does not fit."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return ()
-    if name.count("[") > _DEEPEST:
+    if (depth := name.count("[") + getattr(value, "ndim", 0)) > _DEEPEST:
+        name += "[0]" * (min(depth, _DEEPEST + 1) - name.count("["))
         raise ValueError(f"{name} is nested deeper than [windows][layers][experts]")
+    if isinstance(value, np.ndarray):
+        return tuple(map(int, value.shape))
     if not isinstance(value, list):
         raise ValueError(f"{name} is {json.dumps(value)[:40]}; use a number")
     if set(map(type, value)) <= {int, float}:

@@ -22,7 +22,7 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from evenload.arrays import check_weights
-from evenload.io.base import FileFormatError, check_elements, refusing, trace_shape
+from evenload.io.base import FileFormatError, check_array, refusing, trace_shape
 from evenload.io.files import kind_of
 from evenload.layers import ModelLayers
 from evenload.trace import Trace, Windows
@@ -152,7 +152,7 @@ def read_array(stream: IO[bytes], num_bytes: int) -> NDArray[Any]:
     """Read one array of plain numbers, as `read_layout`; refused too if it is too large."""
     layout = read_layout(stream, num_bytes)
     shape = layout.shape
-    check_elements(shape)
+    check_array(shape, layout.dtype.itemsize)
     content = stream.read(num_bytes - layout.offset)
     if len(content) < num_bytes - layout.offset:
         raise ValueError("the file ends inside an array")

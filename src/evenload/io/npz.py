@@ -17,18 +17,25 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.checks import positive_int
+from evenload.checks import whole_number
 from evenload.io import npy
 from evenload.io.base import (
+    MOST_EXPERTS,
     checking,
     model_layers,
     refusing,
     trace_of,
     trace_shape,
 )
-from evenload.io.files import DAMAGED, kind_of
+from evenload.io.files import DAMAGED, kind_of, some
 from evenload.io.npy import StoredArray, read_array, read_layout
-from evenload.io.recorded import check_routed, count_topk, experts_note
+from evenload.io.recorded import (
+    check_routed,
+    count_topk,
+    experts_note,
+    padding_note,
+    without_padding,
+)
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
 
@@ -52,9 +59,13 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
         if num_experts is None and experts is not None:
             if len(experts) != 1:
                 raise ValueError(f"num_experts has {len(experts)} numbers; use one")
-            num_experts = positive_int("num_experts", experts[0])
-        counted = count_topk(read_member(archive, "topk", path), num_experts)
-        notes = () if num_experts is not None else (experts_note(path, counted.shape[1]),)
+            num_experts = whole_number("num_experts", experts[0], 1, MOST_EXPERTS)
+        topk = read_member(archive, "topk", path)
+        counted = count_topk(topk, num_experts)
+        skipped = int((topk[:, :, 0] < 0).sum())
+        notes = padding_note(str(path), skipped, topk[:, :, 0].size)
+        if num_experts is None:
+            notes += (experts_note(path, counted.shape[1]),)
         return trace_of(counted, str(path), notes, layers)
 
 
@@ -81,13 +92,13 @@ def _stored_trace(
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
-    """Read ``topk`` [tokens, L, k], or return None where the archive has none."""
+    """Read ``topk`` [tokens, L, k] without padding, or return None where there is none."""
     with open_archive(path) as archive:
         if "topk" not in keys_of(archive):
             return None
         topk = read_member(archive, "topk", path)
     check_routed(topk)
-    return topk
+    return without_padding(topk)
 
 
 def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
@@ -133,8 +144,7 @@ def member_of(archive: zipfile.ZipFile, *keys: str) -> zipfile.ZipInfo:
         if key in there:
             return archive.getinfo(f"{key}.npy")
     raise ValueError(
-        f"no key {' or '.join(map(repr, keys))} in the archive; keys found: "
-        f"{', '.join(there) or 'none'}"
+        f"no key {' or '.join(map(repr, keys))} in the archive; keys found: {some(there)}"
     )
 
 

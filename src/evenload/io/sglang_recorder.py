@@ -10,10 +10,14 @@ Slots are taken for the experts of the file's ``last_physical_to_logical_map``.
 
 **Several files** are given as a folder or as a pattern. Dumps of one after the other are put
 together: stat dumps by the time in their names, the others by their passes' numbers.
+
+**Pipeline stages** number their ranks alike and have the layers of their own: records of one rank
+that share no layer are summed. The stages' stat dumps are equal, and one of them counts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import partial
 from pathlib import Path
@@ -95,8 +99,14 @@ def _read_steps(dumps: list[StoredArray], where: str) -> Trace:
                 f"{counts.path}: {_COUNTS} has shape {counts.shape}, and that of "
                 f"{dumps[0].path.name} {dumps[0].shape}; give dumps of one model"
             )
-    reads, used, notes = [], [], list[str]()
+    reads, used, notes, seen = [], [], list[str](), dict[bytes, Path]()
     for counts in sorted(dumps, key=lambda dump: _time(dump.path)):
+        if (first := seen.setdefault(_digest(counts), counts.path)) != counts.path:
+            notes.append(
+                f"{counts.path}: the same numbers as in {first.name}, as each pipeline stage "
+                "writes them; counted once"
+            )
+            continue
         steps = [partial(_read_step, counts, row) for row in range(counts.shape[0])]
         used.append(used_cells(steps))
         order, assumed = _written_rows(np.any(used[-1], axis=1), str(counts.path))
@@ -108,6 +118,13 @@ def _read_steps(dumps: list[StoredArray], where: str) -> Trace:
 def _time(file: Path) -> tuple[float, str]:
     found = _TIME.search(file.name)
     return (float(found[1]) if found else 0.0), file.name
+
+
+def _digest(counts: StoredArray) -> bytes:
+    digest = hashlib.sha256(str(counts.shape).encode())
+    for row in range(counts.shape[0]):
+        digest.update(np.ascontiguousarray(counts.read(row), "<i8").tobytes())
+    return digest.digest()
 
 
 def _read_step(counts: StoredArray, row: int) -> NDArray[Any]:
@@ -215,24 +232,36 @@ def _read_passes(dumps: list[list[Record]], where: str) -> Trace:
 
 
 def _by_pass(every: list[Record]) -> list[list[Record]]:
-    """Return the records of each forward pass, by its number; each record once."""
-    passes: dict[int, dict[tuple[int, str], Record]] = {}
+    """Return the records of each forward pass, by its number; each layer's once."""
+    passes: dict[int, list[Record]] = {}
+    firsts: dict[tuple[int, int, str], Record] = {}
+    taken: dict[tuple[int, int, str], NDArray[np.bool_]] = {}  # layers, where there are several
     for record in every:
-        there = passes.setdefault(record.number, {})
-        other = there.get((record.rank, record.key))
-        if other is not None:
-            raise FileFormatError(
-                f"{record.path}: rank {record.rank} has forward pass {record.number} here and in "
-                f"{other.path.name}; give each recording once"
-            )
-        first = next(iter(there.values()), record)
+        there, who = passes.setdefault(record.number, []), (record.number, record.rank, record.key)
+        other = firsts.setdefault(who, record)
+        if other is not record:
+            mine, theirs = _layers_of(record), taken.get(who)
+            theirs = _layers_of(other) if theirs is None else theirs
+            if (mine & theirs).any():
+                raise FileFormatError(
+                    f"{record.path}: rank {record.rank} has forward pass {record.number} here and "
+                    f"in {other.path.name}, and they share layers, as stages of a pipeline do not; "
+                    "give each recording once"
+                )
+            taken[who] = mine | theirs
+        first = there[0] if there else record
         if not np.array_equal(first.experts, record.experts):
             raise FileFormatError(
                 f"{record.path}: {_MAP} differs from that of {first.path.name}, and both have "
                 f"forward pass {record.number}; give the files of one recording"
             )
-        there[record.rank, record.key] = record
-    return [list(passes[number].values()) for number in sorted(passes)]
+        there.append(record)
+    return [passes[number] for number in sorted(passes)]
+
+
+def _layers_of(record: Record) -> NDArray[np.bool_]:
+    """Return which layers have tokens, [L]: those of the rank's pipeline stage."""
+    return np.asarray(record.counts.whole().any(axis=1))
 
 
 def _rank_notes(passes: list[list[Record]], num_files: int, where: str) -> list[str]:

@@ -24,7 +24,13 @@ from evenload.trace import Trace
 
 def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a load [L, E] or a trace [T, L, E]; windows are read as they are asked for."""
-    return stored(load_torch(path), "the tensor", path, whole=False).trace()
+    array = stored(load_torch(path), "the tensor", path, whole=False)
+    if len(array.shape) == 3 and array.read(0).min() == -1:
+        raise ValueError(
+            "the numbers are -1 or a place, as in a map [layers, ranks, experts]: this is a "
+            "placement (evenload evaluate LOADS MAP, evenload convert MAP placement.json)"
+        )
+    return array.trace()
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
