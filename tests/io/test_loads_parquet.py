@@ -125,8 +125,8 @@ def test_missing_layer_and_doubled_rows(tmp_path):
         ),
         ({"layer": [0], "expert": [0], "tokens": ["x"]}, "column 'tokens' is of type string; use "
          "numbers"),
-        ({"layer": [0.5], "expert": [0], "tokens": [1]}, "column 'layer' has no integers; use "
-         "them"),
+        ({"layer": [0.5], "expert": [0], "tokens": [1]}, "column 'layer' has 0.5, no whole "
+         "number; use 0 to 65535"),
         ({"layer": [0], "expert": [-1], "tokens": [1]}, "column 'expert' has -1; use 0 to 65535"),
         ({"layer": [0], "expert": [2**40], "tokens": [1]}, f"column 'expert' has {2**40}; use 0 to "
          "65535"),

@@ -39,6 +39,7 @@ OPTIONS = {
         "--experts N": "Experts per layer, if IN does not say.",
         "--layers A-B,...": "The model's MoE layers, e.g. 3-60: names those of a file that does "
         "not, and takes only these of a placement that has others too (SGLang's has dense ones).",
+        **shared.LAYOUT,
     },
     "loads": {
         "--window N": "Take only window N of loads (from 0, or from the end: -1). Default: all.",
@@ -58,7 +59,8 @@ def run(args: Namespace) -> None:
     layers, able = _layers(args.layers), _writable(args.out, args.to)
     prefer = _WRITE[able[0]] if len(able) == 1 else None
     shape = PlacementShape(args.gpus, args.nodes, args.experts)
-    found = read_anything(source, shape, format=form, prefer=prefer)[1]
+    how = shared.layout_of(args) | {"format": form, "prefer": prefer}
+    found = read_anything(source, shape, **how)[1]
     if isinstance(found, PlacementFile):
         _convert_placement(found, layers, args)
     else:

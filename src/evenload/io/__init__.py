@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,16 @@ from evenload.io.base import (
     check_window,
     checking,
 )
+from evenload.io.doubts import UncertainError
 from evenload.io.files import replace_file
-from evenload.io.formats import FORMATS, Format, find_either, find_input, find_output
+from evenload.io.formats import (
+    FORMATS,
+    Format,
+    check_options,
+    find_either,
+    find_input,
+    find_output,
+)
 from evenload.io.placements import for_layers
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
@@ -66,6 +75,7 @@ def read_load(
     *,
     num_experts: int | None = None,
     format: str | None = None,
+    **layout: Any,
 ) -> LoadFile:
     """Read a load, float64 [L, E], finite and >= 0; a trace is summed over its windows.
 
@@ -80,6 +90,13 @@ def read_load(
         does say it the two must agree.
     format : str, optional
         Name of the file's format, see `FORMATS`. Default: told by its ending and what is in it.
+    layout : {"loads", "long"}, optional
+        How numbers lie in a table or an array that may be read in two ways: "loads" as tokens of
+        [layers, experts], whatever they look like; "long" as rows of layer, expert and tokens.
+    key : str, optional
+        The key under which the loads are, in a file that has others; parts joined by dots.
+    window_tokens : int, optional
+        Tokens of a window, for a log of routed experts. Default: each request is a window.
 
     Raises
     ------
@@ -92,7 +109,7 @@ def read_load(
         If the window is not in the file, the numbers are no load, or `num_experts` is below 1.
     """
     reader = find_input(Path(path), "read_load", format)
-    trace = _read_trace(reader, Path(path), num_experts)
+    trace = _read_trace(reader, Path(path), num_experts, layout)
     index = None if window is None else check_window(window, len(trace), trace.source)
     load = np.zeros(trace.shape[1:])
     for t in range(len(trace)) if index is None else (index,):
@@ -103,7 +120,7 @@ def read_load(
 
 
 def read_trace(
-    path: AnyPath, *, num_experts: int | None = None, format: str | None = None
+    path: AnyPath, *, num_experts: int | None = None, format: str | None = None, **layout: Any
 ) -> Trace:
     """Read loads over time, with the arguments and errors of `read_load`.
 
@@ -112,14 +129,19 @@ def read_trace(
     of arrays that lie column by column in a compressed .npz, and of a .parquet that is not
     sorted by window, which are read at once.
     """
-    return _read_trace(find_input(Path(path), "read_load", format), Path(path), num_experts)
+    reader = find_input(Path(path), "read_load", format)
+    return _read_trace(reader, Path(path), num_experts, layout)
 
 
-def _read_trace(reader: Format, path: Path, num_experts: int | None) -> Trace:
+def _read_trace(
+    reader: Format, path: Path, num_experts: int | None, layout: Mapping[str, Any]
+) -> Trace:
     if num_experts is not None:
         num_experts = positive_int("num_experts", num_experts)
+    given = {name: value for name, value in layout.items() if value is not None}
+    check_options(reader, given)
     with checking(str(path)):
-        trace: Trace = reader.function("read_load")(path, num_experts)
+        trace: Trace = reader.function("read_load")(path, num_experts, **given)
         if num_experts not in (None, trace.num_experts):
             raise ValueError(
                 f"the file has {trace.num_experts} experts a layer, and num_experts={num_experts} "
@@ -298,21 +320,33 @@ def _write(path: AnyPath, ability: str, format: str | None, what: Any) -> tuple[
 
 
 def read_anything(
-    path: Path, shape: PlacementShape, *, format: str | None = None, prefer: str | None = None
+    path: Path,
+    shape: PlacementShape,
+    *,
+    format: str | None = None,
+    prefer: str | None = None,
+    **layout: Any,
 ) -> tuple[str, Trace | PlacementFile]:
     """Read a file of loads or of a placement, and name its format; arguments as for the two.
 
     `prefer`, "read_load" or "read_placement", decides where a file may be either. What is neither
-    is refused in the words of the likelier.
+    is refused in the words of the likelier. ``layout="placement"`` says that it is a placement.
     """
-    refusals = []
+    refusals = list[FileFormatError]()
+    if layout.get("layout") == "placement":
+        reader = find_input(path, "read_placement", format)
+        return reader.name, _read_placement(reader, path, shape)
+    given = any(value is not None for value in layout.values())
     for ability, reader in find_either(path, format, prefer):
         try:
             if ability == "read_load":
-                return reader.name, _read_trace(reader, path, shape.num_experts)
-            return reader.name, _read_placement(reader, path, shape)
-        except ClusterMissingError:
+                return reader.name, _read_trace(reader, path, shape.num_experts, layout)
+            if not given and (reader.told_by or not refusals):
+                return reader.name, _read_placement(reader, path, shape)
+        except (ClusterMissingError, UncertainError):
             raise
         except FileFormatError as error:
             refusals.append(error)
+            if prefer != "read_placement" and reader.recognises(path):
+                break
     raise refusals[0]

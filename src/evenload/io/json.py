@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import FileFormatError, refusing, trace_of
+from evenload.io.doubts import refuse_placement
+from evenload.io.json_arrays import read_arrays
+from evenload.io.keyed import find
 from evenload.trace import Trace
 
 MOST_TEXT = 2**25  # bytes of a placement: 100 layers of 8192 slots, each on a line of its own
 _DEEPEST = 3
 
 
-def read_load(path: Path, num_experts: int | None) -> Trace:
-    """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under ``load``/``logical_count``."""
-    value, key = parse_json(path), "load"
-    if isinstance(value, dict):
-        key, value = key_in(value, "load", "logical_count")
-    elif not isinstance(value, list):
-        raise ValueError(f"the file holds {value!r}; use nested lists or an object")
-    return trace_of(to_array(value, key), str(path))
+def read_load(
+    path: Path, num_experts: int | None, *, layout: str | None = None, key: str | None = None
+) -> Trace:
+    """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under a key: see `keyed.find`."""
+    tree = read_arrays(path)
+    if not isinstance(tree, dict | list | np.ndarray):
+        raise ValueError(f"the file holds {tree!r}; use nested lists or an object")
+    found = find(tree, path, key, num_experts)
+    if isinstance(found, Trace):
+        return found
+    array = to_array(found.value, found.name.rpartition(".")[2])
+    if layout != "loads" and not isinstance(tree, dict):
+        refuse_placement(array, str(path))
+    return trace_of(array, str(path), found.notes, found.layers)
 
 
 def check_text(path: Path, most: int) -> None:
@@ -43,12 +53,22 @@ def parse_json(path: Path, most: int | None = None) -> Any:
     with refusing("this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
         text = path.read_text(encoding="utf-8-sig")
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=partial(once, str(path)))
         except json.JSONDecodeError as error:
             raise FileFormatError(
                 f"{path}, line {error.lineno}, column {error.colno}: this is no JSON, or it is cut "
                 f"off ({error.msg})"
             ) from None
+
+
+def once(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's keys and values, or refuse a key that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise FileFormatError(f"{where}: the key {twice!r} is there twice; keep one")
+    return found
 
 
 def key_in(value: Any, *keys: str) -> tuple[str, Any]:
@@ -75,9 +95,13 @@ def to_array(value: Any, name: str) -> NDArray[Any]:
 
 def _check_lists(value: Any, name: str) -> tuple[int, ...]:
     """Return the shape of nested lists of numbers; raise at the first place that does not fit."""
+    if isinstance(value, np.ndarray):
+        name += "[0]" * max(_DEEPEST + 1 - name.count("["), 0) * (value.ndim > _DEEPEST)
+        if name.count("[") + value.ndim <= _DEEPEST:
+            return tuple(map(int, value.shape))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return ()
-    if name.count("[") > _DEEPEST:
+    if name.count("[") > _DEEPEST or isinstance(value, np.ndarray):
         raise ValueError(f"{name} is nested deeper than [windows][layers][experts]")
     if not isinstance(value, list):
         raise ValueError(f"{name} is {json.dumps(value)[:40]}; use a number")

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from evenload.arrays import check_weights
 from evenload.io.base import FileFormatError, check_elements, refusing, trace_shape
+from evenload.io.doubts import refuse_placement
 from evenload.io.files import kind_of
 from evenload.layers import ModelLayers
 from evenload.trace import Trace, Windows
@@ -35,9 +36,9 @@ _HEADERS = {
 _BAD_HEADER = (ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError)
 
 
-def read_load(path: Path, num_experts: int | None) -> Trace:
+def read_load(path: Path, num_experts: int | None, *, layout: str | None = None) -> Trace:
     """Read a load or a trace, each window from its place in the file."""
-    return stored_array(path).trace()
+    return stored_array(path).unnamed_trace(layout)
 
 
 def stored_array(path: Path) -> StoredArray:
@@ -96,6 +97,18 @@ class StoredArray:
         """Return the trace of its windows."""
         windows, over_time = cast("Windows", self.windows()), len(self.shape) == 3
         return Trace.of(windows, source=str(self.path), layers=layers, over_time=over_time)
+
+    def unnamed_trace(self, layout: str | None) -> Trace:
+        """Return its trace, unless it looks like a placement and `layout` does not say "loads"."""
+        if layout != "loads":
+            parts = self.shape[0] if len(self.shape) == 3 else 1
+            for number in range(parts if trace_shape(self.shape) else 0):
+                part = self.read(number) if len(self.shape) == 3 else self.whole()
+                if len(self.shape) == 3 and not ((part == 0) | (part == 1)).all():
+                    break
+            else:
+                refuse_placement(self.whole(), str(self.path))
+        return self.trace()
 
     def _read(
         self, skipped: int, shape: tuple[int, ...], strides: tuple[int, ...], what: str
