@@ -72,6 +72,7 @@ class TextTable:
         first, comment = self._head()
         self._width = len(first)
         header = self._header(first, comment, layout)
+        self.header = header is not None
         self.numbered = False  # whether its header names experts by number, and so loads
         every = Columns(None, -1, None, tuple(range(self._width)))
         columns = None
@@ -269,7 +270,7 @@ class TextTable:
 
     def _refuse_cell(self, line: int, column: int, cell: str, more: str = "") -> None:
         if self._width == 1 and len(cell.split()) > 1 and all(map(_is_number, cell.split())):
-            more = "; separate numbers by commas: sed 's/^ *//; s/ *$//; s/  */,/g'"
+            more = "; separate numbers by commas: tr -s ' ' , < IN > OUT"
         shown = repr(cell[:60])
         raise FileFormatError(
             f"{self.path}, line {line}, column {column}: {shown} is no number{more}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from evenload.io.base import FileFormatError, refusing, trace_of
 from evenload.io.doubts import refuse_placement
-from evenload.io.json_arrays import read_arrays
+from evenload.io.json_stream import UnclearError, read_json
 from evenload.io.keyed import find
 from evenload.trace import Trace
 
@@ -24,7 +25,7 @@ def read_load(
     path: Path, num_experts: int | None, *, layout: str | None = None, key: str | None = None
 ) -> Trace:
     """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under a key: see `keyed.find`."""
-    tree = read_arrays(path)
+    tree = parse_json(path)
     if not isinstance(tree, dict | list | np.ndarray):
         raise ValueError(f"the file holds {tree!r}; use nested lists or an object")
     found = find(tree, path, key, num_experts)
@@ -47,9 +48,16 @@ def check_text(path: Path, most: int) -> None:
 
 
 def parse_json(path: Path, most: int | None = None) -> Any:
-    """Return the value in a JSON file; what is no JSON is refused with its line and column."""
+    """Return the value in a JSON file; what is no JSON is refused with its line and column.
+
+    Lists of numbers are arrays, but where `most` says how many bytes a placement may have.
+    """
     if most is not None:
         check_text(path, most)
+    with refusing("this is no JSON", UnicodeDecodeError, RecursionError):
+        if most is None:
+            with suppress(UnclearError):
+                return read_json(path)
     with refusing("this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
         text = path.read_text(encoding="utf-8-sig")
         try:

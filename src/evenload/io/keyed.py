@@ -16,7 +16,8 @@ What is under none of them has to be named: `find` takes a key, parts of which a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,9 +29,9 @@ from evenload.io.table import MemoryTable, columns_of, meaning_of, trace_of_tabl
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
 
-_NUMBER = re.compile(r"(?:(?:moe)?_?layers?[._-]?)?(\d{1,6})", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"(?:(?:\w+\.)*(?:moe)?_?layers?[._-]?)?(\d{1,6})", re.ASCII | re.IGNORECASE)
 _GROUPS = ("layers", "load_history")
-_MOST_NAMED = 8
+_MOST_NAMED, _MOST_SOUGHT = 8, 1000
 
 
 class Found(NamedTuple):
@@ -118,14 +119,23 @@ def shown(value: Any) -> str:
     return type(value).__name__
 
 
+def _leaves(tree: dict[Any, Any], before: str = "", depth: int = 3) -> Iterator[tuple[str, Any]]:
+    """Yield what is in a tree of dicts, with its key."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value and depth and not _by_number(value):
+            yield from _leaves(value, f"{before}{key}.", depth - 1)
+        else:
+            yield f"{before}{key}", value
+
+
 def _which(tree: dict[Any, Any], before: str) -> str:
     """Say that the loads' key has to be named, with what there is."""
-    keys = list(tree)
-    if not keys:
+    there = list(islice(_leaves(tree), _MOST_SOUGHT))
+    if not there:
         return "no key is the loads: there are none"
-    listed = ", ".join(f"{str(k)[:40]} ({shown(tree[k])})" for k in keys[:_MOST_NAMED])
-    listed += ", ..." if len(keys) > _MOST_NAMED else ""
-    first = next((k for k in keys if len(getattr(tree[k], "shape", ())) > 1), None)
+    listed = ", ".join(f"{key[:60]} ({shown(value)})" for key, value in there[:_MOST_NAMED])
+    listed += ", ..." if len(there) > _MOST_NAMED else ""
+    first = next((key for key, value in there if len(getattr(value, "shape", ())) > 1), None)
     if first is None:
         return (
             f"no key is known as loads; found: {listed}; use load, or layers by number, or name "
@@ -220,6 +230,10 @@ def _by_expert(tree: dict[Any, Any], where: str) -> NDArray[Any]:
 def _records(items: list[Any], path: Path, name: str, num_experts: int | None) -> Found | Trace:
     """Return the loads of a list of objects: windows, or rows of a long table."""
     names = list(items[0])
+    key = _named(items[0])
+    every = all(isinstance(item, dict) and key in item for item in items)
+    if key is not None and every and not isinstance(items[0][key], int | float):
+        return _windows(items, name, key)
     for i, item in enumerate(items):
         if not isinstance(item, dict) or item.keys() != items[0].keys():
             there = shown(item) if not isinstance(item, dict) else ", ".join(map(str, item))
@@ -227,9 +241,6 @@ def _records(items: list[Any], path: Path, name: str, num_experts: int | None) -
                 f"{name}[{i}] has {there[:80] or 'no key'}, and {name}[0] {', '.join(names)[:80]}; "
                 "give all the same keys"
             )
-    key = _named(items[0])
-    if key is not None and not isinstance(items[0][key], int | float):
-        return _windows(items, name, key)
     columns = columns_of(names)
     if columns is None or columns.layer < 0:
         raise ValueError(

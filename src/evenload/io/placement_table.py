@@ -84,8 +84,8 @@ def _of_ranks(
 
 def _of_text(path: Path, shape: PlacementShape) -> PlacementFile:
     table = TextTable(path, "loads")
-    names = table.names
-    if not names or not any(meaning_of(name) or place_of(name) for name in names):
+    names = table.names if table.header else []
+    if not any(meaning_of(name) or place_of(name) for name in names):
         return placement_file(_whole(table.whole()), path, shape)
     found = {meaning_of(n) or place_of(n) or n: i for i, n in enumerate(names)}
     place = next((w for w in ("gpu", "rank", "device", "node") if w in found), None)

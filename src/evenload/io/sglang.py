@@ -27,7 +27,6 @@ from numpy.typing import NDArray
 from evenload.extras import needed
 from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, trace_of, trace_shape
 from evenload.io.json import MOST_TEXT, key_in, lines_of, parse_json, to_array
-from evenload.io.json_arrays import read_arrays
 from evenload.io.placements import check_slots, for_engine, placement_file
 from evenload.io.torch_file import load_torch, stored
 from evenload.layers import ModelLayers
@@ -40,7 +39,7 @@ _RECORDED = "last_physical_to_logical_map"
 
 def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a load or a trace, without layers that never had a token."""
-    array = to_array(key_in(read_arrays(path), _COUNT)[1], _COUNT)
+    array = to_array(key_in(parse_json(path), _COUNT)[1], _COUNT)
     if array.ndim < 2:
         raise ValueError(
             f"{_COUNT} has shape {list(array.shape)}; use [layers][experts] or "

@@ -1,0 +1,372 @@
+"""Files as people have them: read right, or refused with advice that works."""
+
+import csv
+import gzip
+import io
+import json
+import pickle
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from command import fails, run
+from corpus import CASES, TABLES, Case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from load_files import complains
+
+from evenload.io import (
+    FileFormatError,
+    read_anything,
+    read_load,
+    read_placement_file,
+    read_trace,
+    write_load,
+)
+from evenload.io.base import PlacementShape
+from evenload.io.table import MEANINGS
+from evenload.trace import Trace
+
+REFUSED = [case for case in CASES if case.refused]
+READ = [case for case in CASES if not case.refused]
+NAME = {"ids": lambda case: case.name}
+
+
+def put(folder, case: Case, content=None):
+    path = folder / case.name
+    content = case.content if content is None else content
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def loads(trace):
+    """All windows as they were recorded; [L, E] where the file has no windows."""
+    windows = np.stack([trace.read(t) for t in range(len(trace))])
+    return windows if trace.over_time else windows[0]
+
+
+def reads(path, case, load, **options):
+    trace = read_trace(path, **options)
+    assert loads(trace).tolist() == load
+    return trace
+
+
+@pytest.mark.parametrize("case", READ, **NAME)
+def test_read_right(tmp_path, case):
+    path = put(tmp_path, case)
+    trace = reads(path, case, case.load)
+    assert (trace.layers and trace.layers.ids) == case.ids
+    assert trace.notes == tuple(note.format(path=path) for note in case.notes)
+    assert loads(pickle.loads(pickle.dumps(trace))).tolist() == case.load
+
+
+@pytest.mark.parametrize("case", REFUSED, **NAME)
+def test_refused_and_the_advice_works(tmp_path, case):
+    path = put(tmp_path, case)
+    complains(path, "{path}" + case.refused)
+    if case.after is not None:
+        reads(put(tmp_path, case, case.mended), case, case.after, **case.options)
+    assert case.after is not None or case.gpus is not None
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.gpus], **NAME)
+def test_read_as_a_placement(tmp_path, case):
+    path = put(tmp_path, case)
+    shape = PlacementShape(num_gpus=2)
+    name, file = read_anything(path, shape, layout="placement")
+    assert name == "table-placement"
+    rows = file.placement.physical_to_logical.reshape(len(case.gpus), 2, -1)
+    assert rows.tolist() == case.gpus
+    assert (file.layers and file.layers.ids) == case.ids
+    out = tmp_path / "out.json"
+    result = run("convert", path, out, "--as", "placement", "--gpus", 2)
+    assert result.exit_code == 0, result.stderr
+    assert read_placement_file(out).placement == file.placement
+
+
+@pytest.mark.parametrize("case", [case for case in TABLES if case.refused], **NAME)
+def test_every_command_refuses_alike(tmp_path, case):
+    path = put(tmp_path, case)
+    why = f"{path}{case.refused}"
+    fails("plan", path, "--gpus", 1, error=why)
+    fails("inspect", path, error=why)
+    fails("convert", path, tmp_path / "out.npz", error=why)
+
+
+def test_options_reach_the_readers(tmp_path):
+    long = tmp_path / "x.csv"
+    long.write_text("0,0,10\n0,1,20\n1,0,5\n1,1,7\n")
+    out = tmp_path / "out.npz"
+    assert run("convert", long, out, "--as", "long").exit_code == 0
+    assert read_load(out).load.tolist() == [[10, 20], [5, 7]]
+    other = tmp_path / "x.json"
+    other.write_text('{"a": [[1, 2]], "b": [[3, 4]]}')
+    assert json.loads(run("inspect", other, "--key", "b", "--json").stdout)["kind"] == "loads"
+    route = tmp_path / "x.jsonl"
+    route.write_text('{"layer": 0, "topk_ids": [0, 1]}\n' * 6)
+    result = run("replay", route, "--gpus", 2, "--window-tokens", 2, "--policy", "never", "--json")
+    assert json.loads(result.stdout)["trace"]["shape"] == [3, 1, 2]
+    fails("plan", long, "--gpus", 1, "--key", "x", error="--key (key=) is for files of format "
+          "vllm-ascend-load, json, npz, and this is csv; leave it out")  # fmt: skip
+    fails("plan", long, "--gpus", 1, "--as", "tall", error="--as (layout=) is 'tall'; use one of "
+          "loads, long, placement")  # fmt: skip
+    fails("plan", long, "--gpus", 1, "--as", "placement", error="--as (layout=) is placement, and "
+          "loads are wanted here; `evenload convert IN OUT --as placement` makes a placement's "
+          "file of it")  # fmt: skip
+
+
+# ---- what a text cannot show ----
+
+PATTERN = np.zeros((2, 3, 4), np.int64)  # omni-infer's placement patterns [ranks, layers, experts]
+for _layer in range(3):
+    PATTERN[[0, 1, 0, 1], _layer, np.roll(np.arange(4), _layer)] = 1
+WHY_MASK = (
+    "{path}: all numbers are 0 or 1: a placement or a mask, not loads; a placement is read by --as "
+    "placement; if they are tokens, --as loads (layout='loads')"
+)
+
+
+def test_patterns_of_zeros_and_ones(tmp_path):
+    path, out = tmp_path / "x.npy", tmp_path / "out.json"
+    np.save(path, PATTERN)
+    complains(path, WHY_MASK)
+    for command in (("inspect", path), ("plan", path, "--gpus", 2), ("replay", path, "--gpus", 2)):
+        fails(*command, error=WHY_MASK.format(path=path))
+    assert run("convert", path, out, "--as", "placement").exit_code == 0
+    placement = read_placement_file(out).placement
+    for layer, row in enumerate(placement.physical_to_logical.reshape(3, 2, 2)):
+        for rank, experts in enumerate(row):
+            assert experts.tolist() == np.flatnonzero(PATTERN[rank, layer]).tolist()
+    assert read_trace(path, layout="loads").shape == (2, 3, 4)
+
+
+def test_patterns_that_are_no_placement(tmp_path):
+    path = tmp_path / "x.npy"
+    for change, why in (
+        ((0, 0, 1, 1), "layer 1 has 2 experts on GPU 0, and layer 0 3; use as many in each layer"),
+        ((0, 0, 0, 2), "the array [ranks, layers, experts] has other numbers than 0 and 1; use 1 "
+         "where a rank has an expert"),
+    ):  # fmt: skip
+        array = PATTERN.copy()
+        array[change[:3]] = change[3]
+        np.save(path, array)
+        fails("inspect", path, "--as", "placement", error=f"{path}: {why}")
+
+
+def test_a_table_of_slots_is_no_load(tmp_path):
+    path = tmp_path / "x.npy"
+    slots = np.array([[0, 1, 2, 3, 1, 2], [3, 2, 1, 0, 0, 3]])
+    np.save(path, slots)
+    fails("plan", path, "--gpus", 2, error=f"{path}: each row has every number from 0 to 3: a "
+          "placement (the expert in each slot), not loads; --as placement reads it as one; if they "
+          "are tokens, --as loads (layout='loads')")  # fmt: skip
+    file = read_anything(path, PlacementShape(num_gpus=2), layout="placement")[1]
+    assert file.placement.physical_to_logical.tolist() == slots.tolist()
+
+
+def test_a_dump_with_wider_counts_than_its_map_has_one_reason(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "expert_distribution_recorder_1.0.pt"
+    count = torch.ones(2, 6, dtype=torch.int32)
+    record = {"forward_pass_id": 0, "rank": 0, "gatherer_key": "primary",
+              "global_physical_count": count}  # fmt: skip
+    maps = torch.arange(4).repeat(2, 1)
+    torch.save({"records": [record], "last_physical_to_logical_map": maps}, path)
+    why = (
+        f"{path}: records[0].global_physical_count has shape (2, 6), and "
+        "last_physical_to_logical_map (2, 4); both are [layers, slots]"
+    )
+    fails("plan", path, "--gpus", 2, error=why)
+    fails("inspect", path, error=why)
+    fails("convert", path, tmp_path / "out.npz", error=why)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_array_twice_in_an_archive(tmp_path):
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for value in (1, 2):
+            with archive.open("load.npy", "w") as member:
+                np.save(member, np.full((2, 2), value))
+    complains(path, "{path}: the archive has load.npy twice; keep one")
+
+
+def test_archives_by_key_and_layer(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, counts=[[10, 20], [5, 7]], model="x")
+    assert read_load(path).load.tolist() == [[10, 20], [5, 7]]
+    np.savez_compressed(path, layer_10=[5, 7], layer_3=[10, 20])
+    trace = read_trace(path)
+    assert (trace.window(0).tolist(), trace.layers.ids) == ([[10, 20], [5, 7]], (3, 10))
+    np.savez(path, layer_0=[[1, 2], [3, 4]], layer_1=[[5, 6], [7, 8]])  # windows of each layer
+    assert [w.tolist() for w in read_trace(path)] == [[[1, 2], [5, 6]], [[3, 4], [7, 8]]]
+
+
+@pytest.mark.parametrize("key", [int, str, "model.layers.{}".format, "layer_{}.x".format])
+@pytest.mark.parametrize("ending", [".pt", ".pth"])
+def test_tensors_by_layer(tmp_path, key, ending):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / f"x{ending}"
+    torch.save({key(n): torch.tensor([n, 2 * n]) for n in (10, 3)}, path)
+    if "x" in str(key(0)):
+        complains(path, "{path}: no key is known as loads; found: layer_10.x ([2]), layer_3.x "
+                  "([2]); use load, or layers by number, or name one by --key (key=)")  # fmt: skip
+        assert read_load(path, key="layer_3.x").load.tolist() == [[3, 6]]
+        return
+    trace = read_trace(path)
+    assert (trace.window(0).tolist(), trace.layers.ids) == ([[3, 6], [10, 20]], (3, 10))
+    torch.save({"a": torch.ones(2, 2, 2), "b": torch.ones(2)}, path)
+    complains(path, "{path}: no key is known as loads; found: a ([2, 2, 2]), b ([2]); name the "
+              "one, as --key a (key=)")  # fmt: skip
+    assert read_trace(path, key="a").shape == (2, 2, 2)
+
+
+@pytest.mark.parametrize("value", [{0: np.array([1, 2]), 1: np.array([3, 4])}, [[1, 2], [3, 4]]])
+def test_a_pickle_is_refused_with_a_line_that_converts_it(tmp_path, value):
+    path = tmp_path / "x.pkl"
+    path.write_bytes(pickle.dumps(value))
+    with pytest.raises(FileFormatError) as caught:
+        read_load(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path}: this is a pickle, which may run any code when it is read")
+    command = shlex.split(said.partition("if you trust it: ")[2])
+    assert command[0] == "python"
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
+    assert read_load(tmp_path / "x.json").load.tolist() == [[1, 2], [3, 4]]
+
+
+def test_packed_json_says_how_to_unpack_it(tmp_path):
+    path = tmp_path / "x.json.gz"
+    path.write_bytes(gzip.compress(b"[[1, 2]]"))
+    complains(path, "{path}: it is packed; unpack it: gunzip --keep x.json.gz")
+
+
+def test_logs_a_file_a_layer_and_by_tokens(tmp_path):
+    rng = np.random.default_rng(5)
+    topk = np.argsort(rng.random((7, 3, 8)), axis=2)[:, :, :2]
+    folder = tmp_path / "log"
+    folder.mkdir()
+    for layer in range(3):
+        lines = [
+            {"type": "route", "req_id": f"r{t // 3}", "token_idx": t % 3, "layer": layer + 1,
+             "experts": topk[t, layer].tolist()} for t in range(7)
+        ]  # fmt: skip
+        (folder / f"layer{layer + 1}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    for window_tokens, each in ((None, 3), (2, 2), (100, 100)):
+        for path in (folder, folder / "*.jsonl"):
+            trace = read_trace(path, num_experts=8, window_tokens=window_tokens)
+            starts = range(0, 7, each)
+            expected = np.zeros((len(starts), 3, 8))
+            for t, layer in np.ndindex(7, 3):
+                for expert in topk[t, layer]:
+                    expected[t // each, layer, expert] += 1
+            np.testing.assert_array_equal(loads(trace), expected)
+            assert trace.layers.ids == (1, 2, 3)
+    assert run("plan", folder, "--gpus", 2, "--experts", 8).exit_code == 0
+
+
+def test_memory_of_a_load_history(tmp_path):
+    import tracemalloc
+
+    loads_ = np.random.default_rng(0).integers(0, 3000, (40, 29, 256))
+    path = tmp_path / "expert-load.json"
+    history = [{"logical_expert_load": w.tolist()} for w in loads_]
+    path.write_text(json.dumps({"load_history": history}))
+    tracemalloc.start()
+    try:
+        trace = read_trace(path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(list(trace), loads_)
+    assert peak <= 3 * loads_.nbytes + 4 * 2**20  # and what is read of the file at a time
+
+
+# ---- properties ----
+
+SPELL = st.sampled_from([str.upper, str.title, str.lower])
+FORMS = st.fixed_dictionaries(
+    {
+        "delimiter": st.sampled_from(",;\t"),
+        "spell": SPELL,
+        "join": st.sampled_from(["_", " ", "-", ""]),
+        "names": st.tuples(*(st.sampled_from(names) for names in MEANINGS.values())),
+        "order": st.permutations(range(5)),
+        "packed": st.booleans(),
+        "mark": st.booleans(),
+        "end": st.sampled_from(["\n", "\r\n"]),
+        "comment": st.booleans(),
+        "windows": st.booleans(),
+        "more": st.booleans(),
+    }
+)
+SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
+
+
+@settings(max_examples=200, deadline=None)
+@given(FORMS, SHAPES, st.randoms(use_true_random=False))
+def test_any_spelling_of_a_long_table(tmp_path_factory, form, shape, random):
+    shape = shape if form["windows"] else (1, *shape[1:])
+    expected = np.array([random.randrange(1000) for _ in range(np.prod(shape))]).reshape(shape)
+    names = [form["spell"](name).replace("_", form["join"]) for name in form["names"]]
+    cells = [[*index, int(expected[index])] for index in np.ndindex(shape)]
+    random.shuffle(cells)
+    columns = [i for i in form["order"] if (i or form["windows"]) and (i < 4 or form["more"])]
+    out = io.StringIO()
+    if form["comment"]:
+        out.write(f"# made by hand{form['end']}")
+    writer = csv.writer(out, delimiter=form["delimiter"], lineterminator=form["end"])
+    for row in ([*names, "who"], *([*row, "x, y"] for row in cells)):
+        writer.writerow([row[i] for i in columns])
+    content = out.getvalue().encode("utf-8-sig" if form["mark"] else "utf-8")
+    path = tmp_path_factory.getbasetemp() / ("any.csv.gz" if form["packed"] else "any.csv")
+    path.write_bytes(gzip.compress(content) if form["packed"] else content)
+    trace = read_trace(path, num_experts=shape[2])
+    np.testing.assert_array_equal(np.stack([trace.read(t) for t in range(len(trace))]), expected)
+    assert any("'who' is not read" in note for note in trace.notes) == form["more"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 3), min_size=3, max_size=4), min_size=1, max_size=6))
+def test_what_is_written_is_read_again_or_refused(tmp_path_factory, rows):
+    width = min(map(len, rows))
+    expected = np.array([row[:width] for row in rows])
+    path = tmp_path_factory.getbasetemp() / "again.csv"
+    write_load(path, Trace(expected[None]))
+    np.testing.assert_array_equal(read_load(path).load, expected)
+
+
+def test_blocks_of_a_long_text(tmp_path, monkeypatch):
+    """Windows are read from their place, whatever the size of a block."""
+    from evenload.io import csv as text
+
+    expected = np.random.default_rng(1).integers(0, 99, (6, 3, 4))
+    cells = [f"{t},{i},{e},{expected[t, i, e]}\n" for t, i, e in np.ndindex(expected.shape)]
+    for block in (1, 7, 100, 10**6):
+        monkeypatch.setattr(text, "BLOCK", block)
+        for name, content in (
+            ("x.csv", "window,layer,expert,count\n" + "".join(cells)),
+            ("y.csv", "window,layer,expert,count\n" + "\n#x\n".join("".join(cells).split("\n"))),
+        ):
+            path = tmp_path / name
+            path.write_text(content)
+            trace = read_trace(path)
+            np.testing.assert_array_equal(list(trace), expected)
+            np.testing.assert_array_equal(trace.window(2), expected[2])
+    path.write_text("1,2\n3,4\n\n5,6\n")
+    monkeypatch.setattr(text, "BLOCK", 1)
+    complains(path, "{path}, line 3: 0 columns, and line 1 has 2; every row needs one column an "
+              "expert")  # fmt: skip
+
+
+@pytest.mark.parametrize("end", [10, 30, 60])
+def test_damaged_gzip(tmp_path, end):
+    path = tmp_path / "x.csv.gz"
+    content = gzip.compress(b"layer,expert,count\n" + b"0,0,1\n0,1,2\n")
+    path.write_bytes(content[: min(end, len(content) - 9)])
+    with pytest.raises(FileFormatError, match=f"^{re.escape(str(path))}: this is no comma-sep"):
+        read_load(path)
