@@ -110,8 +110,8 @@ TABLES = [
          options={"layout": "loads"}, after=[[3, 1, 2, 0], [0, 1, 2, 3]],
          gpus=[[[3, 1], [2, 0]], [[0, 1], [2, 3]]]),
     Case("mask.csv", "1,0\n0,1\n",
-         refused=": all numbers are 0 or 1: a placement or a mask, not loads; a placement is read "
-         f"by --as placement; {AS_LOADS}", options={"layout": "loads"}, after=[[1, 0], [0, 1]]),
+         refused=": all numbers are 0 or 1: a placement or a mask, not loads; "
+         f"{AS_LOADS}", options={"layout": "loads"}, after=[[1, 0], [0, 1]]),
     Case("unknown.csv", "layer,expert,share\n0,0,0.5\n0,1,0.5\n",
          refused=": the columns are layer, expert, share: none is the tokens; use layer, expert "
          "and tokens, or layer and one column an expert (0, 1, ... or expert_0, expert_1, ...), "
@@ -155,8 +155,8 @@ JSONS = [
          refused=": layer 0 is there twice, the second time as 'layer_0'; keep one",
          mended='{"layer_0": [3, 4]}', after=[[3, 4]]),
     Case("mask.json", "[[1, 0], [0, 1]]",
-         refused=": all numbers are 0 or 1: a placement or a mask, not loads; a placement is read "
-         f"by --as placement; {AS_LOADS}", options={"layout": "loads"}, after=[[1, 0], [0, 1]]),
+         refused=": all numbers are 0 or 1: a placement or a mask, not loads; "
+         f"{AS_LOADS}", options={"layout": "loads"}, after=[[1, 0], [0, 1]]),
     Case("uneven.json", '{"0": [1, 2], "1": [3]}',
          refused=": layer 1 has shape [1], and layer 0 [2]; make all of one shape",
          mended='{"0": [1, 2], "1": [3, 0]}', after=[[1, 2], [3, 0]]),

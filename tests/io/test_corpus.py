@@ -144,6 +144,52 @@ def test_patterns_of_zeros_and_ones(tmp_path):
     assert read_trace(path, layout="loads").shape == (2, 3, 4)
 
 
+@pytest.mark.parametrize("place", ["gpu", "Rank ID", "device", "node", "host"])
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
+def test_where_experts_are_in_any_table(tmp_path, place, ending):
+    rows = [(3, 0, 1), (3, 1, 0), (4, 0, 0), (4, 1, 1)]
+    _placed(tmp_path / f"x.{ending}", ["layer", "expert", place], rows, [[1, 0], [0, 1]])
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
+def test_what_is_in_slots_in_any_table(tmp_path, ending):
+    rows = [(3, 2, 1), (3, 1, 0), (3, 0, 2), (3, 0, 3), (4, 1, 3), (4, 2, 2), (4, 0, 1), (4, 1, 0)]
+    names = ["layer", "expert", "slot"]
+    _placed(tmp_path / f"x.{ending}", names, rows, [[1, 2, 0, 0], [1, 0, 2, 1]])
+
+
+def _placed(path, names, rows, expected):
+    if path.suffix == ".csv":
+        path.write_text("\n".join(",".join(map(str, row)) for row in [names, *rows]))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps([dict(zip(names, row, strict=True)) for row in rows]))
+    else:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+        pq.write_table(pa.table({n: list(c) for n, c in columns.items()}), path)
+    with pytest.raises(FileFormatError, match=r": a placement .*; --as placement reads it as one"):
+        read_load(path)
+    file = read_anything(path, PlacementShape(num_gpus=2), layout="placement")[1]
+    assert file.placement.physical_to_logical.tolist() == expected
+    assert file.layers.ids == (3, 4)
+
+
+@pytest.mark.parametrize("ending", ["npy", "json", "pth"])
+def test_patterns_in_any_file(tmp_path, ending):
+    path = tmp_path / f"x.{ending}"
+    if ending == "npy":
+        np.save(path, PATTERN)
+    elif ending == "json":
+        path.write_text(json.dumps(PATTERN.tolist()))
+    else:
+        torch = pytest.importorskip("torch")
+        torch.save(torch.from_numpy(PATTERN), path)
+    complains(path, WHY_MASK)
+    file = read_anything(path, PlacementShape(), layout="placement")[1]
+    assert file.placement.physical_to_logical.shape == (3, 4)
+    assert read_trace(path, layout="loads").shape == (2, 3, 4)
+
+
 def test_patterns_that_are_no_placement(tmp_path):
     path = tmp_path / "x.npy"
     for change, why in (

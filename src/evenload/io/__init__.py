@@ -334,7 +334,10 @@ def read_anything(
     """
     refusals = list[FileFormatError]()
     if layout.get("layout") == "placement":
-        reader = find_input(path, "read_placement", format)
+        able = [f for f in FORMATS if "read_placement" in f.can and f.told_by]
+        told = any(f.recognises(path) for f in able)
+        name = format or (None if told else "table-placement")
+        reader = find_input(path, "read_placement", name)
         return reader.name, _read_placement(reader, path, shape)
     given = any(value is not None for value in layout.values())
     for ability, reader in find_either(path, format, prefer):

@@ -6,6 +6,7 @@ a key as ``load`` was called so by whoever wrote it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,27 @@ def refuse_placement(array: NDArray[Any], where: str) -> None:
     """
     if array.dtype.kind not in "iuf" or array.ndim not in (2, 3) or array.shape[-1] < 2:
         return
-    if array.size and array.min() == 0 and array.max() == 1 and ((array == 0) | (array == 1)).all():
-        raise UncertainError(
-            f"{where}: all numbers are 0 or 1: a placement or a mask, not loads; a placement is "
-            f"read by --as placement; {_AS_LOADS}"
-        )
+    parts = array if array.ndim == 3 else array[None]
+    refuse_mask(parts, where, array.ndim)
     if array.ndim == 2 and array.size and _are_experts(array):
         raise UncertainError(
             f"{where}: each row has every number from 0 to {int(array.max())}: a placement (the "
             f"expert in each slot), not loads; --as placement reads it as one; {_AS_LOADS}"
+        )
+
+
+def refuse_mask(parts: Iterable[NDArray[Any]], where: str, axes: int = 3) -> None:
+    """Raise `UncertainError` if all numbers of arrays are 0 or 1, and both are there."""
+    zero = one = False
+    for part in parts:
+        zeros, ones = part == 0, part == 1
+        if not (zeros | ones).all():
+            return
+        zero, one = zero or bool(zeros.any()), one or bool(ones.any())
+    if zero and one:
+        cure = "a placement is read by --as placement; " if axes == 3 else ""
+        raise UncertainError(
+            f"{where}: all numbers are 0 or 1: a placement or a mask, not loads; {cure}{_AS_LOADS}"
         )
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from evenload.arrays import check_weights
 from evenload.io.base import FileFormatError, check_elements, refusing, trace_shape
-from evenload.io.doubts import refuse_placement
+from evenload.io.doubts import refuse_mask, refuse_placement
 from evenload.io.files import kind_of
 from evenload.layers import ModelLayers
 from evenload.trace import Trace, Windows
@@ -100,14 +100,11 @@ class StoredArray:
 
     def unnamed_trace(self, layout: str | None) -> Trace:
         """Return its trace, unless it looks like a placement and `layout` does not say "loads"."""
-        if layout != "loads":
-            parts = self.shape[0] if len(self.shape) == 3 else 1
-            for number in range(parts if trace_shape(self.shape) else 0):
-                part = self.read(number) if len(self.shape) == 3 else self.whole()
-                if len(self.shape) == 3 and not ((part == 0) | (part == 1)).all():
-                    break
-            else:
-                refuse_placement(self.whole(), str(self.path))
+        trace_shape(self.shape)
+        if layout != "loads" and len(self.shape) == 3:
+            refuse_mask(map(self.read, range(self.shape[0])), str(self.path))
+        elif layout != "loads":
+            refuse_placement(self.whole(), str(self.path))
         return self.trace()
 
     def _read(

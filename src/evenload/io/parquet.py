@@ -5,7 +5,7 @@ A file whose row groups rise by window is read group by group; another is read a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evenload.extras import needed
 from evenload.io.base import refusing
 from evenload.io.npy import checked_windows
-from evenload.io.table import LONG, by_place, columns_of, trace_of_table
+from evenload.io.table import LONG, Columns, by_place, columns_of, trace_of_table
 from evenload.trace import Trace
 
 MOST_NUMBERS = 2**26  # of one row group: it is read at once, and may be packed far smaller
@@ -31,8 +31,13 @@ class ParquetTable:
 
     at_once = False
 
-    def __init__(self, path: Path, layout: str | None = None) -> None:
-        self.path, self._layout = path, layout
+    def __init__(
+        self,
+        path: Path,
+        layout: str | None = None,
+        meant: Callable[[Sequence[str]], Columns | None] = columns_of,
+    ) -> None:
+        self.path, self._how = path, (path, layout, meant)
         needed("pyarrow.parquet", "pyarrow", "parquet", "a .parquet file")
         import pyarrow
 
@@ -45,14 +50,14 @@ class ParquetTable:
         self._damaged = pyarrow.ArrowException, OSError, OverflowError
         schema, kinds = self._file.schema_arrow, pyarrow.types
         self.names = list(schema.names)
-        columns = columns_of(self.names)
+        columns = meant(self.names)
         if columns is None and layout != "long":
             raise ValueError(
                 f"the columns are {', '.join(self.names)[:120]}; use layer, expert and tokens, or "
                 "layer and one column an expert (0, 1, ... or expert_0, expert_1, ...), and window "
                 "in front where there are several"
             )
-        if columns is not None and columns.layer < 0:
+        if columns is not None and columns.layer < 0 and meant is columns_of:
             raise ValueError("no column is the layer; add one named layer")
         self.columns = by_place(len(self.names)) if columns is None else columns
         for name in (self.names[i] for i in self.columns.used):
@@ -90,7 +95,7 @@ class ParquetTable:
         return values
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ParquetTable, (self.path, self._layout)
+        return ParquetTable, self._how
 
 
 def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
