@@ -70,9 +70,14 @@ TABLES = [
          f"layer, expert and count, not a column an expert; --as long reads it; {AS_LOADS}",
          options={"layout": "long"}, after=LONG),
     Case("two.csv", "0,10\n1,20\n2,5\n",
-         refused=": the first column counts 0, 1, 2, ... as numbers of rows do, not tokens of an "
-         f"expert; leave it out, or head it layer and the others 0, 1, ...; {AS_LOADS}",
+         refused=": the first column counts 0, 1, ... as numbers of rows do, not tokens of an "
+         "expert; leave it out, or in text head it layer and the others 0, 1, ...; "
+         f"{AS_LOADS}",
          mended="layer,0\n0,10\n1,20\n2,5\n", after=[[10], [20], [5]]),
+    Case("layers.csv", "3,10,20\n4,5,7\n5,8,9\n",
+         refused=": the first column counts 3, 4, ... as numbers of rows do, not tokens of an "
+         f"expert; leave it out, or in text head it layer and the others 0, 1, ...; {AS_LOADS}",
+         mended="layer,0,1\n3,10,20\n4,5,7\n5,8,9\n", after=[[10, 20], [5, 7], [8, 9]]),
     Case("index.csv", ",0,1\n0,10,20\n1,5,7\n",
          refused=", line 1: the first column is headed '' and would be read as an expert; leave "
          "row numbers out, or head it layer",
@@ -157,6 +162,10 @@ JSONS = [
     Case("mask.json", "[[1, 0], [0, 1]]",
          refused=": all numbers are 0 or 1: a placement or a mask, not loads; "
          f"{AS_LOADS}", options={"layout": "loads"}, after=[[1, 0], [0, 1]]),
+    Case("triples.json", "[[0, 0, 10], [0, 1, 20], [1, 0, 5], [1, 1, 7]]",
+         refused=": the column counts 0, 0, 1, 1 and the next one numbers within it: rows of "
+         f"layer, expert and count, not a column an expert; --as long reads it; {AS_LOADS}",
+         options={"layout": "long"}, after=LONG),
     Case("uneven.json", '{"0": [1, 2], "1": [3]}',
          refused=": layer 1 has shape [1], and layer 0 [2]; make all of one shape",
          mended='{"0": [1, 2], "1": [3, 0]}', after=[[1, 2], [3, 0]]),

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import FileFormatError, check_elements, refusing, trace_of
-from evenload.io.doubts import UncertainError, refuse_long, refuse_placement
+from evenload.io.doubts import UncertainError, refuse_rows
 from evenload.io.npy import checked_windows, layers_left_out
 from evenload.io.table import LONG, Columns, by_place, columns_of, meaning_of, place_of
 from evenload.io.table import trace_of_table as _trace_of_table
@@ -49,8 +49,7 @@ def read_load(path: Path, num_experts: int | None, *, layout: str | None = None)
         return _trace_of_table(table, num_experts, table.notes)
     rows = table.whole()
     if layout != "loads" and not table.numbered:
-        refuse_long(rows, str(path))
-        refuse_placement(rows, str(path))
+        refuse_rows(rows, str(path))
     return trace_of(rows, str(path), table.notes)
 
 
@@ -324,8 +323,7 @@ def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
 
 def _uncertain(window: NDArray[Any]) -> bool:
     try:
-        refuse_long(window.astype(np.float64), "")
-        refuse_placement(window, "")
+        refuse_rows(window, "")
     except UncertainError:
         return True
     return window.shape[1] > 1 and np.array_equal(window[0], np.arange(window.shape[1]))

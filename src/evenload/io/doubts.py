@@ -21,6 +21,13 @@ class UncertainError(FileFormatError):
     """A file that may be one thing or another, which its reader has to be told."""
 
 
+def refuse_rows(array: NDArray[Any], where: str) -> None:
+    """Raise `UncertainError` if an array that nothing names looks like anything but loads."""
+    if array.ndim == 2 and array.dtype.kind in "iuf":
+        refuse_long(np.asarray(array, np.float64), where)
+    refuse_placement(array, where)
+
+
 def refuse_placement(array: NDArray[Any], where: str) -> None:
     """Raise `UncertainError` if numbers [..., layers, experts] look like a placement or a mask.
 
@@ -78,10 +85,13 @@ def refuse_long(table: NDArray[np.float64], where: str) -> None:
                 "next one numbers within it: rows of layer, expert and count, not a column an "
                 f"expert; --as long reads it; {_AS_LOADS}"
             )
-    if width > 1 and rows > 2 and np.array_equal(table[:, 0], np.arange(rows)):
+    first = table[:, 0]
+    counting = rows > 1 and bool((np.diff(first) == 1).all()) and (rows > 2 or first[0] == 0)
+    if width > 1 and counting:
         raise UncertainError(
-            f"{where}: the first column counts 0, 1, 2, ... as numbers of rows do, not tokens of "
-            f"an expert; leave it out, or head it layer and the others 0, 1, ...; {_AS_LOADS}"
+            f"{where}: the first column counts {first[0]:g}, {first[1]:g}, ... as numbers of rows "
+            "do, not tokens of an expert; leave it out, or in text head it layer and the others 0, "
+            f"1, ...; {_AS_LOADS}"
         )
 
 

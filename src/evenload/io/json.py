@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import FileFormatError, refusing, trace_of
-from evenload.io.doubts import refuse_placement
+from evenload.io.doubts import refuse_rows
 from evenload.io.json_stream import UnclearError, read_json
 from evenload.io.keyed import find
+from evenload.io.table import trace_of_rows
 from evenload.trace import Trace
 
 MOST_TEXT = 2**25  # bytes of a placement: 100 layers of 8192 slots, each on a line of its own
@@ -32,8 +33,10 @@ def read_load(
     if isinstance(found, Trace):
         return found
     array = to_array(found.value, found.name.rpartition(".")[2])
+    if layout == "long":
+        return trace_of_rows(array, path, num_experts)
     if layout != "loads" and not isinstance(tree, dict):
-        refuse_placement(array, str(path))
+        refuse_rows(array, str(path))
     return trace_of(array, str(path), found.notes, found.layers)
 
 

@@ -221,6 +221,19 @@ def trace_of_table(table: Table, num_experts: int | None, notes: Iterable[str] =
     return Trace.of(windows, source=where, notes=notes, layers=layers, over_time=over_time)
 
 
+def trace_of_rows(array: NDArray[Any], path: Path, num_experts: int | None) -> Trace:
+    """Return the trace of an array whose rows are layer, expert and tokens, or window in front."""
+    if array.ndim != 2:
+        raise ValueError(
+            f"the array has shape {list(array.shape)}; a long table has rows of layer, expert, "
+            "tokens, or window, layer, expert, tokens"
+        )
+    columns = by_place(array.shape[1])
+    names = ["window", *LONG][-array.shape[1] :]
+    notes = (f"{path}: its columns are taken as {', '.join(names)}",)
+    return trace_of_table(MemoryTable(path, names, columns, array.T), num_experts, notes)
+
+
 @dataclass(frozen=True)
 class _Span:
     """What windows a group of rows has: the first and the last of their numbers."""
@@ -357,7 +370,7 @@ class MemoryTable:
     path: Path
     names: Sequence[str]
     columns: Columns
-    values: Sequence[NDArray[Any]]
+    values: Sequence[NDArray[Any]] | NDArray[Any]
     at_once: bool = True
 
     def groups(self, first: int = 0) -> Iterator[list[NDArray[Any]]]:

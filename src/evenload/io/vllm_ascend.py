@@ -32,7 +32,7 @@ def read_load(
     """
     tree = load_torch(path)
     if not isinstance(tree, dict) and key is None:
-        return stored(tree, "the tensor", path, whole=False).unnamed_trace(layout)
+        return stored(tree, "the tensor", path, whole=False).unnamed_trace(layout, num_experts)
 
     def read(tensor: Any, name: str = "a layer's tensor") -> NDArray[Any]:
         return stored(tensor, name, path, whole=False).whole()
