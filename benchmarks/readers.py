@@ -30,6 +30,7 @@ PLAIN = {
     "numpy topk": "numpy.load({path})['topk']",
     "numpy map": "numpy.load({path})['physical_to_logical']",
     "csv": "[[float(cell) for cell in row] for row in csv.reader(open({path}))]",
+    "csv long": "list(csv.reader(open({path})))[1:]",
     "json": "json.load(open({path}))",
     "json lines": "[json.loads(line) for line in open({path})]",
     "pyarrow": "pyarrow.parquet.read_table({path})",
@@ -59,6 +60,7 @@ print(json.dumps({{"seconds": min(seconds), "peak": peak() - before}}))
 """
 )
 LOADS = "file = evenload.io.read_trace(path{how}); total = sum(window.sum() for window in file)"
+NAMED = "evenload.io.read_placement_file(path, num_gpus=32, format='table-placement')"
 MAP = "evenload.io.read_placement_file(path, num_gpus=32)"
 
 
@@ -77,6 +79,33 @@ def _json(path: Path, windows: int) -> Any:
     load = np.random.default_rng(0).integers(0, 5000, (windows, LAYERS, EXPERTS))
     value = load.tolist()
     path.write_text(json.dumps({"logical_count": value} if "logical" in path.name else value))
+
+
+def _long(path: Path, windows: int) -> Any:
+    load = np.random.default_rng(0).integers(0, 5000, (windows, LAYERS, EXPERTS))
+    rows = np.column_stack([*np.indices(load.shape).reshape(3, -1), load.ravel()])
+    np.savetxt(path, rows, "%d", ",", header="window,layer,expert,count", comments="")
+
+
+def _history(path: Path, windows: int) -> Any:
+    load = np.random.default_rng(0).integers(0, 5000, (windows, LAYERS, EXPERTS))
+    items = [{"logical_expert_load": window} for window in load.tolist()]
+    path.write_text(json.dumps({"load_history": items}))
+
+
+def _log(path: Path, windows: int) -> Any:
+    with path.open("w") as stream:
+        for token, rows in enumerate(_topk(windows).tolist()):
+            about = {"type": "route", "req_id": token // 64, "token_idx": token % 64}
+            for layer, experts in enumerate(rows):
+                stream.write(json.dumps(about | {"layer": layer, "topk_ids": experts}) + "\n")
+
+
+def _ones(path: Path, windows: int) -> Any:
+    ranks = np.zeros((GPUS, LAYERS * windows, EXPERTS), np.int8)
+    experts = np.arange(EXPERTS)
+    ranks[experts // (EXPERTS // GPUS), :, experts] = 1
+    np.save(path, ranks)
 
 
 def _packed(path: Path, windows: int) -> Any:
@@ -158,14 +187,18 @@ FORMATS: dict[str, tuple[Callable[..., Any], str, str, str]] = {
     "npz, compressed": (_packed, ".npz", "numpy npz", LOADS),
     "npz, topk": (_routed, ".npz", "numpy topk", LOADS),
     "csv": (_csv, ".csv", "csv", LOADS),
+    "csv, long": (_long, ".csv", "csv long", LOADS),
     "json": (_json, ".json", "json", LOADS),
+    "json, load history": (_history, ".json", "json", LOADS),
     "sglang-logical-count": (_json, "_logical.json", "json", LOADS),
     "parquet": (_load, ".parquet", "pyarrow", LOADS),
     "sglang-recorder, stat": (_stat, ".pt", "torch", LOADS),
     "sglang-recorder, per_token": (_passes, "_0.pt", "torch", LOADS),
     "tensorrt-llm-statistics": (_ranks, "", "safetensors", LOADS),
     "vllm-ascend-load": (_tensor, ".pth", "torch", LOADS),
+    "route-log": (_log, ".jsonl", "json lines", LOADS),
     "vllm-routed-experts": (_lines, ".jsonl", "json lines", LOADS),
+    "table-placement": (_ones, ".npy", "numpy", NAMED),
     "evenload": (_placement, ".json", "json", MAP),
     "evenload-npz": (_placement, ".npz", "numpy map", MAP),
     "sglang": (_placement, ".pt", "torch", MAP),

@@ -167,13 +167,17 @@ def test_keys_of_an_archive_are_not_all_shown(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         for number in range(60_000):
             archive.writestr(f"k{number}.npy", b"")
-    with pytest.raises(FileFormatError, match=r"keys found: k0, k1, .*, k11 and 59988 more$"):
+    with pytest.raises(
+        FileFormatError, match=r"found: k0 \(\[\]\), .*, k7 \(\[\]\), \.\.\.; use load,"
+    ):
         read_load(tmp_path / "x.npz")
 
 
 def test_keys_of_an_object_are_not_all_shown(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps({f"k{n}" * 50: n for n in range(9000)}))
-    assert refused(tmp_path / "x.json", "no key 'load'").endswith("and 8988 more")
+    told = refused(tmp_path / "x.json", "no key is known as loads; found: k0k0")
+    assert "k7k7" in told
+    assert "k8" not in told
 
 
 def test_a_tensor_that_stands_still_in_memory(tmp_path):

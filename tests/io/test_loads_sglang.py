@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recordings import RNG, dump_passes, dump_stat, slot_maps
 
-from evenload.io import read_load, read_trace
+from evenload.io import FileFormatError, read_load, read_trace
 
 pytest.importorskip("torch")
 L, E, S = 3, 5, 8
@@ -170,6 +170,23 @@ def test_equal_stat_dumps_of_the_stages_count_once(tmp_path):
         "counted once"
     ) in trace.notes
     assert other.name not in "".join(trace.notes[1:2])
+
+
+def test_stat_dumps_of_stages_with_layers_of_their_own_are_summed(tmp_path):
+    counts = RNG.integers(1, 9, (2, 4, E))
+    for time, recording in enumerate((counts, counts + 1)):
+        for stage in range(2):
+            part = np.zeros_like(recording)
+            part[:, 2 * stage : 2 * stage + 2] = recording[:, 2 * stage : 2 * stage + 2]
+            dump_stat(tmp_path / f"expert_distribution_recorder_{time}.{stage}.pt", part)
+    trace = read_trace(tmp_path)
+    assert [w.tolist() for w in trace] == [*counts.tolist(), *(counts + 1).tolist()]
+    assert sum("the two are summed step by step" in note for note in trace.notes) == 2
+    part[1] = 0
+    dump_stat(tmp_path / "expert_distribution_recorder_1.1.pt", part)
+    wrong = r"recorder_1.1.pt: it has other layers than \S*_1.0.pt, as a pipeline stage has, and"
+    with pytest.raises(FileFormatError, match=wrong):
+        read_load(tmp_path)
 
 
 def test_one_file_is_one_rank(tmp_path):

@@ -122,7 +122,7 @@ def test_folders_and_patterns(tmp_path):
     complains(
         tmp_path / "request*.npy",
         "{path}: files of format npy are read one at a time; give one, or name the format of a "
-        "recording of several, sglang-recorder, vllm-routed-experts",
+        "recording of several, route-log, sglang-recorder, vllm-routed-experts",
     )
 
 

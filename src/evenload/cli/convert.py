@@ -41,6 +41,7 @@ OPTIONS = {
         "not, and takes only these of a placement that has others too (SGLang's has dense ones).",
         "--fill": "Put experts in order, as engines start, into those of --layers that a placement "
         "lacks: layers of a draft model (MTP), which engines look up too.",
+        **shared.LAYOUT,
     },
     "reading": shared.MAX_BYTES,
     "loads": {
@@ -62,7 +63,8 @@ def run(args: Namespace) -> None:
     shared.check_places(args.out)
     prefer = _WRITE[able[0]] if len(able) == 1 else None
     shape = PlacementShape(args.gpus, args.nodes, args.experts)
-    found = read_anything(source, shape, format=form, prefer=prefer)[1]
+    how = shared.layout_of(args) | {"format": form, "prefer": prefer}
+    found = read_anything(source, shape, **how)[1]
     if isinstance(found, PlacementFile):
         _convert_placement(found, layers, args)
     else:

@@ -28,7 +28,8 @@ LOADS = {
     "LOADS": "Tokens routed to each expert: a .npz, .npy, .csv, .json or .parquet file, or what an "
     "engine recorded (a file, a folder, or a pattern in quotes: 'dump/*.pt'); see --format. A .npz "
     "holds `load` [windows, layers, experts] or [layers, experts], or `topk` [tokens, layers, k]; "
-    "a .csv has one row per layer and one column per expert.",
+    "a .csv has one row per layer and one column per expert, or the columns layer, expert and "
+    "count.",
 }
 TRACE = {
     "TRACE": "Tokens routed to each expert, window by window: a .npz with `load`, a .npy or a "
@@ -41,13 +42,23 @@ MAX_BYTES = {
     "--max-bytes N": "Bytes that reading may hold at once, for one window, line or text. Default: "
     "1073741824 (1 GiB).",
 }
+LAYOUT = {
+    "--as NAME": "How numbers lie that can be read in two ways: long (rows of layer, expert and "
+    "count), loads (tokens, whatever they look like) or placement.",
+    "--key NAME": "Key under which the loads are, in a .json, .npz or .pt file; parts joined by "
+    "dots.",
+    "--window-tokens N": "Tokens of a window, for a log of routed experts. Default: each request "
+    "is a window.",
+}
 READING = {
     "--experts N": "Experts per layer, for a file of routed experts (`topk`) that does not say.",
     "--format NAME": "Format of the loads: npz, npy, csv, json, parquet, sglang-recorder, "
-    "sglang-logical-count, tensorrt-llm-statistics, vllm-routed-experts or vllm-ascend-load. "
+    "sglang-logical-count, tensorrt-llm-statistics, vllm-routed-experts, vllm-ascend-load or "
+    "route-log. "
     "Default: told by the file's ending and content. A .npy or .npz or folder of routed experts "
     "[tokens, layers, k] of vLLM's requests has to be named.",
     **MAX_BYTES,
+    **LAYOUT,
 }
 THE_GPUS = "GPUs of the expert-parallel group."
 THE_SLOTS = (
@@ -109,11 +120,17 @@ def reading(args: Namespace) -> AbstractContextManager[None]:
     return max_bytes(most)
 
 
+def layout_of(args: Namespace) -> dict[str, Any]:
+    """Return what `LAYOUT` says, as arguments of the functions that read loads."""
+    return {"layout": vars(args)["as"], "key": args.key, "window_tokens": args.window_tokens}
+
+
 def open_loads(args: Namespace) -> LoadFile:
     """Read LOADS and tell on stderr what had to be assumed."""
     from evenload.io import read_load
 
-    file = read_load(args.loads, args.window, num_experts=args.experts, format=args.format)
+    how = {"num_experts": args.experts, "format": args.format} | layout_of(args)
+    file = read_load(args.loads, args.window, **how)
     say_notes(file.notes)
     return file
 
@@ -122,7 +139,7 @@ def open_trace(path: Path, args: Namespace) -> Trace:
     """Open a trace and tell on stderr what had to be assumed."""
     from evenload.io import read_trace
 
-    trace = read_trace(path, num_experts=args.experts, format=args.format)
+    trace = read_trace(path, num_experts=args.experts, format=args.format, **layout_of(args))
     say_notes(trace.notes)
     return trace
 

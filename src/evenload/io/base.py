@@ -20,7 +20,6 @@ from evenload.trace import ArrayWindows, Trace
 
 Float = NDArray[np.float64]
 
-MAX_ELEMENTS = 2**31
 MOST_EXPERTS = 2**16  # of a layer, in a file: what a model has, with much to spare
 MOST_LAYERS = 2**16
 

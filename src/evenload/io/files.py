@@ -11,9 +11,10 @@ import shutil
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -102,6 +103,16 @@ def check_regular(mode: int) -> None:
         )
 
 
+def first_twice(names: Iterable[Any]) -> Any:
+    """Return the first name that is there again; None if each is there once."""
+    seen = set[Any]()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def some(names: Sequence[Any], most: int = 12) -> str:
     """Return the first of many names with commas between, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
@@ -124,13 +135,27 @@ def kind_of(path: Path) -> str:
 def has_mark(path: Path, *marks: str) -> bool:
     """Whether a folder has a file of such a name, or a file shows such a mark; nothing is parsed.
 
+    Behind a colon stands a mark that the first file of that name has to show.
+
     Marks are sought near the start of a .json text, where programs write its keys, and in an
     archive among its members' names, with a NUL on either side, and near the ends of its pickle.
     """
     if path.is_dir():
-        return any(next(path.glob(mark), None) for mark in marks)
+        return any(_has_file(path, *mark.partition(":")[::2]) for mark in marks)
     shown = _peek(path)
     return any(mark.encode("latin-1") in shown for mark in marks)
+
+
+def _has_file(folder: Path, name: str, mark: str) -> bool:
+    found = sorted(folder.glob(name), key=natural) if mark else [*islice(folder.glob(name), 1)]
+    return bool(found) and (not mark or has_mark(found[0], mark))
+
+
+def ending_of(path: Path) -> str:
+    """Return a file's ending in lower case, as ``.csv``, or ``.csv.gz`` where it is packed."""
+    endings = path.suffixes[-2:]
+    packed = len(endings) == 2 and endings[1].lower() == ".gz"
+    return "".join(endings).lower() if packed else path.suffix.lower()
 
 
 def _peek(path: Path) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +12,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import FileFormatError, refusing, trace_of
-from evenload.io.files import MOST_BYTES, check_bytes, some
+from evenload.io.doubts import refuse_rows
+from evenload.io.files import MOST_BYTES, check_bytes, first_twice, some
 from evenload.io.json_stream import UnclearError, read_json
+from evenload.io.keyed import find
+from evenload.io.table import trace_of_rows
 from evenload.trace import Trace
 
 MOST_TEXT = 2**25  # bytes of a placement: 100 layers of 8192 slots, each on a line of its own
 _DEEPEST = 3
 
 
-def read_load(path: Path, num_experts: int | None) -> Trace:
-    """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under ``load``/``logical_count``."""
-    value, key = parse_json(path), "load"
-    if isinstance(value, dict):
-        key, value = key_in(value, "load", "logical_count")
-    elif not isinstance(value, list | np.ndarray):
-        raise ValueError(f"the file holds {value!r}; use nested lists or an object")
-    return trace_of(to_array(value, key), str(path))
+def read_load(
+    path: Path, num_experts: int | None, *, layout: str | None = None, key: str | None = None
+) -> Trace:
+    """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under a key: see `keyed.find`."""
+    tree = parse_json(path)
+    if not isinstance(tree, dict | list | np.ndarray):
+        raise ValueError(f"the file holds {tree!r}; use nested lists or an object")
+    found = find(tree, path, key, num_experts)
+    if isinstance(found, Trace):
+        return found
+    array = to_array(found.value, found.name.rpartition(".")[2])
+    if layout == "long":
+        return trace_of_rows(array, path, num_experts)
+    if layout != "loads" and not isinstance(tree, dict):
+        refuse_rows(array, str(path))
+    return trace_of(array, str(path), found.notes, found.layers)
 
 
 def parse_json(path: Path, most: int | None = None) -> Any:
@@ -42,12 +54,21 @@ def parse_json(path: Path, most: int | None = None) -> Any:
     with refusing("this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
         text = path.read_text(encoding="utf-8-sig")
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=partial(once, str(path)))
         except json.JSONDecodeError as error:
             raise FileFormatError(
                 f"{path}, line {error.lineno}, column {error.colno}: this is no JSON, or it is cut "
                 f"off ({error.msg})"
             ) from None
+
+
+def once(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's keys and values, or refuse a key that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = first_twice(key for key, _ in pairs)
+        raise FileFormatError(f"{where}: the key {twice[:60]!r} is there twice; leave one out")
+    return found
 
 
 def key_in(value: Any, *keys: str) -> tuple[str, Any]:
@@ -74,13 +95,14 @@ def to_array(value: Any, name: str) -> NDArray[Any]:
 
 def _check_lists(value: Any, name: str) -> tuple[int, ...]:
     """Return the shape of nested lists of numbers; raise at the first place that does not fit."""
+    if isinstance(value, np.ndarray):
+        name += "[0]" * max(_DEEPEST + 1 - name.count("["), 0) * (value.ndim > _DEEPEST)
+        if name.count("[") + value.ndim <= _DEEPEST:
+            return tuple(map(int, value.shape))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return ()
-    if (depth := name.count("[") + getattr(value, "ndim", 0)) > _DEEPEST:
-        name += "[0]" * (min(depth, _DEEPEST + 1) - name.count("["))
+    if name.count("[") > _DEEPEST or isinstance(value, np.ndarray):
         raise ValueError(f"{name} is nested deeper than [windows][layers][experts]")
-    if isinstance(value, np.ndarray):
-        return tuple(map(int, value.shape))
     if not isinstance(value, list):
         raise ValueError(f"{name} is {json.dumps(value)[:40]}; use a number")
     if set(map(type, value)) <= {int, float}:

@@ -12,14 +12,15 @@ Slots are taken for the experts of the file's ``last_physical_to_logical_map``.
 together: stat dumps by the time in their names, the others by their passes' numbers.
 
 **Pipeline stages** number their ranks alike and have the layers of their own: records of one rank
-that share no layer are summed. The stages' stat dumps are equal, and one of them counts.
+that share no layer are summed. The stages' stat dumps are equal, and one of them counts; those of
+other layers are summed step by step.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,7 +100,22 @@ def _read_steps(dumps: list[StoredArray], where: str) -> Trace:
                 f"{counts.path}: {_COUNTS} has shape {counts.shape}, and that of "
                 f"{dumps[0].path.name} {dumps[0].shape}; give dumps of one model"
             )
-    reads, used, notes, seen = [], [], list[str](), dict[bytes, Path]()
+    notes = list[str]()
+    reads, used = [], []
+    for stages in _stages(dumps, notes):
+        steps = [partial(_read_step, stages, row) for row in range(stages[0].shape[0])]
+        used.append(used_cells(steps))
+        order, assumed = _written_rows(np.any(used[-1], axis=1), str(stages[0].path))
+        reads += [steps[row] for row in order]
+        notes += assumed
+    return without_dense(reads, np.concatenate(used), dumps[0].shape[2], where, notes)
+
+
+def _stages(dumps: list[StoredArray], notes: list[str]) -> list[list[StoredArray]]:
+    """Return dumps by time, together those of pipeline stages: equal ones once, or other layers."""
+    groups, seen = list[list[StoredArray]](), dict[bytes, Path]()
+    rows: NDArray[Any] = np.zeros(0, np.bool_)  # with tokens in the last group
+    layers: NDArray[Any] = rows
     for counts in sorted(dumps, key=lambda dump: _time(dump.path)):
         if (first := seen.setdefault(_digest(counts), counts.path)) != counts.path:
             notes.append(
@@ -107,12 +123,25 @@ def _read_steps(dumps: list[StoredArray], where: str) -> Trace:
                 "writes them; counted once"
             )
             continue
-        steps = [partial(_read_step, counts, row) for row in range(counts.shape[0])]
-        used.append(used_cells(steps))
-        order, assumed = _written_rows(np.any(used[-1], axis=1), str(counts.path))
-        reads += [steps[row] for row in order]
-        notes += assumed
-    return without_dense(reads, np.concatenate(used), dumps[0].shape[2], where, notes)
+        used = used_cells([partial(_read_step, [counts], row) for row in range(counts.shape[0])])
+        own = np.any(used, axis=0)
+        if not groups or not own.any() or not layers.any() or (own & layers).any():
+            groups.append([counts])
+            rows, layers = np.any(used, axis=1), own
+            continue
+        before = groups[-1][0].path.name
+        if not np.array_equal(np.any(used, axis=1), rows):
+            raise FileFormatError(
+                f"{counts.path}: it has other layers than {before}, as a pipeline stage has, and "
+                "other steps; give the stages' dumps of one recording"
+            )
+        notes.append(
+            f"{counts.path}: it has other layers than {before}, as a pipeline stage has; the two "
+            "are summed step by step"
+        )
+        groups[-1].append(counts)
+        layers = layers | own
+    return groups
 
 
 def _time(file: Path) -> tuple[float, str]:
@@ -127,8 +156,10 @@ def _digest(counts: StoredArray) -> bytes:
     return digest.digest()
 
 
-def _read_step(counts: StoredArray, row: int) -> NDArray[Any]:
-    return _counted(counts.read(row), f"{counts.path}: {_COUNTS}[{row}]")
+def _read_step(stages: list[StoredArray], row: int) -> NDArray[Any]:
+    """Return one step, summed over dumps of stages; those share no layer."""
+    steps = (_counted(dump.read(row), f"{dump.path}: {_COUNTS}[{row}]") for dump in stages)
+    return reduce(np.add, steps)
 
 
 def _written_rows(used: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64], list[str]]:

@@ -37,7 +37,7 @@ from evenload.io.base import (
     refusing,
 )
 from evenload.io.files import check_bytes, files_of, most_bytes
-from evenload.io.json import to_array
+from evenload.io.json import once, to_array
 from evenload.io.npy import read_array, stored_array
 from evenload.io.npz import keys_of, open_archive, read_member
 from evenload.io.recorded import (
@@ -194,7 +194,8 @@ def _read_line(path: Path, start: int, where: str) -> NDArray[Any] | None:
         line = stream.readline(most_bytes() + 1)
     with checking(where):
         with refusing("this is no JSON, or it is cut off", ValueError, RecursionError):
-            value = json.loads(line.decode("utf-8-sig"))
+            text = line.decode("utf-8-sig")
+            value = json.loads(text, object_pairs_hook=partial(once, where))
         arrays = [_array(part) for part in _parts(value) if part is not None]
         for array in arrays:
             if array.ndim != 3 or array.shape[1:] != arrays[0].shape[1:]:
