@@ -282,6 +282,8 @@ def test_what_a_placement_says_of_deaths():
     assert not place.survives("node", 2)
     assert place.lost_with([1, 2]).tolist() == [[False, False, True]]
     assert not place.lost_with([]).any()
+    with pytest.raises(ValueError, match="gpus=0 is no collection"):
+        place.lost_with(0)
     with pytest.raises(ValueError, match="gpus=4 is more than 3"):
         place.lost_with([4])
     with pytest.raises(ValueError, match="what='rack'"):
@@ -330,6 +332,32 @@ def test_repairs_keep_the_groups_of_a_plan_where_that_can_be_done():
         assert repair.problem.num_groups == 2
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"dispatch": "live", "live_share": 0.5},
+        {"dispatch": "copy", "copy_slack": 0.2},
+        {"dispatch": "nearest", "tokens_from": [1, 2, 0, 1]},
+        {"dispatch": "static", "tokens_from": [1, 0, 0, 0]},
+    ],
+)
+def test_repairs_are_for_each_dispatch_of_a_plan(how):
+    plan = solve(np.arange(1, 9), Cluster(4, slots_per_gpu=4), survive="gpu", **how)
+    for gpu, repair in repairs(plan).items():
+        found = repair.problem.sharing
+        tokens = found.pop("tokens_from")
+        assert found == {n: v for n, v in plan.problem.sharing.items() if n != "tokens_from"}
+        left = np.delete(how.get("tokens_from", [0]), gpu if "tokens_from" in how else [])
+        assert (tokens is None) == (not left.any())
+        if tokens is not None:
+            assert tokens[gpu] == 0
+            assert np.delete(tokens, gpu).tolist() == left.tolist()
+    given = repairs(plan.placement, plan.problem.load, **how)
+    assert [r.problem.dispatch for r in given.values()] == [how["dispatch"]] * 4
+    other = repairs(plan, dispatch="even")
+    assert [r.problem.dispatch for r in other.values()] == ["even"] * 4
+
+
 def test_repairs_that_cannot_be():
     place = solve(LOAD, Cluster(3, slots_per_gpu=2)).placement
     with pytest.raises(ValueError, match="2 living of 3 GPUs have 4 slots"):
@@ -340,6 +368,10 @@ def test_repairs_that_cannot_be():
         repairs(LOAD)
     with pytest.raises(ValueError, match="what='rack'"):
         repairs(place, LOAD, what="rack")
+    with pytest.raises(ValueError, match="solver='joint' is not for repairs"):
+        repairs(place, LOAD, solver="joint")
+    with pytest.raises(ValueError, match=r"tokens_from has shape \(2,\)"):
+        repairs(place, LOAD, dispatch="nearest", tokens_from=[1, 1])
 
 
 # --- every dispatch ---------------------------------------------------------------------------

@@ -100,20 +100,21 @@ def near_replicas(slots: Int, cluster: Cluster) -> Chosen:
 
     `slots` are those of each expert, [L, E, X], padded with -1 at the end.
     """
-    gpus = np.arange(cluster.num_gpus)
     found = []
-    for layer, of_expert in enumerate(slots):  # one by one: [P, X, G] for all would be large
+    for layer, of_expert in enumerate(slots):  # one by one: [P, G] for all would be large
         count = (of_expert >= 0).sum(axis=1)
         expert = np.flatnonzero(count > 1)
         held, count = of_expert[expert], count[expert]
-        gpu = np.where(held >= 0, cluster.gpu_of_slot[held], -1)
-        node = np.where(held >= 0, cluster.node_of_gpu[gpu], -1)
-        own = gpu[:, :, None] == gpus
-        beside = node[:, :, None] == cluster.node_of_gpu
-        few = beside.sum(axis=1)
-        narrows = (few > 0) & (few < count[:, None])
-        choice = np.where(narrows, beside.argmax(axis=1), -1)
-        choice = np.where(own.any(axis=1), own.argmax(axis=1), choice)
+        row, rank = (at[::-1] for at in np.nonzero(held >= 0))  # so that the first is written last
+        gpu = cluster.gpu_of_slot[held[row, rank]]
+        own = np.full((len(expert), cluster.num_gpus), -1)
+        own[row, gpu] = rank
+        node = cluster.node_of_gpu[gpu]
+        near = np.full((len(expert), cluster.num_nodes), -1)
+        near[row, node] = rank
+        few = np.bincount(row * cluster.num_nodes + node, minlength=near.size).reshape(near.shape)
+        near[few == count[:, None]] = -1  # all are there, which narrows nothing
+        choice = np.where(own >= 0, own, near[:, cluster.node_of_gpu])
         found.append((np.full(expert.size, layer), expert, count, choice))
     return Chosen(*(np.concatenate(part) for part in zip(*found, strict=True)))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -114,13 +114,13 @@ class Placement:
     def _inverse(self) -> Int:
         return slots_of_experts(self.rows, self.counts)
 
-    def check_load(self, load: Any) -> tuple[Float, Rewrap]:
+    def check_load(self, load: Any, name: str = "load") -> tuple[Float, Rewrap]:
         """Validate a load for this placement, see `arrays.check_load`."""
-        checked, rewrap = check_load(load)
+        checked, rewrap = check_load(load, name)
         expected = (self.num_layers, self.num_experts)
         if checked.shape != expected:
             raise ValueError(
-                f"load has shape {checked.shape}, and the placement is for [layers, experts] "
+                f"{name} has shape {checked.shape}, and the placement is for [layers, experts] "
                 f"{expected}; use a load of that shape"
             )
         return checked, rewrap
@@ -287,7 +287,7 @@ class Placement:
             held = held.reshape(*held.shape[:2], self.cluster.num_nodes, -1).any(axis=3)
         return bool((held.sum(axis=2) > number).all())
 
-    def lost_with(self, gpus: Collection[int]) -> Any:
+    def lost_with(self, gpus: Iterable[int]) -> Any:
         """Tell which experts have no copy left when some GPUs die at once: bool [L, E].
 
         `gpus` are their numbers; those of node n are
@@ -300,6 +300,8 @@ class Placement:
         array([[False,  True, False]])
         """
         last = self.cluster.num_gpus - 1
+        if not isinstance(gpus, Iterable):
+            raise ValueError(f"gpus={gpus!r} is no collection of GPU numbers; use e.g. [0]")
         dead = [whole_number("gpus", g, most=last) for g in gpus]
         return self._rewrap(~np.delete(self._held(), dead, axis=2).any(axis=2))
 
@@ -365,13 +367,19 @@ class Placement:
         )
 
 
-def check_model(value: Any, like: Any, name: str) -> None:
-    """Raise `ValueError` unless `value` is a placement of the layers and experts of `like`."""
+def check_placement(value: Any, name: str = "placement") -> Placement:
+    """Return `value` if it is a `Placement`, or raise `ValueError`."""
     if not isinstance(value, Placement):
         raise ValueError(
             f"{name}={reprlib.repr(value)} is not a Placement; use e.g. "
             "Placement(physical_to_logical, cluster, num_experts)"
         )
+    return value
+
+
+def check_model(value: Any, like: Any, name: str) -> None:
+    """Raise `ValueError` unless `value` is a placement of the layers and experts of `like`."""
+    check_placement(value, name)
     has = (value.num_layers, value.num_experts)
     wanted = (like.num_layers, like.num_experts)
     if has != wanted:

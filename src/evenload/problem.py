@@ -133,7 +133,7 @@ class Problem:
     @property
     def sharing(self) -> dict[str, Any]:
         """What `build` is told of how tokens are shared, by its names."""
-        names = ("dispatch", "live_share", "tokens_from")
+        names = ("dispatch", "live_share", "tokens_from", "copy_slack")
         return {name: getattr(self, name) for name in names}
 
     def mixed(self, balancedness: list[Float]) -> Float:

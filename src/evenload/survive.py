@@ -41,10 +41,11 @@ def repairs(
     max_moves : int, default 0
         Further experts of each layer that may move, for balance; those that have to move count.
     **options
-        As for `evenload.solve`. `num_groups` and the dispatch with what belongs to it are the
-        plan's by default, and ``topology="strict"`` falls back to ``"ignore"`` where the nodes that
-        are left cannot hold the groups. From GPUs that die no tokens start any more; if that was
-        all of `tokens_from`, every living GPU sends equally many.
+        As for `evenload.solve`, but for `current` and `solver`. `num_groups` and the dispatch with
+        what belongs to it are the plan's by default, and ``topology="strict"`` falls back to
+        ``"ignore"`` where the nodes that are left cannot hold the groups. From GPUs that die no
+        tokens start any more; if that was all of `tokens_from`, every living GPU sends equally
+        many.
 
     Returns
     -------
@@ -85,6 +86,11 @@ def repairs(
     dispatch = options.get("dispatch", "even")
     tokens = check_tokens_from(options.pop("tokens_from", None), dispatch, cluster)
     how: dict[str, Any] = {"current": current, "solver": "incremental", "max_moves": max_moves}
+    for name in how.keys() & options.keys():
+        raise ValueError(
+            f"{name}={options[name]!r} is not for repairs, which plan from what runs, with solver "
+            f"'incremental'; leave {name} out"
+        )
     how |= options
     plans = {}
     for number, gpus in dying.items():

@@ -464,6 +464,20 @@ def test_plan_and_evaluate_under_a_dispatch(tmp_path, loads):
     nearest = place.balancedness(LOAD.sum(axis=0), dispatch="nearest")
     assert found["balancedness"]["per_layer"] == nearest.tolist()
     assert found["dispatch"] == "nearest"
+    done = run("evaluate", loads, placed, "--dispatch", "copy")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--dispatch='copy' is unknown; use one of: even, live, nearest, static" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "message"), [("c.txt", "files with the ending '.txt'"), ("no/c.csv", "no folder")]
+)
+def test_nothing_is_measured_for_a_file_that_cannot_be(monkeypatch, tmp_path, file, message):
+    monkeypatch.setattr("evenload.cost.measure.measure_expert_time", pytest.fail)
+    path = tmp_path / file
+    done = run("measure-expert-time", "--hidden", 32, "--intermediate", 16, "-o", path)
+    assert done.exit_code == 2
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -232,7 +232,7 @@ def test_each_kernel_is_compiled_once(tmp_path):
         "balancedness": 1,
         "bound": 15,
         "bound of groups": 1,
-        "split": 11,
+        "split": 19,
         "packing": 13,
         "packing in float32": 11,
         "again": 0,

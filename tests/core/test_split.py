@@ -144,6 +144,17 @@ def test_the_slowest_gpu_there_may_be():
     assert place.balancedness([1.0, 1.0, 1.0], split) == pytest.approx([3 / 1001])
 
 
+def test_slow_gpus_that_have_to_bear_nearly_all_load():
+    """Times far beyond the load, on the integer grid."""
+    cluster = Cluster(4, slots_per_gpu=2, speed=[1000, 1, 1.5, 3])
+    place = Placement([2, 3, 0, 1, 0, 1, 0, 1], cluster, 4)
+    for load in ([5.0, 3.0, 1e-3, 0.0], [1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1e3, 1.0]):
+        gpus = [[1, 2, 3], [1, 2, 3], [0], [0]]
+        best = twins.time_of_best_split(load, gpus, cluster.capacity)
+        reached = time(place, np.array([load]), place.split(load))
+        assert reached == pytest.approx([float(best)], rel=1e-12)
+
+
 # --- what it looks like --------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """Splits by water-filling: against a slow twin, the exact split, and what they promise."""
 
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -227,7 +228,7 @@ def test_tensors_come_back_as_tensors_and_one_layer_needs_no_axis():
 @pytest.mark.parametrize(
     ("counts", "backend", "says"),
     [
-        ([[4, 2]], None, r"shape \(1, 2\).*\(1, 3\)"),
+        ([[4, 2]], None, r"counts has shape \(1, 2\).*\(1, 3\)"),
         ([[4, 2, -1]], None, r"\[0, 2\]=-1"),
         ([[4, 2, 0.5]], None, r"counts\[0, 2\]=0.5 is no whole number"),
         ([[MOST_TOKENS, 2, 1]], None, "1099511627779.*is past 1099511627776"),
@@ -240,8 +241,20 @@ def test_what_cannot_be_split_is_refused(counts, backend, says):
         WaterFilling(PLACE).quotas(counts, backend)
 
 
-def test_other_mistakes_are_refused_too():
+def test_other_mistakes_are_refused_too(monkeypatch):
     torch = pytest.importorskip("torch")
+    with pytest.raises(ValueError, match="placement=None is not a Placement"):
+        WaterFilling(None)
+    for bad, says in [
+        ([4, 2, -1], "=-1"),
+        ([4, 2, 0.5], "0.5 is no whole"),
+        ([2**40, 1, 1], "past"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            WaterFilling(PLACE).quotas(torch.tensor(bad), backend="torch")
+    monkeypatch.setitem(sys.modules, "triton", None)
+    with pytest.raises(ValueError, match=r"needs triton.*'torch'"):
+        WaterFilling(PLACE).quotas(torch.ones(1, 3), backend="triton")
     with pytest.raises(ValueError, match="rounds=0"):
         WaterFilling(PLACE, rounds=0)
     with pytest.raises(ValueError, match=r"counts has shape \(3, 1\)"):

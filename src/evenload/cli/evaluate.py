@@ -32,9 +32,12 @@ def run(args: Namespace) -> None:
     Prints it beside the trivial placement (experts in order, as engines start). Without --window a
     trace is summed over its windows.
     """
+    from evenload.checks import one_of
+    from evenload.dispatch import DISPATCHES
     from evenload.io import read_placement_file
     from evenload.report.compare import Context, compare_file, file_lines
 
+    one_of("--dispatch", args.dispatch, DISPATCHES)
     shared.check_outputs(None, None, args.plot)
     file = shared.open_loads(args)
     how = {"num_gpus": args.gpus, "num_nodes": args.nodes, "format": args.placement_format}

@@ -32,8 +32,13 @@ def run(args: Namespace) -> None:
     Runs torch's grouped matrix products of one MoE layer with 1 to all active experts and 1 to
     4096 tokens per expert. A GPU takes some seconds. A CPU measures less, and itself.
     """
+    from evenload.checks import unknown_ending
     from evenload.cost.measure import measure_expert_time
 
+    if ending := unknown_ending(args.output, [".csv"]):
+        raise ValueError(f"{args.output}: curves are not written to files with {ending}; use .csv")
+    if not args.output.parent.is_dir():
+        raise ValueError(f"{args.output}: no folder {args.output.parent}; use one that is there")
     shape = args.hidden, args.intermediate, args.dtype
     with shared.busy("measuring") as tell:
         how = {"num_experts": args.experts, "device": args.device, "tell": tell}

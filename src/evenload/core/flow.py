@@ -30,10 +30,11 @@ from evenload.core.state import COUNT, EXPERT, WHOLE, State, StateType
 
 IntArray = NDArray[np.int64]
 
-OF_EXPERT, OF_GPU, NEXT, PART = range(4)  # of `Flow.slot`
+OF_EXPERT, OF_GPU, NEXT, PART, PASSED = range(5)  # of `Flow.slot`
 TIME, LEAST, INSIDE, FLOOR, BOUND = range(5)  # of `Flow.sample`
-ROOM, QUEUE, GIVES, TAKES = range(4)  # of `Flow.scratch`
+ROOM, QUEUE, GIVES, TAKES, SEARCHES = range(5)  # of `Flow.scratch`
 ENOUGH, LIVE_SHARE = range(2)  # of `Flow.dial`
+FLOAT_BITS = 52  # of a float's fraction: less of a time may change nothing
 PART_BITS = 16  # of the part of its expert's tokens that a replica gets
 
 
@@ -42,9 +43,10 @@ class Flow(NamedTuple):
 
     Parameters
     ----------
-    slot : int64 ndarray, [4, S]
-        Expert and GPU of each slot, the next slot of the same expert, in a circle, and where that
-        is given the part of the expert's tokens that it gets, of ``1 << PART_BITS``.
+    slot : int64 ndarray, [5, S]
+        Expert and GPU of each slot, the next slot of the same expert, in a circle; where that is
+        given the part of the expert's tokens that it gets, of ``1 << PART_BITS``; and which search
+        for room came by last (`PASSED`).
     some : int64 ndarray, [E]
         A slot of each expert.
     sent : int64 ndarray, [M, S]
@@ -59,12 +61,17 @@ class Flow(NamedTuple):
         (`FLOOR`), and the time that this takes at least (`BOUND`).
     saved : int64 ndarray, [M, S + 2 G + 2]
         What a trial has changed.
-    scratch : int64 ndarray, [4, G]
+    scratch : int64 ndarray, [5, G]
+        The first number of the last row counts the searches for room.
     dial : float64 ndarray, [2]
         Time, over that of a load divided at will, that is good enough (`ENOUGH`), and the part of
         a search's cost that is the best split's (`LIVE_SHARE`); the rest is that of even shares.
     start : int64 ndarray, [G] or [0]
         Tokens that start on each GPU, of ``1 << PART_BITS``; none where they are split live.
+    first : int64 ndarray, [G + 1]
+        Where the slots of each GPU begin, and where the last one's end.
+    unit : float64 ndarray, [G]
+        Time that a token takes each GPU, at least 1; infinite for one that is gone.
     """
 
     slot: IntArray
@@ -77,6 +84,8 @@ class Flow(NamedTuple):
     scratch: IntArray
     dial: NDArray[np.float64]
     start: IntArray
+    first: IntArray
+    unit: NDArray[np.float64]
 
     @classmethod
     def empty(
@@ -85,7 +94,7 @@ class Flow(NamedTuple):
     ) -> Flow:  # fmt: skip
         """Make room for a layer on GPUs [4, G]."""
         G, S, M = gpu.shape[1], int(gpu[SLOTS].sum()), num_samples
-        slot = np.zeros((4, S), np.int64)
+        slot = np.zeros((5, S), np.int64)
         slot[OF_GPU] = np.repeat(np.arange(G), gpu[SLOTS])
         return cls(
             slot,
@@ -95,17 +104,21 @@ class Flow(NamedTuple):
             np.empty((M, G), np.int64),
             np.empty((5, M), np.int64),
             np.empty((M, S + 2 * G + 2), np.int64),
-            np.empty((4, G), np.int64),
+            np.zeros((5, G), np.int64),
             np.array([enough, live_share]),
             start,
+            np.append(gpu[FIRST], S),
+            gpu[UNIT_TIME].astype(np.float64),
         )
 
 
-FlowType = types.NamedTuple((Int2, Int1, Int2, Int2, Int2, Int2, Int2, Int2, Float1, Int1), Flow)
+FlowType = types.NamedTuple(
+    (Int2, Int1, Int2, Int2, Int2, Int2, Int2, Int2, Float1, Int1, Int1, Float1), Flow
+)
 
 
 @step(FlowType, Int, Int)
-def _join(f: Flow, slot: int, e: int) -> None:
+def join(f: Flow, slot: int, e: int) -> None:
     """Make a slot one of an expert."""
     other = f.some[e]
     if other == NONE:
@@ -139,65 +152,46 @@ def _is_inside(f: Flow, m: int, e: int) -> bool:
     return False
 
 
-@step(StateType, FlowType, Int, Int)
-def _least_time(s: State, f: Flow, m: int, load: int) -> int:
-    """Return the least time in which the tight GPUs can bear a load."""
+@step(FlowType, Int, Int)
+def time_for(f: Flow, m: int, load: int) -> int:
+    """Return the least time in which the tight GPUs can bear a load, `NEVER` if none is less."""
     G = f.used.shape[1]
     speed = 0.0
     equal = True
     for g in range(G):
         if f.tight[m, g] == 1:
-            speed += 1.0 / s.gpu[UNIT_TIME, g]
-            equal = equal and s.gpu[UNIT_TIME, g] == 1
+            speed += 1.0 / f.unit[g]
+            equal = equal and f.unit[g] == 1.0
     if equal:
         return -(-load // np.int64(speed))
+    if load / speed >= NEVER:
+        return NEVER
     time = np.int64(load / speed)
     while True:  # what is rounded off on each GPU
         room = np.int64(0)
         for g in range(G):
             if f.tight[m, g] == 1:
-                room += time // s.gpu[UNIT_TIME, g]
+                room += _room(f, g, time)
         if room >= load:
             return time
-        time += max(np.int64(1), np.int64((load - room) / speed))
+        time += max(np.int64(1), np.int64((load - room) / speed), time >> FLOAT_BITS)
 
 
-@step(StateType, FlowType, Int, Int)
-def _find_room(s: State, f: Flow, m: int, start: int) -> int:
-    """Search from a GPU, breadth first, for the nearest with room; -1 where none is to be reached.
-
-    `GIVES` and `TAKES` are the slots by which each GPU was reached; `TAKES` of others is -1.
-    """
-    ring, scratch = f.slot[NEXT], f.scratch
-    for g in range(f.used.shape[1]):
-        scratch[TAKES, g] = NONE
-    scratch[TAKES, start] = s.gpu[FIRST, start]
-    scratch[QUEUE, 0] = start
-    n = 0
-    end = 1
-    while n < end:
-        g = scratch[QUEUE, n]
-        n += 1
-        for gives in range(s.gpu[FIRST, g], s.gpu[FIRST, g] + s.gpu[SLOTS, g]):
-            takes = ring[gives]
-            if takes == gives or f.sent[m, gives] == 0:
-                continue
-            while takes != gives:
-                k = f.slot[OF_GPU, takes]
-                if scratch[TAKES, k] == NONE:
-                    scratch[GIVES, k] = gives
-                    scratch[TAKES, k] = takes
-                    if f.used[m, k] < scratch[ROOM, k]:
-                        return k
-                    scratch[QUEUE, end] = k
-                    end += 1
-                takes = ring[takes]
-    return NONE
+@step(FlowType, Int, Int)
+def _room(f: Flow, g: int, time: int) -> int:
+    """Return the tokens that a GPU can take in a time."""
+    return time if f.unit[g] == 1.0 else np.int64(time / f.unit[g])
 
 
 @step(FlowType, Int, Int, Int)
-def _send(f: Flow, m: int, start: int, end: int) -> None:
-    """Pass on what a GPU has beyond its room, as much as the way found holds."""
+def _send(f: Flow, m: int, start: int, end: int) -> bool:
+    """Pass on what a GPU has beyond its room, as much as the way found holds.
+
+    Returns
+    -------
+    bool
+        Whether more has to be passed on, and the way can hold more.
+    """
     scratch = f.scratch
     amount = f.used[m, start] - scratch[ROOM, start]
     amount = min(amount, scratch[ROOM, end] - f.used[m, end])
@@ -205,24 +199,69 @@ def _send(f: Flow, m: int, start: int, end: int) -> None:
     while g != start:
         amount = min(amount, f.sent[m, scratch[GIVES, g]])
         g = f.slot[OF_GPU, scratch[GIVES, g]]
+    more = True
     g = end
     while g != start:
         f.sent[m, scratch[GIVES, g]] -= amount
         f.sent[m, scratch[TAKES, g]] += amount
+        more = more and f.sent[m, scratch[GIVES, g]] > 0
         g = f.slot[OF_GPU, scratch[GIVES, g]]
     f.used[m, start] -= amount
     f.used[m, end] += amount
+    return more and f.used[m, start] > scratch[ROOM, start]
 
 
-@step(StateType, FlowType, Int)
-def _set_rooms(s: State, f: Flow, time: int) -> None:
+@step(FlowType, Int, Int)
+def _pass_on(f: Flow, m: int, start: int) -> bool:
+    """Pass on what a GPU has beyond its room, to the nearest with room, breadth first.
+
+    Until it fits, or a way holds no more, so that others may be the shortest from then on. A GPU
+    filled changes nothing that was found before. `GIVES` and `TAKES` are the slots by which each
+    GPU was reached; `TAKES` of others is -1.
+
+    Returns
+    -------
+    bool
+        False where no more room is to be reached.
+    """
+    ring, passed, scratch = f.slot[NEXT], f.slot[PASSED], f.scratch
     for g in range(f.used.shape[1]):
-        unit = s.gpu[UNIT_TIME, g]
-        f.scratch[ROOM, g] = time if unit == 1 else time // unit
+        scratch[TAKES, g] = NONE
+    scratch[TAKES, start] = f.first[start]
+    scratch[QUEUE, 0] = start
+    scratch[SEARCHES, 0] += 1
+    n = 0
+    end = 1
+    while n < end:
+        g = scratch[QUEUE, n]
+        n += 1
+        for gives in range(f.first[g], f.first[g + 1]):
+            takes = ring[gives]
+            if takes == gives or f.sent[m, gives] == 0 or passed[gives] == scratch[SEARCHES, 0]:
+                continue
+            while takes != gives:
+                k = f.slot[OF_GPU, takes]
+                passed[takes] = scratch[SEARCHES, 0]
+                if scratch[TAKES, k] == NONE:
+                    scratch[GIVES, k] = gives
+                    scratch[TAKES, k] = takes
+                    if f.used[m, k] < scratch[ROOM, k] and not _send(f, m, start, k):
+                        return True
+                    scratch[QUEUE, end] = k
+                    end += 1
+                takes = ring[takes]
+    return False
 
 
-@step(StateType, FlowType, Int, Int, Int)
-def _level(s: State, f: Flow, m: int, time: int, cut: int) -> bool:
+@step(FlowType, Int)
+def set_rooms(f: Flow, time: int) -> None:
+    """Set the tokens that each GPU can take in a time."""
+    for g in range(f.used.shape[1]):
+        f.scratch[ROOM, g] = _room(f, g, time)
+
+
+@step(FlowType, Int, Int, Int)
+def level(f: Flow, m: int, time: int, cut: int) -> bool:
     """Level one sample's flow, from a lower bound on the time of the last GPU.
 
     Returns
@@ -231,12 +270,10 @@ def _level(s: State, f: Flow, m: int, time: int, cut: int) -> bool:
         Whether it is done by `cut`; else the flow is left half-way.
     """
     G = f.used.shape[1]
-    _set_rooms(s, f, time)
+    set_rooms(f, time)
     for g in range(G):
         while f.used[m, g] > f.scratch[ROOM, g]:
-            end = _find_room(s, f, m, g)
-            if end != NONE:
-                _send(f, m, g, end)
+            if _pass_on(f, m, g):
                 continue
             inside = np.int64(0)
             for k in range(G):
@@ -244,16 +281,16 @@ def _level(s: State, f: Flow, m: int, time: int, cut: int) -> bool:
                 if f.tight[m, k] == 1:
                     inside += f.used[m, k]
             f.sample[INSIDE, m] = inside
-            time = max(time + 1, _least_time(s, f, m, inside))
+            time = max(time + 1, time_for(f, m, inside))
             if time > cut:
                 return False
-            _set_rooms(s, f, time)
+            set_rooms(f, time)
     f.sample[TIME, m] = time
     return True
 
 
-@step(StateType, FlowType, Int)
-def _all_are_tight(s: State, f: Flow, m: int) -> None:
+@step(FlowType, Int)
+def _all_are_tight(f: Flow, m: int) -> None:
     inside = np.int64(0)
     for g in range(f.used.shape[1]):
         f.tight[m, g] = 1
@@ -329,7 +366,7 @@ def settle(s: State, f: Flow) -> int:
         f.some[e] = NONE
     for g in range(G):
         for i in range(s.gpu[SLOTS, g]):
-            _join(f, s.gpu[FIRST, g] + i, s.slot[EXPERT, g, i])
+            join(f, s.gpu[FIRST, g] + i, s.slot[EXPERT, g, i])
     total = np.int64(0)
     for m in range(f.used.shape[0]):
         for g in range(G):
@@ -341,10 +378,10 @@ def settle(s: State, f: Flow) -> int:
                 sent = s.cost[WHOLE, e, m] - sent * (s.expert[COUNT, e] - 1)
             f.sent[m, slot] = sent
             f.used[m, f.slot[OF_GPU, slot]] += sent
-        _all_are_tight(s, f, m)
-        f.sample[LEAST, m] = np.int64(_least_time(s, f, m, f.sample[INSIDE, m]) * f.dial[ENOUGH])
+        _all_are_tight(f, m)
+        f.sample[LEAST, m] = np.int64(time_for(f, m, f.sample[INSIDE, m]) * f.dial[ENOUGH])
         if f.start.size == 0:
-            _level(s, f, m, f.sample[LEAST, m], NEVER)
+            level(f, m, f.sample[LEAST, m], NEVER)
         for e in range(f.some.size if f.start.size > 0 else 0):
             if m == 0:
                 _part_by_place(s, f, e)
@@ -393,8 +430,8 @@ def _rename(f: Flow, i: int, a: int, j: int, b: int) -> None:
     _leave(f, i)
     if j != NONE:
         _leave(f, j)
-        _join(f, j, b)
-    _join(f, i, a)
+        join(f, j, b)
+    join(f, i, a)
 
 
 @step(FlowType, Int, Int, Int, Int)
@@ -456,7 +493,7 @@ def change_if(s: State, f: Flow, i: int, a: int, j: int, b: int, limit: int) -> 
     for m in range(M):
         bound = f.sample[LEAST, m]
         if not by_place:
-            bound = max(bound, _least_time(s, f, m, f.sample[FLOOR, m]))
+            bound = max(bound, time_for(f, m, f.sample[FLOOR, m]))
         f.sample[BOUND, m] = bound
         total += bound
     done = 0
@@ -472,8 +509,8 @@ def change_if(s: State, f: Flow, i: int, a: int, j: int, b: int, limit: int) -> 
             if bound > f.sample[LEAST, done]:
                 f.sample[INSIDE, done] = f.sample[FLOOR, done]
             else:
-                _all_are_tight(s, f, done)
-            fits = _level(s, f, done, bound, bound + limit - total)
+                _all_are_tight(f, done)
+            fits = level(f, done, bound, bound + limit - total)
         done += 1
         total += f.sample[TIME, done - 1] - bound if fits else NEVER
     if total <= limit:

@@ -353,6 +353,9 @@ def replan_layers(
             fill(s, placed[layer])
             _part_duplicates(s, most[layer], start, row)
             _judge(s, flow)
+            if s.total[PEAK] > start:  # parted by even shares, which is not what counts
+                fill(s, placed[layer])
+                _judge(s, flow)
         copy_out(s, placed[layer])
         peak[layer] = s.total[PEAK] / mean if found else np.inf
         moves[layer] = s.total[MOVES]

@@ -176,8 +176,8 @@ def incremental(
                 raise ValueError(
                     f"{name}={value} needs to know what runs now; give current, or leave {name} out"
                 )
-        return Answer(to_placement(problem, layers.planned().placed))
-    found = layers.plan(price, most, total)
+        return Answer(to_placement(problem, layers.as_dealt(layers.planned(), 0.0).placed))
+    found = layers.as_dealt(layers.plan(price, most, total), price)
     placed = in_old_slots(found.placed, layers.runs.slots, problem.cluster.living)
     return Answer(to_placement(problem, placed), notes=layers.notes)
 
@@ -374,6 +374,28 @@ class Layers:
             "not suffice to come to a plan that does; use more, or topology 'ignore'"
         )
 
+    def as_dealt(self, found: Found, price: float) -> Found:
+        """Keep the start instead where SGLang's very deals make that the better one of all layers.
+
+        Only ``"static"`` deals ranks out. Random numbers go on from layer to layer, so that a
+        search can reckon with their mean alone, and layers cannot be chosen one by one.
+        """
+        if self.problem.dispatch != "static" or not np.isfinite(found.peak).all():
+            return found
+        start = Found(self.start, found.peak, self.forced)
+        cost = [self._dealt_time(f.placed) + price * float(f.moves.mean()) for f in (start, found)]
+        return start if cost[0] < cost[1] else found
+
+    def _dealt_time(self, placed: Int) -> float:
+        """Return the mean time of the last GPU over layers and samples, with SGLang's deals."""
+        problem, placement = self.problem, to_placement(self.problem, placed)
+        samples, weight = problem.samples, problem.sample_weight
+        if samples is None or weight is None:
+            samples, weight = problem.load[None], np.ones(1)
+        parts = placement.weights(problem.load, problem.dispatch, problem.tokens_from)
+        times = [float((1.0 / placement.evaluate(load, parts)[1]).mean()) for load in samples]
+        return float(np.average(times, weights=weight))
+
     def _both(self, price: float, limit: Int) -> Found:
         """Search from what runs and from scratch, and take what costs less."""
         kept = self.search(self.start, price, limit)
@@ -383,7 +405,13 @@ class Layers:
             return kept.or_better(self.search(self._near, price, limit, FRESH_SHARE), price)
         planned = self.planned()
         matched = self._matched(planned.placed)
-        return kept.or_better(Found(matched, planned.peak, self.runs.moves_to(matched)), price)
+        found = Found(matched, planned.peak, self.runs.moves_to(matched))
+        if self.problem.dispatch in BY_PLACE:  # a GPU of another number is sent other tokens
+            found = self.search(matched, 0.0, limit, steps=0)
+            found = found.or_better(
+                replace(planned, moves=self.runs.moves_to(planned.placed)), price
+            )
+        return kept.or_better(found, price)
 
     @cached_property
     def _near(self) -> Int:

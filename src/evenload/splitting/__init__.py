@@ -16,7 +16,7 @@ import numpy as np
 
 from evenload.arrays import Float, Int, Rewrap, is_tensor, keep_numpy, refuse
 from evenload.checks import one_of, positive_int
-from evenload.placement import Placement
+from evenload.placement import Placement, check_placement
 from evenload.splitting.schedule import Schedule, make_schedule
 from evenload.threads import spread
 
@@ -34,9 +34,10 @@ class WaterFilling:
     the least loaded first. That begins with the even split, and is done `rounds` times. No linear
     program, and whole numbers only: every backend gives the same ones, on every machine.
 
-    The last GPU is never done later than by the even split of whole tokens: where it would be, the
-    result is that. The speeds of GPUs are rounded to 1/1024 of the fastest. A GPU that is gone
-    holds nothing, and gets nothing. Of replicas on one GPU the first gets all.
+    The last GPU is never done later than when each expert's tokens are divided evenly among the
+    GPUs that hold it, in whole tokens: where it would be, the result is that. The speeds of GPUs
+    are rounded to 1/1024 of the fastest. A GPU that is gone holds nothing, and gets nothing. Of
+    replicas on one GPU the first gets all.
 
     Parameters
     ----------
@@ -62,7 +63,7 @@ class WaterFilling:
     rounds: int
 
     def __init__(self, placement: Placement, *, rounds: int = ROUNDS) -> None:
-        self.placement = placement
+        self.placement = check_placement(placement)
         self.rounds = positive_int("rounds", rounds)
         self._slots = placement.rewrapped(keep_numpy).logical_to_physical
         self._on_device: dict[Any, tuple[Any, ...]] = {}  # tables, and the even split
@@ -119,7 +120,7 @@ class WaterFilling:
         return shares.where(total > 0, self._tables(quotas.device)[1])
 
     def _check(self, counts: Any) -> tuple[Int, Rewrap]:
-        load, rewrap = self.placement.check_load(counts)
+        load, rewrap = self.placement.check_load(counts, "counts")
         refuse("counts", load, load != np.floor(load), "is no whole number; use tokens")
         total = load.sum(axis=1)
         refuse("counts in layer ", total, total > MOST_TOKENS, f"is past {MOST_TOKENS}; use less")
@@ -160,6 +161,8 @@ class WaterFilling:
                 f"counts has shape {tuple(counts.shape)}, and the placement is for [layers, "
                 f"experts] {(L, E)}; use counts of that shape"
             )
+        if counts.device.type == "cpu":
+            self._check(counts)
         fill = find(backend, counts.device, self.placement.cluster.num_gpus)
         out = torch.zeros((L, E, X), dtype=torch.int64, device=counts.device)
         fill(counts.reshape(L, E).contiguous(), self._tables(counts.device)[0], self.rounds, out)

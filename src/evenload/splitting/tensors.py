@@ -9,6 +9,7 @@ from importlib.util import find_spec
 
 import torch
 
+from evenload.extras import needed
 from evenload.splitting.schedule import Schedule
 
 MOST_GPUS = 128  # of the Triton kernel: a square of more does not fit one program's registers
@@ -23,6 +24,7 @@ def find(backend: str | None, device: torch.device, num_gpus: int) -> Callable[.
         )
     fits = device.type == "cuda" and num_gpus <= MOST_GPUS and find_spec("triton") is not None
     if backend == "triton" or (backend is None and fits):
+        needed("triton", "triton", "torch", "backend='triton'", instead="use backend 'torch'")
         from evenload.splitting import kernel
 
         return kernel.water_fill
