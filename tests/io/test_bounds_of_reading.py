@@ -1,6 +1,7 @@
 """Files made to take memory, time or a terminal: refused in one sentence, and the way out works."""
 
 import errno
+import gzip
 import io
 import json
 import os
@@ -140,6 +141,34 @@ def test_texts_meet_the_limit_too(tmp_path, name, text, experts):
         message = refused(path, "more than the 8 that are held at once", num_experts=experts)
     with max_bytes(max(advised(message), 64)):
         assert read_load(path, num_experts=experts).load.shape[1] == experts
+
+
+@pytest.mark.parametrize("ending", ["csv", "csv.gz"])
+def test_a_table_of_text_says_what_all_of_it_takes(tmp_path, ending):
+    """Which is found out at the first block that is too much."""
+    path = tmp_path / f"x.{ending}"
+    rows = b"1,2,3\n" * 200_000
+    path.write_bytes(gzip.compress(rows) if ending.endswith("gz") else rows)
+    with max_bytes(2**20):
+        message = refused(path, "more than the 1048576 that are held at once")
+    with max_bytes(advised(message)):
+        assert read_load(path).load.shape == (200_000, 3)
+
+
+def test_a_quote_that_is_never_closed_takes_one_pass(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text('1,2\n"' + "\n1" * 500_000)
+    refused(path, "this is no comma-separated text")
+
+
+def test_names_that_are_there_twice_are_found_in_one_pass(tmp_path):
+    names = [f"k{n}" for n in range(60_000)]
+    pairs = ",".join(f'"{name}": 1' for name in [*names, names[-1]])
+    (tmp_path / "x.json").write_text(f"{{{pairs}}}")
+    refused(tmp_path / "x.json", "the key 'k59999' is there twice; leave one out")
+    columns = ",".join([*names, names[-1]])
+    (tmp_path / "x.csv").write_text(f"{columns}\n{','.join('1' * 60_001)}\n")
+    refused(tmp_path / "x.csv", "two columns are named 'k59999'; leave one out")
 
 
 def test_routed_experts_of_more_experts_and_layers_than_fit(tmp_path):

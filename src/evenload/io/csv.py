@@ -19,14 +19,16 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.base import FileFormatError, check_array, refusing, trace_of
+from evenload.io.base import FileFormatError, refusing, trace_of
 from evenload.io.doubts import UncertainError, refuse_rows
+from evenload.io.files import check_bytes, most_bytes
 from evenload.io.npy import checked_windows, layers_left_out
 from evenload.io.table import LONG, Columns, by_place, columns_of, meaning_of, place_of
 from evenload.io.table import trace_of_table as _trace_of_table
@@ -178,10 +180,19 @@ class TextTable:
         for block in self._read(0):
             blocks.append(block)
             rows += len(block)
-            check_array((rows, self._width))
+            if 8 * rows * self._width > most_bytes():
+                left = self._size() - self._blocks[-1].offset  # a number has a digit and an end
+                check_bytes("the table", 8 * rows * self._width + 4 * (left + 1))
         if not blocks:
             raise ValueError("no row of numbers; write one row a layer")
         return np.concatenate(blocks)
+
+    def _size(self) -> int:
+        """Return the bytes of the text."""
+        if not self.at_once:
+            return self.path.stat().st_size
+        with self._opened() as stream:
+            return sum(map(len, iter(partial(stream.read, 2**20), b"")))
 
     def _read(self, first: int) -> Iterator[NDArray[np.float64]]:
         """Yield the rows of one block after the other; none of them holds a blank line inside."""
