@@ -23,6 +23,7 @@ from benchmarks import (
     memory,
     on_gpu_page,
     quality_speed,
+    readers,
     replay_speed,
     scaling,
     seconds,
@@ -43,6 +44,7 @@ SECTIONS: dict[str, Any] = {
     "scaling": scaling,
     "cold_start": cold_start,
     "memory": memory,
+    "readers": readers,
     "replay_speed": replay_speed,
 }
 INTERRUPTED, MISSING = 130, 2

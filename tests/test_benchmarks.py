@@ -22,6 +22,7 @@ from benchmarks import (
     memory,
     on_gpu_page,
     problems,
+    readers,
     replay_speed,
     run,
     scaling,
@@ -31,6 +32,7 @@ from benchmarks.measure import ratio, summary
 from benchmarks.planners import Planner, ours
 from benchmarks.quality_speed import max_load
 from evenload import Cluster, Placement, solve
+from evenload.io import FORMATS
 
 KEPT = run.OUT / "benchmarks" / "results.json"
 ON_GPU = KEPT.with_name("on_gpu.json")
@@ -61,6 +63,18 @@ def test_shapes_have_one_name_each() -> None:
     names = [shape.name for shape in problems.SHAPES + problems.SHAPES_MEASURED]
     assert len(set(names)) == len(names)
     assert set(problems.QUICK) | set(efforts.PANELS) <= set(names)
+
+
+def test_every_reader_is_measured() -> None:
+    assert {name.partition(",")[0] for name in readers.FORMATS} == {f.name for f in FORMATS}
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux lowers a peak")
+@pytest.mark.parametrize("name", ["npy", "vllm-routed-experts", "evenload-npz"])
+def test_readers_of_small_files(name: str) -> None:
+    measured = readers.measure(name, 2, print)
+    assert measured["seconds"] > 0 < measured["library"]["seconds"]
+    assert f"| {name} |" in readers.render({"readers": [measured]})
 
 
 def test_efforts_of_two_layers(tmp_path: Path) -> None:

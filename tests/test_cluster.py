@@ -219,3 +219,26 @@ def test_only_living_slots_hold_experts():
     )
     with pytest.raises(ValueError, match=message):
         UNEQUAL.check_holds(8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_gpus": 10**9, "slots_per_gpu": 1}, f"num_gpus={10**9} is more than 65536"),
+        ({"num_gpus": 2**62, "slots_per_gpu": 1}, f"num_gpus={2**62} is more than 65536"),
+        ({"num_gpus": 8, "num_slots": 2**40}, f"num_slots={2**40} is more than 1048576"),
+        ({"num_gpus": 8, "num_slots": 2**62}, f"num_slots={2**62} is more than 1048576"),
+        ({"num_gpus": 8, "slots_per_gpu": 2**62}, f"slots_per_gpu={2**62} is more than 131072"),
+        ({"num_gpus": 2, "slots": [2**20, 1]}, "the sum of slots=1048577 is more than 1048576"),
+    ],
+)
+def test_more_than_any_cluster_has_takes_no_memory(arguments, message):
+    most = message.rpartition(" ")[2]
+    with pytest.raises(ValueError, match=f"^{message}; use {most} or less$"):
+        Cluster(**arguments)
+
+
+def test_the_largest_cluster():
+    cluster = Cluster(2**16, num_slots=2**20)
+    assert cluster.slots_per_gpu == 16
+    assert cluster.first_slot[-1] == cluster.living_slot.size == 2**20

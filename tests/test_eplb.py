@@ -147,14 +147,24 @@ def test_groups_that_divide_over_the_nodes_stay_whole(solver, num_groups, num_no
 
 @pytest.mark.parametrize("solver", ["auto", *solver_names()])
 @pytest.mark.parametrize(
-    ("num_groups", "num_nodes"), [(1, 2), (3, 2), (3, 4), (6, 4), (5, 2), (7, 4)]
+    ("num_groups", "num_nodes"), [(1, 2), (3, 2), (3, 4), (6, 4), (5, 2), (7, 4), (4, 3), (2, 5)]
 )
 def test_else_the_policy_is_global(solver, num_groups, num_nodes):
-    """As published, groups are not even looked at then: 5 and 7 do not divide the 12 experts."""
+    """As published, neither groups nor nodes are looked at then: 5 does not divide 12 experts."""
     results = eplb.rebalance_experts(LOAD, 16, num_groups, num_nodes, 8, solver=solver)
     everywhere = eplb.rebalance_experts(LOAD, 16, 1, 1, 8, solver=solver)
     for left, right in zip(results, everywhere, strict=True):
         np.testing.assert_array_equal(left, right)
+
+
+def test_nodes_that_do_not_divide_the_gpus():
+    """DeepSeek's module (EPLB, 2025) plans this one by its global policy: 3 % 2 is not 0."""
+    weight = np.random.default_rng(24).integers(1, 99, (2, 24))
+    p2l, _, count = eplb.rebalance_experts(weight, 27, 3, 2, 3)
+    assert p2l.shape == (2, 27)
+    assert (count >= 1).all()
+    with pytest.raises(ValueError, match=r"^num_gpus=3 is not a multiple of num_nodes=2; use 2 or"):
+        eplb.rebalance_experts(weight, 27, 4, 2, 3)
 
 
 # --- replicas ------------------------------------------------------------------------------------

@@ -123,6 +123,14 @@ def packing_options(
     return attempts, swaps, fraction("target", target) or math.inf
 
 
+def printable(text: str) -> str:
+    """Return text in one line, whatever it is: what does not print is shown escaped, as ESC is.
+
+    A file's name, or what is quoted from a file, may otherwise move a terminal's cursor.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def unknown_ending(path: str | os.PathLike[str], known: Collection[str] = ()) -> str | None:
     """Return words for a file's ending that is none of those known, e.g. ``the ending '.gif'``."""
     suffix = Path(path).suffix

@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import Float, Int, read_only
-from evenload.checks import divisor, multiple, positive_int, positive_real
+from evenload.checks import divisor, multiple, positive_int, positive_real, whole_number
 
 DOMAINS = ("gpu", "node")  # what may die as a whole
+MOST_GPUS = 2**16  # far past any group; each takes room in every list of GPUs
+MOST_SLOTS = 2**20  # of a layer
 MOST_SPEED_RATIO = 1000.0  # a GPU slower than that is worth no expert, and sums stay exact
 
 
@@ -28,11 +30,12 @@ class Cluster:
     Parameters
     ----------
     num_gpus : int
-        GPUs (ranks) of the group; a multiple of `num_nodes`.
+        GPUs (ranks) of the group; a multiple of `num_nodes`, at most 65,536.
     num_nodes : int, default 1
         Nodes; links are fast inside a node and slow between nodes.
     slots_per_gpu : int, optional
-        Experts that every GPU holds in each layer. Give this, `num_slots` or `slots`.
+        Experts that every GPU holds in each layer. Give this, `num_slots` or `slots`; a layer has
+        1,048,576 slots at most.
     num_slots : int, optional
         Slots of a layer over all GPUs, one each at least; where they do not divide, the first GPUs
         have one more.
@@ -72,7 +75,7 @@ alive=(True, False, True))
         speed: Sequence[float] | None = None,
         alive: Sequence[bool] | None = None,
     ) -> None:
-        gpus = positive_int("num_gpus", num_gpus)
+        gpus = whole_number("num_gpus", num_gpus, 1, MOST_GPUS)
         nodes = positive_int("num_nodes", num_nodes)
         multiple("num_gpus", gpus, "num_nodes", nodes)
         choices = {"slots_per_gpu": slots_per_gpu, "num_slots": num_slots, "slots": slots}
@@ -83,10 +86,11 @@ alive=(True, False, True))
             )
         if slots is not None:
             each = tuple(positive_int(*entry) for entry in _one_for_each("slots", slots, gpus))
+            whole_number("the sum of slots", sum(each), 1, MOST_SLOTS)
         elif num_slots is not None:
             each = _spread_evenly(num_slots, gpus)
         else:
-            each = (positive_int("slots_per_gpu", slots_per_gpu),) * gpus
+            each = (whole_number("slots_per_gpu", slots_per_gpu, 1, MOST_SLOTS // gpus),) * gpus
         living = _check_alive(alive, gpus)
         fields = gpus, nodes, each, _check_speed(speed, living), living
         self.__dict__.update(zip(self.__dataclass_fields__, fields, strict=True))
@@ -94,7 +98,7 @@ alive=(True, False, True))
     @classmethod
     def smallest_for(cls, num_experts: int, num_gpus: int, num_nodes: int = 1) -> Cluster:
         """Return the cluster with the fewest slots, as many on each GPU, that hold every expert."""
-        gpus = positive_int("num_gpus", num_gpus)
+        gpus = whole_number("num_gpus", num_gpus, 1, MOST_GPUS)
         experts = positive_int("num_experts", num_experts)
         return cls(gpus, num_nodes, slots_per_gpu=-(-experts // gpus))
 
@@ -255,7 +259,7 @@ def _one_for_each(name: str, value: Any, num_gpus: int) -> list[tuple[str, Any]]
 
 
 def _spread_evenly(num_slots: Any, num_gpus: int) -> tuple[int, ...]:
-    total = positive_int("num_slots", num_slots)
+    total = whole_number("num_slots", num_slots, 1, MOST_SLOTS)
     if total < num_gpus:
         raise ValueError(
             f"num_slots={total} is fewer than num_gpus={num_gpus}, and every GPU has one at "

@@ -7,8 +7,8 @@ with -1. The plans are better, and arrays as well as tensors are taken, on any d
 from typing import Any
 
 from evenload.arrays import check_weights, to_float32, to_numpy
-from evenload.checks import multiple, positive_int
-from evenload.cluster import Cluster
+from evenload.checks import multiple, positive_int, whole_number
+from evenload.cluster import MOST_SLOTS, Cluster
 from evenload.packing import balanced_packing
 from evenload.planner import solve_problem
 from evenload.problem import Problem
@@ -28,20 +28,22 @@ def rebalance_experts(
     """Plan replicas and placement for the load of every layer.
 
     `weight` [L, E], an array or a tensor, is the load of each logical expert, and `num_replicas`
-    the physical experts S of a layer, at least E: a multiple of `num_gpus`, which is one of
-    `num_nodes`. Each group stays on one node if `num_groups` divides over the nodes; else the
-    policy is global. The solver ``"greedy"`` gives DeepSeek's own plan, to the slot.
+    the physical experts S of a layer, at least E and a multiple of `num_gpus`. Each group stays on
+    one node if `num_groups` divides over the nodes, and `num_gpus` has to as well; else the policy
+    is global and looks at neither, as published. The solver ``"greedy"`` gives DeepSeek's own plan,
+    to the slot.
 
     Returns int64 ``physical_to_logical`` [L, S] and ``logical_to_physical`` [L, E, X], as a
     `Placement` has them, and ``expert_count`` [L, E], the replicas of each expert. An illegal load
     and numbers that do not divide are a `ValueError`.
     """
     gpus = positive_int("num_gpus", num_gpus)
-    multiple("num_replicas", positive_int("num_replicas", num_replicas), "num_gpus", gpus)
-    cluster = Cluster(gpus, num_nodes, num_slots=num_replicas)
-    groups = positive_int("num_groups", num_groups)
-    if groups % cluster.num_nodes:
-        groups = 1  # as published: the global policy does not look at groups
+    slots = whole_number("num_replicas", num_replicas, 1, MOST_SLOTS)
+    multiple("num_replicas", slots, "num_gpus", gpus)
+    groups, nodes = positive_int("num_groups", num_groups), positive_int("num_nodes", num_nodes)
+    if groups % nodes:
+        groups = nodes = 1
+    cluster = Cluster(gpus, nodes, num_slots=slots)
     problem = Problem.build(
         weight, cluster, groups, load_name="weight", slots_name="num_replicas", slots_step=gpus
     )
@@ -62,7 +64,7 @@ def replicate_experts(weight: Any, num_phy: int) -> tuple[Any, Any, Any]:
     array, rewrap = to_numpy("weight", weight)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"weight has shape {array.shape}; use [rows, experts], at least 1 of each")
-    slots = positive_int("num_phy", num_phy)
+    slots = whole_number("num_phy", num_phy, 1, MOST_SLOTS)
     num_experts = array.shape[1]
     if slots < num_experts:
         raise ValueError(

@@ -67,7 +67,8 @@ def balanced_packing(
     are made virtually heavier by `boost`, 1 to 1e9, and the row is packed again. The best of
     `num_attempts` counts, or the first that reaches the `target`. float32 is computed in float32 by
     both backends, half precision as float32, the rest in float64; ties go to the lowest index, so
-    the backends agree to the item.
+    the backends agree to the item where the largest weight of a row is at most 1e20 times its
+    smallest above 0. Past that both plans are legal, and in float64 they may differ.
 
     Parameters
     ----------

@@ -166,7 +166,8 @@ def test_outputs_that_cannot_be_written(tmp_path, loads):
     before = sorted(tmp_path.iterdir())
     plan = ("plan", loads, "--gpus", 4)
     out = tmp_path / "none" / "p.json"
-    fails(*plan, "-o", out, error=f"{out}: no such file or directory")
+    none = tmp_path / "none"
+    fails(*plan, "-o", out, error=f"{out}: the folder {none} does not exist; make it first")
     fails(
         *(*plan, "-o", "p.txt"),
         error="p.txt: a file with the ending '.txt' is not known as a placement; use one of .json, "

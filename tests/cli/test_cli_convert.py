@@ -119,7 +119,10 @@ def test_a_recorders_dump_is_both(tmp_path, shared):
         (["--gpus", 2], "{own}: the file has num_gpus=4, and num_gpus=2 was given; use 4, or leave "
          "it out"),
         (["--gpus", 0], "num_gpus=0 is less than 1; use 1 or more"),
-        (["--layers", "3-4"], "{own}: the placement has no layer 4 of the model; it has 3 to 5"),
+        (["--layers", "3-4"], "{own}: the placement has no layer 4 of the model; it has 3 to 5; "
+         "name those alone, or put experts in order into the others with `evenload convert --fill` "
+         "(fill=True)"),
+        (["--fill"], "--fill is for the layers that --layers names; give both, or neither"),
         (["--layers", "3-"], "--layers 3-: '3-' is no layer; use numbers and ranges, e.g. 3-60 or "
          "1,3,5"),
         (["--layers", "5,3"], "layer ids (5, 3): 3 follows 5; use numbers that rise from 0"),

@@ -117,6 +117,14 @@ def test_agrees_with_oracle_ties_included(problem, num_attempts, max_swaps):
     assert_same(pack(weight, num_packs, **options), oracle(weight, num_packs, **options))
 
 
+def test_agrees_with_oracle_up_to_a_spread_of_1e20():
+    """What `balanced_packing` promises of its backends in float64, whatever the magnitude."""
+    for seed, unit in enumerate((1e-150, 1.0, 1e130)):
+        powers = np.random.default_rng(seed).uniform(0, 20, (20, 24))
+        weight = torch.from_numpy(unit * 10**powers)
+        assert_same(pack(weight, 4), oracle(weight, 4))
+
+
 @pytest.mark.parametrize(("num_packs", "size"), [(2, 2), (2, 5), (3, 3), (4, 4), (5, 1), (5, 2)])
 def test_agrees_with_oracle_on_ties(num_packs, size):
     values = np.random.default_rng(size).integers(0, 7, (60, num_packs * size))

@@ -132,6 +132,36 @@ def test_the_pages_on_replays_and_formats_name_everything() -> None:
     assert not [form.name for form in FORMATS if f"| `{form.name}` |" not in formats]
 
 
+KINDS = re.findall(
+    r"^\| ([^|]+) \| (`[^|]+`) \| `(evenload [^|]+)` \|$",
+    read("docs/reference/formats.md").partition("### Every kind of file")[2],
+    flags=re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("kind", "shown", "command"), KINDS, ids=[kind[0] for kind in KINDS])
+def test_every_kind_of_file_is_read(tmp_path, monkeypatch, kind, shown, command) -> None:
+    lines = [line.removeprefix("`").removesuffix("`") for line in shown.split("<br>")]
+    assert len(lines) == 3
+    _, *arguments = shlex.split(command)
+    monkeypatch.chdir(tmp_path)
+    if lines[0].startswith("import "):
+        pytest.importorskip(lines[0].split()[1].rstrip(","))
+        exec("\n".join(lines), {})
+    else:
+        Path(arguments[1]).write_text("\n".join(lines) + "\n")
+    result = run(*arguments)
+    assert result.exit_code == 0, result.stderr
+
+
+def test_names_of_columns_are_listed() -> None:
+    from evenload.io.table import MEANINGS
+
+    assert len(KINDS) >= 20
+    for meaning, names in MEANINGS.items():
+        assert f"| {meaning} | {', '.join(names)} |" in read("docs/reference/formats.md")
+
+
 @pytest.mark.parametrize("target", ["demo", "test"])
 def test_the_two_commands_of_the_readme_exist(target: str) -> None:
     assert f"    make {target} " in read("README.md")

@@ -22,7 +22,8 @@ with atheris.instrument_imports(include=["evenload.io", "pickle"]):
     for known in FORMATS:
         known.function("read_load" if "read_load" in known.can else "read_placement")
 
-ENDINGS = {"pt": ".pt", "pth": ".pth", "parquet": ".parquet", "jsonl": ".jsonl", "npz": ".npz"}
+NAMES = ("pt", "pth", "parquet", "jsonl", "npz", "npy", "json", "csv", "tsv", "csv.gz")
+ENDINGS = {name: f".{name}" for name in NAMES}
 FOLDER = Path(tempfile.mkdtemp())
 
 
@@ -51,9 +52,16 @@ def write_file(content: bytes) -> Path:
 def read(content: bytes) -> None:
     """Read one input; refusals are what is wanted."""
     path = write_archive(content) if TARGET == "pickle" else write_file(content)
-    for name in (None, "sglang-recorder", "vllm-ascend-load") if TARGET == "pickle" else (None,):
+    ways = [{}]
+    if TARGET == "pickle":
+        ways += [{"format": "sglang-recorder"}, {"format": "vllm-ascend-load"}]
+    elif TARGET in ("csv", "tsv", "csv.gz"):
+        ways += [{"layout": "long"}, {"layout": "loads"}]
+    elif TARGET == "jsonl":
+        ways += [{"format": "route-log"}]
+    for options in ways:
         try:
-            read_load(path, format=name)
+            read_load(path, **options)
         except ValueError as error:
             if not str(error).startswith(str(path)) or "\n" in str(error):
                 raise RuntimeError("not one sentence with the file's name") from error

@@ -97,7 +97,12 @@ def test_topk_with_number_of_experts_in_the_file(tmp_path):
     ("topk", "message"),
     [
         ([[[0, 8]]], "topk[0, 0, 1]=8 is no expert; use 0 to 7"),
-        ([[[-1, 1]]], "topk[0, 0, 0]=-1 is no expert; use 0 to 7"),
+        ([[[-2, 1]]], "topk[0, 0, 0]=-2 is no expert; use 0 to 7"),
+        (
+            [[[-1, 1]]],
+            "topk[0, 0, 0]=-1 is no expert, and others of its row are; padding is -1 in the whole "
+            "row",
+        ),
         ([[0, 1]], "topk has shape (1, 2); use [tokens, layers, k], at least 1 of each"),
         ([[[]]], "topk has shape (1, 1, 0); use [tokens, layers, k], at least 1 of each"),
         ([[[0.0, 1.0]]], "topk has dtype float64; use an integer dtype"),
@@ -144,11 +149,13 @@ def test_csv_whose_first_row_looks_like_a_numbered_header(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("0,1,2\n5,6,7\n")
     file = read_load(path)
-    assert file.load.shape == (2, 3)
+    assert file.load.tolist() == [[5, 6, 7]]
     assert file.notes == (
-        f"{path}: the first row reads 0, 1, 2, ... and was taken as the load of a layer; if it is "
-        "a header, give it names that are no numbers",
+        f"{path}: the first row reads 0, 1, 2, ... and is taken as the numbers of the experts; if "
+        "it is the load of a layer, --as loads (layout='loads')",
+        f"{path}: the first line, 0, 1, 2, is taken as a header",
     )
+    assert read_load(path, layout="loads").load.tolist() == [[0, 1, 2], [5, 6, 7]]
 
 
 def test_reads_real_loads(shared):

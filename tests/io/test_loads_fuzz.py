@@ -1,5 +1,6 @@
 """Damaged and hostile recordings: one sentence with the file's name, and nothing else."""
 
+import gzip
 import random
 import shutil
 
@@ -54,15 +55,60 @@ def vllm_archive(path):
     return path.with_suffix(".npz")
 
 
-KINDS = [sglang_stat, sglang_passes, ascend, tensorrt, parquet, vllm_lines, vllm_archive]
+def long_text(path):
+    path.with_suffix(".csv").write_text("# x\nstep;layer;expert;n\n1;0;0;5\n1;0;1;7\n2;0;1;9\n")
+    return path.with_suffix(".csv")
 
 
-def read(path):
+def wide_text(path):
+    path.with_suffix(".tsv").write_text("a\tb\n1\t2\n30\t4.5\n")
+    return path.with_suffix(".tsv")
+
+
+def packed_text(path):
+    path.with_suffix(".csv.gz").write_bytes(gzip.compress(b"layer,expert,count\n0,0,5\n0,1,7\n"))
+    return path.with_suffix(".csv.gz")
+
+
+def history(path):
+    window = '{"logical_expert_load": [[1, 2], [3, 4]]}'
+    path.with_suffix(".json").write_text(f'{{"load_history": [{window}, {window}]}}')
+    return path.with_suffix(".json")
+
+
+def by_layer(path):
+    path.with_suffix(".json").write_text('{"layers": {"3": {"cnt": [1, 2]}, "4": {"cnt": [3, 4]}}}')
+    return path.with_suffix(".json")
+
+
+def routes(path):
+    line = '{"type": "route", "req_id": "a", "token_idx": 0, "layer": 0, "topk_ids": [1, 3]}\n'
+    path.with_suffix(".jsonl").write_text('{"type": "meta", "num_experts": 4}\n' + 3 * line)
+    return path.with_suffix(".jsonl")
+
+
+def layer_tensors(path):
+    torch.save({3: torch.ones(E), 4: torch.arange(E)}, path.with_suffix(".pt"))
+    return path.with_suffix(".pt")
+
+
+def pattern(path):
+    np.save(path.with_suffix(".npy"), RNG.integers(0, 3, (2, 2, E)))
+    return path.with_suffix(".npy")
+
+
+KINDS = [
+    sglang_stat, sglang_passes, ascend, tensorrt, parquet, vllm_lines, vllm_archive, long_text,
+    wide_text, packed_text, history, by_layer, routes, layer_tensors, pattern,
+]  # fmt: skip
+
+
+def read(path, **options):
     """Read what may be no recording at all; it may only be refused, with its own name."""
     target = path.parent if path.suffix == ".safetensors" else path
     complaint = None
     try:
-        file = read_load(target)
+        file = read_load(target, **options)
     except ValueError as error:  # a FileFormatError, or one about a number that is no count
         complaint = str(error)
     if complaint is not None:
@@ -116,7 +162,7 @@ def test_every_length(tmp_path, kind):
 
 def test_what_is_quoted_from_a_file_stays_on_one_line(tmp_path):
     np.savez(tmp_path / "x.npz", **{"a\nb\x1b[31m": np.ones(2)})
-    with pytest.raises(FileFormatError, match=r"keys found: a\\nb\\x1b\[31m$"):
+    with pytest.raises(FileFormatError, match=r"found: a\\nb\\x1b\[31m \(\[2\]\); use load,"):
         read_load(tmp_path / "x.npz")
 
 
@@ -160,7 +206,27 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["routed_experts", "choices", "outputs", "x"]), inner, max_size=3
+            st.sampled_from(
+                [
+                    "routed_experts",
+                    "choices",
+                    "outputs",
+                    "x",
+                    "0",
+                    "1",
+                    "layers",
+                    "layer",
+                    "cnt",
+                    "expert",
+                    "load_history",
+                    "logical_expert_load",
+                    "topk_ids",
+                    "req_id",
+                    "type",
+                ]
+            ),
+            inner,
+            max_size=3,
         )
     ),
     max_leaves=12,
@@ -175,6 +241,23 @@ def test_any_lines_of_json(tmp_path_factory, values):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
     path.write_text("".join(json.dumps(value) + "\n" for value in values))
     read(path)
+    path.with_suffix(".json").write_text(json.dumps(values[0]))
+    read(path.with_suffix(".json"))
+
+
+CELLS = st.sampled_from(
+    ["0", "1", "12", "3.5", "-1", "x", "", " ", '"', "#", "layer", "expert", "count", "window",
+     "gpu", "0x1", "1_0", "1e9", "\u0664"]
+)  # fmt: skip
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.lists(CELLS, max_size=4), max_size=6), st.sampled_from(",;\t "))
+def test_any_cells(tmp_path_factory, rows, delimiter):
+    path = tmp_path_factory.getbasetemp() / "cells.csv"
+    path.write_text("\n".join(map(delimiter.join, rows)) + "\n")
+    for options in ({}, {"layout": "long"}, {"layout": "loads"}):
+        read(path, **options)
 
 
 @settings(max_examples=200, deadline=None)
@@ -184,6 +267,18 @@ def test_any_bytes_with_any_ending(tmp_path_factory, content):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "meta_info.json").write_text('{"num_experts": 4}')
-    for name in ("x.pt", "x.pth", "x.parquet", "x.jsonl", "x.npz", "rank0.safetensors"):
+    for name in (
+        "x.pt",
+        "x.pth",
+        "x.parquet",
+        "x.jsonl",
+        "x.npz",
+        "x.csv",
+        "x.tsv",
+        "x.csv.gz",
+        "x.json",
+        "x.npy",
+        "rank0.safetensors",
+    ):
         (folder / name).write_bytes(content)
         read(folder / name)

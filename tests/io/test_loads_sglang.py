@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recordings import RNG, dump_passes, dump_stat, slot_maps
 
-from evenload.io import read_load, read_trace
+from evenload.io import FileFormatError, read_load, read_trace
 
 pytest.importorskip("torch")
 L, E, S = 3, 5, 8
@@ -140,6 +140,53 @@ def test_parts_of_a_pass_and_passes_that_a_rank_lacks(tmp_path):
         "2); they have the tokens of those that have them",
         f"{tmp_path}/*.pt: 1 of 3 forward passes have no token and are left out",
     )
+
+
+def test_stages_of_a_pipeline_write_one_rank_number_each(tmp_path):
+    """Their records of a pass have tokens in layers of their own, and are summed."""
+    maps = np.tile(np.arange(S) % E, (L, 1))
+    counts = RNG.integers(1, 9, (2, L, S))
+    stages = counts.copy()
+    stages[0, 1:] = stages[1, :1] = 0
+    for stage, mine in enumerate(stages):
+        name = f"expert_distribution_recorder_17.{stage}_0.pt"
+        dump_passes(tmp_path / name, 0, {4: mine, 5: mine}, maps)
+    trace = read_trace(tmp_path)
+    expected = counts_of(maps, stages.sum(axis=0))
+    assert [w.tolist() for w in trace] == [expected, expected]
+    assert trace.notes == ()
+
+
+def test_equal_stat_dumps_of_the_stages_count_once(tmp_path):
+    counts = RNG.integers(1, 9, (3, L, E))
+    first, again, other = (
+        dump_stat(tmp_path / f"expert_distribution_recorder_17.{n}.pt", numbers)
+        for n, numbers in enumerate((counts, counts, counts + 1))
+    )
+    trace = read_trace(tmp_path)
+    assert [w.tolist() for w in trace] == [*counts.tolist(), *(counts + 1).tolist()]
+    assert (
+        f"{again}: the same numbers as in {first.name}, as each pipeline stage writes them; "
+        "counted once"
+    ) in trace.notes
+    assert other.name not in "".join(trace.notes[1:2])
+
+
+def test_stat_dumps_of_stages_with_layers_of_their_own_are_summed(tmp_path):
+    counts = RNG.integers(1, 9, (2, 4, E))
+    for time, recording in enumerate((counts, counts + 1)):
+        for stage in range(2):
+            part = np.zeros_like(recording)
+            part[:, 2 * stage : 2 * stage + 2] = recording[:, 2 * stage : 2 * stage + 2]
+            dump_stat(tmp_path / f"expert_distribution_recorder_{time}.{stage}.pt", part)
+    trace = read_trace(tmp_path)
+    assert [w.tolist() for w in trace] == [*counts.tolist(), *(counts + 1).tolist()]
+    assert sum("the two are summed step by step" in note for note in trace.notes) == 2
+    part[1] = 0
+    dump_stat(tmp_path / "expert_distribution_recorder_1.1.pt", part)
+    wrong = r"recorder_1.1.pt: it has other layers than \S*_1.0.pt, as a pipeline stage has, and"
+    with pytest.raises(FileFormatError, match=wrong):
+        read_load(tmp_path)
 
 
 def test_one_file_is_one_rank(tmp_path):

@@ -55,17 +55,40 @@ def test_missing_rank(tmp_path):
 
 
 def test_missing_iteration_or_layer(tmp_path):
-    ranks = ranks_of(2)
+    ranks = ranks_of(2, low=1)
     del ranks[1][9, 11]
     folder = dump_iterations(tmp_path / "x", ranks, E)
-    complains(
-        folder,
-        "{path}/rank1.safetensors: no iteration 9 of layer 11, which another rank has; give the "
-        "files of one recording",
+    trace = read_trace(folder)
+    assert trace.notes == (
+        f"{folder}: 1 of 2 ranks lack some iterations of their layers (rank 1); the sums are of "
+        "the ranks that have them",
     )
+    assert trace.window(0)[1].tolist() == ranks[0][9, 11].tolist()
     del ranks[0][9, 11]
     dump_iterations(folder, ranks, E)
-    complains(folder, "{path}: iteration 9 has no layer 11, and others have; give whole iterations")
+    complains(
+        folder,
+        "{path}: iteration 9 has no layer 11 on any rank, and others have; give the files of all "
+        "ranks, with whole iterations",
+    )
+
+
+def test_stages_of_a_pipeline(tmp_path):
+    """Ranks are global there: each has the layers of its stage, an idle one none, and together
+    they are complete but for the iteration that was running."""
+    first = ranks_of(1, (9, 10), layers=(3, 4), low=1)
+    second = ranks_of(2, (9, 10), layers=(11,), low=1)
+    ranks = [*first, *second, {}]
+    folder = dump_iterations(tmp_path / "x", ranks, E)
+    trace = read_trace(folder)
+    assert (trace.layers.ids, trace.notes) == ((3, 4, 11), ())
+    for window, i in zip(trace, (9, 10), strict=True):
+        assert window[:2].tolist() == [first[0][i, layer].tolist() for layer in (3, 4)]
+        assert window[2].tolist() == (second[0][i, 11] + second[1][i, 11]).tolist()
+    del first[0][10, 4]
+    trace = read_trace(dump_iterations(folder, ranks, E))
+    assert len(trace) == 1
+    assert trace.notes == (f"{folder}: the last iteration, 10, has no layer 4 and is left out",)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +136,7 @@ def test_wrong_meta(tmp_path, meta, message):
 
 def test_nothing_recorded(tmp_path):
     folder = dump_iterations(tmp_path / "x", [{}], E)
-    complains(folder, "{path}/rank0.safetensors: nothing is in it; nothing was recorded")
+    complains(folder, "{path}: nothing is in the files of its ranks; nothing was recorded")
     (folder / "rank0.safetensors").unlink()
     complains(folder, "{path}: no rank*.safetensors in this folder; give the one that has them")
     complains(

@@ -122,7 +122,7 @@ def test_folders_and_patterns(tmp_path):
     complains(
         tmp_path / "request*.npy",
         "{path}: files of format npy are read one at a time; give one, or name the format of a "
-        "recording of several, sglang-recorder, vllm-routed-experts",
+        "recording of several, route-log, sglang-recorder, vllm-routed-experts",
     )
 
 
@@ -165,7 +165,10 @@ def test_equals_its_twin(tmp_path_factory, wanted):
         ([[[1, 2], [3]]], "routed_experts[0][1] has shape [1], and routed_experts[0][0] has [2]; "
          "make all of one shape"),
         ([[[1, 16]]], "routed_experts has 16; use experts 0 to 15"),
-        ([[[1, -1]]], "routed_experts has -1; use experts 0 to 15"),
+        ([[[1, -2]]], "routed_experts has -2; use experts 0 to 15"),
+        ([[[1, -1]]], "routed_experts[0, 0, 1]=-1 is no expert, and others of its row are; padding "
+         "is -1 in the whole row"),
+        ([[[-1, -1]]], "routed_experts is -1 throughout, which is padding; no token was routed"),
         ([[[0.5, 1]]], "routed_experts has dtype float64; use an integer dtype"),
     ],
 )  # fmt: skip

@@ -101,8 +101,8 @@ def changed(path: Path, **changes) -> Path:
         ),
         (
             {"physical_to_logical": [[0, 1], [1]]},
-            "physical_to_logical[1] has shape [1], and physical_to_logical[0] has [2]; make all of "
-            "one shape",
+            "the number of slots differs by layer: 2 in layer 0; 1 in layer 1; use as many in each "
+            "layer, or a file for each number of slots",
         ),
         ({"num_gpus": 3}, "num_gpus=3 is not a multiple of num_nodes=2; use 2 or 4"),
         (

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from placement_files import PLACEMENT, text_of
 
-from evenload.io import FileFormatError, PlacementFile, read_placement_file
+from evenload.io import FileFormatError, PlacementFile, max_bytes, read_placement_file
 
 MOST_BYTES, MOST_SECONDS = 2**27, 20.0
 
@@ -72,7 +72,9 @@ def test_text_of_no_placements_size(tmp_path):
     with path.open("wb") as stream:
         stream.write(b'{"physical_to_logical_map": [')
         stream.truncate(2**25 + 1)
-    refused(path, "the file has 33554433 bytes, more than the 33554432 that a placement is read")
+    refused(path, "the text takes 33554433 bytes, more than the 33554432 that are held at once")
+    with max_bytes(2**25 + 1):  # as it says
+        refused(path, "this is no JSON")
 
 
 BOMB = "a: &a [0, 1]\n" + "".join(
@@ -100,9 +102,12 @@ BOMB = "a: &a [0, 1]\n" + "".join(
         ("# nothing\n", "the file holds no value"),
         (
             "initial_global_assignments: {3: [0, 1]}\nnum_slots: 3\n",
-            "layer 3 has 2 slots, and num_",
+            "the layers have 2 slots, and num_slots=3; use that for num_slots",
         ),
-        ("initial_global_assignments: {3: [0, 1], 4: [0]}\n", "layer 4 has 1 slots, and layer 3"),
+        (
+            "initial_global_assignments: {3: [0, 1], 4: [0]}\n",
+            "differs by layer: 2 in layer 3; 1 in layer 4; use as many",
+        ),
         ("initial_global_assignments: {x: [0, 1]}\n", "has the key 'x'; use a layer's number"),
         ("initial_global_assignments: {-1: [0, 1]}\n", "layer id=-1 is less than 0; use 0"),
         ("initial_global_assignments: {99999999: [0, 1]}\n", "layer 99999999 is past 65536"),

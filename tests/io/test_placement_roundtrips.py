@@ -110,7 +110,7 @@ def test_layers_that_a_file_has_too_are_left_out_with_a_note(tmp_path):
     assert picked.notes[-1] == (
         f"{path}: 5 of 7 layers are left out (model layers 0, 1, 2, 4, 6): the others are asked for"
     )
-    with pytest.raises(FileFormatError, match=r"has no layer 7 of the model; it has 0 to 6$"):
+    with pytest.raises(FileFormatError, match=r"has no layer 7 of the model; it has 0 to 6; "):
         read_placement_file(path, num_gpus=4, layers=ModelLayers((3, 7)))
 
 

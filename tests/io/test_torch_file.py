@@ -114,7 +114,7 @@ HUGE = b"\x8a\x08" + b"\xff" * 7 + b"\x7f"  # 2**63 - 1
         (b"cbuiltins\neval\nX\x01\0\0\x001\x85R.", "it names builtins.eval, which is no plain"),
         (b"c__main__\n\x80\n)\x81.", "damaged"),
         (b"X\xff\xff\xff\xffabc.", "damaged"),
-        (b"K\x01K\x02K\x03s.", "a dict whose keys are no texts"),
+        (b"K\x01K\x02K\x03s.", "it puts a value into a int"),
         (b"K\x01)R.", "damaged"),
         (b"", "damaged"),
     ],

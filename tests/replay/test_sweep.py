@@ -17,6 +17,7 @@ from costs import LARGE
 
 from evenload import Cluster, read_trace
 from evenload.cli.sweep import slots_of
+from evenload.io.files import remove_unfinished
 from evenload.replay import replay, sweep, write_results
 from evenload.replay.results import check_results_path
 from evenload.replay.sweep import Cell
@@ -135,6 +136,37 @@ def test_an_interrupt_loses_no_finished_cell(expected, tmp_path, after) -> None:
                  progress=lambda done, total: started.append(done))  # fmt: skip
     assert started[0] == after
     assert without_times(rows) == expected
+
+
+def test_what_a_killed_sweep_left_is_gone_once_it_is_resumed(expected, tmp_path) -> None:
+    folder, out = tmp_path / "cells", tmp_path / "rows.json"
+    folder.mkdir()
+    left = [folder / ".0a1b.json.0123abcd.tmp", tmp_path / ".rows.json.89abcdef.tmp"]
+    kept = [folder / ".notes.tmp", tmp_path / ".other.json.89abcdef.tmp"]
+    for path in (*left, *kept):
+        path.write_text("{")
+    rows = sweep(LOADS, **GRID, folder=folder, workers=1)
+    write_results(out, rows)
+    assert without_times(rows) == expected
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nobody can remove an open file there")
+def test_what_another_sweep_writes_stays(tmp_path) -> None:
+    cell = tmp_path / "0a1b.json"
+    writes = (
+        "import sys; from evenload.io import replace_file\n"
+        "with replace_file(sys.argv[1]) as stream:\n"
+        "    print('writing', flush=True); sys.stdin.read(); stream.write(b'{}')"
+    )
+    command = [sys.executable, "-c", writes, str(cell)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"writing\n"
+        remove_unfinished(tmp_path)
+        other.communicate()
+    assert other.returncode == 0
+    assert cell.read_text() == "{}"
 
 
 def test_an_error_in_one_cell_loses_no_other(tmp_path) -> None:

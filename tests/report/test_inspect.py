@@ -248,7 +248,8 @@ def test_our_own_placements_are_told_from_loads(tmp_path, ending):
 def test_what_is_neither(tmp_path):
     path = tmp_path / "x.json"
     path.write_text('{"a": 1}')
-    fails("inspect", path, error=f"{path}: no key 'load' or 'logical_count'; keys found: a")
+    why = "use load, or layers by number, or name one by --key (key=)"
+    fails("inspect", path, error=f"{path}: no key is known as loads; found: a (int); {why}")
     path = tmp_path / "x.dat"
     path.write_text("x")
     result = run("inspect", path)

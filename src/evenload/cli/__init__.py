@@ -15,7 +15,8 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from evenload import __version__
-from evenload.cli.shared import say
+from evenload.checks import printable
+from evenload.cli.shared import reading, say
 
 __all__ = ["COMMANDS", "main", "parser_of"]
 
@@ -98,7 +99,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the usage, and exit."""
-        self.exit(_BAD_INPUT, f"{self.format_usage()}error: {message}; see {self.prog} --help\n")
+        told = f"error: {printable(message)}; see {self.prog} --help\n"
+        self.exit(_BAD_INPUT, self.format_usage() + told)
 
 
 def _add(group: argparse._ActionsContainer, usage: str, text: str) -> None:
@@ -170,7 +172,7 @@ def _sentence(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.strerror:
         text = error.strerror[:1].lower() + error.strerror[1:]
         if error.filename is not None:
-            text = f"{error.filename}: {text}"
+            text = f"{printable(str(error.filename))}: {text}"
     return " ".join(text.split())
 
 
@@ -192,7 +194,8 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     try:
         parsed = _parse(sys.argv[1:] if given is None else given)
-        code = parsed.run(parsed)
+        with reading(parsed):
+            code = parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads on, as in `evenload plan ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

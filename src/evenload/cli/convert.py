@@ -39,7 +39,11 @@ OPTIONS = {
         "--experts N": "Experts per layer, if IN does not say.",
         "--layers A-B,...": "The model's MoE layers, e.g. 3-60: names those of a file that does "
         "not, and takes only these of a placement that has others too (SGLang's has dense ones).",
+        "--fill": "Put experts in order, as engines start, into those of --layers that a placement "
+        "lacks: layers of a draft model (MTP), which engines look up too.",
+        **shared.LAYOUT,
     },
+    "reading": shared.MAX_BYTES,
     "loads": {
         "--window N": "Take only window N of loads (from 0, or from the end: -1). Default: all.",
     },
@@ -56,9 +60,11 @@ def run(args: Namespace) -> None:
 
     source, form = vars(args)["in"], vars(args)["from"]
     layers, able = _layers(args.layers), _writable(args.out, args.to)
+    shared.check_places(args.out)
     prefer = _WRITE[able[0]] if len(able) == 1 else None
     shape = PlacementShape(args.gpus, args.nodes, args.experts)
-    found = read_anything(source, shape, format=form, prefer=prefer)[1]
+    how = shared.layout_of(args) | {"format": form, "prefer": prefer}
+    found = read_anything(source, shape, **how)[1]
     if isinstance(found, PlacementFile):
         _convert_placement(found, layers, args)
     else:
@@ -71,6 +77,8 @@ def _convert_loads(loads: Trace, layers: ModelLayers | None, args: Namespace) ->
     from evenload.trace import Trace
 
     shared.say_notes(loads.notes)
+    if args.fill:
+        raise ValueError("--fill puts experts into a placement's layers, and these are loads")
     known = loads.layers if layers is None else _check_layers(loads, layers)
     if args.window is not None:
         number = check_window(args.window, len(loads), "the trace")
@@ -87,9 +95,10 @@ def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Na
     shared.say_notes(file.notes)
     if args.window is not None:
         raise ValueError("--window takes one of the windows of loads, and this is a placement")
+    shared.both(args.fill or None, layers, "--fill is for the layers that --layers names")
     if layers is not None:
         known = len(file.notes)
-        file = for_layers(file, layers)
+        file = for_layers(file, layers, fill=args.fill)
         shared.say_notes(file.notes[known:])
     shared.say_notes(write_placement_file(args.out, file, format=args.to))
     shared.say(f"wrote the placement to {args.out}")

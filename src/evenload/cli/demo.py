@@ -38,7 +38,8 @@ def run(args: Namespace) -> None:
                 ours = solve(load, cluster, solver=solver)
             plans[name] = ours, 1e3 * watch.seconds
     summaries = compare_plans(load, plans, split=args.split)
-    shared.say(_WHAT)
+    for line in _WHAT.splitlines():
+        shared.say(line)
     shared.show(
         args,
         Context(f"synthetic load, seed {args.seed}", 58, 256, cluster),

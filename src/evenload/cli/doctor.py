@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from operator import attrgetter
 from typing import Any
 
+from evenload.checks import printable
 from evenload.cli import shared
 from evenload.plugins.settings import PREFIX, Settings, is_asked_for, read_settings
 
@@ -104,7 +105,7 @@ def run(args: Namespace) -> int:
     if args.json:
         shared.print_json(facts)
     else:
-        sys.stdout.writelines(f"{line}\n" for line in _lines(facts))
+        sys.stdout.writelines(f"{printable(line)}\n" for line in _lines(facts))
     return int(bool(problems))
 
 

@@ -18,7 +18,9 @@ OPTIONS = {
     "what the file may leave out": shared.GPUS | {
         "--experts N": "Experts per layer, if the file does not say.",
         "--format NAME": "The file's format. Default: told by its content.",
+        **shared.LAYOUT,
     },
+    "reading": shared.MAX_BYTES,
     "output": shared.JSON,
 }  # fmt: skip
 
@@ -32,13 +34,13 @@ def run(args: Namespace) -> None:
     from evenload.io import ClusterMissingError, PlacementFile, PlacementShape, read_anything
     from evenload.report.inspect import inspect_loads, inspect_placement, print_facts
 
-    known = True
+    known, layout = True, shared.layout_of(args)
     try:
         shape = PlacementShape(args.gpus, args.nodes, args.experts)
-        name, found = read_anything(args.file, shape, format=args.format)
+        name, found = read_anything(args.file, shape, format=args.format, **layout)
     except ClusterMissingError:  # a placement without its number of GPUs has facts too
         shape, known = PlacementShape(1, args.nodes, args.experts), False
-        name, found = read_anything(args.file, shape, format=args.format)
+        name, found = read_anything(args.file, shape, format=args.format, **layout)
     if isinstance(found, PlacementFile):
         facts = inspect_placement(found, name, cluster_known=known)
     else:

@@ -250,9 +250,14 @@ def _speed(text: str | None) -> list[float] | None:
 
 def _alive(args: Namespace) -> list[bool] | None:
     """Return for each GPU whether it is alive; None if all are."""
-    dead = set(args.dead or [])
-    for gpu in sorted(dead - set(range(args.gpus))):
-        raise ValueError(f"--dead {gpu} is no GPU; use 0 to {args.gpus - 1}")
-    if dead and len(dead) == args.gpus:
-        raise ValueError(f"--dead: all {args.gpus} GPUs are gone; leave 1 or more")
-    return [gpu not in dead for gpu in range(args.gpus)] if dead else None
+    from evenload.checks import whole_number
+    from evenload.cluster import MOST_GPUS
+
+    if not args.dead:
+        return None
+    dead, gpus = set(args.dead), whole_number("num_gpus", args.gpus, 1, MOST_GPUS)
+    for gpu in sorted(dead - set(range(gpus))):
+        raise ValueError(f"--dead {gpu} is no GPU; use 0 to {gpus - 1}")
+    if len(dead) == gpus:
+        raise ValueError(f"--dead: all {gpus} GPUs are gone; leave 1 or more")
+    return [gpu not in dead for gpu in range(gpus)]

@@ -82,6 +82,7 @@ def run(args: Namespace) -> None:
         check_page_path(args.report)
     if args.save is not None:
         check_saved_path(args.save)
+    shared.check_places(args.report, args.save)
     trace = shared.open_trace(args.trace, args)
     how = settings_of(args, trace) | {"window": args.window, "interval": args.interval}
     how["start"] = shared.open_placement("start", args, trace.num_experts, trace.layers)

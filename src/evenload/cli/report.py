@@ -47,6 +47,7 @@ def run(args: Namespace) -> None:
         check_page_path(args.output)
     if args.figures is not None:
         check_figures_folder(args.figures)
+    shared.check_places(args.output)
     replays = [replay for path in args.replays for replay in load_replays(path)]
     source = args.trace or replays[0].settings.get("source")
     if not source:

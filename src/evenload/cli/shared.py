@@ -8,9 +8,11 @@ import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from evenload.checks import printable
 
 if TYPE_CHECKING:
     from evenload.cluster import Cluster
@@ -27,7 +29,8 @@ LOADS = {
     "LOADS": "Tokens routed to each expert: a .npz, .npy, .csv, .json or .parquet file, or what an "
     "engine recorded (a file, a folder, or a pattern in quotes: 'dump/*.pt'); see --format. A .npz "
     "holds `load` [windows, layers, experts] or [layers, experts], or `topk` [tokens, layers, k]; "
-    "a .csv has one row per layer and one column per expert.",
+    "a .csv has one row per layer and one column per expert, or the columns layer, expert and "
+    "count.",
 }
 TRACE = {
     "TRACE": "Tokens routed to each expert, window by window: a .npz with `load`, a .npy or a "
@@ -36,12 +39,27 @@ TRACE = {
 WINDOW = {
     "--window N": "Take window N of a trace (from 0, or from the end: -1), not the sum of all.",
 }
+MAX_BYTES = {
+    "--max-bytes N": "Bytes that reading may hold at once, for one window, line or text. Default: "
+    "1073741824 (1 GiB).",
+}
+LAYOUT = {
+    "--as NAME": "How numbers lie that can be read in two ways: long (rows of layer, expert and "
+    "count), loads (tokens, whatever they look like) or placement.",
+    "--key NAME": "Key under which the loads are, in a .json, .npz or .pt file; parts joined by "
+    "dots.",
+    "--window-tokens N": "Tokens of a window, for a log of routed experts. Default: each request "
+    "is a window.",
+}
 READING = {
     "--experts N": "Experts per layer, for a file of routed experts (`topk`) that does not say.",
     "--format NAME": "Format of the loads: npz, npy, csv, json, parquet, sglang-recorder, "
-    "sglang-logical-count, tensorrt-llm-statistics, vllm-routed-experts or vllm-ascend-load. "
+    "sglang-logical-count, tensorrt-llm-statistics, vllm-routed-experts, vllm-ascend-load or "
+    "route-log. "
     "Default: told by the file's ending and content. A .npy or .npz or folder of routed experts "
     "[tokens, layers, k] of vLLM's requests has to be named.",
+    **MAX_BYTES,
+    **LAYOUT,
 }
 THE_GPUS = "GPUs of the expert-parallel group."
 THE_SLOTS = (
@@ -132,11 +150,27 @@ def cost_of(args: Namespace, num_layers: int, num_experts: int) -> CostModel:
     return cost
 
 
+def reading(args: Namespace) -> AbstractContextManager[None]:
+    """Let the command read what --max-bytes allows, where it has that option."""
+    most = getattr(args, "max_bytes", None)
+    if most is None:
+        return nullcontext()
+    from evenload.io import max_bytes
+
+    return max_bytes(most)
+
+
+def layout_of(args: Namespace) -> dict[str, Any]:
+    """Return what `LAYOUT` says, as arguments of the functions that read loads."""
+    return {"layout": vars(args)["as"], "key": args.key, "window_tokens": args.window_tokens}
+
+
 def open_loads(args: Namespace) -> LoadFile:
     """Read LOADS and tell on stderr what had to be assumed."""
     from evenload.io import read_load
 
-    file = read_load(args.loads, args.window, num_experts=args.experts, format=args.format)
+    how = {"num_experts": args.experts, "format": args.format} | layout_of(args)
+    file = read_load(args.loads, args.window, **how)
     say_notes(file.notes)
     return file
 
@@ -145,7 +179,7 @@ def open_trace(path: Path, args: Namespace) -> Trace:
     """Open a trace and tell on stderr what had to be assumed."""
     from evenload.io import read_trace
 
-    trace = read_trace(path, num_experts=args.experts, format=args.format)
+    trace = read_trace(path, num_experts=args.experts, format=args.format, **layout_of(args))
     say_notes(trace.notes)
     return trace
 
@@ -223,15 +257,15 @@ _TERMINAL_SECONDS, _LOG_SECONDS = 0.2, 10.0  # from one look at long work to the
 def _over(line: str) -> None:
     """Write over the last line of a terminal."""
     width = shutil.get_terminal_size().columns - 1
-    sys.stderr.write("\r" + line[:width].ljust(width) + "\r")
+    sys.stderr.write("\r" + printable(line)[:width].ljust(width) + "\r")
     sys.stderr.flush()
 
 
 def say(line: str) -> None:
-    """Print a line to stderr."""
+    """Print one line to stderr; what names and files have in it that does not print is escaped."""
     if sys.stderr.isatty():
         _over("")
-    sys.stderr.write(f"{line}\n")
+    sys.stderr.write(f"{printable(line)}\n")
     sys.stderr.flush()
 
 
@@ -311,9 +345,19 @@ def kernels() -> Iterator[None]:
 # ---- results -----------------------------------------------------------------------------------
 
 
+def check_places(*paths: Path | None) -> None:
+    """Raise `ValueError` where there is no folder for an output, before any work is done."""
+    from evenload.io import check_place
+
+    for path in paths:
+        if path is not None:
+            check_place(path)
+
+
 def check_outputs(output: Path | None, form: str | None, *plots: Path | None) -> None:
     """Raise `ValueError` for an output that could not be written, before any work is done."""
     both(form, output, "--output-format is of --output")
+    check_places(output, *plots)
     if output is not None:
         from evenload.io import find_output
 

@@ -58,6 +58,7 @@ def run(args: Namespace) -> None:
     from evenload.report.tables import enough_slots, print_policies
 
     check_results_path(args.output)
+    shared.check_places(args.output)
     trace = shared.open_trace(args.trace, args)
     folder = args.output.with_name(f"{args.output.name}.cells")
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import check_load, check_weights
-from evenload.checks import positive_int
+from evenload.checks import whole_number
 from evenload.io.base import (
+    MOST_EXPERTS,
     ClusterMissingError,
     FileFormatError,
     Float,
@@ -23,8 +26,16 @@ from evenload.io.base import (
     check_window,
     checking,
 )
-from evenload.io.files import replace_file
-from evenload.io.formats import FORMATS, Format, find_either, find_input, find_output
+from evenload.io.doubts import PlacementFoundError, UncertainError
+from evenload.io.files import check_place, max_bytes, replace_file
+from evenload.io.formats import (
+    FORMATS,
+    Format,
+    check_options,
+    find_either,
+    find_input,
+    find_output,
+)
 from evenload.io.placements import for_layers
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
@@ -38,10 +49,12 @@ __all__ = [
     "LoadFile",
     "PlacementFile",
     "PlacementShape",
+    "check_place",
     "check_window",
     "find_output",
     "for_layers",
     "load_digest",
+    "max_bytes",
     "read_anything",
     "read_load",
     "read_placement",
@@ -66,6 +79,7 @@ def read_load(
     *,
     num_experts: int | None = None,
     format: str | None = None,
+    **layout: Any,
 ) -> LoadFile:
     """Read a load, float64 [L, E], finite and >= 0; a trace is summed over its windows.
 
@@ -80,6 +94,13 @@ def read_load(
         does say it the two must agree.
     format : str, optional
         Name of the file's format, see `FORMATS`. Default: told by its ending and what is in it.
+    layout : {"loads", "long"}, optional
+        How numbers lie in a table or an array that may be read in two ways: "loads" as tokens of
+        [layers, experts], whatever they look like; "long" as rows of layer, expert and tokens.
+    key : str, optional
+        The key under which the loads are, in a file that has others; parts joined by dots.
+    window_tokens : int, optional
+        Tokens of a window, for a log of routed experts. Default: each request is a window.
 
     Raises
     ------
@@ -87,23 +108,27 @@ def read_load(
         If there is no such file.
     FileFormatError
         If the file is empty, damaged, of the wrong kind or holds no load; or there is no
-        such format.
+        such format; or it is no regular file, or would take more than `max_bytes` at once.
     ValueError
         If the window is not in the file, the numbers are no load, or `num_experts` is below 1.
     """
     reader = find_input(Path(path), "read_load", format)
-    trace = _read_trace(reader, Path(path), num_experts)
+    trace = _read_trace(reader, Path(path), num_experts, layout)
     index = None if window is None else check_window(window, len(trace), trace.source)
+    over_time = trace if trace.over_time else None
+    about = trace.source, reader.name, index, trace.notes, trace.layers
+    if over_time is None:
+        only = trace.read(0)
+        del trace  # the array that was read goes before the one that comes back is made
+        return LoadFile(check_weights(f"{about[0]}: load", only), None, *about)
     load = np.zeros(trace.shape[1:])
     for t in range(len(trace)) if index is None else (index,):
-        place = f"window {t}: load" if trace.over_time else "load"
-        load += check_weights(f"{trace.source}: {place}", trace.read(t))
-    over_time = trace if trace.over_time else None
-    return LoadFile(load, over_time, trace.source, reader.name, index, trace.notes, trace.layers)
+        load += check_weights(f"{trace.source}: window {t}: load", trace.read(t))
+    return LoadFile(load, over_time, *about)
 
 
 def read_trace(
-    path: AnyPath, *, num_experts: int | None = None, format: str | None = None
+    path: AnyPath, *, num_experts: int | None = None, format: str | None = None, **layout: Any
 ) -> Trace:
     """Read loads over time, with the arguments and errors of `read_load`.
 
@@ -112,14 +137,19 @@ def read_trace(
     of arrays that lie column by column in a compressed .npz, and of a .parquet that is not
     sorted by window, which are read at once.
     """
-    return _read_trace(find_input(Path(path), "read_load", format), Path(path), num_experts)
+    reader = find_input(Path(path), "read_load", format)
+    return _read_trace(reader, Path(path), num_experts, layout)
 
 
-def _read_trace(reader: Format, path: Path, num_experts: int | None) -> Trace:
+def _read_trace(
+    reader: Format, path: Path, num_experts: int | None, layout: Mapping[str, Any]
+) -> Trace:
     if num_experts is not None:
-        num_experts = positive_int("num_experts", num_experts)
+        num_experts = whole_number("num_experts", num_experts, 1, MOST_EXPERTS)
+    given = {name: value for name, value in layout.items() if value is not None}
+    check_options(reader, given)
     with checking(str(path)):
-        trace: Trace = reader.function("read_load")(path, num_experts)
+        trace: Trace = reader.function("read_load")(path, num_experts, **given)
         if num_experts not in (None, trace.num_experts):
             raise ValueError(
                 f"the file has {trace.num_experts} experts a layer, and num_experts={num_experts} "
@@ -298,21 +328,46 @@ def _write(path: AnyPath, ability: str, format: str | None, what: Any) -> tuple[
 
 
 def read_anything(
-    path: Path, shape: PlacementShape, *, format: str | None = None, prefer: str | None = None
+    path: Path,
+    shape: PlacementShape,
+    *,
+    format: str | None = None,
+    prefer: str | None = None,
+    **layout: Any,
 ) -> tuple[str, Trace | PlacementFile]:
     """Read a file of loads or of a placement, and name its format; arguments as for the two.
 
     `prefer`, "read_load" or "read_placement", decides where a file may be either. What is neither
-    is refused in the words of the likelier.
+    is refused in the words of the likelier. ``layout="placement"`` says that it is a placement.
     """
-    refusals = []
-    for ability, reader in find_either(path, format, prefer):
+    refusals = list[FileFormatError]()
+    if layout.get("layout") == "placement":
+        able = [f for f in FORMATS if "read_placement" in f.can and f.told_by]
+        told = any(f.recognises(path) for f in able)
+        name = format or (None if told else "table-placement")
+        reader = find_input(path, "read_placement", name)
         try:
-            if ability == "read_load":
-                return reader.name, _read_trace(reader, path, shape.num_experts)
             return reader.name, _read_placement(reader, path, shape)
         except ClusterMissingError:
             raise
         except FileFormatError as error:
+            reader = next(f for f in FORMATS if f.name == "table-placement")
+            with suppress(ValueError):  # a tensor of 0 and 1 is told from a map by its numbers
+                if format is None:
+                    return reader.name, _read_placement(reader, path, shape)
+            raise error from None
+    given = any(value is not None for value in layout.values())
+    for ability, reader in find_either(path, format, prefer):
+        try:
+            if ability == "read_load":
+                return reader.name, _read_trace(reader, path, shape.num_experts, layout)
+            if not given and (reader.told_by or not refusals):
+                return reader.name, _read_placement(reader, path, shape)
+        except (ClusterMissingError, UncertainError):
+            raise
+        except FileFormatError as error:
             refusals.append(error)
+            sure = prefer != "read_placement" and reader.recognises(path)
+            if sure and not isinstance(error, PlacementFoundError):
+                break
     raise refusals[0]

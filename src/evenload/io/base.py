@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.checks import positive_int, whole_number
+from evenload.checks import positive_int, printable, whole_number
+from evenload.io.files import check_bytes
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
 from evenload.trace import ArrayWindows, Trace
 
 Float = NDArray[np.float64]
 
-# 16 GiB as float64. A header may claim any size; past this we say so instead of swapping.
-MAX_ELEMENTS = 2**31
 MOST_EXPERTS = 2**16  # of a layer, in a file: what a model has, with much to spare
 MOST_LAYERS = 2**16
 
@@ -33,8 +32,7 @@ class FileFormatError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-        super().__init__("".join(shown))
+        super().__init__(printable(message))
 
 
 class ClusterMissingError(FileFormatError):
@@ -75,18 +73,13 @@ def trace_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
         if length == 0:
             raise ValueError(f"the load has 0 {word} {shape}; use at least 1")
     T, L, E = (1,) * (3 - len(shape)) + shape
-    check_elements((L, E))
+    check_array((L, E))
     return T, L, E
 
 
-def check_elements(shape: tuple[int, ...]) -> None:
-    """Raise `ValueError` if an array is too large to be read at once."""
-    elements = math.prod(shape)
-    if elements > MAX_ELEMENTS:
-        raise ValueError(
-            f"the array has {elements} elements {shape}, more than the {MAX_ELEMENTS} that are "
-            "read at once; split it or sum its windows"
-        )
+def check_array(shape: tuple[int, ...], itemsize: int = 8) -> None:
+    """Raise `ValueError` if an array is too large to be held at once."""
+    check_bytes(f"an array of shape {shape}", math.prod(shape) * itemsize)
 
 
 def check_window(window: Any, num_windows: int, source: str) -> int:

@@ -8,12 +8,22 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+from evenload.checks import positive_int, printable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # What zipfile and zlib raise on damaged bytes; OSError is a seek to before the file's start.
 DAMAGED = (
@@ -46,6 +56,72 @@ _KINDS = (
 )
 
 
+# ---- how much is read ----------------------------------------------------------------------------
+
+MOST_BYTES = 2**30  # held at once for one array, one line or one text; a header may claim any size
+_most: ContextVar[int | None] = ContextVar("most_bytes", default=None)
+
+
+def most_bytes(usual: int = MOST_BYTES) -> int:
+    """Return how many bytes a reader may hold at once: what `max_bytes` says, or else the usual.
+
+    What reads again later, perhaps in another process, keeps the number and sets it then.
+    """
+    return _most.get() or usual
+
+
+@contextmanager
+def max_bytes(number: int | None) -> Iterator[None]:
+    """Let readers hold up to `number` bytes at once within the block, 1 GiB unless told.
+
+    Where a file is read window by window a window counts, not the file. None changes nothing; a
+    number below 1 is a `ValueError`.
+    """
+    token = _most.set(_most.get() if number is None else positive_int("max_bytes", number))
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+def check_bytes(what: str, size: int, usual: int = MOST_BYTES) -> None:
+    """Raise `ValueError` if a reader would have to hold too much; called before it does."""
+    if size > (most := most_bytes(usual)):
+        raise ValueError(
+            f"{what} takes {size} bytes, more than the {most} that are held at once; where there "
+            f"is memory for it, use --max-bytes {size} (evenload.io.max_bytes)"
+        )
+
+
+def check_regular(mode: int) -> None:
+    """Raise `ValueError` for what may never end, or wait for ever, by a path's ``st_mode``."""
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        pipe, socket = stat.S_ISFIFO(mode), stat.S_ISSOCK(mode)
+        kind = "a pipe" if pipe else "a socket" if socket else "a device"
+        raise ValueError(
+            f"this is {kind}, and only regular files are read; write what it gives to a file"
+        )
+
+
+def first_twice(names: Iterable[Any]) -> Any:
+    """Return the first name that is there again; None if each is there once."""
+    seen = set[Any]()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def some(names: Sequence[Any], most: int = 12) -> str:
+    """Return the first of many names with commas between, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(str(name)[:40] for name in names[:most]) or "none") + more
+
+
+# ---- which files, and of what kind ---------------------------------------------------------------
+
+
 def kind_of(path: Path) -> str:
     """Name the kind of file at `path` by its first bytes, as ``it is a PNG image``."""
     with path.open("rb") as stream:
@@ -59,13 +135,27 @@ def kind_of(path: Path) -> str:
 def has_mark(path: Path, *marks: str) -> bool:
     """Whether a folder has a file of such a name, or a file shows such a mark; nothing is parsed.
 
+    Behind a colon stands a mark that the first file of that name has to show.
+
     Marks are sought near the start of a .json text, where programs write its keys, and in an
     archive among its members' names, with a NUL on either side, and near the ends of its pickle.
     """
     if path.is_dir():
-        return any(next(path.glob(mark), None) for mark in marks)
+        return any(_has_file(path, *mark.partition(":")[::2]) for mark in marks)
     shown = _peek(path)
     return any(mark.encode("latin-1") in shown for mark in marks)
+
+
+def _has_file(folder: Path, name: str, mark: str) -> bool:
+    found = sorted(folder.glob(name), key=natural) if mark else [*islice(folder.glob(name), 1)]
+    return bool(found) and (not mark or has_mark(found[0], mark))
+
+
+def ending_of(path: Path) -> str:
+    """Return a file's ending in lower case, as ``.csv``, or ``.csv.gz`` where it is packed."""
+    endings = path.suffixes[-2:]
+    packed = len(endings) == 2 and endings[1].lower() == ".gz"
+    return "".join(endings).lower() if packed else path.suffix.lower()
 
 
 def _peek(path: Path) -> bytes:
@@ -115,6 +205,41 @@ def files_of(path: Path, *suffixes: str) -> list[Path]:
     return sorted((p for p in inside if p.is_file()), key=natural)
 
 
+# ---- written -------------------------------------------------------------------------------------
+
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise `ValueError` unless there is a folder for a file at `path`; said before any work."""
+    place = Path(path)
+    folder = (place.resolve() if place.is_symlink() else place).parent
+    what = ""
+    if not folder.is_dir():
+        what = "is no folder; give another" if folder.exists() else "does not exist; make it first"
+    elif not os.access(folder, os.W_OK):
+        what = "may not be written to; give another"
+    if what:
+        raise ValueError(printable(f"{place}: the folder {folder} {what}"))
+    if place.is_dir():
+        raise ValueError(printable(f"{place}: this is a folder; give a file in it"))
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what killed writers of files of that name left behind; what is written to is held."""
+    for path in folder.glob(f".{name}.{'[0-9a-f]' * 8}.tmp"):
+        with suppress(OSError), path.open("r+b") as stream:
+            _hold(stream)
+            path.unlink()
+
+
+def _hold(stream: BinaryIO) -> None:
+    """Hold a file until it is closed, or raise `OSError` where another process does.
+
+    Windows lets nobody remove a file that is open, and needs no lock.
+    """
+    if fcntl is not None:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a binary stream whose content becomes the file at `path` once all went well.
@@ -136,6 +261,8 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield stream
             return
         with temporary.open("xb") as stream:
+            with suppress(OSError):  # a file system without locks
+                _hold(stream)
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

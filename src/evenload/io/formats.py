@@ -24,12 +24,18 @@ from pathlib import Path
 from typing import Any
 
 from evenload.checks import unknown_ending
-from evenload.io.base import FileFormatError
-from evenload.io.files import files_of, has_mark, is_glob
+from evenload.io.base import FileFormatError, checking
+from evenload.io.files import check_regular, ending_of, files_of, has_mark, is_glob
 
 _FOLDER = "/"
 _BARE_TENSOR = "\x80\x02ctorch._utils\n_rebuild_"  # a pickle's first step, not of a dict's
 _JSON = (".json",)
+_PICKLES = (".pkl", ".pickle")
+_CONVERT_PICKLE = (
+    "{path}: this is a pickle, which may run any code when it is read, and is refused; if you "
+    "trust it: python -c \"import json, pickle; json.dump(pickle.load(open('{name}', 'rb')), "
+    "open('{stem}.json', 'w'), default=lambda array: array.tolist())\""
+)
 _PLACEMENT = ("read_placement", "write_placement")
 _LOAD = ("read_load", "write_load")
 
@@ -50,6 +56,7 @@ class Format:
     told_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # marks, by ending or "/"
     written_to: tuple[str, ...] = ()  # endings that mean it where no format is named
     many: bool = False  # whether a pattern of several files' names can be read
+    takes: tuple[str, ...] = ()  # of `OPTIONS`, those that ``read_load`` has as arguments
 
     def function(self, name: str) -> Callable[..., Any]:
         """Return one of the module's functions."""
@@ -59,9 +66,13 @@ class Format:
     def recognises(self, path: Path) -> bool:
         """Whether a file or folder, or the first file of a pattern, is of this format for sure."""
         first = files_of(path)[0] if is_glob(path) else path
-        ending = _FOLDER if first.is_dir() else first.suffix.lower()
+        ending = _FOLDER if first.is_dir() else ending_of(first)
         return ending in self.told_by and has_mark(first, *self.told_by[ending])
 
+
+# How a file is to be read where that is not in it: arguments of `read_load` by name, and options.
+OPTIONS = {"layout": "--as", "key": "--key", "window_tokens": "--window-tokens"}
+LAYOUTS = ("loads", "long", "placement")
 
 # Those told by content first, then by name: in this order they are asked.
 FORMATS = (
@@ -74,6 +85,18 @@ FORMATS = (
         "evenload-npz", "placement_npz",
         "an evenload placement: `physical_to_logical`, and `about` with the cluster it is for",
         _PLACEMENT, (".npz",), {".npz": ("\0physical_to_logical.npy\0",)}, written_to=(".npz",),
+    ),
+    Format(
+        "route-log", "route_log",
+        "one JSON object a line with the experts of a token in a layer (`topk_ids` or `experts`): "
+        ".jsonl, a file a layer, a folder",
+        ("read_load",), (),
+        {
+            ".jsonl": ('"topk_ids"', '"experts"', '"topk_experts"', '"expert_ids"'),
+            _FOLDER: ('*.jsonl:"topk_ids"', '*.jsonl:"experts"', '*.jsonl:"topk_experts"',
+                      '*.jsonl:"expert_ids"'),
+        },
+        many=True, takes=("window_tokens",),
     ),
     Format(
         "sglang", "sglang",
@@ -92,7 +115,7 @@ FORMATS = (
         "sglang-recorder", "sglang_recorder",
         "dumps of SGLang's expert distribution recorder, any mode: a file, or all ranks' in a "
         "folder",
-        ("read_load",), (".pt",),
+        ("read_load",), (),
         {
             # As pickles write a text: X, its length, the letters.
             ".pt": ("X\x0d\0\0\0logical_count", "X\x07\0\0\0records"),
@@ -112,8 +135,16 @@ FORMATS = (
     ),
     Format(
         "vllm-ascend-load", "vllm_ascend",
-        "a tensor that torch saved: a load [layers, experts] or a trace [windows, layers, experts]",
-        ("read_load",), (".pth",), {".pt": (_BARE_TENSOR,), ".pth": (_BARE_TENSOR,)},
+        "a tensor that torch saved: a load [layers, experts] or a trace [windows, layers, "
+        "experts]; or a dict of a tensor a layer",
+        ("read_load",), (".pth", ".pt"), {".pt": (_BARE_TENSOR,), ".pth": (_BARE_TENSOR,)},
+        takes=("layout", "key"),
+    ),
+    Format(
+        "vllm-expert-map", "vllm_expert_map",
+        "vLLM's expert map, a tensor that torch saved: each expert's place on each rank, or -1 "
+        "[layers, ranks, experts]",
+        ("read_placement",), (".pth",), {".pt": (_BARE_TENSOR,), ".pth": (_BARE_TENSOR,)},
     ),
     Format(
         "vllm-routed-experts", "vllm_routed",
@@ -123,30 +154,38 @@ FORMATS = (
     ),
     Format(
         "csv", "csv",
-        "one row a layer, one column an expert; a first row with any non-number is a header",
-        _LOAD, (".csv",), written_to=(".csv",),
+        "one row a layer, one column an expert; or the columns layer, expert and count, and window "
+        "where there are several; separated by comma, tab or semicolon",
+        _LOAD, (".csv", ".tsv", ".csv.gz", ".tsv.gz"), written_to=(".csv",), takes=("layout",),
     ),
     Format(
         "json", "json",
-        "nested lists [layers][experts] or [windows][layers][experts], alone or under `load` or "
-        "`logical_count`",
-        ("read_load",), _JSON,
+        "nested lists [layers][experts] or [windows][layers][experts], alone or under a key as "
+        "`load`; layers by number; ADRS's `load_history`; records of layer, expert and count",
+        ("read_load",), _JSON, takes=("layout", "key"),
     ),
     Format(
         "npy", "npy",
         "one array: a load [layers, experts] or a trace [windows, layers, experts]",
-        _LOAD, (".npy",), written_to=(".npy",),
+        _LOAD, (".npy",), written_to=(".npy",), takes=("layout",),
     ),
     Format(
         "npz", "npz",
-        "`load` [windows, layers, experts] or [layers, experts], or `topk` [tokens, layers, k]",
-        (*_LOAD, "read_topk"), (".npz",), written_to=(".npz",),
+        "`load` [windows, layers, experts] or [layers, experts], or `topk` [tokens, layers, k]; or "
+        "arrays by layer, or under a key",
+        (*_LOAD, "read_topk"), (".npz",), written_to=(".npz",), takes=("key",),
     ),
     Format(
         "parquet", "parquet",
         "a table with the columns window (or not), layer, expert and tokens, or window, layer and "
         "one column an expert",
-        _LOAD, (".parquet",), written_to=(".parquet",),
+        _LOAD, (".parquet",), written_to=(".parquet",), takes=("layout",),
+    ),
+    Format(
+        "table-placement", "placement_table",
+        "a placement as an array: 1 where an expert is [ranks, layers, experts], or the expert in "
+        "each slot [layers, slots]; or the columns expert and gpu",
+        ("read_placement",), (".npy", ".csv", ".tsv", ".csv.gz", ".tsv.gz"),
     ),
     Format(
         "tensorrt-llm", "tensorrt_llm",
@@ -155,6 +194,26 @@ FORMATS = (
         _PLACEMENT, (".yaml", ".yml"), written_to=(".yaml", ".yml"),
     ),
 )  # fmt: skip
+
+
+def check_options(reader: Format, given: Mapping[str, Any]) -> None:
+    """Raise `ValueError` for what a reader of loads is told and has no use for."""
+    for name, value in given.items():
+        if name not in OPTIONS:
+            raise ValueError(f"{name}= is no argument; use one of {', '.join(OPTIONS)}")
+        option = f"{OPTIONS[name]} ({name}=)"
+        if name == "layout" and value == "placement":
+            raise ValueError(
+                f"{option} is placement, and loads are wanted here; `evenload convert IN OUT --as "
+                "placement` makes a placement's file of it"
+            )
+        if name == "layout" and value not in LAYOUTS:
+            raise ValueError(f"{option} is {value!r}; use one of {', '.join(LAYOUTS)}")
+        if name not in reader.takes:
+            able = ", ".join(f.name for f in FORMATS if name in f.takes)
+            raise ValueError(
+                f"{option} is for files of format {able}, and this is {reader.name}; leave it out"
+            )
 
 
 def _named(name: str, ability: str) -> Format:
@@ -169,11 +228,16 @@ def _named(name: str, ability: str) -> Format:
 
 
 def _by_ending(path: Path, ability: str, endings: dict[Format, tuple[str, ...]]) -> Format:
+    ending = ending_of(path)
     for candidate, known in endings.items():
-        if path.suffix.lower() in known:
+        if ending in known:
             return candidate
     if path.is_dir():
         raise FileFormatError(f"{path}: this is a folder; give a file")
+    if ending in _PICKLES:
+        raise FileFormatError(_CONVERT_PICKLE.format(path=path, name=path.name, stem=path.stem))
+    if ending.endswith(".gz"):
+        raise FileFormatError(f"{path}: it is packed; unpack it: gunzip --keep {path.name}")
     raise FileFormatError(
         f"{path}: a file with {unknown_ending(path)} is not known as a {ability.split('_')[1]}; "
         f"use one of {', '.join(sorted({end for known in endings.values() for end in known}))}"
@@ -208,6 +272,8 @@ def find_input(path: Path, ability: str, name: str | None = None) -> Format:
             )
         return found
     status = path.stat()
+    with checking(str(path)):
+        check_regular(status.st_mode)
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
         raise FileFormatError(f"{path}: the file is empty (0 bytes)")
     if name is not None:

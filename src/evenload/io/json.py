@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,45 +12,63 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import FileFormatError, refusing, trace_of
+from evenload.io.doubts import refuse_rows
+from evenload.io.files import MOST_BYTES, check_bytes, first_twice, some
+from evenload.io.json_stream import UnclearError, read_json
+from evenload.io.keyed import find
+from evenload.io.table import trace_of_rows
 from evenload.trace import Trace
 
 MOST_TEXT = 2**25  # bytes of a placement: 100 layers of 8192 slots, each on a line of its own
 _DEEPEST = 3
 
 
-def read_load(path: Path, num_experts: int | None) -> Trace:
-    """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under ``load``/``logical_count``."""
-    value, key = parse_json(path), "load"
-    if isinstance(value, dict):
-        key, value = key_in(value, "load", "logical_count")
-    elif not isinstance(value, list):
-        raise ValueError(f"the file holds {value!r}; use nested lists or an object")
-    return trace_of(to_array(value, key), str(path))
-
-
-def check_text(path: Path, most: int) -> None:
-    """Raise `FileFormatError` if a text is larger than any placement."""
-    size = path.stat().st_size
-    if size > most:
-        raise ValueError(
-            f"the file has {size} bytes, more than the {most} that a placement is read from; is it "
-            "one?"
-        )
+def read_load(
+    path: Path, num_experts: int | None, *, layout: str | None = None, key: str | None = None
+) -> Trace:
+    """Read nested lists ``[L][E]`` or ``[T][L][E]``, alone or under a key: see `keyed.find`."""
+    tree = parse_json(path)
+    if not isinstance(tree, dict | list | np.ndarray):
+        raise ValueError(f"the file holds {tree!r}; use nested lists or an object")
+    found = find(tree, path, key, num_experts)
+    if isinstance(found, Trace):
+        return found
+    array = to_array(found.value, found.name.rpartition(".")[2])
+    if layout == "long":
+        return trace_of_rows(array, path, num_experts)
+    if layout != "loads" and not isinstance(tree, dict):
+        refuse_rows(array, str(path))
+    return trace_of(array, str(path), found.notes, found.layers)
 
 
 def parse_json(path: Path, most: int | None = None) -> Any:
-    """Return the value in a JSON file; what is no JSON is refused with its line and column."""
-    if most is not None:
-        check_text(path, most)
+    """Return the value in a JSON file; what is no JSON is refused with its line and column.
+
+    Lists of numbers are arrays, but where `most` says how many bytes a placement usually has.
+    """
+    check_bytes("the text", path.stat().st_size, most or MOST_BYTES)
+    with refusing("this is no JSON", UnicodeDecodeError, RecursionError):
+        if most is None:
+            with suppress(UnclearError):
+                return read_json(path)
     with refusing("this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
         text = path.read_text(encoding="utf-8-sig")
         try:
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=partial(once, str(path)))
         except json.JSONDecodeError as error:
             raise FileFormatError(
                 f"{path}, line {error.lineno}, column {error.colno}: this is no JSON, or it is cut "
                 f"off ({error.msg})"
             ) from None
+
+
+def once(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object's keys and values, or refuse a key that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = first_twice(key for key, _ in pairs)
+        raise FileFormatError(f"{where}: the key {twice[:60]!r} is there twice; leave one out")
+    return found
 
 
 def key_in(value: Any, *keys: str) -> tuple[str, Any]:
@@ -64,20 +84,24 @@ def keys_found(value: Any) -> str:
     """Name the keys of an object, or the kind of anything else, for messages."""
     if not isinstance(value, dict):
         return type(value).__name__
-    return ", ".join(map(str, value))[:200] or "none"
+    return some(list(value))
 
 
 def to_array(value: Any, name: str) -> NDArray[Any]:
-    """Turn nested lists of numbers, three deep at most and of one shape, into one array."""
+    """Turn nested lists or arrays of numbers, three deep at most and of one shape, into one."""
     _check_lists(value, name)
     return np.asarray(value)
 
 
 def _check_lists(value: Any, name: str) -> tuple[int, ...]:
     """Return the shape of nested lists of numbers; raise at the first place that does not fit."""
+    if isinstance(value, np.ndarray):
+        name += "[0]" * max(_DEEPEST + 1 - name.count("["), 0) * (value.ndim > _DEEPEST)
+        if name.count("[") + value.ndim <= _DEEPEST:
+            return tuple(map(int, value.shape))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return ()
-    if name.count("[") > _DEEPEST:
+    if name.count("[") > _DEEPEST or isinstance(value, np.ndarray):
         raise ValueError(f"{name} is nested deeper than [windows][layers][experts]")
     if not isinstance(value, list):
         raise ValueError(f"{name} is {json.dumps(value)[:40]}; use a number")

@@ -22,8 +22,10 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from evenload.arrays import check_weights
-from evenload.io.base import FileFormatError, check_elements, refusing, trace_shape
+from evenload.io.base import FileFormatError, check_array, refusing, trace_shape
+from evenload.io.doubts import refuse_mask, refuse_rows
 from evenload.io.files import kind_of
+from evenload.io.table import trace_of_rows
 from evenload.layers import ModelLayers
 from evenload.trace import Trace, Windows
 
@@ -35,9 +37,9 @@ _HEADERS = {
 _BAD_HEADER = (ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError)
 
 
-def read_load(path: Path, num_experts: int | None) -> Trace:
+def read_load(path: Path, num_experts: int | None, *, layout: str | None = None) -> Trace:
     """Read a load or a trace, each window from its place in the file."""
-    return stored_array(path).trace()
+    return stored_array(path).unnamed_trace(layout, num_experts)
 
 
 def stored_array(path: Path) -> StoredArray:
@@ -97,6 +99,17 @@ class StoredArray:
         windows, over_time = cast("Windows", self.windows()), len(self.shape) == 3
         return Trace.of(windows, source=str(self.path), layers=layers, over_time=over_time)
 
+    def unnamed_trace(self, layout: str | None, num_experts: int | None) -> Trace:
+        """Return its trace, unless it looks like something else and no `layout` says what it is."""
+        trace_shape(self.shape)
+        if layout == "long":
+            return trace_of_rows(self.whole(), self.path, num_experts)
+        if layout != "loads" and len(self.shape) == 3:
+            refuse_mask(map(self.read, range(self.shape[0])), str(self.path))
+        elif layout != "loads":
+            refuse_rows(self.whole(), str(self.path))
+        return self.trace()
+
     def _read(
         self, skipped: int, shape: tuple[int, ...], strides: tuple[int, ...], what: str
     ) -> NDArray[Any]:
@@ -152,7 +165,7 @@ def read_array(stream: IO[bytes], num_bytes: int) -> NDArray[Any]:
     """Read one array of plain numbers, as `read_layout`; refused too if it is too large."""
     layout = read_layout(stream, num_bytes)
     shape = layout.shape
-    check_elements(shape)
+    check_array(shape, layout.dtype.itemsize)
     content = stream.read(num_bytes - layout.offset)
     if len(content) < num_bytes - layout.offset:
         raise ValueError("the file ends inside an array")

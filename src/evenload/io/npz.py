@@ -1,6 +1,7 @@
 """NumPy .npz archives: ``load``, or ``topk`` with the experts that each token was routed to.
 
-``layer_ids`` [L] and ``num_model_layers`` say which of the model's layers the rows are.
+Or arrays under other keys, see `evenload.io.keyed`. ``layer_ids`` [L] and ``num_model_layers`` say
+which of the model's layers the rows are.
 """
 
 from __future__ import annotations
@@ -9,26 +10,34 @@ import math
 import struct
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.checks import positive_int
+from evenload.checks import whole_number
 from evenload.io import npy
 from evenload.io.base import (
+    MOST_EXPERTS,
     checking,
     model_layers,
     refusing,
     trace_of,
     trace_shape,
 )
-from evenload.io.files import DAMAGED, kind_of
+from evenload.io.files import DAMAGED, first_twice, kind_of, some
+from evenload.io.keyed import find
 from evenload.io.npy import StoredArray, read_array, read_layout
-from evenload.io.recorded import check_routed, count_topk, experts_note
+from evenload.io.recorded import (
+    check_routed,
+    count_topk,
+    experts_note,
+    padding_note,
+    without_padding,
+)
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
 
@@ -38,24 +47,61 @@ _MOST_IDS = 2**20  # bytes of an array that names layers
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 
 
-def read_load(path: Path, num_experts: int | None) -> Trace:
-    """Read ``load`` [T, L, E] or [L, E]; where there is none, count ``topk`` [tokens, L, k]."""
+def read_load(path: Path, num_experts: int | None, *, key: str | None = None) -> Trace:
+    """Read ``load`` [T, L, E] or [L, E], or what is known or given; else count ``topk``."""
     with open_archive(path) as archive:
-        member, keys = member_of(archive, "load", "topk"), keys_of(archive)
+        keys = keys_of(archive)
         ids, number, experts = (
-            read_member(archive, key, path, _MOST_IDS).ravel().tolist() if key in keys else None
-            for key in ("layer_ids", "num_model_layers", "num_experts")
+            read_member(archive, name, path, _MOST_IDS).ravel().tolist() if name in keys else None
+            for name in ("layer_ids", "num_model_layers", "num_experts")
         )
         layers = None if ids is None else model_layers(ids, number[0] if number else None)
+        if key is not None or not {"load", "topk"} & set(keys):
+            return _keyed_trace(archive, path, key, layers, num_experts)
+        member = member_of(archive, "load", "topk")
         if "load" in keys:
             return _stored_trace(archive, member, path, layers)
         if num_experts is None and experts is not None:
             if len(experts) != 1:
                 raise ValueError(f"num_experts has {len(experts)} numbers; use one")
-            num_experts = positive_int("num_experts", experts[0])
-        counted = count_topk(read_member(archive, "topk", path), num_experts)
-        notes = () if num_experts is not None else (experts_note(path, counted.shape[1]),)
+            num_experts = whole_number("num_experts", experts[0], 1, MOST_EXPERTS)
+        topk = read_member(archive, "topk", path)
+        counted = count_topk(topk, num_experts)
+        skipped = int((topk[:, :, 0] < 0).sum())
+        notes = padding_note(str(path), skipped, topk[:, :, 0].size)
+        if num_experts is None:
+            notes += (experts_note(path, counted.shape[1]),)
         return trace_of(counted, str(path), notes, layers)
+
+
+class _Member(NamedTuple):
+    """Stands for an array of an archive, of which only the header was read."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+def _keyed_trace(
+    archive: zipfile.ZipFile,
+    path: Path,
+    key: str | None,
+    layers: ModelLayers | None,
+    num_experts: int | None,
+) -> Trace:
+    members = dict[str, Any]()
+    for name in keys_of(archive):
+        if name not in ("layer_ids", "num_model_layers", "num_experts"):
+            member = archive.getinfo(f"{name}.npy")
+            shape: tuple[int, ...] = ()
+            with suppress(ValueError), _unpacking(archive, member, path) as stream:
+                shape = read_layout(stream, member.file_size).shape  # () for what is no numbers
+            members[name] = _Member(name, shape)
+    found = find(members, path, key, num_experts, lambda m: read_member(archive, m.name, path))
+    if isinstance(found, Trace):
+        return found
+    if isinstance(found.value, _Member):
+        return _stored_trace(archive, member_of(archive, found.value.name), path, layers)
+    return trace_of(found.value, str(path), found.notes, found.layers)
 
 
 def _stored_trace(
@@ -75,19 +121,20 @@ def _stored_trace(
     if stored:
         return replace(layout, offset=start_of(path, member) + layout.offset).trace(layers)
     if not layout.by_row:
-        return trace_of(read_member(archive, "load", path), str(path), (), layers)
+        key = member.filename.removesuffix(".npy")
+        return trace_of(read_member(archive, key, path), str(path), (), layers)
     windows, over_time = StreamWindows(member.filename, layout), len(layout.shape) == 3
     return Trace.of(windows, source=str(path), layers=layers, over_time=over_time)
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
-    """Read ``topk`` [tokens, L, k], or return None where the archive has none."""
+    """Read ``topk`` [tokens, L, k] without padding, or return None where there is none."""
     with open_archive(path) as archive:
         if "topk" not in keys_of(archive):
             return None
         topk = read_member(archive, "topk", path)
     check_routed(topk)
-    return topk
+    return without_padding(topk)
 
 
 def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
@@ -118,6 +165,8 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
                 raise ValueError(_CUT_OFF) from None
             raise ValueError(f"this is no .npz archive: {kind}") from None
         with archive:
+            if (twice := first_twice(archive.namelist())) is not None:
+                raise ValueError(f"the archive has {twice} twice; leave one out")
             yield archive
 
 
@@ -133,8 +182,7 @@ def member_of(archive: zipfile.ZipFile, *keys: str) -> zipfile.ZipInfo:
         if key in there:
             return archive.getinfo(f"{key}.npy")
     raise ValueError(
-        f"no key {' or '.join(map(repr, keys))} in the archive; keys found: "
-        f"{', '.join(there) or 'none'}"
+        f"no key {' or '.join(map(repr, keys))} in the archive; keys found: {some(there)}"
     )
 
 

@@ -15,8 +15,8 @@ import numpy as np
 
 import evenload
 from evenload.io.base import PlacementFile, PlacementShape, model_layers
-from evenload.io.json import MOST_TEXT, keys_found, lines_of, parse_json, to_array
-from evenload.io.placements import placement_file
+from evenload.io.json import MOST_TEXT, keys_found, lines_of, parse_json
+from evenload.io.placements import map_of, placement_file
 
 NAME = "evenload.placement"
 EXPERTS = "physical_to_logical"
@@ -83,7 +83,7 @@ def file_of(value: Any, path: Path, shape: PlacementShape) -> PlacementFile:
             raise ValueError(f"{key} is {text!r}; use a text, or leave it out")
     array, ids, layers = value[EXPERTS], value.get("layer_ids"), None
     if not isinstance(array, np.ndarray):
-        array = to_array(array, EXPERTS)
+        array = map_of(array, EXPERTS)
     file = placement_file(array, path, shape, value)
     if ids is not None:
         if not isinstance(ids, list) or len(ids) != len(array):

@@ -18,6 +18,8 @@ from evenload.arrays import first_bad
 from evenload.checks import divisor
 from evenload.cluster import Cluster
 from evenload.io.base import ClusterMissingError, FileFormatError, PlacementFile, PlacementShape
+from evenload.io.files import some
+from evenload.io.json import to_array
 from evenload.io.recorded import experts_note
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
@@ -33,6 +35,26 @@ def check_slots(layers: int, slots: int) -> None:
             f"{layers} layers of {slots} slots are more than the {MOST_SLOTS} slots that are read; "
             "is it a placement?"
         )
+
+
+def check_equal_slots(slots: Mapping[int, int]) -> None:
+    """Raise `ValueError` unless every layer, by its number, has as many slots."""
+    layers: dict[int, list[int]] = {}
+    for layer, number in slots.items():
+        layers.setdefault(number, []).append(layer)
+    if len(layers) > 1:
+        told = [f"{number} in layer {some(which, 5)}" for number, which in layers.items()]
+        raise ValueError(
+            f"the number of slots differs by layer: {'; '.join(told[:5])}; use as many in each "
+            "layer, or a file for each number of slots"
+        )
+
+
+def map_of(value: Any, name: str) -> NDArray[Any]:
+    """Return the experts of nested lists [layers][slots], as many slots in each layer."""
+    if isinstance(value, list) and all(isinstance(row, list) for row in value):
+        check_equal_slots({layer: len(row) for layer, row in enumerate(value)})
+    return to_array(value, name)
 
 
 def placement_file(
@@ -111,8 +133,11 @@ def _settle(name: str, in_file: Any, shape: PlacementShape) -> Any:
     return said if in_file is None else in_file
 
 
-def for_layers(file: PlacementFile, wanted: ModelLayers) -> PlacementFile:
+def for_layers(file: PlacementFile, wanted: ModelLayers, *, fill: bool = False) -> PlacementFile:
     """Return the rows that are the layers wanted; where the file names none, name them.
+
+    With `fill` a layer that the file lacks gets its experts in order, as engines start: they look
+    up the layers of a draft model (MTP) too.
 
     Raises
     ------
@@ -128,24 +153,35 @@ def for_layers(file: PlacementFile, wanted: ModelLayers) -> PlacementFile:
             )
         return replace(file, layers=wanted)
     row = {layer: i for i, layer in enumerate(known.ids)}
-    for layer in wanted.ids:
-        if layer not in row:
-            raise FileFormatError(
-                f"{file.source}: the placement has no layer {layer} of the model; it has "
-                f"{known.ids[0]} to {known.ids[-1]}"
-            )
-    layers = ModelLayers(wanted.ids, known.num_model_layers or wanted.num_model_layers)
+    lacking = [layer for layer in wanted.ids if layer not in row]
+    if lacking and not fill:
+        raise FileFormatError(
+            f"{file.source}: the placement has no layer {lacking[0]} of the model; it has "
+            f"{known.ids[0]} to {known.ids[-1]}; name those alone, or put experts in order into "
+            "the others with `evenload convert --fill` (fill=True)"
+        )
+    number = max(known.num_model_layers or wanted.num_model_layers or 0, wanted.ids[-1] + 1)
+    said = known.num_model_layers is not None or wanted.num_model_layers is not None
+    layers = ModelLayers(wanted.ids, number if said else None)
     if wanted.ids == known.ids:
         return replace(file, layers=layers)
-    rows = old.physical_to_logical[[row[layer] for layer in wanted.ids]]
-    left = sorted(row.keys() - set(wanted.ids))
-    note = (
-        f"{file.source}: {len(left)} of {len(known)} layers are left out (model layers "
-        f"{', '.join(map(str, left[:5]))}{', ...' if len(left) > 5 else ''}): the others are asked "
-        "for"
-    )
+    start = len(known)  # the row of experts in order
+    trivial = Placement.trivial(1, old.num_experts, old.cluster).physical_to_logical
+    rows = np.concatenate([old.physical_to_logical, trivial])
+    rows = rows[[row.get(layer, start) for layer in wanted.ids]]
+    left, notes = sorted(row.keys() - set(wanted.ids)), [*file.notes]
+    if left:
+        notes.append(
+            f"{file.source}: {len(left)} of {len(known)} layers are left out (model layers "
+            f"{some(left, 5)}): the others are asked for"
+        )
+    if lacking:
+        notes.append(
+            f"{file.source}: {len(lacking)} layers are not in it and have experts in order, as "
+            f"engines start (model layers {some(lacking, 5)})"
+        )
     placement = Placement(rows, old.cluster, old.num_experts)
-    return replace(file, placement=placement, layers=layers, notes=(*file.notes, note))
+    return replace(file, placement=placement, layers=layers, notes=tuple(notes))
 
 
 def for_engine(file: PlacementFile, engine: str, *held: str) -> tuple[str, ...]:

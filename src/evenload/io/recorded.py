@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import first_bad
-from evenload.io.base import MOST_EXPERTS, FileFormatError
+from evenload.io.base import MOST_EXPERTS, FileFormatError, check_array
+from evenload.io.files import max_bytes, most_bytes
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
 
@@ -39,29 +40,69 @@ def experts_note(path: Path, found: int, more: bool = True) -> str:
 def count_topk(topk: NDArray[Any], num_experts: int | None) -> NDArray[np.int64]:
     """Count the tokens of each expert, int64 [L, E], from the experts of each [tokens, L, k].
 
-    Without `num_experts` the largest number + 1 is taken. An expert outside is a `ValueError`.
+    Without `num_experts` the largest number + 1 is taken. An expert outside is a `ValueError`, but
+    for padding, see `padded_rows`.
     """
     check_routed(topk)
+    skipped = padded_rows(topk)
     E = int(topk.max()) + 1 if num_experts is None else num_experts
     if num_experts is None and E > MOST_EXPERTS:
         raise ValueError(f"topk has expert {E - 1}, and no model has more than {MOST_EXPERTS}")
-    outside = (topk < 0) | (topk >= E)
+    check_array((topk.shape[1], E))
+    outside = (topk < -1) | (topk >= E)
     if outside.any():
         raise ValueError(f"topk{first_bad(topk, outside)} is no expert; use 0 to {E - 1}")
-    layers = (topk[:, i].ravel().astype(np.int64) for i in range(topk.shape[1]))
+    layers = (topk[~skipped[:, i], i].ravel().astype(np.int64) for i in range(topk.shape[1]))
     return np.stack([np.bincount(layer, minlength=E) for layer in layers])
 
 
+def padded_rows(topk: NDArray[Any], name: str = "topk") -> NDArray[np.bool_]:
+    """Return which rows [tokens, L] are padding: -1 in place of all k experts, as SGLang masks.
+
+    -1 beside an expert, and nothing but padding, are a `ValueError`.
+    """
+    missing = topk == -1
+    rows: NDArray[np.bool_] = missing.all(axis=2)
+    beside = missing & ~rows[:, :, None]
+    if beside.any():
+        raise ValueError(
+            f"{name}{first_bad(topk, beside)} is no expert, and others of its row are; padding is "
+            "-1 in the whole row"
+        )
+    if rows.all():
+        raise ValueError(f"{name} is -1 throughout, which is padding; no token was routed")
+    return rows
+
+
+def padding_note(where: str, skipped: int, rows: int) -> tuple[str, ...]:
+    """Return the note that padding was left out, if there was any."""
+    if not skipped:
+        return ()
+    return (f"{where}: {skipped} of {rows} rows of experts are -1, which is padding, and skipped",)
+
+
+def without_padding(topk: NDArray[Any]) -> NDArray[Any] | None:
+    """Return the tokens that have experts in every layer; None if there is none."""
+    kept: NDArray[Any] = topk[(topk >= 0).all(axis=(1, 2))]
+    return kept if len(kept) else None
+
+
 class RecordedWindows:
-    """Windows that a function each reads, and of them the layers that are kept."""
+    """Windows that a function each reads, and of them the layers that are kept.
+
+    They may be read in another thread or process, under the limit that they were found under.
+    """
 
     def __init__(self, reads: Sequence[Read], layers: NDArray[np.int64], num_experts: int) -> None:
         self._reads, self._layers = reads, layers
         self.shape = len(reads), len(layers), num_experts
+        self._most = most_bytes()
+        check_array(self.shape[1:])
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one window, [L, E]."""
-        return self._reads[number]()[self._layers]
+        with max_bytes(self._most):
+            return self._reads[number]()[self._layers]
 
 
 def used_cells(reads: Sequence[Read]) -> NDArray[np.bool_]:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from evenload.extras import needed
 from evenload.io.base import FileFormatError, PlacementFile, PlacementShape, trace_of, trace_shape
 from evenload.io.json import MOST_TEXT, key_in, lines_of, parse_json, to_array
-from evenload.io.placements import check_slots, for_engine, placement_file
+from evenload.io.placements import check_slots, for_engine, map_of, placement_file
 from evenload.io.torch_file import load_torch, stored
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
@@ -66,7 +66,7 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
         check_slots(1, math.prod(tensor.shape))
         array = tensor.whole()
     else:
-        array = to_array(value, key)
+        array = map_of(value, key)
     file = placement_file(array, path, shape)
     L = file.placement.num_layers
     return replace(file, layers=ModelLayers(range(L), L))

@@ -10,12 +10,17 @@ Slots are taken for the experts of the file's ``last_physical_to_logical_map``.
 
 **Several files** are given as a folder or as a pattern. Dumps of one after the other are put
 together: stat dumps by the time in their names, the others by their passes' numbers.
+
+**Pipeline stages** number their ranks alike and have the layers of their own: records of one rank
+that share no layer are summed. The stages' stat dumps are equal, and one of them counts; those of
+other layers are summed step by step.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,14 +100,48 @@ def _read_steps(dumps: list[StoredArray], where: str) -> Trace:
                 f"{counts.path}: {_COUNTS} has shape {counts.shape}, and that of "
                 f"{dumps[0].path.name} {dumps[0].shape}; give dumps of one model"
             )
-    reads, used, notes = [], [], list[str]()
-    for counts in sorted(dumps, key=lambda dump: _time(dump.path)):
-        steps = [partial(_read_step, counts, row) for row in range(counts.shape[0])]
+    notes = list[str]()
+    reads, used = [], []
+    for stages in _stages(dumps, notes):
+        steps = [partial(_read_step, stages, row) for row in range(stages[0].shape[0])]
         used.append(used_cells(steps))
-        order, assumed = _written_rows(np.any(used[-1], axis=1), str(counts.path))
+        order, assumed = _written_rows(np.any(used[-1], axis=1), str(stages[0].path))
         reads += [steps[row] for row in order]
         notes += assumed
     return without_dense(reads, np.concatenate(used), dumps[0].shape[2], where, notes)
+
+
+def _stages(dumps: list[StoredArray], notes: list[str]) -> list[list[StoredArray]]:
+    """Return dumps by time, together those of pipeline stages: equal ones once, or other layers."""
+    groups, seen = list[list[StoredArray]](), dict[bytes, Path]()
+    rows: NDArray[Any] = np.zeros(0, np.bool_)  # with tokens in the last group
+    layers: NDArray[Any] = rows
+    for counts in sorted(dumps, key=lambda dump: _time(dump.path)):
+        if (first := seen.setdefault(_digest(counts), counts.path)) != counts.path:
+            notes.append(
+                f"{counts.path}: the same numbers as in {first.name}, as each pipeline stage "
+                "writes them; counted once"
+            )
+            continue
+        used = used_cells([partial(_read_step, [counts], row) for row in range(counts.shape[0])])
+        own = np.any(used, axis=0)
+        if not groups or not own.any() or not layers.any() or (own & layers).any():
+            groups.append([counts])
+            rows, layers = np.any(used, axis=1), own
+            continue
+        before = groups[-1][0].path.name
+        if not np.array_equal(np.any(used, axis=1), rows):
+            raise FileFormatError(
+                f"{counts.path}: it has other layers than {before}, as a pipeline stage has, and "
+                "other steps; give the stages' dumps of one recording"
+            )
+        notes.append(
+            f"{counts.path}: it has other layers than {before}, as a pipeline stage has; the two "
+            "are summed step by step"
+        )
+        groups[-1].append(counts)
+        layers = layers | own
+    return groups
 
 
 def _time(file: Path) -> tuple[float, str]:
@@ -110,8 +149,17 @@ def _time(file: Path) -> tuple[float, str]:
     return (float(found[1]) if found else 0.0), file.name
 
 
-def _read_step(counts: StoredArray, row: int) -> NDArray[Any]:
-    return _counted(counts.read(row), f"{counts.path}: {_COUNTS}[{row}]")
+def _digest(counts: StoredArray) -> bytes:
+    digest = hashlib.sha256(str(counts.shape).encode())
+    for row in range(counts.shape[0]):
+        digest.update(np.ascontiguousarray(counts.read(row), "<i8").tobytes())
+    return digest.digest()
+
+
+def _read_step(stages: list[StoredArray], row: int) -> NDArray[Any]:
+    """Return one step, summed over dumps of stages; those share no layer."""
+    steps = (_counted(dump.read(row), f"{dump.path}: {_COUNTS}[{row}]") for dump in stages)
+    return reduce(np.add, steps)
 
 
 def _written_rows(used: NDArray[np.bool_], where: str) -> tuple[NDArray[np.int64], list[str]]:
@@ -215,24 +263,36 @@ def _read_passes(dumps: list[list[Record]], where: str) -> Trace:
 
 
 def _by_pass(every: list[Record]) -> list[list[Record]]:
-    """Return the records of each forward pass, by its number; each record once."""
-    passes: dict[int, dict[tuple[int, str], Record]] = {}
+    """Return the records of each forward pass, by its number; each layer's once."""
+    passes: dict[int, list[Record]] = {}
+    firsts: dict[tuple[int, int, str], Record] = {}
+    taken: dict[tuple[int, int, str], NDArray[np.bool_]] = {}  # layers, where there are several
     for record in every:
-        there = passes.setdefault(record.number, {})
-        other = there.get((record.rank, record.key))
-        if other is not None:
-            raise FileFormatError(
-                f"{record.path}: rank {record.rank} has forward pass {record.number} here and in "
-                f"{other.path.name}; give each recording once"
-            )
-        first = next(iter(there.values()), record)
+        there, who = passes.setdefault(record.number, []), (record.number, record.rank, record.key)
+        other = firsts.setdefault(who, record)
+        if other is not record:
+            mine, theirs = _layers_of(record), taken.get(who)
+            theirs = _layers_of(other) if theirs is None else theirs
+            if (mine & theirs).any():
+                raise FileFormatError(
+                    f"{record.path}: rank {record.rank} has forward pass {record.number} here and "
+                    f"in {other.path.name}, and they share layers, as stages of a pipeline do not; "
+                    "give each recording once"
+                )
+            taken[who] = mine | theirs
+        first = there[0] if there else record
         if not np.array_equal(first.experts, record.experts):
             raise FileFormatError(
                 f"{record.path}: {_MAP} differs from that of {first.path.name}, and both have "
                 f"forward pass {record.number}; give the files of one recording"
             )
-        there[record.rank, record.key] = record
-    return [list(passes[number].values()) for number in sorted(passes)]
+        there.append(record)
+    return [passes[number] for number in sorted(passes)]
+
+
+def _layers_of(record: Record) -> NDArray[np.bool_]:
+    """Return which layers have tokens, [L]: those of the rank's pipeline stage."""
+    return np.asarray(record.counts.whole().any(axis=1))
 
 
 def _rank_notes(passes: list[list[Record]], num_files: int, where: str) -> list[str]:

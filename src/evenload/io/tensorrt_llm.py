@@ -2,7 +2,9 @@
 
 **Statistics**: ``meta_info.json`` has the number of experts; ``rank{r}.safetensors`` has what that
 rank counted, under ``{iteration}_{model layer}`` an integer for each expert. They are summed over
-the ranks; each iteration is a window.
+the ranks; each iteration is a window. Ranks are those of all pipeline stages, and each has the
+layers of its own, a rank without work has none: together they have to be complete. Only the last
+iteration may be cut short.
 
 **Placements** are the YAML of its ``load_balancer`` option: ``num_slots``,
 ``initial_global_assignments`` with the experts of the slots of each MoE layer under the layer's
@@ -34,9 +36,9 @@ from evenload.io.base import (
     model_layers,
     refusing,
 )
-from evenload.io.files import natural
-from evenload.io.json import check_text, keys_found, parse_json
-from evenload.io.placements import for_engine, placement_file
+from evenload.io.files import check_bytes, natural, some
+from evenload.io.json import keys_found, parse_json
+from evenload.io.placements import check_equal_slots, for_engine, placement_file
 from evenload.io.recorded import RecordedWindows
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
@@ -63,24 +65,40 @@ def read_load(path: Path, num_experts: int | None) -> Trace:
         raise ValueError(f"this is a file; give the folder with {_META} and {_RANKS}")
     E = _num_experts(path)
     ranks = [RankCounts(file, E) for file in _rank_files(path)]
-    keys = ranks[0].keys
-    for rank in ranks[1:]:
-        for iteration, layer in sorted(keys ^ rank.keys)[:1]:
-            lacks = rank if (iteration, layer) in keys else ranks[0]
-            raise FileFormatError(
-                f"{lacks.path}: no iteration {iteration} of layer {layer}, which another rank has; "
-                "give the files of one recording"
-            )
+    keys = set[tuple[int, int]]().union(*(rank.keys for rank in ranks))
+    if not keys:
+        raise ValueError("nothing is in the files of its ranks; nothing was recorded")
     iterations, layers = (sorted(set(numbers)) for numbers in zip(*keys, strict=True))
-    for iteration, layer in product(iterations, layers):
-        if (iteration, layer) not in keys:
-            raise ValueError(
-                f"iteration {iteration} has no layer {layer}, and others have; give whole "
-                "iterations"
-            )
-    reads = [partial(_counts, ranks, iteration, layers) for iteration in iterations]
+    notes = list[str]()
+    lacking = next((key for key in product(iterations, layers) if key not in keys), None)
+    if lacking is not None and len(iterations) > 1 and lacking[0] == iterations[-1]:
+        notes.append(
+            f"{path}: the last iteration, {lacking[0]}, has no layer {lacking[1]} and is left out"
+        )
+        del iterations[-1]
+    elif lacking is not None:
+        raise ValueError(
+            f"iteration {lacking[0]} has no layer {lacking[1]} on any rank, and others have; give "
+            "the files of all ranks, with whole iterations"
+        )
+    notes += _part_notes(path, ranks, iterations)
+    reads = [partial(_counts, ranks, E, iteration, layers) for iteration in iterations]
     windows, model = RecordedWindows(reads, np.arange(len(layers)), E), ModelLayers(layers)
-    return Trace.of(windows, source=str(path), layers=model)
+    return Trace.of(windows, source=str(path), layers=model, notes=tuple(notes))
+
+
+def _part_notes(path: Path, ranks: list[RankCounts], iterations: list[int]) -> list[str]:
+    """Say where a rank lacks an iteration of a layer that it has in others."""
+    short = []
+    for number, rank in enumerate(ranks):
+        own = {layer for _, layer in rank.keys}
+        short += [number] * any(key not in rank.keys for key in product(iterations, own))
+    if not short:
+        return []
+    return [
+        f"{path}: {len(short)} of {len(ranks)} ranks lack some iterations of their layers (rank "
+        f"{some(short)}); the sums are of the ranks that have them"
+    ]
 
 
 def _num_experts(path: Path) -> int:
@@ -100,7 +118,7 @@ def _num_experts(path: Path) -> int:
 
 
 def _rank_files(path: Path) -> list[Path]:
-    files = sorted(path.glob(_RANKS), key=natural)
+    files = sorted((f for f in path.glob(_RANKS) if f.is_file()), key=natural)
     if not files:
         raise ValueError(f"no {_RANKS} in this folder; give the one that has them")
     for rank in range(len(files)):
@@ -135,8 +153,6 @@ class RankCounts:
                         f"({num_experts},), one an expert"
                     )
                 self.keys.add((int(match[1]), int(match[2])))
-            if not self.keys:
-                raise ValueError("nothing is in it; nothing was recorded")
 
     def counts(self, iteration: int, layer: int) -> NDArray[Any]:
         """Return the tokens of each expert, [E]; a negative one is a `FileFormatError`."""
@@ -152,10 +168,15 @@ class RankCounts:
         return RankCounts, (self.path, self._experts)
 
 
-def _counts(ranks: list[RankCounts], iteration: int, layers: list[int]) -> NDArray[np.float64]:
+def _counts(
+    ranks: list[RankCounts], num_experts: int, iteration: int, layers: list[int]
+) -> NDArray[np.float64]:
     """Return the tokens of one iteration, [L, E], summed over the ranks."""
-    rows = [[rank.counts(iteration, layer) for layer in layers] for rank in ranks]
-    total: NDArray[np.float64] = np.array(rows, np.float64).sum(axis=0)
+    total = np.zeros((len(layers), num_experts))
+    for rank in ranks:
+        for row, layer in enumerate(layers):
+            if (iteration, layer) in rank.keys:
+                total[row] += rank.counts(iteration, layer)
     return total
 
 
@@ -181,7 +202,6 @@ def _rows_in(value: Any) -> dict[int, list[int]]:
             f"no {_ROWS} with a list of experts for each layer; found: {keys_found(value)}"
         )
     wanted = value.get("num_slots")
-    said = f"num_slots={wanted}"
     for layer, row in rows.items():
         if not isinstance(layer, int):
             raise ValueError(f"{_ROWS} has the key {layer!r}; use a layer's number")
@@ -190,10 +210,13 @@ def _rows_in(value: Any) -> dict[int, list[int]]:
             raise ValueError(f"{place} is {str(row)[:40]!r}; use the experts of its slots")
         for odd in (expert for expert in row if not isinstance(expert, int)):
             raise ValueError(f"{place} has {str(odd)[:40]!r}; use the number of an expert")
-        if wanted is None:
-            wanted, said = len(row), f"layer {layer} has {len(row)}"
-        if len(row) != wanted:
-            raise ValueError(f"{place} has {len(row)} slots, and {said}; use as many in each layer")
+    slots = {layer: len(row) for layer, row in rows.items()}
+    check_equal_slots(slots)
+    if wanted is not None and wanted != next(iter(slots.values())):
+        raise ValueError(
+            f"the layers have {next(iter(slots.values()))} slots, and num_slots={wanted}; use that "
+            "for num_slots"
+        )
     return rows
 
 
@@ -222,7 +245,7 @@ def _parse_yaml(path: Path) -> Any:
     PyYAML's events are followed here, since a few bytes can name one list a million times over
     (aliases), nest without end, or say a key twice: all but plain values is refused with its line.
     """
-    check_text(path, MOST_TEXT)
+    check_bytes("the text", path.stat().st_size, MOST_TEXT)
     yaml = needed("yaml", "PyYAML", "tensorrt-llm", "a YAML file")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:

@@ -1,7 +1,7 @@
 """Files that ``torch.save`` wrote: a zip archive with a pickle and the numbers of the tensors.
 
 A pickle is a program, and may run any code or take any memory. The interpreter here knows the few
-steps of plain values (numbers, texts, lists, tuples, dicts with texts as keys) and of dense
+steps of plain values (numbers, texts, lists, tuples, dicts by text or number) and of dense
 tensors: what it cannot name it cannot call. A tensor becomes the place of its numbers in the file.
 
 ``torch.load(weights_only=True, mmap=True)`` was tried and lost (torch 2.13): keys of nested tuples
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from evenload.io.base import MOST_LAYERS
 from evenload.io.files import DAMAGED, kind_of
 from evenload.io.npy import StoredArray
 from evenload.io.npz import start_of
@@ -128,6 +129,10 @@ class _Storage(NamedTuple):
     member: zipfile.ZipInfo
 
 
+def _is_key(key: Any) -> bool:
+    return type(key) is str or (type(key) is int and 0 <= key < MOST_LAYERS)
+
+
 def _no_hooks(*values: Any) -> None:
     """Stand for the empty OrderedDict of hooks that every tensor has."""
     if values:
@@ -196,12 +201,19 @@ class _Reader(pickle._Unpickler):
         self._set(self.pop_mark())
 
     def _set(self, items: list[Any]) -> None:
-        # Other keys are never needed, and hashing nested tuples overflows the stack.
-        if len(items) % 2 or any(type(key) is not str for key in items[::2]):
-            raise PickleError("it has a dict whose keys are no texts")
+        # Other keys are never needed; hashing nested tuples overflows the stack, and large numbers
+        # can be chosen to have one hash.
+        if len(items) % 2 or not all(map(_is_key, items[::2])):
+            raise PickleError(
+                f"it has a dict whose keys are no texts and no numbers below {MOST_LAYERS}"
+            )
         if type(self.stack[-1]) is not dict:
             raise PickleError(f"it puts a value into a {type(self.stack[-1]).__name__}")
-        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        found = self.stack[-1]
+        known = len(found)
+        found.update(zip(items[::2], items[1::2], strict=True))
+        if len(found) - known < len(items) // 2:
+            raise PickleError("it has a dict with a key twice")
 
     dispatch[pickle.PROTO[0]] = load_proto
     dispatch[pickle.SETITEM[0]] = load_setitem

@@ -15,16 +15,42 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.base import PlacementFile, PlacementShape, checking
+from evenload.io.base import PlacementFile, PlacementShape, checking, trace_of
+from evenload.io.doubts import PlacementFoundError
 from evenload.io.json import MOST_TEXT, keys_found, parse_json, to_array
+from evenload.io.keyed import find
 from evenload.io.placements import for_engine, placement_file
-from evenload.io.torch_file import load_torch, stored
+from evenload.io.torch_file import Tensor, load_torch, stored
 from evenload.trace import Trace
 
 
-def read_load(path: Path, num_experts: int | None) -> Trace:
-    """Read a load [L, E] or a trace [T, L, E]; windows are read as they are asked for."""
-    return stored(load_torch(path), "the tensor", path, whole=False).trace()
+def read_load(
+    path: Path, num_experts: int | None, *, layout: str | None = None, key: str | None = None
+) -> Trace:
+    """Read a load [L, E] or a trace [T, L, E], or one of the tensors of a dict, or one a layer.
+
+    Windows of one tensor are read as they are asked for.
+    """
+    tree = load_torch(path)
+    if not isinstance(tree, dict) and key is None:
+        array = stored(tree, "the tensor", path, whole=False)
+        if layout != "loads" and len(array.shape) == 3 and array.read(0).min() == -1:
+            raise PlacementFoundError(
+                f"{path}: the numbers are -1 or a place, as in a map [layers, ranks, experts]: "
+                "this is a placement (evenload evaluate LOADS MAP, evenload convert MAP "
+                "placement.json)"
+            )
+        return array.unnamed_trace(layout, num_experts)
+
+    def read(tensor: Any, name: str = "a layer's tensor") -> NDArray[Any]:
+        return stored(tensor, name, path, whole=False).whole()
+
+    found = find(tree, path, key, num_experts, read)
+    if isinstance(found, Trace):
+        return found
+    if isinstance(found.value, Tensor):
+        return stored(found.value, found.name, path, whole=False).trace()
+    return trace_of(to_array(found.value, found.name), str(path), found.notes, found.layers)
 
 
 def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:

@@ -11,7 +11,8 @@ vLLM returns them with ``--enable-return-routed-experts`` and writes no file its
 
 Windows are requests, in the order of the file, and of the files' names. An array [a, b, c] may as
 well be loads over time, and is counted only where this format is named. vLLM has a row for each
-layer of the model; those of dense layers stay 0, which says expert 0 for every token.
+layer of the model; those of dense layers stay 0, which says expert 0 for every token. A row of -1
+is padding, and skipped.
 """
 
 from __future__ import annotations
@@ -29,68 +30,68 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import (
-    MAX_ELEMENTS,
     MOST_EXPERTS,
     FileFormatError,
-    check_elements,
+    check_array,
     checking,
     refusing,
 )
-from evenload.io.files import files_of
-from evenload.io.json import to_array
+from evenload.io.files import check_bytes, files_of, most_bytes
+from evenload.io.json import once, to_array
 from evenload.io.npy import read_array, stored_array
 from evenload.io.npz import keys_of, open_archive, read_member
-from evenload.io.recorded import check_routed, count_topk, experts_note, without_dense
+from evenload.io.recorded import (
+    check_routed,
+    count_topk,
+    experts_note,
+    padded_rows,
+    padding_note,
+    without_dense,
+    without_padding,
+)
 from evenload.trace import Trace
 
-MOST_REQUEST = 2**30  # bytes of one request in a .npz, which may be packed a thousand times smaller
-MOST_LINE = 2**28  # bytes of one response: half a million tokens of 58 layers in base64
 _KEY = "routed_experts"
 _PARTS = ("choices", "outputs")  # of the server's responses, and of the Python class
 
 
 def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a file, folder or pattern; each request is counted when it is asked for."""
-    requests, used, E, without = _requests(path, num_experts)
-    notes = [] if num_experts is not None else [experts_note(path, E)]
-    if without:
-        notes.append(
-            f"{path}: {without} of {without + len(requests)} requests have no routed experts and "
-            "are left out"
-        )
+    requests, used, E, notes = _requests(path, num_experts)
     reads, why = [partial(_counts, read, E) for read in requests], "name expert 0 for every token"
     trace = without_dense(reads, used, E, str(path), why=why)
     return Trace.of(trace, source=trace.source, notes=(*trace.notes, *notes), layers=trace.layers)
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
-    """Read the experts of each token of all requests, [tokens, L, k], without dense layers."""
+    """Read the experts of each token of all requests, [tokens, L, k], without dense layers.
+
+    Tokens that are padding are left out.
+    """
     requests, used, *_ = _requests(path, None)
     layers = np.flatnonzero(used.any(axis=0))
-    kept, numbers = list[NDArray[Any]](), 0
+    kept, size = list[NDArray[Any]](), 0
     for read in requests:
-        kept.append(read()[:, layers])
-        numbers += kept[-1].size
-        if numbers > MAX_ELEMENTS:
-            raise ValueError(
-                f"the experts of its tokens are more than the {MAX_ELEMENTS} that are held at "
-                "once; give fewer requests"
-            )
-    return np.concatenate(kept)
+        topk = without_padding(read()[:, layers])
+        if topk is not None:
+            kept.append(topk)
+            size += topk.nbytes
+            check_bytes("the experts of its tokens", size)
+    return np.concatenate(kept) if kept else None
 
 
 def _requests(
     path: Path, num_experts: int | None
-) -> tuple[list[partial[NDArray[Any]]], NDArray[np.bool_], int, int]:
+) -> tuple[list[partial[NDArray[Any]]], NDArray[np.bool_], int, list[str]]:
     """Look through the requests of a path once.
 
     Returned are functions that read each again, in which layers [requests, L] some token leaves
-    expert 0, the number of experts, and how many requests have no routing.
+    expert 0, the number of experts, and notes of what is left out or had to be assumed.
     """
     files = files_of(path, ".jsonl", ".npy", ".npz")
     if not files:
         raise ValueError("no .npy, .npz or .jsonl file in this folder")
-    found, used, largest, without = [], [], 0, 0
+    found, used, largest, without, skipped, rows = [], [], 0, 0, 0, 0
     most = (num_experts or MOST_EXPERTS) - 1
     first: tuple[str, tuple[int, ...]] | None = None
     for where, read in (request for file in files for request in _requests_in(file)):
@@ -100,7 +101,7 @@ def _requests(
             continue
         with checking(where):
             check_routed(topk, _KEY)
-            here, bad = topk.shape[1:], topk[(topk < 0) | (topk > most)]
+            here, bad = topk.shape[1:], topk[(topk < -1) | (topk > most)]
             first = first or (where, here)
             if here != first[1]:
                 raise ValueError(
@@ -109,12 +110,22 @@ def _requests(
                 )
             if bad.size:
                 raise ValueError(f"{_KEY} has {bad[0]}; use experts 0 to {most}")
+            padding = padded_rows(topk, _KEY)
+            skipped, rows = skipped + int(padding.sum()), rows + padding.size
         found.append(partial(_again, read, where, here))
-        used.append(np.any(topk, axis=(0, 2)))
+        used.append(np.any(topk > 0, axis=(0, 2)))
         largest = max(largest, int(topk.max()))
     if not found:
         raise ValueError("no request has routed experts in it")
-    return found, np.array(used), num_experts or largest + 1, without
+    E, notes = num_experts or largest + 1, [*padding_note(str(path), skipped, rows)]
+    if num_experts is None:
+        notes.append(experts_note(path, E))
+    if without:
+        notes.append(
+            f"{path}: {without} of {without + len(found)} requests have no routed experts and are "
+            "left out"
+        )
+    return found, np.array(used), E, notes
 
 
 def _again(
@@ -149,12 +160,13 @@ def _requests_in(path: Path) -> Iterator[tuple[str, Callable[[], NDArray[Any] | 
                 yield f"{path}, key {key!r}", partial(_read_key, path, key)
     elif suffix == ".jsonl":
         with path.open("rb") as stream:
-            start = number = 0
-            while line := stream.readline(MOST_LINE + 1):
+            start, number, size = 0, 0, path.stat().st_size
+            while line := stream.readline(most_bytes() + 1):
                 number += 1
                 where = f"{path}, line {number}"
-                if len(line) > MOST_LINE:
-                    raise FileFormatError(f"{where}: the line has more than {MOST_LINE} bytes")
+                if len(line) > most_bytes():
+                    with checking(where):
+                        check_bytes("what is left of the file from here", size - start)
                 if line.strip():
                     yield where, partial(_read_line, path, start, where)
                 start += len(line)
@@ -167,22 +179,23 @@ def _requests_in(path: Path) -> Iterator[tuple[str, Callable[[], NDArray[Any] | 
 def _read_file(path: Path) -> NDArray[Any]:
     with checking(str(path)):
         array = stored_array(path)
-        check_elements(array.shape)
+        check_array(array.shape, array.dtype.itemsize)
         return array.whole()
 
 
 def _read_key(path: Path, key: str) -> NDArray[Any]:
     with checking(str(path)), open_archive(path) as archive:
-        return read_member(archive, key, path, MOST_REQUEST)
+        return read_member(archive, key, path)
 
 
 def _read_line(path: Path, start: int, where: str) -> NDArray[Any] | None:
     with path.open("rb") as stream:
         stream.seek(start)
-        line = stream.readline(MOST_LINE + 1)
+        line = stream.readline(most_bytes() + 1)
     with checking(where):
         with refusing("this is no JSON, or it is cut off", ValueError, RecursionError):
-            value = json.loads(line.decode("utf-8-sig"))
+            text = line.decode("utf-8-sig")
+            value = json.loads(text, object_pairs_hook=partial(once, where))
         arrays = [_array(part) for part in _parts(value) if part is not None]
         for array in arrays:
             if array.ndim != 3 or array.shape[1:] != arrays[0].shape[1:]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from evenload.checks import printable
+
 PREFIX = "EVENLOAD_"
 FLAGS = {"1": True, "true": True, "yes": True, "on": True,
          "0": False, "false": False, "no": False, "off": False, "": False}  # fmt: skip
@@ -226,23 +228,30 @@ def _from_file(path: Path) -> dict[str, Any]:
     import json
     import tomllib
 
+    from evenload.io.files import check_regular
+
+    shown = printable(str(path))  # it goes to the engine's log
     readers = {".json": json.loads, ".toml": tomllib.loads}
     if path.suffix not in readers:
-        raise ValueError(f"{PREFIX}OPTIONS={path} ends in neither .toml nor .json; use one of them")
+        raise ValueError(
+            f"{PREFIX}OPTIONS={shown} ends in neither .toml nor .json; use one of them"
+        )
     try:
+        check_regular(path.stat().st_mode)
         with path.open("rb") as stream:
             raw = stream.read(MOST_BYTES + 1)
         if len(raw) > MOST_BYTES:
             raise ValueError("it has more than 1 MB")
         said = readers[path.suffix](raw.decode())
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{PREFIX}OPTIONS={path} cannot be read: {error}") from None
+        why = printable(str(error))
+        raise ValueError(f"{PREFIX}OPTIONS={shown} cannot be read: {why}") from None
     if not isinstance(said, dict):
-        raise ValueError(f"{path} holds a {type(said).__name__}; use names and values")
+        raise ValueError(f"{shown} holds a {type(said).__name__}; use names and values")
     knobs = {knob.name: knob for knob in KNOBS if knob.in_file}
-    for name in said:
-        if name not in knobs:
+    for key in said:
+        if key not in knobs:
             raise ValueError(
-                f"{path} says {name!r}, which is no setting of a file; {_nearest(name, knobs)}"
+                f"{shown} says {key!r}, which is no setting of a file; {_nearest(key, knobs)}"
             )
-    return {name: knobs[name].parse(value, f"{path}: {name}") for name, value in said.items()}
+    return {key: knobs[key].parse(value, f"{shown}: {key}") for key, value in said.items()}

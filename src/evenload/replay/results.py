@@ -1,6 +1,7 @@
 """What came of a replay, and a sweep's rows in one file."""
 
 import csv
+import glob
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from evenload.checks import unknown_ending
 from evenload.cluster import Cluster
 from evenload.extras import needed
 from evenload.io import replace_file
+from evenload.io.files import remove_unfinished
 
 ENDINGS = (".parquet", ".csv", ".json")
 
@@ -238,6 +240,7 @@ def write_results(path: str | os.PathLike[str], rows: Sequence[dict[str, Any]]) 
     """
     check_results_path(path)
     ending, text = Path(path).suffix.lower(), io.StringIO(newline="")
+    remove_unfinished(Path(path).parent, glob.escape(Path(path).name))
     with replace_file(path) as stream:
         if ending == ".parquet":
             import pyarrow

@@ -22,6 +22,7 @@ from evenload.checks import multiple, one_of, part, positive_int
 from evenload.cluster import Cluster, check_groups
 from evenload.dispatch import DISPATCHES
 from evenload.io import replace_file
+from evenload.io.files import remove_unfinished
 from evenload.replay.policies import get_policy
 from evenload.replay.run import check_cost, check_warm_start, replay
 from evenload.solvers import get_solver
@@ -72,7 +73,8 @@ def sweep(
     `Replay.figures`.
 
     Each finished cell becomes a small file in `folder` at once. After an interrupt, or with a
-    larger grid, the same call goes on from there: cells that are done are not run again. A cell is
+    larger grid, the same call goes on from there: cells that are done are not run again, and what
+    a killed call left half written is removed. A cell is
     another where the trace, a setting or the version of evenload differs. What `replay` would
     refuse is refused before any cell runs where that can be told.
 
@@ -250,6 +252,7 @@ class _Store:
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
         self._folder = folder
         self._settings = {"evenload": evenload.__version__, **settings}
 

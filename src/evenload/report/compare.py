@@ -251,9 +251,18 @@ def compare_file(load: Any, file: PlacementFile, **how: Any) -> list[Summary]:
     placement = file.placement
     L, E = placement.num_layers, placement.num_experts
     if load.shape != (L, E):
+        use = "use a placement and loads of one model"
+        if load.shape[1] == E and load.shape[0] < L:
+            last, first = L - 1, L - load.shape[0]
+            if file.layers is not None:
+                first, last = file.layers.ids[first], file.layers.ids[last]
+            use = (
+                "where the loads are of some of its layers, take those first, e.g. "
+                f"`evenload convert PLACEMENT OUT --layers {first}-{last}`"
+            )
         raise ValueError(
             f"{file.source} places {L} layers x {E} experts, and the loads have "
-            f"{load.shape[0]} x {load.shape[1]}; use a placement and loads of one model"
+            f"{load.shape[0]} x {load.shape[1]}; {use}"
         )
     start = _start(load, placement.cluster, **how)
     how |= {"start": start.placement, "bound": start.bound, "solver": file.solver}

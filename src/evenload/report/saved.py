@@ -14,6 +14,7 @@ import numpy as np
 
 from evenload.cluster import Cluster
 from evenload.io import FileFormatError, replace_file
+from evenload.io.files import check_bytes, check_regular
 from evenload.replay import Replay
 from evenload.report.text import check_ending
 from evenload.trace import Trace
@@ -68,7 +69,9 @@ def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
     if Path(path).is_dir():
         raise FileFormatError(f"{path}: this is a folder; give a file")
     try:
+        check_regular(Path(path).stat().st_mode)
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            check_bytes("what it unpacks to", sum(m.file_size for m in file.zip.infolist()))
             about = json.loads(str(file["about"]))
             if about["kind"] != _KIND:
                 raise ValueError(about["kind"])
@@ -80,7 +83,8 @@ def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
                 values |= {"cluster": Cluster(**values["cluster"]), "notes": tuple(values["notes"])}
                 replays.append(Replay(**values))
             return replays
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError,
+            zipfile.BadZipFile) as error:  # fmt: skip
         raise FileFormatError(
             f"{path}: no replays are in it ({error}); use a file that `evenload replay --save` "
             "wrote with this version"

@@ -12,6 +12,7 @@ from operator import itemgetter
 from typing import IO, TYPE_CHECKING, Any
 from unicodedata import combining, east_asian_width
 
+from evenload.checks import printable
 from evenload.report.policies import FIGURES, against, total_seconds, warnings
 from evenload.report.text import down, four_digits, percent_up, up
 
@@ -75,7 +76,10 @@ def print_table(
         style = ";".join(filter(None, codes))
         return text if plain or not (style and text) else f"\x1b[{style}m{text}\x1b[0m"
 
-    table = [heads, *rows] if heads else [*rows]
+    closing = [line if isinstance(line, tuple) else (line, "") for line in lines]
+    # Names come from files: nothing in them may reach the terminal raw.
+    table = [["\n".join(map(printable, c.split("\n"))) for c in cells]
+             for cells in ([heads, *rows] if heads else rows)]  # fmt: skip
     over = _table_width(table) - shutil.get_terminal_size().columns
     if fold is not None and over > 0:
         room = max(_LEAST, _widths(table)[fold] - over)
@@ -84,7 +88,7 @@ def print_table(
             for cells in table
         ]
     widths = _widths(table)
-    print(styled(title, BOLD), end="\n\n", file=file)
+    print(styled(printable(title), BOLD), end="\n\n", file=file)
     for number, cells in enumerate(table):
         head, parts = number == 0 and bool(heads), [cell.split("\n") for cell in cells]
         if head:  # heads end on one line
@@ -103,8 +107,8 @@ def print_table(
             rule = "─" if encoding.lower().startswith("utf") else "-"
             print(rule * _table_width(table), file=file)
     print(file=file)
-    for line in lines:
-        print(line if isinstance(line, str) else styled(*line), file=file)
+    for text, code in closing:
+        print(styled(printable(text), code), file=file)
 
 
 # ---- placements ------------------------------------------------------------------------------

@@ -1,0 +1,375 @@
+"""Tables of loads, whatever file they lie in: what columns mean, and from rows to windows.
+
+`MEANINGS` says which names a column may have. From it follow two forms:
+
+**Long**: a row for each (window, layer, expert). The window may be left out. An expert without a
+row had no tokens; a layer without any row in a window is a gap, and an error, since nobody can tell
+it from a layer whose rows were lost.
+
+**Wide**: a row for each (window, layer): columns for the window (may be left out) and the layer,
+and one for each expert, ``0``, ``1``, ... or ``expert_0``, ``expert_1``, ...
+
+Windows are those that there are, in rising order of their numbers. Layers are the model's own
+numbers. Names are those met in public code: ``layer_id,expert_id,count`` was written by SGLang's
+first recorder (``expert_distribution_rank*.csv``), ``layer,expert,count`` by several forks of
+llama.cpp, some with ``#`` in front.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evenload.io.base import MOST_EXPERTS, check_array, checking
+from evenload.io.files import check_bytes, first_twice, most_bytes
+from evenload.layers import ModelLayers
+from evenload.trace import Trace
+
+# Case, spaces, "_" and "-" do not matter. The first name is the one that is written.
+MEANINGS = {
+    "window": ("window", "step", "iteration", "time", "window_id", "step_id", "iter"),
+    "layer": ("layer", "layer_id", "layer_idx", "layer_index", "moe_layer", "moe_layer_id"),
+    "expert": ("expert", "expert_id", "expert_idx", "expert_index"),
+    "tokens": (
+        "tokens", "count", "counts", "load", "selection_count", "n", "cnt", "num_tokens",
+        "token_count", "expert_count", "expert_counts", "expert_load", "logical_count",
+        "logical_expert_load",
+    ),
+}  # fmt: skip
+LONG = ("layer", "expert", "tokens")
+_PLACES = ("node", "gpu", "rank", "device", "slot", "host")
+_EXPERT = re.compile(r"(?:expert_?)?(0|[1-9]\d{0,5})", re.ASCII)
+_IGNORED = re.compile(r"[\s_-]+")
+
+
+def _plain(name: str) -> str:
+    return _IGNORED.sub("", name).casefold()
+
+
+_KNOWN = {_plain(name): meaning for meaning, names in MEANINGS.items() for name in names}
+
+
+def meaning_of(name: Any) -> str | None:
+    """Return what a column or key of this name holds, one of `MEANINGS`; None if not known."""
+    return _KNOWN.get(_plain(name)) if isinstance(name, str) else None
+
+
+def place_of(name: str) -> str | None:
+    """Return the word for a place of experts, as ``gpu``, if a name is one, else None."""
+    word = re.sub(r"(id|idx|index)$", "", _plain(name))
+    return word if word in _PLACES else None
+
+
+class Columns(NamedTuple):
+    """The columns of a table by what they mean: the place of each in a row."""
+
+    window: int | None
+    layer: int  # -1 if rows are layers
+    expert: int | None  # None in wide form
+    tokens: tuple[int, ...]  # one in long form, one of each expert in wide form
+    left: tuple[str, ...] = ()  # names of columns that are not read
+
+    @property
+    def indices(self) -> list[int]:
+        """All columns that are whole numbers: window, layer and expert, as far as there are."""
+        places = (self.window, self.layer, self.expert)
+        return [i for i in places if i is not None and i >= 0]
+
+    @property
+    def used(self) -> list[int]:
+        """All columns that are read."""
+        return [*self.indices, *self.tokens]
+
+
+def by_place(width: int) -> Columns:
+    """Return the columns of a long table without names."""
+    if width not in (3, 4):
+        raise ValueError(
+            f"a long table without known names has {width} columns; use layer, expert, tokens, or "
+            "window, layer, expert, tokens"
+        )
+    first = width - 3
+    return Columns(0 if first else None, first, first + 1, (first + 2,))
+
+
+def columns_of(names: Sequence[str]) -> Columns | None:
+    """Return what the columns of a table mean by their names; None if none of them is known.
+
+    Names that are known in part, twice, or say where experts live, are a `ValueError`.
+    """
+    if (twice := first_twice(names)) is not None:
+        raise ValueError(f"two columns are named {twice!r}; leave one out")
+    found = dict[str, int]()
+    for place, name in enumerate(names):
+        meaning = meaning_of(name)
+        if meaning in found:
+            raise ValueError(
+                f"the columns {names[found[meaning]]!r} and {name!r} both mean {meaning}; leave "
+                "one out, or rename it"
+            )
+        if meaning is not None:
+            found[meaning] = place
+    if all(meaning in found for meaning in LONG):
+        left = (n for i, n in enumerate(names) if i not in found.values())
+        layer, expert, tokens = (found[meaning] for meaning in LONG)
+        return Columns(found.get("window"), layer, expert, (tokens,), tuple(left))
+    places = [name for name in names if place_of(name)]
+    listed = ", ".join(names)[:120]
+    if "expert" in found and places:
+        raise ValueError(
+            f"the columns are {listed}: a placement (the {place_of(places[0])} of each expert), "
+            "not loads; --as placement reads it as one, and loads need a column of tokens"
+        )
+    others = {i: n for i, n in enumerate(names) if i not in found.values()}
+    matches = {i: _EXPERT.fullmatch(name.strip().lower()) for i, name in others.items()}
+    numbered = all(matches.values()) and bool(matches)
+    if not found and not numbered:
+        return None
+    if numbered and found.keys() <= {"window", "layer"}:
+        numbers = {int(match[1]): i for i, match in matches.items() if match is not None}
+        missing = next((e for e in range(len(matches)) if e not in numbers), None)
+        if missing is not None:
+            raise ValueError(
+                f"of the columns of experts {missing} is missing or one is there twice; use one "
+                "an expert, from 0 without gaps"
+            )
+        experts = tuple(numbers[e] for e in range(len(numbers)))
+        if found.keys() == {"window"}:
+            raise ValueError(f"the columns are {listed}: none is the layer; add one named layer")
+        return Columns(found.get("window"), found.get("layer", -1), None, experts)
+    lacking = " and ".join(meaning for meaning in LONG if meaning not in found)
+    raise ValueError(
+        f"the columns are {listed}: none is the {lacking}; use layer, expert and tokens, or layer "
+        "and one column an expert (0, 1, ... or expert_0, expert_1, ...), and window in front "
+        "where there are several"
+    )
+
+
+class Rows(NamedTuple):
+    """Rows of a table; `expert` in long form alone, `tokens` [rows] there, [rows, E] in wide."""
+
+    window: NDArray[np.int64]
+    layer: NDArray[np.int64]
+    expert: NDArray[np.int64] | None
+    tokens: NDArray[Any]
+
+
+class Table(Protocol):
+    """Rows in a file, a group of them at a time."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names of all columns."""
+
+    @property
+    def columns(self) -> Columns:
+        """What they mean."""
+
+    @property
+    def at_once(self) -> bool:
+        """Whether it is better read in order, once."""
+
+    def groups(self, first: int = 0) -> Iterator[list[NDArray[Any]]]:
+        """Yield the columns that are used, of one group after the other."""
+
+
+def _rows_of(table: Table, values: list[NDArray[Any]]) -> Rows:
+    """Check the columns of a group."""
+    columns = table.columns
+    whole = []
+    for place, numbers in zip(columns.indices, values, strict=False):
+        name = table.names[place]
+        most = 2**63 - 1 if place == columns.window else MOST_EXPERTS - 1
+        if numbers.dtype.kind not in "iu":
+            with np.errstate(invalid="ignore"):
+                bad = numbers[(numbers != np.floor(numbers)) | (np.abs(numbers) > 2**53)]
+            if numbers.dtype.kind != "f" or bad.size:
+                shown = f"{bad[0]:g}, no whole number" if bad.size else "no whole numbers"
+                raise ValueError(f"column {name!r} has {shown}; use 0 to {most}")
+        bad = numbers[(numbers < 0) | (numbers > most)]
+        if bad.size:
+            raise ValueError(f"column {name!r} has {bad[0]:.0f}; use 0 to {most}")
+        whole.append(numbers.astype(np.int64))
+    if columns.window is None:
+        whole.insert(0, np.zeros(whole[0].size, np.int64))
+    tokens = values[len(columns.indices) :]
+    if columns.expert is None:
+        return Rows(whole[0], whole[1], None, np.stack(tokens, axis=1))
+    return Rows(whole[0], whole[1], whole[2], tokens[0])
+
+
+def trace_of_table(table: Table, num_experts: int | None, notes: Iterable[str] = ()) -> Trace:
+    """Return the trace of a table that is looked through once; windows are read as asked for."""
+    with checking(str(table.path)):
+        windows = TableWindows(table, num_experts)
+    layers = ModelLayers(windows.layers.tolist())
+    over_time = table.columns.window is not None
+    notes = (*notes, *windows.notes)
+    where = str(table.path)
+    return Trace.of(windows, source=where, notes=notes, layers=layers, over_time=over_time)
+
+
+def trace_of_rows(array: NDArray[Any], path: Path, num_experts: int | None) -> Trace:
+    """Return the trace of an array whose rows are layer, expert and tokens, or window in front."""
+    if array.ndim != 2:
+        raise ValueError(
+            f"the array has shape {list(array.shape)}; a long table has rows of layer, expert, "
+            "tokens, or window, layer, expert, tokens"
+        )
+    columns = by_place(array.shape[1])
+    names = ["window", *LONG][-array.shape[1] :]
+    notes = (f"{path}: its columns are taken as {', '.join(names)}",)
+    return trace_of_table(MemoryTable(path, names, columns, array.T), num_experts, notes)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """What windows a group of rows has: the first and the last of their numbers."""
+
+    first: int
+    last: int
+
+
+class TableWindows:
+    """Windows of a table, which are read as they are asked for where groups rise by window."""
+
+    def __init__(self, table: Table, num_experts: int | None) -> None:
+        self._table, self._long = table, table.columns.expert is not None
+        self._group: tuple[int, Rows] | None = None  # that was read last
+        self._whole: NDArray[np.float64] | None = None
+        self._numbers = self.layers = np.zeros(0, np.int64)
+        self._spans: list[_Span] = []
+        path, E = table.path, 0
+        self.notes = tuple(f"{path}: the column {n!r} is not read" for n in table.columns.left)
+        for values in table.groups():
+            window, layer, expert, tokens = _rows_of(table, values)
+            some = window.size > 0
+            span = _Span(int(window.min()), int(window.max())) if some else _Span(0, -1)
+            self._spans.append(span)
+            self._numbers = np.union1d(self._numbers, window)
+            self.layers = np.union1d(self.layers, layer)
+            here = tokens.shape[1] if expert is None else expert.max(initial=-1) + 1
+            E = max(E, int(here))
+        if not self.layers.size:
+            raise ValueError("the table has no rows")
+        self.shape = self._numbers.size, self.layers.size, self._experts(E, num_experts)
+        T, L, E = self.shape
+        check_array((L, E))
+        filled = [span for span in self._spans if span.first <= span.last]
+        mixed = any(a.last > b.first for a, b in pairwise(filled))
+        size = 8 * T * L * E
+        if mixed:
+            check_bytes(
+                f"an array of shape {self.shape}, to be read at once unless rows are sorted by "
+                "window,",
+                size,
+            )
+        if mixed or (table.at_once and size <= most_bytes()):
+            self._whole = self._fill(self._numbers)
+
+    def _experts(self, found: int, given: int | None) -> int:
+        if not self._long:
+            return found
+        if given is None:
+            self.notes += (
+                f"{self._table.path}: taken to have as many experts as the largest expert number + "
+                f"1 = {found} (say --experts, or num_experts=, where the model has more)",
+            )
+            return found
+        if given < found:
+            raise ValueError(
+                f"column 'expert' has {found - 1}, and num_experts={given} was given; use {found} "
+                "or more"
+            )
+        return given
+
+    def read(self, number: int) -> NDArray[Any]:
+        """Return one window, [L, E]."""
+        if self._whole is not None:
+            return np.array(self._whole[number])
+        with checking(str(self._table.path)):
+            window: NDArray[Any] = self._fill(self._numbers[number : number + 1])[0]
+        return window
+
+    def _wanted(self, low: int, high: int) -> Iterator[Rows]:
+        """Yield the groups that have rows of these windows; the last one read is kept."""
+        at = [g for g, s in enumerate(self._spans) if s.first <= high and s.last >= low]
+        if at and self._group is not None and self._group[0] == at[0]:
+            yield self._group[1]
+            at = at[1:]
+        if at:
+            wanted = set(at)
+            for group, values in enumerate(self._table.groups(at[0]), at[0]):
+                if group in wanted:
+                    self._group = group, _rows_of(self._table, values)
+                    yield self._group[1]
+                if group >= at[-1]:
+                    return
+
+    def _fill(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return windows that follow each other, by their numbers in the file: [windows, L, E]."""
+        load = np.zeros((numbers.size, *self.shape[1:]))
+        seen = np.zeros(load.shape if self._long else load.shape[:2], np.uint8)
+        for window, layer, expert, tokens in self._wanted(int(numbers[0]), int(numbers[-1])):
+            inside = (window >= numbers[0]) & (window <= numbers[-1])
+            at = [np.searchsorted(numbers, window[inside])]
+            at.append(np.searchsorted(self.layers, layer[inside]))
+            if expert is not None:
+                at.append(expert[inside])
+            cells = np.ravel_multi_index(tuple(at), seen.shape)
+            unique, first = np.unique(cells, return_index=True)
+            twice = seen.ravel()[unique] > 0
+            if unique.size < cells.size or twice.any():
+                again = np.setdiff1d(np.arange(cells.size), first)
+                self._refuse_twice(unique[twice][0] if twice.any() else cells[again[0]], numbers)
+            seen.reshape(-1)[unique] = 1
+            load[tuple(at)] = tokens[inside]
+        there = seen.any(axis=2) if self._long else seen
+        for t, row in np.argwhere(there == 0)[:1]:
+            raise ValueError(
+                f"window {numbers[t]} has no row of layer {self.layers[row]}, and others have; "
+                "write every layer of every window"
+            )
+        return load
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_group": None}
+
+    def _refuse_twice(self, cell: Any, numbers: NDArray[np.int64]) -> None:
+        shape = (numbers.size, *self.shape[1 : 3 if self._long else 2])
+        t, row, *expert = np.unravel_index(cell, shape)
+        columns, use = self._table.columns, "write one row each"
+        place = f"window {numbers[t]}, layer {self.layers[row]}"
+        place += f", expert {expert[0]}" if expert else ""
+        if columns.left and columns.window is None:
+            use += (
+                f", or rename the column {columns.left[0]!r} to window if it tells them apart: "
+                "each of its numbers is then a window"
+            )
+        raise ValueError(f"{place} is there twice; {use}")
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryTable:
+    """A table that was read at once, one group of its columns, which are used all."""
+
+    path: Path
+    names: Sequence[str]
+    columns: Columns
+    values: Sequence[NDArray[Any]] | NDArray[Any]
+    at_once: bool = True
+
+    def groups(self, first: int = 0) -> Iterator[list[NDArray[Any]]]:
+        """Yield the columns."""
+        yield [self.values[i] for i in self.columns.used]
