@@ -329,5 +329,5 @@ def draw(result: dict[str, Any], file: Path | BinaryIO) -> None:
         "Mean over the measured traces on 8, 16 and 32 GPUs; points are prices of a move"
     )
     axes.grid(visible=True, alpha=0.25)
-    axes.legend(fontsize=9)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     figure.savefig(file, format="png")

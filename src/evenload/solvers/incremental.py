@@ -226,7 +226,12 @@ class Layers:
     @cached_property
     def _whole(self) -> Int:
         """What runs, its gaps filled, or a fresh plan where nothing runs: int64 [L, S]."""
-        return self.fresh("standard") if self.problem.current is None else self.runs.whole
+        if self.problem.current is not None:
+            return self.runs.whole
+        if self.problem.dispatch in BY_PLACE:  # where places matter little, that is hard to beat
+            even = replace(self.problem, dispatch="even", tokens_from=None)
+            return Layers(even, self.steps, self.goal).planned().placed
+        return self.fresh("standard")
 
     @cached_property
     def forced(self) -> Int:
