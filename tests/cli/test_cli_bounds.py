@@ -201,6 +201,35 @@ def test_a_placement_of_more_layers_than_the_loads(tmp_path):
     assert run("evaluate", loads, some).exit_code == 0
 
 
+def test_loads_of_more_layers_than_the_placement(tmp_path):
+    loads, some, place = tmp_path / "l.csv", tmp_path / "some.npy", tmp_path / "p.json"
+    load = LOAD.sum(axis=0)
+    np.savetxt(loads, np.vstack([load[:1], load, load[:1]]), fmt="%d", delimiter=",")
+    place.write_text(json.dumps({"physical_to_logical_map": [list(range(8))] * 3}))
+    fails(
+        "evaluate", loads, place, "--gpus", 4,
+        error=f"{place} places 3 layers x 8 experts, and the loads have 5 x 8; where the placement "
+        "is of some of their layers, take those first, e.g. `evenload convert LOADS OUT --layers "
+        "0-2`",
+    )  # fmt: skip
+    result = run("convert", loads, some, "--layers", "1-3")
+    assert result.exit_code == 0
+    assert "note: IN names no layers; its rows are taken as the model's 0 to 4" in result.stderr
+    assert np.load(some).tolist() == [load.tolist()]
+    assert run("evaluate", some, place, "--gpus", 4).exit_code == 0
+    fails("convert", loads, some, "--layers", "3-5",
+          error="--layers names 3 layers, and there are 5; name 5")  # fmt: skip
+
+
+def test_a_placement_without_numbers_of_more_layers(tmp_path):
+    path, out = tmp_path / "p.json", tmp_path / "q.json"
+    loads = tmp_path / "l.csv"
+    loads.write_text("1,2,3,4\n" * 5)
+    assert run("plan", loads, "--gpus", 2, "-o", path).exit_code == 0
+    assert run("convert", path, out, "--layers", "2-4").exit_code == 0
+    assert read_placement_file(out).layers.ids == (2, 3, 4)
+
+
 def test_maps_of_different_slots_name_the_layers(tmp_path):
     path = tmp_path / "p.json"
     rows = [[0, 1, 0, 1]] * 2 + [[0, 1]]

@@ -127,7 +127,8 @@ class TextTable:
         return first, self._cells(comment) if comment else []
 
     def _cells(self, text: str) -> list[str]:
-        return next(iter(csv.reader([text], delimiter=self._delimiter)), [])
+        with refusing(_WHAT, csv.Error):
+            return next(iter(csv.reader([text], delimiter=self._delimiter)), [])
 
     def _header(self, first: list[str], comment: list[str], layout: str | None) -> list[str] | None:
         """Return the names of the columns, if there are any; the first row stays or goes."""
