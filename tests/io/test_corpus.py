@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import re
 import shlex
 import subprocess
 import sys
@@ -292,6 +293,14 @@ def test_a_pickle_is_refused_with_a_line_that_converts_it(tmp_path, value):
     assert command[0] == "python"
     subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
     assert read_load(tmp_path / "x.json").load.tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("text", ["[[]]", "[[[]]]", '{"0": []}', "[{}]", '{"layers": {}}'])
+def test_nothing_in_json(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(FileFormatError, match=f"^{re.escape(str(path))}: "):
+        read_load(path)
 
 
 def test_packed_json_says_how_to_unpack_it(tmp_path):

@@ -120,6 +120,10 @@ class TextTable:
             else:
                 raise ValueError("no row of numbers; write one row a layer")
         bare = _QUOTED.sub("", text)
+        if "\r" in bare:
+            raise ValueError(
+                f"{_WHAT}: its lines end in a carriage return; tr '\\r' '\\n' < IN > OUT"
+            )
         self._delimiter = next((d for d in "\t;," if d in bare), ",")
         self._first = line
         self._blocks = [_Place(place - len(raw), line - 1)]
