@@ -71,12 +71,13 @@ from evenload.replay import replay
 from evenload.synth import synthetic_trace
 trace = synthetic_trace(6, seed=0).astype(float)
 cluster = evenload.Cluster(32, num_slots=288)
+cost = evenload.CostModel.preset("h100-ib", "deepseek-v3")
 runs = evenload.Placement.trivial(58, 256, cluster)
 """
 COLD = {
     "solve(load, cluster)": TRACE + "evenload.solve(trace[-1], cluster)",
     "solve(trace, cluster, current=)": TRACE + "evenload.solve(trace, cluster, current=runs)",
-    "replay(trace, cluster, 'evenload')": TRACE + "replay(trace, cluster, 'evenload')",
+    "replay(trace, cluster, 'evenload')": TRACE + "replay(trace, cluster, 'evenload', cost=cost)",
     "evenload warmup": """
 import runpy
 sys.argv[1:] = ["warmup"]

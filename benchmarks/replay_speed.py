@@ -33,8 +33,10 @@ PROGRAM = PEAK + """
 import evenload
 from evenload.replay import replay
 
+COST = evenload.CostModel.preset("h100-ib", "deepseek-v3")
+
 def run(trace):
-    return replay(trace, evenload.Cluster({gpus}, 4, num_slots={slots}), {policy!r},
+    return replay(trace, evenload.Cluster({gpus}, 4, num_slots={slots}), {policy!r}, cost=COST,
                   interval={interval}, oracle={oracle!r}, sample=1e-3, keep_placements={keep})
 
 trace = evenload.read_trace({path!r})
@@ -44,7 +46,7 @@ started = time.perf_counter()
 result = run(trace)
 seconds = time.perf_counter() - started
 kept = sum(getattr(result, name).nbytes for name in
-           ("balancedness", "kept_balancedness", "oracle", "mean_seconds", "placements"))
+           ("balancedness", "start_balancedness", "oracle", "mean_seconds", "placements"))
 print(json.dumps({{"windows": len(result.windows), "seconds": seconds, "peak": peak() - before,
                    "kept": kept, "rebalances": result.num_rebalances}}))
 """  # fmt: skip

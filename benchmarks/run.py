@@ -26,6 +26,7 @@ from benchmarks import (
     readers,
     replay_speed,
     scaling,
+    seconds,
 )
 from benchmarks.measure import machine, number, origin, say, table, times
 from evenload.io import replace_file
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Any] = {
     "gap": gap,
     "dispatch": dispatch,
     "drift": drift,
+    "seconds": seconds,
     "copying": copying,
     "scaling": scaling,
     "cold_start": cold_start,

@@ -26,6 +26,7 @@ from benchmarks import (
     replay_speed,
     run,
     scaling,
+    seconds,
 )
 from benchmarks.measure import ratio, summary
 from benchmarks.planners import Planner, ours
@@ -261,6 +262,22 @@ def test_drift_is_told_and_drawn(tmp_path: Path) -> None:
     assert "| small, 3/9 | oracle |" in text
     drift.draw(result, tmp_path / "drift.png")
     assert (tmp_path / "drift.png").stat().st_size > 1000
+
+
+def test_the_default_policy_takes_less_time_than_never_moving() -> None:
+    """At 60 s of serving a window: measured here where it is quick, and kept for all cases."""
+    kept = json.loads(KEPT.read_text())["seconds"]
+    cases = list(problems.drifts())
+    assert len(kept["result"]["traces"]) >= len(cases)
+    small = [case for case in cases if case.trace.shape[1] <= 26 and case.cluster.num_gpus == 8]
+    measured = [seconds.measure(case) for case in small]
+    for trace in (*measured, *kept["result"]["traces"]):
+        never, _, ours = trace["policies"]
+        assert ours["total_seconds"] < never["total_seconds"], trace["name"]
+        assert ours["net_seconds"] > 0 == never["net_seconds"]
+    assert "It takes as much time as never moving, or more, on 0 of" in seconds.render(
+        kept["result"]
+    )
 
 
 # --- the baseline ---------------------------------------------------------------------------------

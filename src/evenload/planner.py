@@ -4,17 +4,22 @@ import inspect
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from evenload.arrays import keep_numpy
 from evenload.bounds import balancedness_bound
+from evenload.checks import not_negative
 from evenload.cluster import Cluster
+from evenload.cost.model import CostModel
 from evenload.dispatch import PLANNERS, SLACK
 from evenload.forecast import is_trace, outlook
 from evenload.placement import Placement, check_model
-from evenload.plan import Plan
+from evenload.plan import Plan, evaluated
 from evenload.problem import CROSS_NODE_PRICE, Problem
 from evenload.solvers import get_solver
 from evenload.solvers.answer import Answer
 from evenload.solvers.auto import choose
+from evenload.solvers.groups import kept_homes
 
 WORTH_TELLING = 0.01
 """Balancedness that groups may cost before a plan's reader is told."""
@@ -35,6 +40,8 @@ def solve(
     survive: str | None = None,
     survive_count: int = 1,
     estimator: str | None = None,
+    cost: CostModel | None = None,
+    max_move_seconds: float | None = None,
     solver: str = "auto",
     **options: Any,
 ) -> Plan:
@@ -83,6 +90,14 @@ def solve(
     estimator : {"adaptive", "last", "mean", "ewma"}, optional
         For a trace: what predicts the window after it, see `evenload.forecast.forecast`. Default:
         ``"adaptive"``.
+    cost : CostModel, optional
+        What moves from `current` take: unless `move_cost` says another price, each has to gain that
+        time, of serving the load's tokens (a trace's last window's) once. Default: prices of the
+        solver ``"incremental"``, which are in balancedness. Not for the dispatch ``"copy"``, whose
+        balancer fetches experts all the time.
+    max_move_seconds : float, optional
+        What the transfers from `current` may take at most, by `cost`: of a plan that takes more,
+        only the layers that gain most time per second of transfers move.
     solver, **options : str, default "auto", and options of the solver
         ``"auto"`` picks the best there is for the problem; see `evenload.solvers.solver_names`.
 
@@ -101,7 +116,8 @@ def solve(
         without ``"prefer"``, a dispatch other than ``"even"`` with ``"prefer"`` or with a solver
         but ``"incremental"``, a live share, tokens or slack for another dispatch, too few slots,
         GPUs or nodes to survive with, topology ``"prefer"`` or ``"strict"`` that leaves copies no
-        other node, an estimator without a trace, a current placement of another model.
+        other node, an estimator without a trace, a current placement of another model, a cost or
+        seconds of moves without what moves would start from.
 
     Examples
     --------
@@ -130,7 +146,15 @@ def solve(
         check_model(current, problem, "current")
         problem = replace(problem, current=current.rewrapped(keep_numpy))
     notes = _ignored_groups(problem) if topology is None else ()
-    return solve_problem(problem, solver, notes, **options)
+    if cost is None and max_move_seconds is None:
+        return solve_problem(problem, solver, notes, **options)
+    limit = _check_cost(problem, cost, max_move_seconds)
+    assert cost is not None
+    priced = solver in ("auto", "incremental") and dispatch != "copy"
+    if priced and "move_cost" not in options and problem.load.any():
+        options["move_cost"] = cost.move_cost(problem.load, cluster)
+    plan = solve_problem(problem, solver, notes, **options)
+    return plan if limit is None else _within(plan, cost, limit, options)
 
 
 def solve_problem(
@@ -156,6 +180,72 @@ def solve_problem(
     result = run(problem, **options)
     answer = result if isinstance(result, Answer) else Answer(result)
     return Plan.evaluate(problem, answer, name, reason, notes + _what_was_impossible(problem))
+
+
+def _check_cost(problem: Problem, cost: Any, max_move_seconds: Any) -> float | None:
+    """Return the seconds that transfers may take; a `ValueError` where they cannot be told."""
+    if not isinstance(cost, CostModel):
+        raise ValueError(
+            f"max_move_seconds={max_move_seconds} needs to know what moves take; give cost, or "
+            "leave max_move_seconds out"
+            if cost is None
+            else f"cost={cost!r} is not a CostModel; use CostModel.preset or one of your own"
+        )
+    if problem.current is None:
+        raise ValueError("cost needs to know what runs now; give current, or leave cost out")
+    cost.check_shape(*problem.load.shape)
+    if max_move_seconds is None:
+        return None
+    if problem.current.cluster != problem.cluster:
+        raise ValueError(
+            f"max_move_seconds={max_move_seconds} cannot be kept where current is on "
+            f"{problem.current.cluster}, and the plan on {problem.cluster}; leave it out"
+        )
+    return not_negative("max_move_seconds", max_move_seconds)
+
+
+def _within(plan: Plan, cost: CostModel, limit: float, options: dict[str, Any]) -> Plan:
+    """Leave out the moves of layers that gain least, so that transfers take `limit` at most.
+
+    Layers move one after the other, so that their seconds add up. Where not even one fits, so few
+    experts move that they fit whichever they are.
+    """
+    problem = plan.problem
+    current, planned = problem.current, plan.placement.rewrapped(keep_numpy)
+    assert current is not None
+    seconds = cost.schedule(current, planned).layer_seconds
+    if seconds.sum() <= limit:
+        return plan
+    living = np.asarray(current.physical_to_logical)[:, problem.cluster.living_slot]
+    lost = problem.survive is not None and not current.survives(*problem.survive)
+    if lost or not kept_homes(problem, living)[1].all():
+        raise ValueError(
+            f"current does not {'survive what it has to' if lost else 'keep groups on one node'}, "
+            f"and max_move_seconds={limit:g} do not suffice to come to a plan that does; use "
+            f"{seconds.sum() * 1.001:.4g}, or leave it out"
+        )
+    _, before, _ = evaluated(problem, current, problem.load)
+    _, after, _ = evaluated(problem, planned, problem.load)
+    gain = problem.load.sum(axis=1) * (1.0 / before - 1.0 / after)
+    rate = np.divide(gain, seconds, out=np.zeros_like(gain), where=seconds > 0.0)
+    moving, spent = seconds == 0.0, 0.0
+    for layer in np.argsort(-rate, kind="stable"):
+        if seconds[layer] > 0.0 and rate[layer] > 0.0 and spent + seconds[layer] <= limit:
+            moving[layer] = True
+            spent += float(seconds[layer])
+    slowest = min(cost.bandwidth_in_node, cost.bandwidth_between_nodes)
+    fits = int(limit / (cost.latency + cost.expert_bytes / slowest))
+    if spent == 0.0 and fits > 0 and plan.solver == "incremental":
+        asked = options.get("max_total_moves")
+        options = options | {"max_total_moves": fits if asked is None else min(fits, asked)}
+        return solve_problem(problem, "incremental", plan.notes, **options)
+    rows = np.where(moving[:, None], planned.physical_to_logical, current.physical_to_logical)
+    note = (
+        f"{int((~moving).sum())} layers keep what runs: all moves would take {seconds.sum():.3g} s "
+        f"by the cost model, and max_move_seconds={limit:g}"
+    )
+    answer = Answer(Placement(rows, problem.cluster, problem.num_experts))
+    return Plan.evaluate(problem, answer, plan.solver, plan.reason, (*plan.notes, note))
 
 
 def tell_of_groups(plan: Plan) -> Plan:

@@ -107,3 +107,48 @@ def test_one_load_has_no_next_window(tmp_path):
         "layers, experts]"
     )
     fails("plan", one, "--gpus", 4, "--next", error=error)
+
+
+PRICED = ("--hardware", "h100-ib", *(
+    word for number in ("tokens_per_second=1e6", "expert_bytes=1e6", "latency=1e-3")
+    for word in ("--cost", number)
+))  # fmt: skip
+
+
+def test_moves_are_priced_and_limited_in_seconds(trace, current):
+    def planned(*more):
+        result = run("plan", trace, "--gpus", 4, "--slots", 24, "--window", -1, "--current",
+                     current, *PRICED, *more)  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
+
+    free = json.loads(planned("--move-cost", 0, "--json"))
+    limit = free["transfer_seconds"] / 2
+    assert free["move_seconds"] == limit
+    held = json.loads(planned("--move-cost", 0, "--max-move-seconds", limit, "--json"))
+    assert 0 < held["transfer_seconds"] <= limit
+    assert "keep what runs: all moves would take" in held["notes"][-1]
+    assert "moves take" in planned("--move-cost", 0)
+    dear = json.loads(planned("--json"))
+    assert dear["transfer_seconds"] < free["transfer_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (("--max-move-seconds", 1), "--max-move-seconds needs the --hardware; give both"),
+        (("--model", "gpt-oss-20b"), "--model prices moves on --hardware; give both"),
+        (("--hardware", "h100-ib"), "no preset has 3 layers x 16 experts; give model"),
+        (("--hardware", "h100-ib", "--model", "kimi-k2"), "model='kimi-k2' has 60 layers x 384"),
+    ],
+)
+def test_seconds_that_cannot_be_told(trace, current, options, error):
+    result = run("plan", trace, "--gpus", 4, "--slots", 24, "--current", current, *options)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"error: {error}" in result.stderr
+
+
+def test_a_price_needs_what_runs_now(trace):
+    error = "--hardware prices moves from --current; give both, or neither"
+    slots = ("--gpus", 4, "--slots", 24)
+    fails("plan", trace, *slots, "--hardware", "h100-ib", error=error)

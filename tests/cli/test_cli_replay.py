@@ -12,10 +12,13 @@ from command import process, run
 from evenload import Cluster, CostModel, solve
 from evenload.io import write_placement
 from evenload.replay import replay
-from evenload.report.tables import enough_slots, policy_lines, print_policies
+from evenload.report.policies import policy_lines
+from evenload.report.tables import enough_slots, print_policies
 from evenload.synth import synthetic_trace
 
 LOADS = synthetic_trace(8, 2, 8, seed=2, tokens=2000)
+SECONDS = ("--hardware", "h100-ib", "--model", "mixtral-8x7b")
+COST = CostModel.preset("h100-ib", "mixtral-8x7b")
 
 
 @pytest.fixture
@@ -25,15 +28,16 @@ def trace(tmp_path) -> Path:
 
 
 def replaying(trace, *more):
-    return run("replay", trace, "--gpus", 4, *more)
+    return run("replay", trace, "--gpus", 4, *SECONDS, *more)
 
 
 def test_the_table(trace) -> None:
-    done = process("replay", trace, "--gpus", 4, "--slots", 12)
+    done = process("replay", trace, "--gpus", 4, "--slots", 12, *SECONDS)
     assert done.returncode == 0, done.stderr
     title, *_ = done.stdout.splitlines()
     assert title == (
-        "trace.npz: 2 layers x 8 experts, 12 slots on 4 GPUs; 7 windows of 1, decisions every 1"
+        "trace.npz: 2 layers x 8 experts, 12 slots on 4 GPUs; 7 windows of 1, decisions every 1; "
+        "seconds of mixtral-8x7b on h100-ib"
     )
     for name in ("never", "once", "deepseek", "evenload"):
         assert re.search(rf"^{name} +0\.\d{{4}} ", done.stdout, flags=re.MULTILINE)
@@ -46,7 +50,7 @@ def test_json_is_what_the_library_gives(trace) -> None:
     done = replaying(
         trace, "--slots", "12", "--nodes", "2", "--policy", "every-2:greedy", "--policy", "never",
         "--window", "2", "--interval", "1", "--warm-start", "2", "--hardware", "l40s-pcie",
-        "--model", "gpt-oss-20b", "--cost", "overlap=0.75", "--sample", "0.5", "--groups", "2",
+        "--model", "mixtral-8x22b", "--cost", "overlap=0.75", "--sample", "0.5", "--groups", "2",
         "--oracle", "joint", "--no-delay", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
@@ -58,7 +62,7 @@ def test_json_is_what_the_library_gives(trace) -> None:
         "every-2:greedy",
         window=2,
         warm_start=2,
-        cost=CostModel.preset("l40s-pcie", "gpt-oss-20b", overlap=0.75),
+        cost=CostModel.preset("l40s-pcie", "mixtral-8x22b", overlap=0.75),
         sample=0.5,
         num_groups=2,
         oracle="joint",
@@ -81,7 +85,7 @@ def test_a_start_from_a_file(trace, tmp_path) -> None:
     start = str(tmp_path / "start.json")
     done = replaying(trace, "--slots", "12", "--policy", "never", "--start", start, "--json")
     entry = json.loads(done.stdout)["replays"][0]
-    result = replay(LOADS, Cluster(4, num_slots=12), "never", start=place)
+    result = replay(LOADS, Cluster(4, num_slots=12), "never", cost=COST, start=place)
     assert entry["balancedness"] == result.balancedness.mean()
 
 
@@ -129,21 +133,21 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("width", [60, 80, 120, 250])
 def test_a_narrow_terminal_gets_fewer_columns_and_is_told(monkeypatch, width) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
     cluster = Cluster(4, num_slots=12)
     names = ("never", "every-4:joint,effort=fast")
     cells = {"gpus": 4, "slots": 12, "window": 1, "interval": 1}
-    rows = [replay(LOADS, cluster, name).figures() | cells for name in names]
+    rows = [replay(LOADS, cluster, name, cost=COST).figures() | cells for name in names]
     stream = Terminal()
     print_policies("title", rows, policy_lines(rows), stream, cells=True)
     text = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
     table = text[: text.index("in all, ")].splitlines()[:-1]
     assert max(len(line) for line in table if not line.startswith("no room")) <= width
     assert "…" not in text
-    assert ("no room here for: planning ms" in text) == (width < 200)
+    assert ("no room here for: planning ms" in text) == (width < 250)
     assert "total s" in text
     everything = io.StringIO()
     print_policies("title", rows, [], everything, cells=True)
@@ -153,13 +157,16 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told(monkeypatch, width) ->
 def test_what_a_sweep_is_for() -> None:
     def row(gpus, slots, policy, seconds):
         cell = {"gpus": gpus, "slots": slots, "policy": policy, "dispatch": "even"}
-        return cell | {"total_seconds": seconds}
+        cell |= {"window": 1, "interval": 1, "outlasted": 0}
+        return cell | {"total_seconds": seconds, "net_seconds": 2.0 - seconds}
 
     rows = [row(8, 32, "a", 2.0), row(8, 32, "b", 1.5), row(8, 40, "a", 1.005)]
     rows += [row(8, 48, "b", 1.0), row(16, 32, "a", 1.0)]
+    rows += [row(8, 48, "once", 1.28)]
     assert enough_slots(rows) == [
-        "8 GPUs: 48 slots with b take the least time in all, 1 s; 40 with a come within 1% of it.",
-        "16 GPUs: 32 slots with a take the least time in all, 1 s.",
+        "8 GPUs: 48 slots with b take the least time in all, 1 s, 50.0% less than never moving, "
+        "and 21.8% less than planning once; 40 with a come within 1% of it.",
+        "16 GPUs: 32 slots with a take the least time in all, 1 s, 50.0% less than never moving.",
     ]
 
 
@@ -178,10 +185,92 @@ def test_a_table_for_each_dispatch(trace, tmp_path) -> None:
     for name in (
         "deepseek (even)",
         "evenload (live)",
-        "starting placement (live)",
+        "never (live)",
         "oracle (even)",
     ):
         assert name in text
+
+
+def test_prices_are_told_or_those_of_the_shape(trace, tmp_path) -> None:
+    def priced(*more, file=trace):
+        return run("replay", file, "--gpus", 4, "--policy", "never", "--json", *more)
+
+    for more, message in (
+        ((), "seconds need --hardware; use one of: h100-ib, "),
+        (("--hardware", "h100-ib"), "no preset has 2 layers x 8 experts; give model, as "
+         "mixtral-8x7b, mixtral-8x22b, or tokens_per_second and expert_bytes of your own"),
+        (("--hardware", "h100-ib", "--model", "deepseek-v3"), "model='deepseek-v3' has 58 layers x "
+         "256 experts, and the load 2 x 8; use mixtral-8x7b, "),
+        (("--hardware", "h100-ib", "--cost", "expert_bytes=1e6"), "no preset has 2 layers x 8"),
+    ):  # fmt: skip
+        done = priced(*more)
+        assert (done.exit_code, done.stdout) == (2, "")
+        assert message in done.stderr
+    np.savez(tmp_path / "gpt-oss.npz", load=synthetic_trace(3, 24, 32, seed=1))
+    done = priced("--hardware", "h100-ib", file=tmp_path / "gpt-oss.npz")
+    cost = json.loads(done.stdout)["replays"][0]["settings"]["cost"]
+    assert (cost["model"], cost["hardware"]) == ("gpt-oss-20b", "h100-ib")
+    own = [f"{name}=1e9" for name in ("tokens_per_second", "expert_bytes")]
+    links = [f"bandwidth_{name}=1e9" for name in ("in_node", "between_nodes")]
+    for numbers, more in ((own, ("--hardware", "h100-ib")), ([*own, *links], ())):
+        done = priced(*more, *(word for number in numbers for word in ("--cost", number)))
+        cost = json.loads(done.stdout)["replays"][0]["settings"]["cost"]
+        assert (cost["model"], cost["expert_bytes"]) == ("", 1e9)
+
+
+LONG = ("--sample", 1e-9)  # windows of seconds, as those of servers
+
+
+def test_never_and_once_stand_beside_what_is_asked_for(trace) -> None:
+    done = replaying(trace, "--slots", 12, "--policy", "deepseek", *LONG)
+    names = re.findall(r"^(never|once|deepseek) +0", done.stdout, flags=re.MULTILINE)
+    assert names == ["deepseek", "never", "once"]
+
+
+def test_a_verdict_compares_with_never_and_once() -> None:
+    def row(policy, seconds, dispatch="even"):
+        told = {"policy": policy, "dispatch": dispatch, "outlasted": 0, "put_off": 0}
+        return told | {"total_seconds": seconds, "net_seconds": 8.0 - seconds}
+
+    never, once, ours = row("never", 8.0), row("once", 6.0), row("evenload", 4.5)
+    other = row("once", 1.0, "live")
+    for rows, verdict in (
+        ((never, once, ours, other | {"total_seconds": 5.0}),
+         "evenload takes the least time in all, 4.5 s: 43.7% less than never moving, and 25.0% "
+         "less than planning once."),
+        ((never, once), "once takes the least time in all, 6 s: 25.0% less than never moving."),
+        ((never, row("once", 9.0)),
+         "never takes the least time in all, 8 s: 11.1% less than planning once."),
+        ((ours,), "evenload takes the least time in all, 4.5 s: 43.7% less than never moving."),
+    ):  # fmt: skip
+        assert policy_lines(rows) == [verdict]
+
+
+def test_moves_that_outlast_their_window_are_a_warning(trace) -> None:
+    done = replaying(trace, "--slots", 12, "--policy", "deepseek")
+    assert re.search(
+        r"^never takes the least time in all, .* less than planning once\.$", done.stdout, re.M
+    )
+    assert re.search(
+        r"^warning: deepseek had moves that took longer than the whole window after them, in \d+ "
+        r"of \d+ rebalances; a window is \S+ µs of serving here$",
+        done.stdout,
+        re.M,
+    )
+    assert "--sample 0.01" in done.stdout
+    assert "warning" not in replaying(trace, "--slots", 12, "--policy", "deepseek", *LONG).stdout
+
+
+def test_console_and_page_show_the_same_figures(trace, tmp_path) -> None:
+    page = tmp_path / "page.html"
+    done = replaying(trace, "--slots", 12, "--policy", "deepseek", "--report", page)
+    text = page.read_text()
+    for name in ("deepseek", "never", "once"):
+        shown = re.search(rf"^{name} +(.*)$", done.stdout, re.M)[1].split()
+        row = re.search(rf"</span>{name}</th>(.*?)</tr>", text)[1]
+        cells = re.findall(r"<td>(.*?)</td>", row)
+        assert [cell.replace("&minus;", "-").replace("&ndash;", "-") for cell in cells] == shown
+    assert re.search(r"^never takes the least .*$", done.stdout, re.M)[0] in text
 
 
 def test_an_unknown_dispatch(trace) -> None:

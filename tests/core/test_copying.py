@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import twins
+from costs import LARGE
 from hypothesis import given
 from hypothesis import strategies as st
 from test_split import random_cluster, random_placement
@@ -189,7 +190,7 @@ def test_policies_that_copy():
     trace = rng.poisson(rng.lognormal(4.0, 0.5, (2, 16)), (9, 2, 16)).astype(float)
     cluster = Cluster(4, slots_per_gpu=4)
     found = {
-        name: replay(trace, cluster, name, warm_start=4, delay=False, oracle=None)
+        name: replay(trace, cluster, name, cost=LARGE, warm_start=4, delay=False, oracle=None)
         for name in ("moonep", "copy:never,copy_slack=0.1", "copy,copy_slack=0.1", "never")
     }
     exact, in_order, planned, never = found.values()
@@ -207,4 +208,4 @@ def test_policies_that_copy():
 @pytest.mark.parametrize("name", ["copy:joint", "moonep,copy_slack=0.1", "copy:never,effort=fast"])
 def test_other_ways_to_copy_are_unknown(name):
     with pytest.raises(ValueError, match="is unknown; use one of"):
-        replay(np.ones((3, 1, 4)), Cluster(2, slots_per_gpu=2), name)
+        replay(np.ones((3, 1, 4)), Cluster(2, slots_per_gpu=2), name, cost=LARGE)

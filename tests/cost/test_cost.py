@@ -2,14 +2,16 @@
 
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from costs import LARGE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenload import Cluster, CostModel, Placement, solve
-from evenload.cost import MODELS, hardware_names, model_names
+from evenload.cost import MODELS, hardware_names, model_names, model_of
 from evenload.moves import Moves, keep_slots
 from evenload.synth import synthetic_load
 
@@ -82,7 +84,7 @@ def test_every_move_is_listed_once_with_the_nearest_source(pair) -> None:
 @SLOW
 @given(placements())
 def test_no_gpu_talks_to_two_in_a_round(pair) -> None:
-    schedule = CostModel().schedule(*pair)
+    schedule = LARGE.schedule(*pair)
     moves = schedule.moves
     peers, links = {}, set()
     for layer, number, s, t in zip(
@@ -125,7 +127,7 @@ def test_an_expert_that_no_living_gpu_has_comes_from_storage() -> None:
     moves = Moves.between(before, after)
     assert moves.source.tolist() == [-1]
     assert moves.crosses_nodes.tolist() == [True]
-    assert CostModel().schedule(before, after).num_rounds.tolist() == [[0, 1]]
+    assert LARGE.schedule(before, after).num_rounds.tolist() == [[0, 1]]
 
 
 def test_seconds_by_hand() -> None:
@@ -134,7 +136,8 @@ def test_seconds_by_hand() -> None:
     # Layer 0: GPUs 0 and 1 exchange an expert (one round, both directions), and so do 2 and 3.
     # Layer 1: GPUs 1 and 2 exchange one across nodes.
     after = Placement([[0, 2, 1, 3, 4, 6, 5, 7], [0, 1, 2, 4, 3, 5, 6, 7]], cluster, 8)
-    cost = CostModel(
+    cost = replace(
+        LARGE,
         expert_bytes=100.0,
         bandwidth_in_node=50.0,
         bandwidth_between_nodes=10.0,
@@ -161,13 +164,13 @@ def test_staying_in_the_node_is_cheaper() -> None:
     far = Placement(start.physical_to_logical, Cluster(8, 4, slots_per_gpu=5), 32)
     plans = [solve(load, p.cluster, solver="greedy").placement for p in (start, far)]
     near_seconds, far_seconds = (
-        CostModel().schedule(a, b).seconds for a, b in zip((start, far), plans, strict=True)
+        LARGE.schedule(a, b).seconds for a, b in zip((start, far), plans, strict=True)
     )
     assert near_seconds < far_seconds
 
 
 def test_straggler_seconds() -> None:
-    cost = CostModel(tokens_per_second=100.0)
+    cost = replace(LARGE, tokens_per_second=100.0)
     assert cost.straggler_seconds([50, 300]) == 3.0
     assert cost.straggler_seconds([[50, 300], [50, 40]], [1.0, 0.5]).tolist() == [6.0, 0.8]
     assert cost.straggler_seconds([50, 300], [1.0, 0.0]) == 0.5
@@ -203,43 +206,61 @@ NUMBERS = ("tokens_per_second", "expert_bytes", "bandwidth_in_node", "bandwidth_
 def test_costs_are_above_zero(name, value) -> None:
     complains(
         f"{name}={value} is not finite and above 0; use e.g. 1.0",
-        lambda: CostModel(**{name: value}),
+        lambda: replace(LARGE, **{name: value}),
     )
 
 
 def test_other_bad_costs() -> None:
     complains(
-        "overlap=1.5 is a part and more than 1; use 1 or less", lambda: CostModel(overlap=1.5)
+        "overlap=1.5 is a part and more than 1; use 1 or less", lambda: replace(LARGE, overlap=1.5)
     )
     complains(
         "overlap=-0.5 is not finite and at least 0; use e.g. 0 or 1.0",
-        lambda: CostModel(overlap=-0.5),
+        lambda: replace(LARGE, overlap=-0.5),
     )
     complains(
-        "latency='x' is not a number; use a finite number above 0", lambda: CostModel(latency="x")
+        "latency='x' is not a number; use a finite number above 0",
+        lambda: replace(LARGE, latency="x"),
     )
     with pytest.raises(ValueError, match=r"^hardware='h900' is unknown; use one of: h100-ib, "):
-        CostModel.preset("h900")
+        CostModel.preset("h900", "kimi-k2")
     with pytest.raises(ValueError, match=r"^model='gpt-5' is unknown; use one of: deepseek-v3, "):
-        CostModel.preset(model="gpt-5")
+        CostModel.preset("h100-ib", "gpt-5")
     with pytest.raises(ValueError, match=r"^speed is no number of a CostModel; use one"):
-        CostModel.preset(speed=3.0)
+        CostModel.preset("h100-ib", "kimi-k2", speed=3.0)
 
 
 def test_presets() -> None:
-    assert CostModel.preset() == CostModel()
     assert CostModel.preset("h100-ib", "deepseek-v3").expert_bytes == 3 * 7168 * 2048
-    assert CostModel.preset(overlap=1.0).overlap == 1.0
+    assert CostModel.preset("h100-ib", "kimi-k2", overlap=1.0).overlap == 1.0
     for hardware in hardware_names():
         for model in model_names():
             assert CostModel.preset(hardware, model).tokens_per_second > 1e5
+
+
+def test_experts_of_a_preset_are_those_of_a_load() -> None:
+    for name, experts in MODELS.items():
+        shape = experts.num_layers, experts.num_experts
+        cost = CostModel.preset("h100-ib", name)
+        assert MODELS[model_of(*shape)] == experts
+        assert (cost.model, cost.hardware) == (name, "h100-ib")
+        cost.check_shape(*shape)
+        cost.check_shape(1, experts.num_experts)  # layers may be left out, experts not
+        for other in ((shape[0] + 1, shape[1]), (shape[0], shape[1] + 1)):
+            with pytest.raises(ValueError, match=f"^model='{re.escape(name)}' has {shape[0]} lay"):
+                cost.check_shape(*other)
+    with pytest.raises(ValueError, match=r"^no preset has 24 layers x 33 experts; give model, as "):
+        model_of(24, 33)
+    own = CostModel.preset("h100-ib", "kimi-k2", tokens_per_second=1e6, expert_bytes=1e7)
+    assert own.model == ""
+    own.check_shape(2, 3)
 
 
 # Parameters of the whole model in billions, as its name or its card says.
 TOTAL = {
     "deepseek-v3": 671, "deepseek-r1": 671, "deepseek-v2-lite": 15.7, "qwen3-235b-a22b": 235,
     "qwen3-30b-a3b": 30.5, "gpt-oss-20b": 20.9, "gpt-oss-120b": 116.8, "kimi-k2": 1026,
-    "glm-4.5": 355, "mixtral-8x7b": 46.7, "mixtral-8x22b": 141,
+    "olmoe-1b-7b": 6.9, "glm-4.5": 355, "mixtral-8x7b": 46.7, "mixtral-8x22b": 141,
 }  # fmt: skip
 
 
@@ -264,7 +285,7 @@ def test_a_move_costs_the_time_that_serving_stands_still() -> None:
     assert cost.move_cost(load, one, sample=0.1) == pytest.approx(0.5 * 0.002 / 2 / 2.0)
     gone = Cluster(4, slots_per_gpu=2, alive=[True, True, False, False])
     assert cost.move_cost(load, gone) == pytest.approx(0.5 * 0.002 / 1 / 0.4)
-    hidden = CostModel(tokens_per_second=1000.0, overlap=1.0)
+    hidden = replace(LARGE, tokens_per_second=1000.0, overlap=1.0)
     assert hidden.move_cost(load, one) == 0.0
 
 
@@ -279,4 +300,4 @@ def test_a_move_costs_the_time_that_serving_stands_still() -> None:
 def test_a_move_cost_of_nothing_is_refused(changed, message) -> None:
     given = {"load": np.ones((2, 4)), "cluster": Cluster(2, slots_per_gpu=2)} | changed
     with pytest.raises(ValueError, match=message):
-        CostModel().move_cost(**given)
+        LARGE.move_cost(**given)

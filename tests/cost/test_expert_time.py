@@ -2,11 +2,13 @@
 
 import itertools
 import re
+from dataclasses import replace
 from fractions import Fraction
 from math import comb
 
 import numpy as np
 import pytest
+from costs import LARGE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,13 +156,13 @@ def test_presets_read_what_was_measured_unless_told_not_to(model) -> None:
 
 def test_unknown_presets() -> None:
     with pytest.raises(ValueError, match=r"^hardware='h900' is unknown; use one of: h100-ib, "):
-        ExpertTime.preset("h900")
+        ExpertTime.preset("h900", "kimi-k2")
     with pytest.raises(ValueError, match=r"^model='gpt-5' is unknown; use one of: deepseek-v3, "):
-        ExpertTime.preset(model="gpt-5")
+        ExpertTime.preset("h100-ib", "gpt-5")
 
 
 def test_one_clock() -> None:
-    cost = CostModel(tokens_per_second=100.0)
+    cost = replace(LARGE, tokens_per_second=100.0)
     assert cost.expert_time == ExpertTime.linear(100.0)
     assert cost.straggler_seconds([[50, 300], [7, 1]]).tolist() == [3.0, 0.07]
     load = np.random.default_rng(0).uniform(size=(3, 8))

@@ -6,19 +6,23 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
 import twins
+from costs import LARGE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenload import Cluster, CostModel, Placement, Trace, read_trace, solve
-from evenload.replay import Past, get_policy, policy_names, replay
+from evenload import replay as replays
+from evenload.replay import Past, get_policy, policy_names
 from evenload.replay.run import old_part
 from evenload.solvers import solver_names
 from evenload.synth import synthetic_trace
 
+replay = partial(replays.replay, cost=LARGE)
 SLOW = settings(deadline=None, max_examples=25)
 CLUSTER = Cluster(4, slots_per_gpu=3)
 LOADS = synthetic_trace(12, 3, 8, topic_windows=4, seed=1, tokens=4000)
@@ -77,7 +81,7 @@ def slow_mix(mean, old, new, due):
 def slow_replay(loads, cluster, policy, interval, warm_start, cost, start):
     """Everything in the plainest way."""
     current, before, due = start, None, None
-    reached, kept, mean_seconds, rebalances, asked = [], [], [], [], 0
+    reached, never, mean_seconds, rebalances, asked = [], [], [], [], 0
     for t in range(warm_start, len(loads)):
         if (t - warm_start) % interval == 0 and due is None:
             past = loads[max(t - policy.memory, 0) : t].astype(float)
@@ -100,9 +104,9 @@ def slow_replay(loads, cluster, policy, interval, warm_start, cost, start):
             if due[-1] <= 0:
                 due = None
         reached.append(mean / seconds)
-        kept.append(old)
+        never.append(slow_balancedness(loads[t], start))
         mean_seconds.append(mean)
-    return np.array(reached), np.array(kept), np.array(mean_seconds), rebalances
+    return np.array(reached), np.array(never), np.array(mean_seconds), rebalances
 
 
 @SLOW
@@ -123,9 +127,9 @@ def test_against_the_slow_twin(interval, warm_start, memory, overlap, seed) -> N
     result = replay(
         loads, CLUSTER, ours, interval=interval, warm_start=warm_start, cost=cost, oracle=None
     )
-    reached, kept, mean, rebalances = expected
+    reached, never, mean, rebalances = expected
     np.testing.assert_allclose(result.balancedness, reached, rtol=2e-3)
-    np.testing.assert_allclose(result.kept_balancedness, kept, rtol=1e-12)
+    np.testing.assert_allclose(result.start_balancedness, never, rtol=1e-12)
     np.testing.assert_allclose(result.mean_seconds, mean, rtol=1e-12)
     assert [r[0] for r in rebalances] == result.rebalance_window.tolist()
     assert [r[1].tolist() for r in rebalances] == result.moves.tolist()
@@ -138,8 +142,8 @@ def test_against_the_slow_twin(interval, warm_start, memory, overlap, seed) -> N
     for past, other in zip(ours.seen, twin.seen, strict=True):
         assert (past.window, past.asked, past.current) == (other.window, other.asked, other.current)
         assert np.array_equal(past.load, other.load)
-    # And so is what each rebalance saved until the next.
-    saved = (mean / kept - mean / reached).sum(axis=1)
+    # And so is what each rebalance saved while its placement was kept.
+    saved = (mean / never - mean / reached).sum(axis=1)
     ends = [*result.rebalance_window, len(loads)][1:]
     for r, (first, end) in enumerate(zip(result.rebalance_window, ends, strict=True)):
         total = saved[first - warm_start : end - warm_start].sum()
@@ -222,7 +226,7 @@ def test_never() -> None:
     trivial = Placement.trivial(3, 8, CLUSTER)
     for t, reached in zip(result.windows, result.balancedness, strict=True):
         assert np.array_equal(reached, trivial.balancedness(LOADS[t]))
-    assert np.array_equal(result.kept_balancedness, result.balancedness)
+    assert np.array_equal(result.start_balancedness, result.balancedness)
     assert result.figures()["moved_share"] == 0.0
 
 
@@ -314,7 +318,7 @@ def test_the_oracle_is_never_below_what_was_reached(policy, oracle, seed) -> Non
     loads = synthetic_trace(6, 2, 8, seed=seed, tokens=500)
     result = replay(loads, CLUSTER, policy, oracle=oracle, cost=CRAWL)
     assert (result.regret >= -1e-12).all()
-    assert (result.oracle >= result.kept_balancedness - 1e-12).all()
+    assert (result.oracle >= result.start_balancedness - 1e-12).all()
     assert (result.oracle <= 1.0).all()
 
 
@@ -328,7 +332,7 @@ def test_an_oracle_of_ones_own_and_none() -> None:
     assert without.to_dict()["per_window"]["oracle"] is None
 
 
-def test_paid_or_not_by_hand() -> None:
+def test_net_seconds_by_hand_add_up() -> None:
     # Two GPUs with two slots; experts 0 and 1 are hot and lie together at first.
     hot = [[6.0, 6.0, 2.0, 2.0]]
     cluster = Cluster(2, slots_per_gpu=2)
@@ -348,14 +352,20 @@ def test_paid_or_not_by_hand() -> None:
     assert result.straggler_seconds.tolist() == [[8.0]] * 3
     assert result.saved_seconds.tolist() == [12.0]
     assert result.move_seconds.tolist() == [6.0]
-    assert result.paid.tolist() == [True]
+    assert result.net_seconds.tolist() == [6.0]
+    assert result.outlasted.tolist() == [False]
     assert result.bytes.tolist() == [20.0]
     assert result.total_seconds == 30.0
-    # Moved back after one window it saved 4 s for 6; going back loses, and costs 6 again.
+    # Moved back after one window it saved 4 s for 6; going back saves nothing, and costs 6 again.
     loads = [hot, hot, hot]
     result = replay(loads, cluster, Recorder([apart, together]), cost=cost, oracle=None)
-    assert result.saved_seconds.tolist() == [4.0, 8.0 - 12.0]
-    assert result.paid.tolist() == [False, False]
+    assert result.saved_seconds.tolist() == [4.0, 0.0]
+    assert result.net_seconds.tolist() == [-2.0, -6.0]
+    assert result.total_seconds == 2 * 12.0 + 8.0
+    # Never moving takes 12 s in each window: what is saved adds up to that.
+    for answers in ([apart], [apart, together], [None, apart]):
+        result = replay([hot] * 4, cluster, Recorder(answers), cost=cost, oracle=None)
+        assert result.net_seconds.sum() == 3 * 12.0 - result.total_seconds
     # All of it hidden behind serving: 6 s pass with the old place, which at 12 s a window is half
     # of the first; that takes 6 + 4 s, the others 8.
     hidden = CostModel(**{**cost.__dict__, "overlap": 1.0})
@@ -363,7 +373,7 @@ def test_paid_or_not_by_hand() -> None:
     assert result.straggler_seconds.tolist() == [[10.0], [8.0], [8.0]]
     assert result.move_seconds.tolist() == [0.0]
     assert result.saved_seconds.tolist() == [10.0]
-    assert result.paid.tolist() == [True]
+    assert result.net_seconds.tolist() == [10.0]
 
 
 def test_a_trace_that_is_a_sample_stands_for_more_seconds() -> None:
@@ -470,6 +480,10 @@ OTHER = Placement.trivial(3, 8, Cluster(4, slots_per_gpu=4))
         ({"cluster": 8}, "cluster=8 is not a Cluster"),
         ({"cluster": Cluster(2, slots_per_gpu=2)}, "num_slots=4 is fewer than num_experts=8"),
         ({"cost": 3}, "cost=3 is not a CostModel"),
+        ({"cost": None}, "cost=None is not a CostModel"),
+        ({"cost": CostModel.preset("h100-ib", "deepseek-v3")}, "model='deepseek-v3' has 58 layers "
+         "x 256 experts, and the load 3 x 8; use mixtral-8x7b, mixtral-8x22b, or tokens_per_second "
+         "and expert_bytes of your own"),
         ({"start": OTHER}, "start is on Cluster(num_gpus=4, num_nodes=1, slots_per_gpu=4), and "),
         ({"start": Placement.trivial(2, 8, CLUSTER)}, "start has (layers, experts) = (2, 8), and "
          "(3, 8) are wanted"),
@@ -513,11 +527,14 @@ def test_threads_change_nothing() -> None:
     program = """
 import hashlib
 from evenload import Cluster
+from evenload.cost import CostModel
 from evenload.replay import replay
 from evenload.synth import synthetic_trace
+cost = CostModel.preset('h100-ib', 'deepseek-v3')
 digest = hashlib.sha256()
 for policy in ("vllm", "every-2:joint", "evenload"):
-    result = replay(synthetic_trace(5), Cluster(32, 4, num_slots=288), policy, sample=1e-3)
+    result = replay(synthetic_trace(5), Cluster(32, 4, num_slots=288), policy,
+                    cost=cost, sample=1e-3)
     for name in ("balancedness", "oracle", "saved_seconds", "transfer_seconds", "placements"):
         digest.update(getattr(result, name).tobytes())
 print(digest.hexdigest())
@@ -541,8 +558,8 @@ def test_moves_may_have_to_gain_what_they_take() -> None:
     cluster = Cluster(4, slots_per_gpu=6)
 
     def moves(expert_bytes: float) -> list[int]:
-        cost = CostModel(tokens_per_second=1e6, expert_bytes=expert_bytes)
-        result = replay(load, cluster, "evenload,move_cost=seconds", cost=cost, delay=False)
+        cost = CostModel(1e6, expert_bytes, 450e9, 50e9)
+        result = replay(load, cluster, "evenload", cost=cost, delay=False)
         return [int(moved) for moved in result.moves.sum(axis=1)]
 
     cheap, dear = moves(1e3), moves(1e12)
@@ -579,7 +596,7 @@ def test_policies_plan_for_the_dispatch_if_they_can():
     replay(LOADS, CLUSTER, Told(), dispatch="live")
     assert set(asked) == {"live"}
     trivial = Placement.trivial(*LOADS.shape[1:], CLUSTER)
-    past = Past(LOADS[:2], 2, 0, trivial, CLUSTER, 1, CostModel(), dispatch="live")
+    past = Past(LOADS[:2], 2, 0, trivial, CLUSTER, 1, LARGE, dispatch="live")
     for name, made_for in (("once:joint", "even"), ("once", "live"), ("evenload", "live"),
                            ("evenload,dispatch=even", "even")):  # fmt: skip
         planned = []

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from command import process, run
+from costs import LARGE
 
-from evenload import Cluster, CostModel, read_trace
+from evenload import Cluster, read_trace
 from evenload.cli.sweep import slots_of
 from evenload.io.files import remove_unfinished
 from evenload.replay import replay, sweep, write_results
@@ -28,7 +30,12 @@ GRID = {
     "slots": [8, 12],
     "intervals": [1, 3],
     "oracle": None,
+    "cost": LARGE,
 }
+
+
+SECONDS = ("--hardware", "h100-ib", "--model", "mixtral-8x7b")
+PRICES = [word for name, n in LARGE.numbers.items() for word in ("--cost", f"{name}={n}")]
 
 
 def without_times(rows):
@@ -47,6 +54,7 @@ def test_every_cell_is_the_replay_of_its_own(expected) -> None:
             LOADS,
             Cluster(row["gpus"], num_slots=row["slots"]),
             row["policy"],
+            cost=LARGE,
             interval=row["interval"],
             oracle=None,
         )
@@ -89,7 +97,7 @@ def test_the_command_on_a_dask_cluster(tmp_path) -> None:
     np.save(tmp_path / "trace.npy", LOADS)
     workers = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     command = ("sweep", tmp_path / "trace.npy", "--gpus", 4, "--slots", 12, "--policy", "never",
-               "--policy", "once", "--json")  # fmt: skip
+               "--policy", "once", "--json", *SECONDS)  # fmt: skip
     with distributed.LocalCluster(**workers, processes=True) as cluster:
         there = ("--dask", cluster.scheduler_address, "-o", tmp_path / "there.parquet")
         done = process(*command, *there)
@@ -187,7 +195,7 @@ def test_a_larger_grid_runs_only_what_is_new(expected, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"sample": 0.5}, {"cost": CostModel(overlap=1.0)}, {"delay": False}, {"oracle": "fast"},
+    [{"sample": 0.5}, {"cost": replace(LARGE, overlap=1.0)}, {"delay": False}, {"oracle": "fast"},
      {"warm_start": 2}, {"windows": 2}, {"gpus_per_node": 2, "gpus": [4]}],
 )  # fmt: skip
 def test_other_settings_are_other_cells(tmp_path, change) -> None:
@@ -276,7 +284,7 @@ def test_parquet_without_pyarrow(monkeypatch) -> None:
 def sweeping(tmp_path):
     np.save(tmp_path / "trace.npy", LOADS)
     grid = ("--gpus", 2, "--gpus", 4, "--redundant", 0, "--redundant", 4, "--policy", "never",
-            "--policy", "deepseek")  # fmt: skip
+            "--policy", "once", *SECONDS)  # fmt: skip
     return lambda *more: run("sweep", tmp_path / "trace.npy", *grid, *more)
 
 
@@ -323,7 +331,8 @@ def test_the_command_can_be_interrupted_and_goes_on(tmp_path) -> None:
     out = tmp_path / "rows.json"
     arguments = [sys.executable, "-m", "evenload", "sweep", str(tmp_path / "long.npy"), "--gpus",
                  "4", "--slots", "20", "--policy", "never", "--policy",
-                 "every-1:joint,effort=200000", "--workers", "2", "-o", str(out)]  # fmt: skip
+                 "every-1:joint,effort=200000", "--workers", "2", *PRICES, "-o",
+                 str(out)]  # fmt: skip
     process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
     cells = tmp_path / "rows.json.cells"
     deadline = time.monotonic() + 120
@@ -334,12 +343,13 @@ def test_the_command_can_be_interrupted_and_goes_on(tmp_path) -> None:
     assert process.returncode == 130
     assert f"finished replays are kept in {cells}; the same command goes on" in errors
     assert not out.exists()
-    assert len(list(cells.glob("*.json"))) == 1
-    assert [p.suffix for p in cells.iterdir()] == [".json"]
+    # Never, and perhaps once.
+    assert [p.suffix for p in cells.iterdir()] in ([".json"], [".json"] * 2)
 
 
 def test_dispatches_are_an_axis(tmp_path):
     how = {"policies": ["never"], "gpus": 2, "slots": 8, "folder": tmp_path, "workers": 1}
+    how["cost"] = LARGE
     rows = sweep(LOADS, dispatch=["even", "live"], **how)
     assert [row["dispatch"] for row in rows] == ["even", "live"]
     with pytest.raises(ValueError, match=r"^dispatch='lp' is unknown; use one of"):

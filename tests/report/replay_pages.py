@@ -1,6 +1,10 @@
 """Replays made by the public function, small and quick, for tests of what is drawn of them."""
 
-from evenload import Cluster, CostModel, Trace
+from dataclasses import replace
+
+from costs import LARGE
+
+from evenload import Cluster, Trace
 from evenload.replay import replay
 from evenload.synth import synthetic_trace
 
@@ -31,5 +35,5 @@ def renamed(name, like):
 
 def small_replays(trace, policies=POLICIES, cluster=None, **how):
     cluster = cluster or Cluster(4, 2, num_slots=20)
-    how = {"cost": CostModel(tokens_per_second=1e5), "oracle": "fast"} | how
+    how = {"cost": replace(LARGE, tokens_per_second=1e5), "oracle": "fast"} | how
     return [replay(trace, cluster, policy, **how) for policy in policies]

@@ -7,10 +7,13 @@ import re
 import numpy as np
 import pytest
 from command import run
+from costs import LARGE
 from replay_pages import LAYERS, small_replays, small_trace
 
 from evenload import Cluster
 from evenload.report.saved import load_replays, save_replays
+
+PRICES = [word for name, n in LARGE.numbers.items() for word in ("--cost", f"{name}={n}")]
 
 
 @pytest.fixture(scope="module")
@@ -85,13 +88,13 @@ def test_the_command_writes_the_page_that_replay_writes(tmp_path, kept):
     pytest.importorskip("plotly")
     trace, _, _ = kept
     first, saved, again = tmp_path / "a.html", tmp_path / "r.npz", tmp_path / "b.html"
-    options = ("--gpus", 4, "--slots", 20, "--policy", "never", "--policy", "deepseek")
+    options = ("--gpus", 4, "--slots", 20, "--policy", "never", *PRICES)
     result = run("replay", trace, *options, "--report", first, "--save", saved)
     assert result.exit_code == 0, result.stderr
     assert f"wrote the replays to {saved}" in result.stderr
     result = run("report", saved, "-o", again)
     assert result.exit_code == 0, result.stderr
-    assert re.search(r"^deepseek +0\.\d{4} ", result.stdout, flags=re.MULTILINE)
+    assert re.search(r"^once +0\.\d{4} ", result.stdout, flags=re.MULTILINE)
     assert again.read_bytes() == first.read_bytes()
 
 

@@ -28,15 +28,17 @@ def count(name, run):
     counts[name] = list(compiled)
     return result
 
-from evenload import Cluster, solve
+from evenload import Cluster, CostModel, solve
 from evenload.replay import replay
+
+cost = CostModel(1e6, 45e6, 450e9, 50e9)
 
 trace = np.random.default_rng(0).lognormal(0, 1, (6, 3, 24)) * 1000
 cluster = Cluster(4, slots_per_gpu=7)
 count("import", lambda: None)
 plan = count("solve", lambda: solve(trace[0], cluster))
 count("current", lambda: solve(trace[:4], cluster, current=plan.placement))
-count("replay", lambda: replay(trace, cluster, "evenload"))
+count("replay", lambda: replay(trace, cluster, "evenload", cost=cost))
 print(json.dumps(counts))
 """
 

@@ -56,8 +56,14 @@ OPTIONS = {
         "and --max-moves.",
         "--current-format NAME": shared.PLACEMENT_FORMAT,
         "--move-cost P": "With --current: minimum gain required per move in its layer, in "
-        "balancedness. Default: 0.1 over the slots of a layer.",
+        "balancedness. Default: with --hardware the time that it takes, over that of serving the "
+        "loads once; else 0.1 over the slots of a layer.",
         "--max-moves M": "With --current: experts of each layer that may move at most.",
+        "--max-move-seconds X": "With --hardware: what all transfers may take at most, by the "
+        "cost model; the layers move that gain most.",
+        **shared.PRICES,
+        "--hardware NAME": "With --current: whose seconds moves take: h100-ib, h200-ib, h800-ib, "
+        "ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
     },
     "output": shared.JSON | shared.PLOT | {
         "-o, --output FILE": "Write the placement to a file: .json or .npz (evenload's own), .pt "
@@ -113,10 +119,11 @@ def run(args: Namespace) -> None:
             file, cluster, args.groups, forecast=args.next, dispatch=shared.sharing_words(args)
         ),
         summaries,
-        [*plan_lines(summaries, plan), *slots_lines(found)],
+        [*plan_lines(summaries, plan), *_seconds_lines(args, plan), *slots_lines(found)],
         solver=plan.solver,
         reason=plan.reason,
         notes=list(plan.notes),
+        **_seconds_entry(args, plan),
         physical_to_logical=plan.placement.physical_to_logical.tolist(),
         **slots_entry(found),
     )
@@ -131,7 +138,7 @@ def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redu
 
     names = (
         *("topology", "solver", "cross_node_price", "effort", "move_cost", "max_moves"),
-        *("survive", "survive_count"),
+        *("survive", "survive_count", "max_move_seconds"),
     )
     asked = {name: getattr(args, name) for name in names}
     asked |= {"current": running, "num_groups": args.groups}
@@ -139,6 +146,8 @@ def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redu
         asked["effort"] = int(args.effort)
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     how |= shared.sharing(args)
+    if args.hardware is not None:
+        how["cost"] = shared.cost_of(args, *tokens.shape[-2:])
     if args.redundant != "auto":
         experts = tokens.shape[-1]
         differ = {"speed": _speed(args.speed), "alive": _alive(args)}
@@ -154,6 +163,31 @@ def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redu
     return found.plan, found.plan_seconds, found
 
 
+def _seconds_entry(args: Namespace, plan: Plan) -> dict[str, float]:
+    """Return what the moves take by the cost model; nothing where none was told."""
+    placement, current = plan.placement, plan.current
+    if args.hardware is None or current is None or current.cluster != placement.cluster:
+        return {}
+    cost = shared.cost_of(args, placement.num_layers, placement.num_experts)
+    schedule = cost.schedule(current, placement)
+    return {
+        "transfer_seconds": schedule.seconds,
+        "move_seconds": cost.move_seconds(schedule),
+    }
+
+
+def _seconds_lines(args: Namespace, plan: Plan) -> list[str]:
+    from evenload.report.text import show_seconds
+
+    told = _seconds_entry(args, plan)
+    if not told:
+        return []
+    return [
+        f"moves take {show_seconds(told['transfer_seconds'])} by the cost model, of which serving "
+        f"stands still for {show_seconds(told['move_seconds'])}"
+    ]
+
+
 def _check(args: Namespace) -> None:
     """Raise `ValueError` for options that do not go together, before any work is done."""
     auto, price = args.redundant == "auto", args.cross_node_price
@@ -162,6 +196,10 @@ def _check(args: Namespace) -> None:
          f"--cross-node-price {price or 0:g} is for --topology prefer"),
         (args.move_cost, args.current, "--move-cost limits moves from --current"),
         (args.max_moves, args.current, "--max-moves limits moves from --current"),
+        (args.hardware, args.current, "--hardware prices moves from --current"),
+        (args.max_move_seconds, args.hardware, "--max-move-seconds needs the --hardware"),
+        (args.model, args.hardware, "--model prices moves on --hardware"),
+        (args.cost, args.hardware, "--cost changes numbers of --hardware"),
         (args.survive_count, args.survive, "--survive-count is for --survive"),
         (args.curve, auto, "--curve is drawn for --redundant auto"),
         (args.target, auto, "--target is for --redundant auto"),

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import time
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evenload.cli import shared
 from evenload.cli.report import show_replays, write_page_to
 
+if TYPE_CHECKING:
+    from evenload.trace import Trace
+
 EXAMPLES = """
 Examples:
-  evenload replay trace.npz --gpus 8 --slots 40 --window 2 --model gpt-oss-20b
-  evenload replay trace.npz --gpus 8 --slots 40 --policy never --policy every-4:joint
+  evenload replay trace.npz --gpus 8 --slots 40 --hardware h100-ib --window 2
+  evenload replay trace.npz --gpus 8 --slots 40 --hardware h100-ib --policy every-4:joint
 """
 
 DEFAULT_POLICIES = ["never", "once", "deepseek", "evenload"]
@@ -24,7 +27,8 @@ REPLAY = {
         "--policy NAME*": "never, once, every-N (each also with a solver: every-4:joint), "
         "deepseek, vllm, evenload, or copy, copy:never and moonep, which copy experts for every "
         "window; options of the solver after commas: every-4:joint,"
-        f"effort=fast. May be given repeatedly. Default: {', '.join(DEFAULT_POLICIES)}.",
+        f"effort=fast. May be given repeatedly; never and once are always beside it. Default: "
+        f"{', '.join(DEFAULT_POLICIES)}.",
         "--warm-start N:1": "Windows that are seen before the first is served.",
         **shared.GROUPS,
         "--dispatch NAME*": "How replicas are picked for tokens: even, live, nearest or static. "
@@ -34,16 +38,10 @@ REPLAY = {
         "auto, or none.",
     },
     "costs": {
-        "--hardware NAME:h100-ib": "What a second is: h100-ib, h200-ib, h800-ib, ascend-910c, "
-        "ascend-910b, l40s-pcie or h100-pcie.",
-        "--model NAME:deepseek-v3": "Whose experts move: deepseek-v3, deepseek-r1, "
-        "deepseek-v2-lite, qwen3-235b-a22b, qwen3-30b-a3b, gpt-oss-20b, gpt-oss-120b, kimi-k2, "
-        "glm-4.5, mixtral-8x7b or mixtral-8x22b.",
-        "--cost NAME=X*": "Another number of the cost model: tokens_per_second, expert_bytes, "
-        "bandwidth_in_node, bandwidth_between_nodes (bytes per second), latency (seconds) or "
-        "overlap (0 to 1). May be given repeatedly.",
+        **shared.PRICES,
         "--sample X:1.0": "Fraction of the served tokens that the trace recorded: 0.01 for one in "
-        "a hundred.",
+        "a hundred. Without it such windows count as a hundredth of the serving that they stand "
+        "for, beside which no move pays.",
         "--no-delay": "Let moves take effect at once; they still cost what they cost.",
     },
 }
@@ -76,17 +74,17 @@ def run(args: Namespace) -> None:
     from evenload.report.page import check_page_path
     from evenload.report.saved import check_saved_path, save_replays
 
-    names = list(dict.fromkeys(args.policy or DEFAULT_POLICIES))
+    names = policies_of(args)
     for name in names:
         get_policy(name)
     dispatches = dispatches_of(args)
-    how = settings_of(args) | {"window": args.window, "interval": args.interval}
     if args.report is not None:
         check_page_path(args.report)
     if args.save is not None:
         check_saved_path(args.save)
     shared.check_places(args.report, args.save)
     trace = shared.open_trace(args.trace, args)
+    how = settings_of(args, trace) | {"window": args.window, "interval": args.interval}
     how["start"] = shared.open_placement("start", args, trace.num_experts, trace.layers)
     cluster = shared.cluster_of(args, args.slots, trace.num_experts)
     started = time.perf_counter()
@@ -105,6 +103,11 @@ def run(args: Namespace) -> None:
     show_replays(trace, replays, args.json)
 
 
+def policies_of(args: Namespace) -> list[str]:
+    """Return the policies to compare, each once: those asked for, never and once."""
+    return list(dict.fromkeys([*(args.policy or DEFAULT_POLICIES), "never", "once"]))
+
+
 def dispatches_of(args: Namespace) -> list[str]:
     """Return the dispatches to compare policies under, each once."""
     from evenload.checks import one_of
@@ -114,20 +117,11 @@ def dispatches_of(args: Namespace) -> list[str]:
     return list(dict.fromkeys(one_of("--dispatch", name, DISPATCHES) for name in asked))
 
 
-def settings_of(args: Namespace) -> dict[str, Any]:
-    """Return what `replay_options` says, but for the policies, as arguments of `replay`."""
-    from evenload.cost import CostModel
-
-    numbers = {}
-    for text in args.cost or []:
-        name, _, value = text.partition("=")
-        try:
-            numbers[name] = float(value)
-        except ValueError:
-            raise ValueError(f"--cost {text}: no number; write it as overlap=0.9") from None
+def settings_of(args: Namespace, trace: Trace) -> dict[str, Any]:
+    """Return what `REPLAY` says, but for the policies, as arguments of `replay`."""
     return {
         "warm_start": args.warm_start,
-        "cost": CostModel.preset(args.hardware, args.model, **numbers),
+        "cost": shared.cost_of(args, trace.num_layers, trace.num_experts),
         "num_groups": args.groups,
         "oracle": None if args.oracle == "none" else args.oracle,
         "sample": args.sample,

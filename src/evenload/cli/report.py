@@ -77,11 +77,14 @@ def show_replays(trace: Trace, replays: Sequence[Replay], as_json: bool) -> None
         shared.show_json(trace, replays=[replay.to_dict() for replay in replays])
         return
     from evenload.report.compare import Context
-    from evenload.report.tables import policy_lines, print_policies
+    from evenload.report.policies import policy_lines
+    from evenload.report.tables import print_policies
 
     first = replays[0]
     context = Context(trace.source, trace.num_layers, trace.num_experts, first.cluster)
     windows = f"{len(first.windows)} windows of {first.window}, decisions every {first.interval}"
+    cost = first.settings["cost"]
+    named = " on ".join(filter(None, (cost["model"], cost["hardware"]))) or "one's own numbers"
     by_dispatch: dict[str, list[dict[str, Any]]] = {}
     told_of: dict[str, list[str]] = {replay.dispatch: [] for replay in replays}
     for replay in replays:
@@ -92,5 +95,5 @@ def show_replays(trace: Trace, replays: Sequence[Replay], as_json: bool) -> None
         told = f"; dispatch {dispatch}" if [*by_dispatch] != ["even"] else ""
         if number:
             sys.stdout.write("\n")
-        title = f"{context.title()}; {windows}{told}"
+        title = f"{context.title()}; {windows}; seconds of {named}{told}"
         print_policies(title, rows, [*policy_lines(rows), *told_of[dispatch], *notes], sys.stdout)

@@ -16,6 +16,7 @@ from evenload.checks import printable
 
 if TYPE_CHECKING:
     from evenload.cluster import Cluster
+    from evenload.cost import CostModel
     from evenload.io import LoadFile
     from evenload.layers import ModelLayers
     from evenload.placement import Placement
@@ -89,6 +90,17 @@ GPUS = {
     "--gpus G": "GPUs that a placement is for, if its file does not say.",
     "--nodes N": "Nodes of these GPUs, if the file does not say. Default: 1.",
 }
+PRICES = {
+    "--hardware NAME": "What a second is: h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, "
+    "l40s-pcie or h100-pcie. Needed.",
+    "--model NAME": "Whose experts move: deepseek-v3, deepseek-r1, deepseek-v2-lite, "
+    "qwen3-235b-a22b, qwen3-30b-a3b, gpt-oss-20b, gpt-oss-120b, kimi-k2, glm-4.5, olmoe-1b-7b, "
+    "mixtral-8x7b or mixtral-8x22b. Default: the one that has these layers and experts.",
+    "--cost NAME=X*": "Another number of the cost model: tokens_per_second, expert_bytes, "
+    "bandwidth_in_node, bandwidth_between_nodes (bytes per second), latency (seconds) or "
+    "overlap (0 to 1). With the first two no model is needed, with the first four no hardware. "
+    "May be given repeatedly.",
+}
 PLACEMENT_FORMAT = (
     "Format of the placement's file, see `evenload convert --to`. Default: told by its content."
 )
@@ -108,6 +120,34 @@ def both(given: Any, other: Any, rule: str) -> None:
     """Raise `ValueError` if an option is given without the one that it is for."""
     if given is not None and (other is None or other is False):
         raise ValueError(f"{rule}; give both, or neither")
+
+
+def cost_of(args: Namespace, num_layers: int, num_experts: int) -> CostModel:
+    """Return the costs that `PRICES` tell for a load of that shape; `ValueError` if they do not."""
+    from evenload.cost import CostModel, hardware_names, model_of
+
+    numbers: dict[str, Any] = {}
+    for text in args.cost or []:
+        name, _, value = text.partition("=")
+        try:
+            numbers[name] = float(value)
+        except ValueError:
+            raise ValueError(f"--cost {text}: no number; write it as overlap=0.9") from None
+    experts = {"tokens_per_second", "expert_bytes"}
+    links = {"bandwidth_in_node", "bandwidth_between_nodes"}
+    own = experts <= set(numbers)
+    if own and links <= set(numbers) and args.hardware is None and args.model is None:
+        return CostModel(**numbers)
+    if args.hardware is None:
+        raise ValueError(
+            f"seconds need --hardware; use one of: {', '.join(hardware_names())}, or --cost for "
+            "all of its numbers"
+        )
+    # With experts of one's own whatever model is named gives no number.
+    model = args.model or ("deepseek-v3" if own else model_of(num_layers, num_experts))
+    cost = CostModel.preset(args.hardware, model, **numbers)
+    cost.check_shape(num_layers, num_experts)
+    return cost
 
 
 def reading(args: Namespace) -> AbstractContextManager[None]:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evenload.cli import shared
-from evenload.cli.replay import DEFAULT_POLICIES, REPLAY, dispatches_of, settings_of
+from evenload.cli.replay import REPLAY, dispatches_of, policies_of, settings_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
 EXAMPLES = """
 Examples:
-  evenload sweep trace.npz --gpus 8 --redundant 0 --redundant 8 --redundant 16 -o results.parquet
+  evenload sweep trace.npz --gpus 8 --hardware h100-ib --redundant 0 --redundant 8 -o results.csv
 """
 
 OPTIONS = {
@@ -65,7 +65,7 @@ def run(args: Namespace) -> None:
         with _pool(args.dask) as pool, shared.busy("replays") as tell:
             rows = sweep(
                 trace,
-                policies=args.policy or DEFAULT_POLICIES,
+                policies=policies_of(args),
                 gpus=args.gpus,
                 slots=slots_of(args.slots, args.redundant, trace.num_experts),
                 folder=folder,
@@ -76,7 +76,7 @@ def run(args: Namespace) -> None:
                 executor=pool,
                 workers=args.workers,
                 progress=tell,
-                **settings_of(args),
+                **settings_of(args, trace),
             )
     except KeyboardInterrupt:
         shared.say(f"finished replays are kept in {folder}; the same command goes on from there")

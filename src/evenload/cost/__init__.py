@@ -2,7 +2,14 @@
 
 from evenload.cost.expert_time import ExpertTime
 from evenload.cost.model import CostModel, Schedule
-from evenload.cost.presets import MODELS, Experts, Hardware, hardware_names, model_names
+from evenload.cost.presets import (
+    MODELS,
+    Experts,
+    Hardware,
+    hardware_names,
+    model_names,
+    model_of,
+)
 from evenload.cost.table import TimeTable
 
 __all__ = [
@@ -15,4 +22,5 @@ __all__ = [
     "TimeTable",
     "hardware_names",
     "model_names",
+    "model_of",
 ]

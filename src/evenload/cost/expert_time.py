@@ -81,9 +81,7 @@ class ExpertTime:
         return cls([(0.0, 0.0), *bend, end], NEVER_MEASURED)
 
     @classmethod
-    def preset(
-        cls, hardware: str = "h100-ib", model: str = "deepseek-v3", *, measured: bool = True
-    ) -> ExpertTime:
+    def preset(cls, hardware: str, model: str, *, measured: bool = True) -> ExpertTime:
         """Return the time of a model's expert on a machine; `source` says how it is known.
 
         That is the curve measured there for experts of this size and type, if there is one. Else,

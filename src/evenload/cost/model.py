@@ -11,7 +11,7 @@ from evenload.arrays import Float, Int, check_load
 from evenload.checks import one_of, part, positive_int, positive_real
 from evenload.cluster import Cluster
 from evenload.cost.expert_time import ExpertTime
-from evenload.cost.presets import HARDWARE, MODELS, UTILISATION
+from evenload.cost.presets import HARDWARE, MODELS, UTILISATION, fitting_models
 from evenload.moves import Moves
 from evenload.placement import Placement
 from evenload.threads import spread
@@ -21,6 +21,7 @@ from evenload.threads import spread
 LATENCY = 20e-6
 # Our assumption: half. vLLM's use_async hides nearly all of it, SGLang's rebalance stops serving.
 OVERLAP = 0.5
+NAMES = ("model", "hardware")  # of presets, beside the numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,36 +70,42 @@ class Schedule:
 class CostModel:
     """What a straggler and a move cost.
 
-    The defaults are those of ``CostModel.preset("h100-ib", "deepseek-v3")``. A number that is not
-    finite and above 0 is a `ValueError`.
+    What a model and a machine tell has no default: `preset` knows some. A number that is not finite
+    and above 0 is a `ValueError`.
 
     Examples
     --------
-    >>> cost = CostModel(tokens_per_second=1000.0)
+    >>> cost = CostModel(1000.0, 45e6, 450e9, 50e9)
     >>> cost.straggler_seconds([[300.0, 100.0], [250.0, 150.0]])
     array([0.3 , 0.25])
     """
 
     #: Tokens that a GPU of full speed puts through one expert in a second (a token routed to 8
-    #: experts counts 8 times, as in a load). Default: half of an H100's fp8 operations over those
-    #: of one of DeepSeek-V3's experts.
-    tokens_per_second: float = UTILISATION * 1979e12 / (2 * 3 * 7168 * 2048)
-    expert_bytes: float = 3.0 * 7168 * 2048  #: of one expert's weights in one layer
-    bandwidth_in_node: float = 450e9  #: bytes a second from a GPU to another of its node
-    bandwidth_between_nodes: float = 50e9  #: bytes a second from a GPU to one of another node
+    #: experts counts 8 times, as in a load).
+    tokens_per_second: float
+    expert_bytes: float  #: of one expert's weights in one layer
+    bandwidth_in_node: float  #: bytes a second from a GPU to another of its node
+    bandwidth_between_nodes: float  #: bytes a second from a GPU to one of another node
     latency: float = LATENCY  #: seconds before the first byte of a round of transfers arrives
     overlap: float = OVERLAP  #: part, 0 to 1, of the time of transfers in which serving goes on
+    #: The preset whose experts these are, which `check_shape` holds a load against; empty where
+    #: tokens and bytes are one's own.
+    model: str = ""
+    hardware: str = ""  #: the preset whose machine this is
 
     def __post_init__(self) -> None:
-        for name, value in self.__dict__.items():
+        for name, value in self.numbers.items():
             overlap = name == "overlap"
             checked = part(name, value, above_zero=False) if overlap else positive_real(name, value)
             self.__dict__[name] = checked
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All but the names of the presets."""
+        return {name: value for name, value in self.__dict__.items() if name not in NAMES}
+
     @classmethod
-    def preset(
-        cls, hardware: str = "h100-ib", model: str = "deepseek-v3", **numbers: float
-    ) -> CostModel:
+    def preset(cls, hardware: str, model: str, **numbers: float) -> CostModel:
         """Return the costs of a model on a machine, but for the `numbers` given instead.
 
         The names are those of `hardware_names` and `model_names`; an unknown one is a `ValueError`
@@ -106,7 +113,7 @@ class CostModel:
         """
         machine = HARDWARE[one_of("hardware", hardware, HARDWARE)]
         experts = MODELS[one_of("model", model, MODELS)]
-        own = [field.name for field in fields(cls)]
+        own = [field.name for field in fields(cls) if field.name not in NAMES]
         for name in numbers:
             if name not in own:
                 raise ValueError(
@@ -114,7 +121,24 @@ class CostModel:
                 )
         speed = UTILISATION * machine.flops(experts.dtype) / experts.operations
         links = machine.bandwidth_in_node, machine.bandwidth_between_nodes
-        return cls(**dict(zip(own, (speed, experts.num_bytes, *links), strict=False)) | numbers)
+        told = dict(zip(own, (speed, experts.num_bytes, *links), strict=False)) | numbers
+        theirs = not {"tokens_per_second", "expert_bytes"} <= set(numbers)
+        return cls(**told, model=model if theirs else "", hardware=hardware)
+
+    def check_shape(self, num_layers: int, num_experts: int) -> None:
+        """Raise `ValueError` if a load of that shape cannot be of the preset's model.
+
+        Fewer layers than the model has may have been recorded.
+        """
+        if not self.model:
+            return
+        experts = MODELS[self.model]
+        if experts.num_experts != num_experts or num_layers > experts.num_layers:
+            raise ValueError(
+                f"model={self.model!r} has {experts.num_layers} layers x {experts.num_experts} "
+                f"experts, and the load {num_layers} x {num_experts}; use "
+                f"{fitting_models(num_layers, num_experts)}"
+            )
 
     @property
     def expert_time(self) -> ExpertTime:
@@ -174,7 +198,7 @@ class CostModel:
 
         Examples
         --------
-        >>> cost = CostModel(tokens_per_second=1e6, expert_bytes=45e6, latency=1e-9, overlap=0.0)
+        >>> cost = CostModel(1e6, 45e6, 450e9, 50e9, latency=1e-9, overlap=0.0)
         >>> round(cost.move_cost([[1000.0, 1000.0]], Cluster(2, slots_per_gpu=1)), 4)
         0.1
         """

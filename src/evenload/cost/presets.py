@@ -97,6 +97,7 @@ MODELS = {
     "gpt-oss-120b": Experts(2880, 2880, "mxfp4", 36, 128),  # openai/gpt-oss-120b
     "kimi-k2": Experts(7168, 2048, "fp8", 60, 384),  # moonshotai/Kimi-K2-Instruct
     "glm-4.5": Experts(5120, 1536, "bf16", 89, 160),  # zai-org/GLM-4.5
+    "olmoe-1b-7b": Experts(2048, 1024, "bf16", 16, 64),  # allenai/OLMoE-1B-7B-0924
     "mixtral-8x7b": Experts(4096, 14336, "bf16", 32, 8),  # mistralai/Mixtral-8x7B-v0.1
     "mixtral-8x22b": Experts(6144, 16384, "bf16", 56, 8),  # mistralai/Mixtral-8x22B-v0.1
 }
@@ -110,3 +111,28 @@ def hardware_names() -> list[str]:
 def model_names() -> list[str]:
     """Return the models that the presets know."""
     return list(MODELS)
+
+
+def model_of(num_layers: int, num_experts: int) -> str:
+    """Return the model of exactly that shape; `ValueError` if there is none.
+
+    Of several with the same experts, as DeepSeek-V3 and R1, the first.
+    """
+    for name, experts in MODELS.items():
+        if (experts.num_layers, experts.num_experts) == (num_layers, num_experts):
+            return name
+    raise ValueError(
+        f"no preset has {num_layers} layers x {num_experts} experts; give model, as "
+        f"{fitting_models(num_layers, num_experts)}"
+    )
+
+
+def fitting_models(num_layers: int, num_experts: int) -> str:
+    """Name the models that a load of that shape may be of, for messages."""
+    fits = [
+        name
+        for name, experts in MODELS.items()
+        if experts.num_experts == num_experts and experts.num_layers >= num_layers
+    ]
+    numbers = "tokens_per_second and expert_bytes of your own"
+    return f"{', '.join(fits)}, or {numbers}" if fits else numbers

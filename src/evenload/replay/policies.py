@@ -98,8 +98,9 @@ class Evenload:
     """Ours: plan for what the past windows let expect, moving only what is worth it.
 
     Leaving the trivial placement, which an engine starts with, is free: it is made for no load, and
-    at a price per move a plan would stay near it. `options` are those of `evenload.solve`; a
-    `move_cost` of ``"seconds"`` is worked out anew for each decision, see `CostModel.move_cost`.
+    at a price per move a plan would stay near it. From then on a move has to gain the seconds that
+    it takes until the next decision, see `CostModel.move_cost`. `options` are those of
+    `evenload.solve`, `move_cost` among them: another price, in balancedness.
     """
 
     name: str = "evenload"
@@ -113,10 +114,15 @@ class Evenload:
         _, L, E = past.load.shape
         if past.current == Placement.trivial(L, E, past.cluster):
             options["move_cost"] = 0.0
-        elif options.get("move_cost") == "seconds":
-            options["move_cost"] = past.cost.move_cost(
-                past.load[-1], past.cluster, windows=past.interval, sample=past.sample
+        elif options["dispatch"] != "copy":  # what fetching takes is in no seconds there
+            options.setdefault(
+                "move_cost",
+                past.cost.move_cost(
+                    past.load[-1], past.cluster, windows=past.interval, sample=past.sample
+                ),
             )
+        if "max_move_seconds" in options:
+            options["cost"] = past.cost
         options |= {"current": past.current, "num_groups": past.num_groups}
         return solve(past.load, past.cluster, **options).placement
 
@@ -134,8 +140,9 @@ def get_policy(name: str) -> Policy:
     asked, ``"every-N"`` each N-th time, the first included; also with a solver:
     ``"every-4:joint"``. ``"deepseek"`` always plans it with DeepSeek's algorithm, ``"vllm"`` also
     keeps slots inside GPUs. ``"evenload"`` plans from the current placement for what the last
-    windows let expect. Options of the solver follow after commas: ``"evenload,move_cost=0.003"``;
-    with ``move_cost=seconds`` a move has to gain what the cost model says it takes. So do those of
+    windows let expect. Options of the solver follow after commas: ``"evenload,move_cost=0.003"``
+    asks each move for that much balancedness, and not for the seconds that it takes, and
+    ``"evenload,max_move_seconds=0.5"`` ends each rebalance after so many. So do those of
     `evenload.solve`: ``"evenload,dispatch=even"`` plans for that whatever the windows are judged
     by.
 

@@ -36,9 +36,9 @@ class Replay:
     windows: Int  #: numbers of the windows that were served, [W]
     #: Reached, in (0, 1], [W, L]; the mean over a window in which a layer changes over.
     balancedness: Float
-    #: What the placement before the last rebalance would have reached, [W, L]; the same as
-    #: `balancedness` before the first.
-    kept_balancedness: Float
+    #: What the placement at the beginning would have reached, [W, L]; the same as `balancedness`
+    #: before the first rebalance.
+    start_balancedness: Float
     #: Best known of the window itself, [W, L]: planned on it, or reached where that is more; NaN
     #: where none was asked for.
     oracle: Float
@@ -52,7 +52,9 @@ class Replay:
     bytes: Float  #: that crossed a link, [R]
     transfer_seconds: Float  #: how long the transfers took, [R]
     move_seconds: Float  #: how much of that serving stood still, [R]
-    saved_seconds: Float  #: of straggler time, against having kept the placement before, [R]
+    #: Of straggler time while each rebalance's placement was kept, against the placement at the
+    #: beginning, [R].
+    saved_seconds: Float
     plan_seconds: Float  #: to decide, by the clock, [R]; nothing else depends on it
     asked: int  #: how often the policy was
     put_off: int  #: how often it was not asked because experts were still moving
@@ -84,9 +86,20 @@ class Replay:
         return self.oracle - self.balancedness
 
     @property
-    def paid(self) -> NDArray[np.bool_]:
-        """Whether each rebalance saved more seconds than serving stood still for it: bool [R]."""
-        return np.asarray(self.saved_seconds > self.move_seconds)
+    def net_seconds(self) -> Float:
+        """What each rebalance saved while its placement was kept, less what its moves took: [R].
+
+        Against the placement at the beginning, so that they add up: to the `total_seconds` of never
+        moving, less one's own (but for what copies of experts save before the first rebalance).
+        """
+        return self.saved_seconds - self.move_seconds
+
+    @property
+    def outlasted(self) -> NDArray[np.bool_]:
+        """Whether the transfers of each rebalance took longer than the window after it: [R]."""
+        window = self.straggler_seconds.sum(axis=1)
+        at = np.searchsorted(self.windows, self.rebalance_window)
+        return np.asarray(self.transfer_seconds > window[at])
 
     @property
     def total_seconds(self) -> float:
@@ -103,6 +116,7 @@ class Replay:
         count = self.num_rebalances
         has_oracle = not np.isnan(self.oracle).any()
         ideal = float(self.mean_seconds.sum())
+        never = float((self.mean_seconds / self.start_balancedness).sum())
         return {
             "policy": self.policy,
             "dispatch": self.dispatch,
@@ -112,6 +126,7 @@ class Replay:
             "oracle": float(self.oracle.mean()) if has_oracle else None,
             "regret": float(self.regret.mean()) if has_oracle else None,
             "straggler_seconds": float(self.straggler_seconds.sum()),
+            "window_seconds": float(self.straggler_seconds.sum()) / len(self.windows),
             "straggler_time": float(self.straggler_seconds.sum()) / ideal,
             "rebalances": count,
             "asked": self.asked,
@@ -122,7 +137,8 @@ class Replay:
             "transfer_seconds": float(self.transfer_seconds.sum()),
             "move_seconds": float(self.move_seconds.sum()),
             "saved_seconds": float(self.saved_seconds.sum()),
-            "paid": int(self.paid.sum()),
+            "net_seconds": never - self.total_seconds,
+            "outlasted": int(self.outlasted.sum()),
             "total_seconds": self.total_seconds,
             "copies": float(self.copies[:, 0].mean()) if self.slacks.size else None,
             "copied_share": float(self.copied.mean()) if self.slacks.size else None,
@@ -154,12 +170,14 @@ class Replay:
             f"{'' if self.dispatch == 'even' else f', dispatch {self.dispatch}'}",
             f"balancedness    mean {f['balancedness']:.4f}, worst window {f['worst_window']:.4f}"
             f"{oracle}",
-            f"straggler time  {f['straggler_seconds']:.4g} s, {f['straggler_time']:.4f} x ideal",
-            f"rebalances      {f['rebalances']}, of which {f['paid']} paid; asked {f['asked']} "
-            f"times, {f['plan_ms']:.2f} ms each",
+            f"straggler time  {f['straggler_seconds']:.4g} s, {f['straggler_time']:.4f} x ideal; "
+            f"{f['window_seconds']:.4g} s a window",
+            f"rebalances      {f['rebalances']}; asked {f['asked']} times, "
+            f"{f['plan_ms']:.2f} ms each; {f['outlasted']} with transfers longer than the window",
             f"moves           {f['moves']:,} ({f['moved_share']:.1%} of slots a rebalance), "
             f"{f['bytes'] / 1e9:.4g} GB, serving stood still for {f['move_seconds']:.4g} s",
-            f"total           {f['total_seconds']:.4g} s",
+            f"total           {f['total_seconds']:.4g} s, {f['net_seconds']:.4g} s less than never "
+            "moving",
         ]
         notes = (*self.copy_advice, *self.notes)
         return "\n".join([*lines, *(f"note            {note}" for note in notes)])
@@ -167,13 +185,13 @@ class Replay:
     def to_dict(self) -> dict[str, Any]:
         """Return it as nested dicts and lists of plain numbers, for JSON; placements left out."""
         figures = self.figures()
-        means = ("balancedness", "kept_balancedness", "oracle")
+        means = ("balancedness", "start_balancedness", "oracle")
         windows = {"window": self.windows} | {name: getattr(self, name).mean(1) for name in means}
         for name in ("straggler_seconds", "mean_seconds"):
             windows[name] = getattr(self, name).sum(1)
         rebalances = {"window": self.rebalance_window, "moves": self.moves.sum(1)}
         for name in ("bytes", "transfer_seconds", "move_seconds", "saved_seconds", "plan_seconds",
-                     "paid"):  # fmt: skip
+                     "net_seconds", "outlasted"):  # fmt: skip
             rebalances[name] = getattr(self, name)
         per_window: dict[str, Any] = {name: column.tolist() for name, column in windows.items()}
         if figures["oracle"] is None:

@@ -33,7 +33,7 @@ def replay(
     window: int = 1,
     interval: int = 1,
     warm_start: int = 1,
-    cost: CostModel | None = None,
+    cost: CostModel,
     start: Placement | None = None,
     num_groups: int = 1,
     dispatch: str = "even",
@@ -63,8 +63,9 @@ def replay(
         Recorded windows that are summed into one; the following count these.
     interval, warm_start : int, default 1
         Windows from one decision to the next, and seen before the first is served; at least 1.
-    cost : CostModel, optional
-        Default: ``CostModel()``, DeepSeek-V3's experts on H100s.
+    cost : CostModel
+        What seconds are. That of a preset has to be of the trace's shape, see
+        `CostModel.check_shape`.
     start : Placement, optional
         What serves at first. Default: ``Placement.trivial``, experts in order.
     num_groups : int, default 1
@@ -79,7 +80,8 @@ def replay(
         function from a load to a placement; None leaves it out.
     sample : float, default 1.0
         Part of the served tokens that the trace has recorded, above 0 and at most 1: all seconds of
-        computing are divided by it.
+        computing are divided by it. Without it, a trace of one request in a hundred has windows a
+        hundred times too short for what moves take.
     delay : bool, default True
         False: moves take effect at once (and still cost what they cost), to judge plans alone.
     keep_placements : bool, default True
@@ -90,16 +92,17 @@ def replay(
     Examples
     --------
     >>> load = [[[6, 4, 1, 3]], [[6, 4, 1, 3]], [[3, 6, 1, 4]]]
-    >>> replay(load, Cluster(2, slots_per_gpu=2), "never", delay=False)
+    >>> cost = CostModel(1000.0, 45e6, 450e9, 50e9)
+    >>> replay(load, Cluster(2, slots_per_gpu=2), "never", cost=cost, delay=False)
     <Replay of never: 2 windows, balancedness 0.7389, 0 rebalances, 0 moves>
-    >>> replay(load, Cluster(2, slots_per_gpu=2), "once:greedy", delay=False)
+    >>> replay(load, Cluster(2, slots_per_gpu=2), "once:greedy", cost=cost, delay=False)
     <Replay of once:greedy: 2 windows, balancedness 0.8500, 1 rebalances, 2 moves>
     """
     recorded = check_trace(trace)
     windows = recorded.merged(window)
     first = check_warm_start(warm_start, windows)
     chosen = get_policy(policy) if isinstance(policy, str) else check_policy(policy)
-    costs = check_cost(cost)
+    check_cost(cost, recorded)
     settings = {
         "source": windows.source,
         "shape": list(recorded.shape),
@@ -114,14 +117,14 @@ def replay(
         "start": "trivial" if start is None else "given",
         "sample": part("sample", sample),
         "delay": bool(delay),
-        "cost": asdict(costs),
+        "cost": asdict(cost),
     }
     place = Placement.trivial(windows.num_layers, windows.num_experts, cluster)
     if start is not None:
         check_same(start, place, "start")
         place = start.rewrapped(keep_numpy)
     best = _make_oracle(oracle, cluster, {"num_groups": num_groups}, dispatch)
-    course = _Course(chosen, costs, place, settings, keep_placements)
+    course = _Course(chosen, cost, place, settings, keep_placements)
     for t in range(windows.num_windows):
         if t >= first and (t - first) % interval == 0:
             course.decide(t)
@@ -154,7 +157,8 @@ class _Course:
         self.slack: float | None = getattr(policy, "slack", None)
         self.copies: list[Float] = []  # [C, L] of each window, and the part of tokens copied, [L]
         self.copied: list[Float] = []
-        self.current, self.before, self.cluster = start, start, start.cluster
+        self.current, self.before, self.start = start, start, start
+        self.cluster = start.cluster
         self.due: Float | None = None  # [L], seconds from now; while experts move
         self.seen: deque[Float] = deque(maxlen=policy.memory)
         self.asked, self.put_off, self.asked_seconds = 0, 0, 0.0
@@ -209,8 +213,13 @@ class _Course:
         if self.slack is not None:
             self.copies.append(copies_by_slack([load], self.current, [self.slack, *SLACKS]))
             self.copied.append(copied_share(load, self.current, self.slack))
-        kept = self.reach(self.before, load) if self.rebalances else reached
+        never = reached  # without copies, which are no rebalance
+        if self.rebalances or self.slack is not None:
+            never = np.asarray(self.start.balancedness(load, **self.how))
+        found = np.maximum(never, reached)
         if self.due is not None:
+            kept = self.reach(self.before, load)
+            found = np.maximum(found, kept)
             part = old_part(mean / kept, mean / reached, self.due)
             mixed = 1.0 / (part / kept + (1.0 - part) / reached)
             reached = np.where(part <= 0.0, reached, mixed)
@@ -220,16 +229,16 @@ class _Course:
         if oracle is not None:
             # Whatever serves is a plan too, and the search need not have found as good a one.
             planned = oracle(load).balancedness(load, **self.how)
-            best = np.maximum(np.maximum(planned, kept), reached)
-        self.windows.append((t, len(self.rebalances), reached, kept, best, mean))
+            best = np.maximum(planned, found)
+        self.windows.append((t, len(self.rebalances), reached, never, best, mean))
 
     def finish(self, notes: tuple[str, ...]) -> Replay:
         """Return what came of it."""
-        windows, served, reached, kept, best, mean = map(np.array, zip(*self.windows, strict=True))
+        windows, served, reached, never, best, mean = map(np.array, zip(*self.windows, strict=True))
         moved, moves, *costs = list(zip(*self.rebalances, strict=True)) or [()] * 6
-        # Straggler time that each rebalance saved until the next one.
+        # Straggler time that each rebalance's placement saved while it was kept.
         saved = np.zeros(len(self.rebalances) + 1)
-        np.add.at(saved, served, (mean / kept - mean / reached).sum(axis=1))
+        np.add.at(saved, served, (mean / never - mean / reached).sum(axis=1))
         named = ("bytes", "transfer_seconds", "move_seconds", "plan_seconds")
         return Replay(
             policy=self.policy.name,
@@ -240,7 +249,7 @@ class _Course:
             notes=notes,
             windows=windows.astype(np.int64),
             balancedness=reached,
-            kept_balancedness=kept,
+            start_balancedness=never,
             oracle=best,
             mean_seconds=mean,
             served=served.astype(np.int64) * self.keep_placements,
@@ -312,9 +321,11 @@ def check_warm_start(warm_start: Any, windows: Trace) -> int:
     return first
 
 
-def check_cost(cost: Any) -> CostModel:
-    """Return `cost`, or the default for None."""
-    cost = CostModel() if cost is None else cost
+def check_cost(cost: Any, trace: Trace) -> CostModel:
+    """Return `cost`; a `ValueError` unless it is one that the trace's model can have."""
     if not isinstance(cost, CostModel):
-        raise ValueError(f"cost={cost!r} is not a CostModel; use e.g. CostModel.preset('h100-ib')")
+        raise ValueError(
+            f"cost={cost!r} is not a CostModel; use e.g. CostModel.preset('h100-ib', 'gpt-oss-20b')"
+        )
+    cost.check_shape(trace.num_layers, trace.num_experts)
     return cost

@@ -52,11 +52,11 @@ def sweep(
     gpus: Any,
     slots: Any,
     folder: str | os.PathLike[str],
+    cost: Any,
     windows: Any = 1,
     intervals: Any = 1,
     gpus_per_node: int | None = None,
     warm_start: int = 1,
-    cost: Any = None,
     num_groups: int = 1,
     dispatch: str | Sequence[str] = "even",
     oracle: str | None = "fast",
@@ -118,7 +118,7 @@ def sweep(
         get_solver(oracle)
     how: dict[str, Any] = {
         "warm_start": warm_start,
-        "cost": check_cost(cost),
+        "cost": check_cost(cost, given),
         "num_groups": check_groups(num_groups, given.num_experts),
         "oracle": oracle,
         "sample": part("sample", sample),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from evenload.report.labels import place_labels
 from evenload.report.palette import FEW_POINTS, STEPS
 from evenload.report.story import Float, Level, Story
-from evenload.report.text import shorten
+from evenload.report.text import shorten, show_seconds
 
 Figure = dict[str, Any]
 Trace = dict[str, Any]  # what plotly calls one: a line, some marks, a heat map
@@ -229,16 +229,18 @@ def _moves(story: Story, policy: int) -> tuple[Trace, Trace, Trace]:
     lower = _over(story, policy, sums, yaxis="y2", showlegend=False, **lines)
     upper["hovertemplate"] = f"%{{y:,d}} moved{_NAME}"
     lower["hovertemplate"] = f"%{{y:.4~s}}s saved{_NAME}"
-    marks, said = _marks(story, policy, 9), ("did not pay", "paid for itself")
+    marks, said = _marks(story, policy, 9), ("lost", "saved")
     marks["size"] = 5 if len(at) > 150 else 9
-    marks["symbol"] = [marks["symbol"] + ("" if paid else "-open") for paid in replay.paid]
+    marks["symbol"] = [
+        marks["symbol"] + ("" if net > 0.0 else "-open") for net in replay.net_seconds
+    ]
     marks["line"] = {"color": marks["color"], "width": 1.5}
     paid = _named(
         story, policy, mode="markers", x=story.windows[at].tolist(), y=[policy] * len(at),
         yaxis="y3", showlegend=False, marker=marks,
         customdata=[
-            [f"{count:,}", time, said[bool(paid)]]
-            for count, time, paid in zip(moves, seconds, replay.paid, strict=True)
+            [f"{count:,}", time, f"{said[bool(net > 0.0)]} {show_seconds(abs(float(net)))}"]
+            for count, time, net in zip(moves, seconds, replay.net_seconds, strict=True)
         ],
         hovertemplate="window %{x}: %{customdata[2]}<br>%{customdata[0]} experts moved in "
         "%{customdata[1]:.3~s}s" + _NAME,
@@ -369,7 +371,7 @@ def stills(story: Story) -> list[tuple[str, Figure, float]]:
     hot["data"][0] |= {"y": story.hot.experts[layer].tolist(), "z": story.hot.load[layer]}
     for figure, axis, title in (
         (balance, "yaxis", "balancedness, mean over layers"),
-        (moving, "xaxis", "window (full marks: the rebalance paid for itself)"),
+        (moving, "xaxis", "window (full marks: the rebalance saved time)"),
         (hot, "yaxis", f"experts of layer {layer}"),
     ):
         figure["layout"][axis]["title"]["text"] = title

@@ -18,6 +18,7 @@ from evenload.extras import needed
 from evenload.io import replace_file
 from evenload.replay import Replay
 from evenload.report import charts, figures, palette, text, words
+from evenload.report.policies import FIGURES, NONE
 from evenload.report.story import Story
 from evenload.trace import Trace
 
@@ -152,6 +153,7 @@ def _document(story: Story, trace: Trace) -> str:
         title=escape(story.title),
         subtitle=escape(words.subtitle(story.replays[0], trace, story.dispatches)),
         answer=escape(story.answer),
+        heads=_heads(),
         policies="".join(_rows(story)),
         settings=_settings(story, trace),
         points=story.runs.rule("point"),
@@ -192,15 +194,6 @@ def _swatch(colour: str, dash: str, width: float, mark: str = "") -> str:
     )
 
 
-def _change(seconds: float, start: float) -> str:
-    """Show how much more or less time that is, a gain cut off and a loss rounded up."""
-    change = seconds / start - 1.0
-    if abs(change) < 5e-4:
-        return "&plusmn;0.0%"
-    less = f"&minus;{text.percent_down(-change)}"
-    return less if change < 0.0 else f"+{text.percent_up(change, 1)}"
-
-
 def _row(name: str, cells: Sequence[str], kind: str = "", swatch: str = "") -> str:
     """Return a row of a table; a policy's name may be broken between its options."""
     body = "".join(f"<td>{cell}</td>" for cell in cells)
@@ -212,26 +205,25 @@ def _rows(story: Story) -> Iterator[str]:
     """Return the rows of the table of policies, and one for the placement at the start."""
     for index, (row, style) in enumerate(zip(story.rows, story.styles, strict=True)):
         swatch = _swatch(f"policy-{style.colour}", style.dash, style.width, style.mark)
-        cells = [
-            text.down(row["balancedness"], 4),
-            text.down(row["worst_window"], 4),
-            _NONE if row["regret"] is None else text.up(row["regret"], 4),
-            f"{row['paid']:,} of {row['rebalances']:,}" if row["rebalances"] else _NONE,
-            f"{row['moves']:,}",
-            text.show_bytes(row["bytes"]),
-            text.show_seconds(row["move_seconds"]),
-            text.show_seconds(row["plan_ms"] / 1e3) if row["asked"] else _NONE,
-            _change(row["total_seconds"], story.start_seconds[row["dispatch"]]),
-        ]
+        cells = [_cell(figure.show(row)) for figure in FIGURES]
         kind = ' class="hero"' if index == story.hero and len(story.rows) > 1 else ""
         yield _row(row["policy"], cells, kind, swatch)
-    for level in story.below:
-        reached = [
-            text.down(of, 4) for of in (level.reached.mean(), level.reached.mean(axis=1).min())
-        ]
-        cells = [*reached, _NONE, _NONE, "0", "0 B", "0 s", _NONE, "&plusmn;0.0%"]
+    for level, figures_of in story.kept:
+        cells = [_cell(figure.show(figures_of)) for figure in FIGURES]
         swatch = _swatch(level.colour, level.dash, 1.5)
         yield _row(level.name, cells, ' class="start"', swatch)
+
+
+def _cell(shown: str) -> str:
+    return _NONE if shown == NONE else escape(shown).replace("-", "&minus;")
+
+
+def _heads() -> str:
+    """Return the heads of the table of policies."""
+    heads = [("policy", "What decides when experts move, and where to")]
+    heads += [(figure.head.replace("\n", " "), figure.about) for figure in FIGURES]
+    cell = '<th scope="col" title="{}">{}</th>'
+    return "".join(cell.format(escape(about), escape(head)) for head, about in heads)
 
 
 def _settings(story: Story, trace: Trace) -> str:

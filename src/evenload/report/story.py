@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -140,18 +139,35 @@ class Story:
         bytes_a_window = (1 + len(replays)) * L * first.cluster.num_gpus * BYTES_A_NUMBER
         # Indices of the windows that have heat maps.
         self.shown = spaced(W, int(min(MOST_SHOWN, max(MAP_BYTES // bytes_a_window, 2))))
-        # What the placement at the start reaches under each dispatch, [W, L]; and GPU load over the
-        # layer's mean, first with that placement under the first dispatch: [P + 1, N, L, G].
-        self.start, share, self.maps = self._walk(replays, trace)
+        # What the placement at the start reaches under each dispatch, [W, L].
+        self.start = {r.dispatch: r.start_balancedness for r in reversed(replays)}
+        self.start = {dispatch: self.start[dispatch] for dispatch in self.dispatches}
+        # GPU load over the layer's mean, first with that placement under the first dispatch:
+        # [P + 1, N, L, G].
+        share, self.maps = self._walk(replays, trace)
         self.colour_limit = colour_limit([self.maps])
         self.hot = _hot(share)
-        self.start_seconds = {
-            dispatch: float((first.mean_seconds / reached).sum())
-            for dispatch, reached in self.start.items()
-        }
         self.above, self.below = self._levels(replays)
-        best = min(self.rows, key=itemgetter("total_seconds"))
-        self.answer = answer(self.rows, self.start_seconds[best["dispatch"]])
+        self.answer = answer(self.rows)
+
+    @property
+    def kept(self) -> list[tuple[Level, dict[str, Any]]]:
+        """The starting placement where nobody kept it, with figures as a policy's."""
+        mean = self.replays[0].mean_seconds
+        found = []
+        for level in self.below:
+            seconds = float((mean / level.reached).sum())
+            still = ("rebalances", "moves", "bytes", "move_seconds", "net_seconds", "asked")
+            row = self.rows[0] | dict.fromkeys(still, 0) | {
+                "balancedness": float(level.reached.mean()),
+                "worst_window": float(level.reached.mean(axis=1).min()),
+                "regret": None,
+                "straggler_time": seconds / float(mean.sum()),
+                "window_seconds": seconds / len(mean),
+                "total_seconds": seconds,
+            }  # fmt: skip
+            found.append((level, row))
+        return found
 
     def _levels(self, replays: Sequence[Replay]) -> tuple[list[Level], list[Level]]:
         """Return the oracle and the starting placement under each dispatch, where they are shown.
@@ -168,30 +184,25 @@ class Story:
                 below.append(Level(f"starting placement{under}", reached, "quiet", "dash", "top"))
         return above, below
 
-    def _walk(
-        self, replays: Sequence[Replay], trace: Trace
-    ) -> tuple[dict[str, Float], Float, Float]:
+    def _walk(self, replays: Sequence[Replay], trace: Trace) -> tuple[Float, Float]:
         """Walk over the served windows once; no more than one window of loads is held.
 
-        Returns `start`; the load of each expert relative to its layer's mean, averaged over each
+        Returns the load of each expert relative to its layer's mean, averaged over each
         run of windows, [B, L, E]; and `maps`.
         """
         first, E, sizes = replays[0], trace.num_experts, self.columns.sizes
-        W, L = first.balancedness.shape
+        L = first.balancedness.shape[1]
         made = [
             {k: Placement(r.placements[k], r.cluster, E) for k in {0, *r.served[self.shown]}}
             for r in replays
         ]
         start, at = made[0][0], {int(w): n for n, w in enumerate(self.shown)}
-        reached = {dispatch: np.empty((W, L)) for dispatch in self.dispatches}
         share = np.zeros((len(sizes), L, E))
         maps = np.empty((1 + len(replays), len(at), L, first.cluster.num_gpus))
         run_of = np.repeat(np.arange(len(sizes)), sizes)
         merged = trace.merged(first.window)
         for w, number in enumerate(first.windows):
             load = merged.window(int(number))
-            for dispatch, of in reached.items():
-                of[w] = start.balancedness(load, dispatch=dispatch)
             mean = load.mean(axis=1, keepdims=True)
             relative = np.divide(load, mean, out=np.ones_like(load), where=mean > 0.0)
             share[run_of[w]] += relative / sizes[run_of[w]]
@@ -202,4 +213,4 @@ class Story:
                 for p, (placement, way) in enumerate([(start, first.dispatch), *served]):
                     gpu_load = placement.gpu_load(load, dispatch=way)
                     maps[p, at[w]] = relative_load(gpu_load, first.cluster.capacity)
-        return reached, share, maps
+        return share, maps

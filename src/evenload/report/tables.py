@@ -13,7 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 from unicodedata import combining, east_asian_width
 
 from evenload.checks import printable
-from evenload.report.text import down, percent_down, percent_up, up
+from evenload.report.policies import FIGURES, against, total_seconds, warnings
+from evenload.report.text import down, four_digits, percent_up, up
 
 if TYPE_CHECKING:
     from evenload.redundancy import Redundancy
@@ -164,25 +165,11 @@ def print_report(
 # ---- policies --------------------------------------------------------------------------------
 
 WITHIN = 0.01  # of the least time, to be enough
-_seconds = itemgetter("total_seconds")
-
-_FIGURES: tuple[Column, ...] = (
-    ("balancedness", lambda r: down(r["balancedness"], 4)),
-    ("regret", lambda r: _NONE if r["regret"] is None else up(r["regret"], 4)),
-    ("straggler\nx ideal", lambda r: up(r["straggler_time"], 4)),
-    ("rebalances", itemgetter("rebalances")),
-    ("paid", lambda r: r["paid"] if r["rebalances"] else _NONE),
-    ("moves", lambda r: f"{r['moves']:,}"),
-    ("of slots\neach", lambda r: f"{r['moved_share']:.1%}" if r["rebalances"] else _NONE),
-    ("moved\nGB", lambda r: f"{r['bytes'] / 1e9:,.4g}"),
-    ("standing\nstill s", lambda r: f"{r['move_seconds']:.4g}"),
-    ("total s", lambda r: f"{r['total_seconds']:.4g}"),
-    ("planning\nms", lambda r: f"{r['plan_ms']:,.2f}" if r["asked"] else _NONE),
-)
 _CELLS = [(name, itemgetter(name)) for name in ("gpus", "slots", "window", "interval")]
 # What a narrow terminal has no room for, the first to go first.
-_SPARED = ("planning\nms", "of slots\neach", "moved\nGB", "standing\nstill s", "paid", "rebalances",
-           "window", "interval", "regret", "straggler\nx ideal")  # fmt: skip
+_SPARED = ("planning\nms", "of slots\neach", "moved\nGB", "worst\nwindow", "standing\nstill s",
+           "rebalances", "window", "interval", "regret", "straggler\nx ideal", "net s",
+           "s of serving\na window", "moves")  # fmt: skip
 
 
 def print_policies(
@@ -198,7 +185,7 @@ def print_policies(
         ("policy", itemgetter("policy")),
         *(_CELLS if cells else ()),
         *([("dispatch", itemgetter("dispatch"))] if cells and not _all_even(rows) else ()),
-        *_FIGURES,
+        *((figure.head, figure.show) for figure in FIGURES),
     ]
 
     def table() -> list[list[str]]:
@@ -221,40 +208,27 @@ def _all_even(rows: Sequence[Row]) -> bool:
     return all(row["dispatch"] == "even" for row in rows)
 
 
-def policy_lines(rows: Sequence[Row]) -> list[str]:
-    """Return what the rows of one comparison come to: who takes least time, and what held it up."""
-    best, less = min(rows, key=_seconds), ""
-    for stay in rows:
-        if stay["policy"] == "never" and stay is not best:
-            saved = percent_down(1.0 - _seconds(best) / _seconds(stay))
-            less = f"; {saved} less than never moving"
-    return [
-        f"{best['policy']} takes the least time in all, {_seconds(best):.4g} s "
-        f"(straggler time, and serving standing still for moves){less}."
-    ] + [
-        f"note: {row['policy']} was not asked {row['put_off']} of {row['put_off'] + row['asked']} "
-        "times, since experts were still on their way"
-        for row in rows
-        if row["put_off"]
-    ]
-
-
 def enough_slots(rows: Sequence[Row]) -> list[str]:
     """Say for each number of GPUs how many slots are enough: the answer that a sweep is for."""
     lines = []
     alike, told = itemgetter("gpus", "dispatch"), not _all_even(rows)
     for gpus, dispatch in dict.fromkeys(map(alike, rows)):
-        fastest = sorted((row for row in rows if alike(row) == (gpus, dispatch)), key=_seconds)
-        least, limit = fastest[0], (1.0 + WITHIN) * _seconds(fastest[0])
-        enough = min((row for row in fastest if _seconds(row) <= limit), key=itemgetter("slots"))
+        own = [row for row in rows if alike(row) == (gpus, dispatch)]
+        fastest = sorted(own, key=total_seconds)
+        least, limit = fastest[0], (1.0 + WITHIN) * total_seconds(fastest[0])
+        near = (row for row in fastest if total_seconds(row) <= limit)
+        enough = min(near, key=itemgetter("slots"))
+        cell = itemgetter("slots", "window", "interval")
+        compared = against(least, [row for row in own if cell(row) == cell(least)])
         line = (
             f"{gpus} GPUs{f', dispatch {dispatch}' if told else ''}: {least['slots']} slots with "
-            f"{least['policy']} take the least time in all, {_seconds(least):.4g} s"
+            f"{least['policy']} take the least time in all, {four_digits(total_seconds(least))} s"
+            f"{f', {compared}' if compared else ''}"
         )
         if enough["slots"] != least["slots"]:
             line += f"; {enough['slots']} with {enough['policy']} come within {WITHIN:.0%} of it"
         lines.append(f"{line}.")
-    return lines
+    return lines + warnings(rows)
 
 
 # ---- slots that were tried -------------------------------------------------------------------

@@ -33,6 +33,11 @@ def percent_down(value: float, digits: int = 1) -> str:
     return f"{down(100.0 * value, digits)}%"
 
 
+def four_digits(value: float) -> str:
+    """Show a number with four digits, or with all that are before the point: ``41,270``."""
+    return f"{value:,.0f}" if abs(value) >= 1e3 else f"{value:.4g}"
+
+
 def counted(number: int, word: str) -> str:
     """Return a number with its word, as ``1 layer`` or ``2 layers``."""
     return f"{number:,} {word}{'' if number == 1 else 's'}"

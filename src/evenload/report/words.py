@@ -9,20 +9,18 @@ from typing import Any
 
 import evenload
 from evenload.replay import Replay
-from evenload.report.text import counted, down, percent_down, percent_up, show_bytes, show_seconds
+from evenload.report.policies import Row, against, policy_lines, total_seconds
+from evenload.report.text import counted, down, show_bytes, show_seconds
 from evenload.trace import Trace
-
-Row = Mapping[str, Any]  # as `Replay.figures`
 
 OURS = "evenload"
 _PUBLISHED = "deepseek"
-_seconds: Callable[[Row], float] = itemgetter("total_seconds")
 
 
 def hero(rows: Sequence[Row]) -> int:
     """Return which policy the answer is about: of ours, else of all, that with the least time."""
     ours = [i for i, row in enumerate(rows) if row["policy"].startswith(OURS)]
-    return min(ours or range(len(rows)), key=lambda i: _seconds(rows[i]))
+    return min(ours or range(len(rows)), key=lambda i: total_seconds(rows[i]))
 
 
 def _moves(row: Row, others: Sequence[Row]) -> str:
@@ -38,34 +36,23 @@ def _moves(row: Row, others: Sequence[Row]) -> str:
     share = 100 * row["moves"] / other["moves"]
     return (
         f", with {share:.{0 if share >= 10 else 1}f}% of the moves of {other['policy']}, which "
-        f"reached {down(other['balancedness'], 3)}."
+        f"reached {down(other['balancedness'], 4)}."
     )
 
 
-def answer(rows: Sequence[Row], start_seconds: float) -> str:
-    """Return the paragraph at the top of the page; the starting placement would take that long."""
+def answer(rows: Sequence[Row]) -> str:
+    """Return the paragraph at the top of the page."""
     chosen = hero(rows)
-    row, best = rows[chosen], min(rows, key=_seconds)
-    of = "" if row["oracle"] is None else f" of the oracle's {down(row['oracle'], 3)}"
+    row, best = rows[chosen], min(rows, key=total_seconds)
+    of = "" if row["oracle"] is None else f" of the oracle's {down(row['oracle'], 4)}"
     moves = _moves(row, [other for i, other in enumerate(rows) if i != chosen])
-    paid, count = row["paid"], row["rebalances"]
-    gained = f" Rebalancing paid for itself in {paid:,} of {count:,} cases." if count else ""
-    if count == 1:
-        gained = f" Its one rebalance {'paid' if paid else 'did not pay'} for itself."
-    gain = 1.0 - best["total_seconds"] / start_seconds
-    fastest = (
-        f"{best['policy']} took the least time: {percent_down(gain)} less than with the starting "
-        "placement kept."
-    )
-    if gain <= 0.0:
-        loss = f"{percent_up(-gain, 1)} more" if gain else "just as much"
-        fastest = (
-            "no policy took less time than keeping the starting placement would have; the best, "
-            f"{best['policy']}, took {loss}."
-        )
+    verdict = [*policy_lines(rows)]
+    if row is not best:
+        compared = against(row, rows)
+        verdict.insert(0, f"Moving included, {row['policy']} takes {compared}.")
     return (
-        f"{row['policy']} reached a balancedness of {down(row['balancedness'], 3)}{of}{moves}"
-        f"{gained} Moving included, {fastest}"
+        f"{row['policy']} reached a balancedness of {down(row['balancedness'], 4)}{of}{moves} "
+        f"{' '.join(line.strip() for line in verdict)}"
     )
 
 
