@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from command import fails, process, run
+from command import PRICED, fails, process, run
 
 from evenload.cli import COMMANDS, parser_of
 from evenload.io import read_placement_file
@@ -31,7 +31,7 @@ def odd(tmp_path):
 def commands(trace, placement):
     folder = trace.parent
     on = ("--gpus", 4, "--slots", 12)
-    replay = ("replay", trace, *on, "--policy", "never", "--policy", "once", "--oracle", "none")
+    replay = ("replay", trace, *on, *PRICED, "--policy", "never", "--oracle", "none")
     return [
         ("plan", trace, *on, "-o", placement),
         ("plan", trace, *on, "--current", placement),
@@ -47,12 +47,12 @@ def commands(trace, placement):
         ("convert", placement, folder / f"no{RAW}" / "q.npz"),
         ("convert", trace, folder / f"q{RAW}.npy"),
         (*replay, "--save", folder / f"r{RAW}.npz"),
-        ("replay", trace, *on, "--policy", RAW),
+        ("replay", trace, *on, *PRICED, "--policy", RAW),
         ("report", folder / f"r{RAW}.npz"),
         ("report", folder / f"no{RAW}.npz"),
         ("report", trace),
-        ("sweep", trace, *on, "--policy", "never", "--oracle", "none", "--workers", 1, "-o",
-         folder / f"s{RAW}.csv"),
+        ("sweep", trace, *on, *PRICED, "--policy", "never", "--oracle", "none", "--workers", 1,
+         "-o", folder / f"s{RAW}.csv"),
     ]  # fmt: skip
 
 
@@ -131,9 +131,9 @@ def test_the_limit_is_an_option_of_every_command_that_reads(tmp_path, command):
         "evaluate": (trace, placement),
         "inspect": (trace,),
         "convert": (trace, tmp_path / "x.npy"),
-        "replay": (trace, "--gpus", 4, "--policy", "never", "--oracle", "none"),
-        "sweep": (trace, "--gpus", 4, "--slots", 8, "--policy", "never", "--oracle", "none",
-                  "--workers", 1, "-o", tmp_path / "s.csv"),
+        "replay": (trace, "--gpus", 4, *PRICED, "--policy", "never", "--oracle", "none"),
+        "sweep": (trace, "--gpus", 4, "--slots", 8, *PRICED, "--policy", "never",
+                  "--oracle", "none", "--workers", 1, "-o", tmp_path / "s.csv"),
     }[command]  # fmt: skip
     fails(
         command, *words, "--max-bytes", 191,

@@ -11,7 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from command import fails, run
+from command import PRICED, fails, run
 from corpus import CASES, TABLES, Case
 from load_files import complains
 
@@ -101,7 +101,8 @@ def test_options_reach_the_readers(tmp_path):
     assert json.loads(run("inspect", other, "--key", "b", "--json").stdout)["kind"] == "loads"
     route = tmp_path / "x.jsonl"
     route.write_text('{"layer": 0, "topk_ids": [0, 1]}\n' * 6)
-    result = run("replay", route, "--gpus", 2, "--window-tokens", 2, "--policy", "never", "--json")
+    words = ("--window-tokens", 2, "--policy", "never", "--json")
+    result = run("replay", route, "--gpus", 2, *words, *PRICED)
     assert json.loads(result.stdout)["trace"]["shape"] == [3, 1, 2]
     fails("plan", long, "--gpus", 1, "--key", "x", error="--key (key=) is for files of format "
           "vllm-ascend-load, json, npz, and this is csv; leave it out")  # fmt: skip
