@@ -8,6 +8,12 @@ from dataclasses import dataclass
 
 from evenload.cli import main
 
+# Seconds for loads of any shape.
+PRICED = ("--hardware", "h100-ib", *(
+    word for number in ("tokens_per_second=1e6", "expert_bytes=1e6", "latency=1e-3")
+    for word in ("--cost", number)
+))  # fmt: skip
+
 
 @dataclass
 class Result:

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from command import fails, process, run
+from command import PRICED, fails, process, run
 
 from evenload.cli import COMMANDS, parser_of
 from evenload.io import read_placement_file
@@ -31,7 +31,7 @@ def odd(tmp_path):
 def commands(trace, placement):
     folder = trace.parent
     on = ("--gpus", 4, "--slots", 12)
-    replay = ("replay", trace, *on, "--policy", "never", "--policy", "once", "--oracle", "none")
+    replay = ("replay", trace, *on, *PRICED, "--policy", "never", "--oracle", "none")
     return [
         ("plan", trace, *on, "-o", placement),
         ("plan", trace, *on, "--current", placement),
@@ -47,12 +47,12 @@ def commands(trace, placement):
         ("convert", placement, folder / f"no{RAW}" / "q.npz"),
         ("convert", trace, folder / f"q{RAW}.npy"),
         (*replay, "--save", folder / f"r{RAW}.npz"),
-        ("replay", trace, *on, "--policy", RAW),
+        ("replay", trace, *on, *PRICED, "--policy", RAW),
         ("report", folder / f"r{RAW}.npz"),
         ("report", folder / f"no{RAW}.npz"),
         ("report", trace),
-        ("sweep", trace, *on, "--policy", "never", "--oracle", "none", "--workers", 1, "-o",
-         folder / f"s{RAW}.csv"),
+        ("sweep", trace, *on, *PRICED, "--policy", "never", "--oracle", "none", "--workers", 1,
+         "-o", folder / f"s{RAW}.csv"),
     ]  # fmt: skip
 
 
@@ -131,9 +131,9 @@ def test_the_limit_is_an_option_of_every_command_that_reads(tmp_path, command):
         "evaluate": (trace, placement),
         "inspect": (trace,),
         "convert": (trace, tmp_path / "x.npy"),
-        "replay": (trace, "--gpus", 4, "--policy", "never", "--oracle", "none"),
-        "sweep": (trace, "--gpus", 4, "--slots", 8, "--policy", "never", "--oracle", "none",
-                  "--workers", 1, "-o", tmp_path / "s.csv"),
+        "replay": (trace, "--gpus", 4, *PRICED, "--policy", "never", "--oracle", "none"),
+        "sweep": (trace, "--gpus", 4, "--slots", 8, *PRICED, "--policy", "never",
+                  "--oracle", "none", "--workers", 1, "-o", tmp_path / "s.csv"),
     }[command]  # fmt: skip
     fails(
         command, *words, "--max-bytes", 191,
@@ -199,6 +199,35 @@ def test_a_placement_of_more_layers_than_the_loads(tmp_path):
     )  # fmt: skip
     assert run("convert", every, some, "--gpus", 4, "--layers", "2-4").exit_code == 0
     assert run("evaluate", loads, some).exit_code == 0
+
+
+def test_loads_of_more_layers_than_the_placement(tmp_path):
+    loads, some, place = tmp_path / "l.csv", tmp_path / "some.npy", tmp_path / "p.json"
+    load = LOAD.sum(axis=0)
+    np.savetxt(loads, np.vstack([load[:1], load, load[:1]]), fmt="%d", delimiter=",")
+    place.write_text(json.dumps({"physical_to_logical_map": [list(range(8))] * 3}))
+    fails(
+        "evaluate", loads, place, "--gpus", 4,
+        error=f"{place} places 3 layers x 8 experts, and the loads have 5 x 8; where the placement "
+        "is of some of their layers, take those first, e.g. `evenload convert LOADS OUT --layers "
+        "0-2`",
+    )  # fmt: skip
+    result = run("convert", loads, some, "--layers", "1-3")
+    assert result.exit_code == 0
+    assert "note: IN names no layers; its rows are taken as the model's 0 to 4" in result.stderr
+    assert np.load(some).tolist() == [load.tolist()]
+    assert run("evaluate", some, place, "--gpus", 4).exit_code == 0
+    fails("convert", loads, some, "--layers", "3-5",
+          error="--layers names 3 layers, and there are 5; name 5")  # fmt: skip
+
+
+def test_a_placement_without_numbers_of_more_layers(tmp_path):
+    path, out = tmp_path / "p.json", tmp_path / "q.json"
+    loads = tmp_path / "l.csv"
+    loads.write_text("1,2,3,4\n" * 5)
+    assert run("plan", loads, "--gpus", 2, "-o", path).exit_code == 0
+    assert run("convert", path, out, "--layers", "2-4").exit_code == 0
+    assert read_placement_file(out).layers.ids == (2, 3, 4)
 
 
 def test_maps_of_different_slots_name_the_layers(tmp_path):

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from command import fails, process, run
+from command import PRICED, fails, process, run
 from placement_files import LAYERS, PLACEMENT, write
 
 from evenload.io import PlacementFile, read_placement_file, read_trace, write_placement
@@ -224,13 +224,14 @@ def test_evaluate_has_to_be_told_the_gpus(tmp_path, trace):
 )  # fmt: skip
 def test_a_format_of_nothing(trace, command, option, of):
     error = f"{option} is of {of}; give both, or neither"
-    fails(command, trace, "--gpus", 4, option, "sglang", error=error)
+    priced = PRICED if command == "replay" else ()
+    fails(command, trace, "--gpus", 4, option, "sglang", *priced, error=error)
 
 
 def test_replay_starts_from_an_engines_placement(tmp_path, trace):
     path, _ = write(tmp_path, "vllm-ascend", PlacementFile(PLACEMENT))
     result = run("replay", trace, "--gpus", 4, "--nodes", 2, "--slots", 12, "--policy", "never",
-                 "--start", path, "--json")  # fmt: skip
+                 *PRICED, "--start", path, "--json")  # fmt: skip
     assert result.exit_code == 0, result.stderr
     load = TRACE[1].astype(float)
     reached = json.loads(result.stdout)["replays"][0]["balancedness"]

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from command import fails, run
+from command import PRICED, fails, run
 
 from evenload import Cluster, Placement, solve
 from evenload.io import read_placement, write_placement
@@ -107,12 +107,6 @@ def test_one_load_has_no_next_window(tmp_path):
         "layers, experts]"
     )
     fails("plan", one, "--gpus", 4, "--next", error=error)
-
-
-PRICED = ("--hardware", "h100-ib", *(
-    word for number in ("tokens_per_second=1e6", "expert_bytes=1e6", "latency=1e-3")
-    for word in ("--cost", number)
-))  # fmt: skip
 
 
 def test_moves_are_priced_and_limited_in_seconds(trace, current):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from command import fails, run
+from command import PRICED, fails, run
 from recordings import dump_stat
 
 from evenload.io import FORMATS, read_placement_file
@@ -54,11 +54,11 @@ def test_plans_and_evaluates_requests(tmp_path, requests, nodes):
 
 def test_replays_and_sweeps_a_recording(tmp_path, dump):
     name = ["--format", "sglang-recorder"]
-    result = run("replay", dump, "--gpus", 4, "--slots", 20, "--policy", "once", *name)
+    result = run("replay", dump, "--gpus", 4, "--slots", 20, *PRICED, "--policy", "once", *name)
     assert result.exit_code == 0, result.stderr
     out = tmp_path / "x.csv"
-    result = run("sweep", dump, "--gpus", 4, "--slots", 20, "--policy", "once", "-o", out, *name,
-                 "--workers", 2)  # fmt: skip
+    result = run("sweep", dump, "--gpus", 4, "--slots", 20, *PRICED, "--policy", "once", "-o", out,
+                 *name, "--workers", 2)  # fmt: skip
     assert result.exit_code == 0, result.stderr
 
 

@@ -101,6 +101,10 @@ TABLES = [
     Case("spaces.csv", "10 20\n5 7\n",
          refused=", line 1, column 1: '10 20' is no number; separate numbers by commas: "
          "tr -s ' ' , < IN > OUT", mended="10,20\n5,7\n", after=LONG),
+    Case("mac.csv", "10,20\r5,7\r",
+         refused=": this is no comma-separated text: its lines end in a carriage return; "
+         "tr '\\r' '\\n' < IN > OUT", mended="10,20\n5,7\n",
+         after=LONG),
     Case("placed.csv", "Expert,Node\n0,1\n1,0\n2,1\n3,0\n",
          refused=": the columns are Expert, Node: a placement (the node of each expert), not "
          "loads; --as placement reads it as one, and loads need a column of tokens",

@@ -3,6 +3,7 @@
 import gzip
 import json
 import pickle
+import re
 import shlex
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from command import fails, run
+from command import PRICED, fails, run
 from corpus import CASES, TABLES, Case
 from load_files import complains
 
@@ -100,7 +101,8 @@ def test_options_reach_the_readers(tmp_path):
     assert json.loads(run("inspect", other, "--key", "b", "--json").stdout)["kind"] == "loads"
     route = tmp_path / "x.jsonl"
     route.write_text('{"layer": 0, "topk_ids": [0, 1]}\n' * 6)
-    result = run("replay", route, "--gpus", 2, "--window-tokens", 2, "--policy", "never", "--json")
+    words = ("--window-tokens", 2, "--policy", "never", "--json")
+    result = run("replay", route, "--gpus", 2, *words, *PRICED)
     assert json.loads(result.stdout)["trace"]["shape"] == [3, 1, 2]
     fails("plan", long, "--gpus", 1, "--key", "x", error="--key (key=) is for files of format "
           "vllm-ascend-load, json, npz, and this is csv; leave it out")  # fmt: skip
@@ -292,6 +294,14 @@ def test_a_pickle_is_refused_with_a_line_that_converts_it(tmp_path, value):
     assert command[0] == "python"
     subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
     assert read_load(tmp_path / "x.json").load.tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("text", ["[[]]", "[[[]]]", '{"0": []}', "[{}]", '{"layers": {}}'])
+def test_nothing_in_json(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(FileFormatError, match=f"^{re.escape(str(path))}: "):
+        read_load(path)
 
 
 def test_packed_json_says_how_to_unpack_it(tmp_path):

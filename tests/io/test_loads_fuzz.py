@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recordings import RNG, dump_iterations, dump_passes, dump_stat, slot_maps
 
@@ -235,6 +235,7 @@ JSON = st.recursive(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(JSON, min_size=1, max_size=3))
+@example([[[]]])
 def test_any_lines_of_json(tmp_path_factory, values):
     import json
 
@@ -262,6 +263,7 @@ def test_any_cells(tmp_path_factory, rows, delimiter):
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=300))
+@example(b"\x00\r\x00")
 def test_any_bytes_with_any_ending(tmp_path_factory, content):
     folder = tmp_path_factory.getbasetemp() / "anything"
     shutil.rmtree(folder, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ OPTIONS = {
     "what the file may leave out": shared.GPUS | {
         "--experts N": "Experts per layer, if IN does not say.",
         "--layers A-B,...": "The model's MoE layers, e.g. 3-60: names those of a file that does "
-        "not, and takes only these of a placement that has others too (SGLang's has dense ones).",
+        "not, and takes only these of one that has others too (SGLang's has dense ones).",
         "--fill": "Put experts in order, as engines start, into those of --layers that a placement "
         "lacks: layers of a draft model (MTP), which engines look up too.",
         **shared.LAYOUT,
@@ -79,7 +80,9 @@ def _convert_loads(loads: Trace, layers: ModelLayers | None, args: Namespace) ->
     shared.say_notes(loads.notes)
     if args.fill:
         raise ValueError("--fill puts experts into a placement's layers, and these are loads")
-    known = loads.layers if layers is None else _check_layers(loads, layers)
+    known = loads.layers
+    if layers is not None:
+        loads, known = _layers_of(loads, layers), layers
     if args.window is not None:
         number = check_window(args.window, len(loads), "the trace")
         loads = Trace(loads.read(number)[None])
@@ -97,6 +100,7 @@ def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Na
         raise ValueError("--window takes one of the windows of loads, and this is a placement")
     shared.both(args.fill or None, layers, "--fill is for the layers that --layers names")
     if layers is not None:
+        file = replace(file, layers=_rows(file.layers, layers, file.placement.num_layers))
         known = len(file.notes)
         file = for_layers(file, layers, fill=args.fill)
         shared.say_notes(file.notes[known:])
@@ -104,18 +108,42 @@ def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Na
     shared.say(f"wrote the placement to {args.out}")
 
 
-def _check_layers(loads: Trace, layers: ModelLayers) -> ModelLayers:
-    if loads.layers is not None and loads.layers.ids != layers.ids:
-        raise ValueError(
-            f"--layers: the loads name their {len(loads.layers)} layers, {loads.layers.ids[0]} to "
-            f"{loads.layers.ids[-1]}; leave --layers out"
-        )
-    there = loads.num_layers
-    if len(layers) != there:
+def _rows(known: ModelLayers | None, wanted: ModelLayers, there: int) -> ModelLayers | None:
+    """Return the layers of rows; some of more rows than are wanted can only be told by number."""
+    from evenload.layers import ModelLayers
+
+    if known is not None or not len(wanted) <= wanted.ids[-1] < there:
+        return known
+    shared.say(f"note: IN names no layers; its rows are taken as the model's 0 to {there - 1}")
+    return ModelLayers(range(there))
+
+
+def _layers_of(loads: Trace, layers: ModelLayers) -> Trace:
+    """Return the loads of these layers."""
+    from functools import partial
+
+    import numpy as np
+
+    from evenload.io.recorded import RecordedWindows
+    from evenload.trace import Trace
+
+    known, there = _rows(loads.layers, layers, loads.num_layers), loads.num_layers
+    if known is None and len(layers) != there:
         raise ValueError(
             f"--layers names {len(layers)} layers, and there are {there}; name {there}"
         )
-    return loads.layers or layers
+    if known is None or known.ids == layers.ids:
+        return loads
+    lacking = [layer for layer in layers.ids if layer not in known.ids]
+    if lacking:
+        raise ValueError(
+            f"--layers: the loads have no layer {lacking[0]}; they name {known.ids[0]} to "
+            f"{known.ids[-1]}; name some of those, or leave --layers out"
+        )
+    reads = [partial(loads.read, t) for t in range(len(loads))]
+    rows = np.array([known.ids.index(layer) for layer in layers.ids])
+    windows = RecordedWindows(reads, rows, loads.num_experts)
+    return Trace.of(windows, source=loads.source, over_time=loads.over_time)
 
 
 def _layers(text: str | None) -> ModelLayers | None:

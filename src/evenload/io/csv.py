@@ -120,6 +120,10 @@ class TextTable:
             else:
                 raise ValueError("no row of numbers; write one row a layer")
         bare = _QUOTED.sub("", text)
+        if "\r" in bare:
+            raise ValueError(
+                f"{_WHAT}: its lines end in a carriage return; tr '\\r' '\\n' < IN > OUT"
+            )
         self._delimiter = next((d for d in "\t;," if d in bare), ",")
         self._first = line
         self._blocks = [_Place(place - len(raw), line - 1)]
@@ -127,7 +131,8 @@ class TextTable:
         return first, self._cells(comment) if comment else []
 
     def _cells(self, text: str) -> list[str]:
-        return next(iter(csv.reader([text], delimiter=self._delimiter)), [])
+        with refusing(_WHAT, csv.Error):
+            return next(iter(csv.reader([text], delimiter=self._delimiter)), [])
 
     def _header(self, first: list[str], comment: list[str], layout: str | None) -> list[str] | None:
         """Return the names of the columns, if there are any; the first row stays or goes."""

@@ -27,7 +27,7 @@ class PlacementFoundError(FileFormatError):
 
 def refuse_rows(array: NDArray[Any], where: str) -> None:
     """Raise `UncertainError` if an array that nothing names looks like anything but loads."""
-    if array.ndim == 2 and array.dtype.kind in "iuf":
+    if array.ndim == 2 and array.size and array.dtype.kind in "iuf":
         refuse_long(np.asarray(array, np.float64), where)
     refuse_placement(array, where)
 

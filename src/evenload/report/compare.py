@@ -260,6 +260,14 @@ def compare_file(load: Any, file: PlacementFile, **how: Any) -> list[Summary]:
                 "where the loads are of some of its layers, take those first, e.g. "
                 f"`evenload convert PLACEMENT OUT --layers {first}-{last}`"
             )
+        elif load.shape[1] == E:
+            first, last = load.shape[0] - L, load.shape[0] - 1
+            if file.layers is not None and file.layers.ids[-1] <= last:
+                first, last = file.layers.ids[0], file.layers.ids[-1]
+            use = (
+                "where the placement is of some of their layers, take those first, e.g. "
+                f"`evenload convert LOADS OUT --layers {first}-{last}`"
+            )
         raise ValueError(
             f"{file.source} places {L} layers x {E} experts, and the loads have "
             f"{load.shape[0]} x {load.shape[1]}; {use}"
