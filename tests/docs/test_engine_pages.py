@@ -62,15 +62,15 @@ def test_plan_for_sglang_what_it_recorded(tmp_path) -> None:
     pytest.importorskip("torch")
     from recordings import dump_stat
 
-    counts = RNG.integers(1, 999, (12, 4, 64))
+    counts = RNG.integers(1, 999, (12, 27, 64))  # DeepSeek-V2-Lite's shape: prices are its own
     counts[:, 0] = 0  # a dense layer
     (tmp_path / "recordings").mkdir()
     dump_stat(tmp_path / "recordings" / "expert_distribution_recorder_1700000000.0.pt", counts)
     out = run_example("sglang/plan.sh", tmp_path)
-    assert "loads (sglang-recorder), 12 windows, 3 layers, 64 experts" in out
+    assert "loads (sglang-recorder), 12 windows, 26 layers, 64 experts" in out
     placement = json.loads((tmp_path / "init.json").read_text())
     assert list(placement) == ["physical_to_logical_map"]
-    assert np.shape(placement["physical_to_logical_map"]) == (4, 72)
+    assert np.shape(placement["physical_to_logical_map"]) == (27, 72)
 
 
 def test_plan_for_tensorrt_llm_what_it_counted(tmp_path) -> None:
