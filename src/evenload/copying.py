@@ -24,6 +24,7 @@ from evenload.placement import Placement
 from evenload.threads import spread
 
 SLACKS = (0.0, 0.02, 0.05, 0.1)  # that advice is given for
+ROUNDING = 2e-15  # of a part of all tokens, at most
 GRID = 2.0**30  # tokens that a load without whole numbers is rounded to
 
 
@@ -135,7 +136,9 @@ def copied(load: Int, homes: Placement, slack: float, most: int = 2**62) -> Copi
     gpu = homes.cluster.gpu_of_slot[living]
     resident[np.arange(L)[:, None], gpu, homes.rows[:, living]] = 1
     part = load.sum(axis=1)[:, None] * (homes.cluster.capacity / homes.cluster.capacity.sum())
-    limit = np.maximum(np.floor((1.0 + slack) * part), np.ceil(part)).astype(np.int64)
+    # A part that is whole may be rounded to just beside that: 180.00000000000003 is not 181.
+    near = ROUNDING * part
+    limit = np.maximum(np.floor((1.0 + slack) * part + near), np.ceil(part - near)).astype(np.int64)
     alloc, over = np.empty(resident.shape, np.int64), np.empty(L, np.int64)
 
     def run(first: int, end: int) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import twins
 from costs import LARGE
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_split import random_cluster, random_placement
 
@@ -26,6 +26,7 @@ def random_case(seed):
     return load.astype(np.int64) // int(rng.choice([1, 1, 10])), homes, float(rng.choice(SLACKS))
 
 
+@example(seed=1585, most=None)  # a part of 180 tokens that is rounded to just above
 @given(seed=seeds, most=st.sampled_from([None, None, 0, 1, 3]))
 def test_the_allocation_keeps_the_contract(seed, most):
     """MoonEP's invariants: nothing negative, all tokens once, limits and segments kept."""
