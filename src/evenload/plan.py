@@ -148,9 +148,7 @@ class Plan:
         problem = self.problem
         if problem.dispatch != "copy":
             return None
-        samples, weight = problem.samples, problem.sample_weight
-        if samples is None or weight is None:
-            samples, weight = problem.load[None], np.ones(1)
+        samples, weight = problem.likely
         count = copies_by_slack(list(samples), self.placement, [problem.copy_slack], weight)
         return problem.rewrap(count[0])
 

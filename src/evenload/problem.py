@@ -113,6 +113,13 @@ class Problem:
             survive=dying,
         )
 
+    @property
+    def likely(self) -> tuple[Float, Float]:
+        """Loads that the plan has to hold under, [M, L, E], and their weights [M]; or the load."""
+        if self.samples is None or self.sample_weight is None:
+            return self.load[None], np.ones(1)
+        return self.samples, self.sample_weight
+
     def layers(self, layers: Int) -> Problem:
         """Return the same problem for some of its layers only, without what runs now."""
         samples = None if self.samples is None else self.samples[:, layers]

@@ -367,6 +367,9 @@ def settle(s: State, f: Flow) -> int:
     for g in range(G):
         for i in range(s.gpu[SLOTS, g]):
             join(f, s.gpu[FIRST, g] + i, s.slot[EXPERT, g, i])
+    by_place = f.start.size > 0
+    for e in range(f.some.size if by_place else 0):
+        _part_by_place(s, f, e)
     total = np.int64(0)
     for m in range(f.used.shape[0]):
         for g in range(G):
@@ -380,14 +383,12 @@ def settle(s: State, f: Flow) -> int:
             f.used[m, f.slot[OF_GPU, slot]] += sent
         _all_are_tight(f, m)
         f.sample[LEAST, m] = np.int64(time_for(f, m, f.sample[INSIDE, m]) * f.dial[ENOUGH])
-        if f.start.size == 0:
-            level(f, m, f.sample[LEAST, m], NEVER)
-        for e in range(f.some.size if f.start.size > 0 else 0):
-            if m == 0:
-                _part_by_place(s, f, e)
-            _send_by_place(s, f, m, e)
-        if f.start.size > 0:
+        if by_place:
+            for e in range(f.some.size):
+                _send_by_place(s, f, m, e)
             _find_last(s, f, m, NEVER)
+        else:
+            level(f, m, f.sample[LEAST, m], NEVER)
         total += f.sample[TIME, m]
     return total
 

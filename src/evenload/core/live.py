@@ -22,11 +22,11 @@ from evenload.core.state import (
     swap,
 )
 from evenload.core.steps import (
+    NO_LIMIT,
     draw_move_to_undo,
     handover_moves,
     handover_peak,
     last_of_others,
-    place_of,
     swap_moves,
     swap_peak,
 )
@@ -34,7 +34,6 @@ from evenload.core.swaps import may_hand_over, may_swap
 
 IntArray = NDArray[np.int64]
 
-NO_LIMIT = 2**40  # moves
 DRAW = 1 << 20
 
 
@@ -158,13 +157,9 @@ def try_live(
         i, j = random_below(random, s.gpu[SLOTS, m]), random_below(random, s.gpu[SLOTS, k])
         return _swap_if(s, f, m, i, k, j, price, most, limit, row)
     if kind == 5:
-        m, i, back = draw_move_to_undo(s, random)
-        if m == NONE:
-            return False
-        e = s.slot[EXPERT, m, i]
-        if s.expert[COUNT, e] > 1 and random_below(random, 2) == 0:
-            return _hand_over_if(s, f, place_of(s, e), m, back, price, most, limit, row)
-        k = nth_gpu_with(s, back, random_below(random, s.expert[COUNT, back]))
+        m, i, back, place, k = draw_move_to_undo(s, random)
+        if place != NONE:
+            return _hand_over_if(s, f, place, m, back, price, most, limit, row)
         if k < 0 or k == m:
             return False
         return _swap_if(s, f, m, i, k, slot_with(s, k, back), price, most, limit, row)

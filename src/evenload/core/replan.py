@@ -20,7 +20,7 @@ from evenload.core.compile import (
 )
 from evenload.core.flow import Flow, FlowType
 from evenload.core.grid import SEED, random_below
-from evenload.core.live import NO_LIMIT, judge, try_live
+from evenload.core.live import judge, try_live
 from evenload.core.search import Random, RandomType, nth_gpu_with
 from evenload.core.start import NEVER, NONE, SLOTS, UNIT_TIME
 from evenload.core.state import (
@@ -41,6 +41,7 @@ from evenload.core.state import (
     swap,
 )
 from evenload.core.steps import (
+    NO_LIMIT,
     best_priced_swap,
     draw_move_to_undo,
     draw_sample,
@@ -143,13 +144,12 @@ def _undo_a_move(
     s: State, random: Random, price: int, most: int, limit: int, row: IntArray
 ) -> bool:
     """Bring an expert back to a GPU that held it, in place of one that is new there."""
-    m, i, back = draw_move_to_undo(s, random)
+    m, i, back, place, k = draw_move_to_undo(s, random)
+    if place != NONE:
+        return hand_over_if(s, place, m, back, price, most, limit, row)
     if m == NONE:
         return False
     e = s.slot[EXPERT, m, i]
-    if s.expert[COUNT, e] > 1 and random_below(random, 2) == 0:
-        return hand_over_if(s, place_of(s, e), m, back, price, most, limit, row)
-    k = nth_gpu_with(s, back, random_below(random, s.expert[COUNT, back]))
     if k < 0 or k == m or not may_swap(s, e, m, back, k):
         return False
     moves = s.total[MOVES] + swap_moves(s, e, m, back, k)

@@ -7,9 +7,10 @@ from numpy.typing import NDArray
 
 from evenload.core.compile import Int, Int1, step
 from evenload.core.grid import random_below
-from evenload.core.search import Random, RandomType
+from evenload.core.search import Random, RandomType, nth_gpu_with
 from evenload.core.start import NEVER, NONE, SLOTS, UNIT_TIME
 from evenload.core.state import (
+    COUNT,
     EXPERT,
     FEWER,
     HELD,
@@ -25,6 +26,8 @@ from evenload.core.state import (
 from evenload.core.swaps import may_hand_over, may_swap
 
 IntArray = NDArray[np.int64]
+
+NO_LIMIT = 2**40  # moves
 
 
 @step(StateType, Int, Int, Int, Int)
@@ -230,13 +233,21 @@ def place_of(s: State, giver: int) -> int:
 
 @step(StateType, RandomType)
 def draw_move_to_undo(s: State, random: Random) -> tuple:
-    """Draw a GPU, a slot of it with an expert that is new there, and an expert that it held before.
+    """Draw how an expert comes back to a GPU that held it, in place of one that is new there.
 
-    All are -1 where the GPU drawn has no such.
+    Returns
+    -------
+    m, i : int
+        The GPU and the slot of the new one, -1 where the GPU drawn has no such.
+    back : int
+        The expert that comes back.
+    place, k : int
+        Of the new one in `State.spare`, where the slot is handed over, and else -1 and a GPU that
+        holds the other, to exchange with; -1 for none, and it may be m.
     """
     E, m = s.expert.shape[1], random_below(random, s.gpu.shape[1])
     if s.total[MOVES] == 0:
-        return NONE, NONE, NONE
+        return NONE, NONE, NONE, NONE, NONE
     i = NONE
     first = random_below(random, s.gpu[SLOTS, m])
     for n in range(s.gpu[SLOTS, m]):
@@ -245,10 +256,18 @@ def draw_move_to_undo(s: State, random: Random) -> tuple:
             i = slot
             break
     if i == NONE:
-        return NONE, NONE, NONE
+        return NONE, NONE, NONE, NONE, NONE
+    back = NONE
     first = random_below(random, E)
     for n in range(E):
         e = (first + n) % E
         if s.held[OLD, e, m] > 0 and s.held[HELD, e, m] == 0:
-            return m, i, e
-    return NONE, NONE, NONE
+            back = e
+            break
+    if back == NONE:
+        return NONE, NONE, NONE, NONE, NONE
+    e = s.slot[EXPERT, m, i]
+    if s.expert[COUNT, e] > 1 and random_below(random, 2) == 0:
+        return m, i, back, place_of(s, e), NONE
+    k = nth_gpu_with(s, back, random_below(random, s.expert[COUNT, back]))
+    return m, i, back, NONE, k

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from evenload.checks import fraction, not_negative, whole_number
 from evenload.core.flow import PART_BITS, Flow
-from evenload.core.live import NO_LIMIT
 from evenload.core.matching import relabel
 from evenload.core.replan import part_copies, replan_layers, replan_live
 from evenload.core.start import SLOTS, UNIT_TIME
 from evenload.core.state import State
+from evenload.core.steps import NO_LIMIT
 from evenload.dispatch import BY_PLACE
 from evenload.maps import EMPTY
 from evenload.moves import in_old_slots
@@ -281,9 +281,7 @@ class Layers:
             What each sample counts.
         old : uint8 ndarray, [L, E, G]
         """
-        samples, weight = self.problem.samples, self.problem.sample_weight
-        if samples is None or weight is None:
-            samples, weight = self.problem.load[None], np.ones(1)
+        samples, weight = self.problem.likely
         if self.problem.dispatch in FLOWS:
             heaviest = np.argsort(-weight, kind="stable")[:LIVE_SAMPLES]
             samples, weight = samples[heaviest], weight[heaviest]
@@ -394,9 +392,7 @@ class Layers:
     def _dealt_time(self, placed: Int) -> float:
         """Return the mean time of the last GPU over layers and samples, with SGLang's deals."""
         problem, placement = self.problem, to_placement(self.problem, placed)
-        samples, weight = problem.samples, problem.sample_weight
-        if samples is None or weight is None:
-            samples, weight = problem.load[None], np.ones(1)
+        samples, weight = problem.likely
         parts = placement.weights(problem.load, problem.dispatch, problem.tokens_from)
         times = [float((1.0 / placement.evaluate(load, parts)[1]).mean()) for load in samples]
         return float(np.average(times, weights=weight))
