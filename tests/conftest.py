@@ -1,11 +1,20 @@
-"""Fixtures that several test files use, and no clock: a busy machine fails no test."""
+"""Fixtures that several test files use, and no clock: a busy machine fails no test.
 
+Nor does chance: the suite draws the same examples on each run. `EVENLOAD_EXPLORE=1` draws new ones.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("evenload", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "evenload",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=not os.environ.get("EVENLOAD_EXPLORE"),
+)
 settings.load_profile("evenload")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
