@@ -11,7 +11,9 @@ import numpy as np
 from evenload.arrays import Float, Int, Rewrap, check_load, keep_numpy, within_range
 from evenload.checks import not_negative, one_of, positive_int
 from evenload.cluster import DOMAINS, Cluster, check_cluster, check_groups
+from evenload.cost.expert_time import ExpertTime
 from evenload.dispatch import SLACK, check_dispatch
+from evenload.phases import Phase, check_batches
 from evenload.placement import Placement
 
 Apart: TypeAlias = tuple[int, bool]
@@ -39,6 +41,10 @@ class Problem:
     tokens_from: Float | None = None  #: [G], how many tokens start on each GPU; None is equal
     copy_slack: float = SLACK  #: what copying leaves above each GPU's part, see `evenload.copying`
     survive: tuple[str, int] | None = None  #: "gpu" or "node", and how many of them may die
+    expert_time: ExpertTime | None = None  #: what an expert's tokens take; None counts tokens
+    top_k: int = 1  #: experts that a token of `Phase.tokens_per_batch` goes to
+    phases: tuple[Phase, ...] = ()  #: at least one: the batches that are planned for together
+    sample_phase: Int | None = None  #: [M], the phase that each sample is of; None is the first
 
     @classmethod
     def build(
@@ -55,6 +61,9 @@ class Problem:
         copy_slack: float = SLACK,
         survive: str | None = None,
         survive_count: int = 1,
+        expert_time: Any = None,
+        tokens_per_batch: Any = None,
+        top_k: int = 1,
         load_name: str = "load",
         slots_name: str = "num_slots",
         slots_step: int = 1,
@@ -99,6 +108,12 @@ class Problem:
                 f"topology='prefer' is beyond dispatch={word!r}; use topology 'strict' or "
                 "'ignore', or dispatch 'even'"
             )
+        curve, batch, k = check_batches(expert_time, tokens_per_batch, top_k, word, num_experts)
+        if topology == "prefer" and curve is not None:
+            raise ValueError(
+                "topology='prefer' is beyond expert_time; use topology 'strict' or 'ignore', or "
+                "leave expert_time out"
+            )
         return cls(
             within_range(checked),
             cluster,
@@ -111,6 +126,9 @@ class Problem:
             tokens_from=tokens,
             copy_slack=slack,
             survive=dying,
+            expert_time=curve,
+            top_k=k,
+            phases=(Phase("", within_range(checked), 1.0, batch),),
         )
 
     @property
@@ -123,7 +141,8 @@ class Problem:
     def layers(self, layers: Int) -> Problem:
         """Return the same problem for some of its layers only, without what runs now."""
         samples = None if self.samples is None else self.samples[:, layers]
-        return replace(self, load=self.load[layers], samples=samples, current=None)
+        phases = tuple(replace(phase, load=phase.load[layers]) for phase in self.phases)
+        return replace(self, load=self.load[layers], samples=samples, phases=phases, current=None)
 
     @property
     def alone(self) -> Problem:
