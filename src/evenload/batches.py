@@ -7,12 +7,14 @@ draws have one from every D-th part of its distribution (McKay et al. 1979, Lati
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from evenload.arrays import Float, Int, keep_numpy
+from evenload.cluster import Cluster
 from evenload.cost.expert_time import ExpertTime
 from evenload.cost.table import CERTAIN, FULL, binomial
 from evenload.placement import Placement
@@ -69,10 +71,8 @@ def choose(placement: Placement, ticks: Int, *, by_count: bool) -> Chosen:
     return Chosen(replica.transpose(1, 0, 2), total.astype(np.float64), latest.T)
 
 
-def ticks_of(counts: Int, expert_time: ExpertTime | None, seconds_per_tick: Float | float) -> Int:
-    """Return what experts take by their tokens [...]: ticks, or 1 for each that has any."""
-    if expert_time is None:
-        return (counts > 0).astype(np.int64)
+def ticks_of(counts: Int, expert_time: ExpertTime, seconds_per_tick: Float | float) -> Int:
+    """Return what experts take by their tokens [...], in ticks."""
     return np.rint(expert_time.seconds(counts) / seconds_per_tick).astype(np.int64)
 
 
@@ -81,30 +81,132 @@ def tick(expert_time: ExpertTime, tokens: int) -> float:
     return float(expert_time.seconds(tokens)) / FULL
 
 
-def draw(problem: Problem, order: Int, number: int, seed: int) -> tuple[Int, Int]:
+def on_gpus(placement: Placement, chosen: Int, amount: Int) -> Int:
+    """Add up an amount of each expert [B, L, E] on the GPUs of the replicas chosen: [B, L, G]."""
+    slots, cluster = placement.rewrapped(keep_numpy).logical_to_physical, placement.cluster
+    (B, L, E), G = chosen.shape, cluster.num_gpus
+    slot = slots[np.arange(L)[:, None], np.arange(E), chosen]
+    row = np.arange(B * L).reshape(B, L, 1) * G
+    found = np.zeros(B * L * G, np.int64)
+    np.add.at(found, row + cluster.gpu_of_slot[slot], amount)
+    return found.reshape(B, L, G)
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """What one replica of each active expert comes to: means over batches drawn from a load."""
+
+    active: Float  #: most active experts on a GPU, [L]
+    active_bound: Float  #: the least that any placement can have, [L]
+    gpu_load: Float  #: tokens of each GPU in the load, [L, G]
+    work: Float  #: what GPUs do, over their speeds, if that could be divided at will, [L]
+    latest: Float  #: when the last GPU is done, [L]
+    earliest: Float  #: when it is at the earliest, with any placement, [L]
+    seconds_per_tick: float | None  #: of those three; None where they count active experts
+
+    @property
+    def balancedness(self) -> Float:
+        """Mean over largest of what GPUs do, [L]."""
+        return _part(self.work, self.latest)
+
+    @property
+    def bound(self) -> Float:
+        """What no placement's balancedness exceeds, [L]."""
+        return _part(self.work, self.earliest)
+
+    @property
+    def seconds(self) -> Float | None:
+        """Seconds of the slowest GPU, [L]; None without an `ExpertTime`."""
+        return None if self.seconds_per_tick is None else self.latest * self.seconds_per_tick
+
+    @property
+    def seconds_bound(self) -> Float | None:
+        """The least seconds that any placement can have, [L]."""
+        return None if self.seconds_per_tick is None else self.earliest * self.seconds_per_tick
+
+
+def _part(least: Float, most: Float) -> Float:
+    return np.minimum(np.divide(least, most, out=np.ones_like(least), where=most > 0.0), 1.0)
+
+
+def least_active(counts: Int, cluster: Cluster) -> Float:
+    """Return the least mean of active replicas per GPU where tokens are shared evenly, [L].
+
+    Of any placement that fills all slots: of r replicas of an expert with n tokens min(n, r) are
+    active, since tokens are whole. `counts` [B, L, E] are batches. The best numbers of replicas are
+    found by dynamic programming, because an expert's first further replica costs most.
+    """
+    spare = cluster.num_living_slots - counts.shape[2]
+    more = np.arange(spare + 1)
+    best = np.tile(np.where(more == 0, 0.0, np.inf), (counts.shape[1], 1))
+    for e in range(counts.shape[2]):
+        own = np.minimum(counts[:, :, e, None], more + 1).mean(axis=0)  # [L, spare + 1]
+        split = [best[:, : n + 1] + own[:, n::-1] for n in range(spare + 1)]
+        best = np.stack([costs.min(axis=1) for costs in split], axis=1)
+    return best[:, spare] / len(cluster.living_gpus)
+
+
+def _earliest(cluster: Cluster, slow: Float) -> Float:
+    """Return when the last GPU is done at the earliest, by the number of active experts.
+
+    A GPU is done with its first, second, ... expert at some time, and n experts take the n first of
+    all these times.
+    """
+    living = np.array(cluster.living_gpus)
+    done = [np.arange(1, cluster.slots[g] + 1) * slow[g] for g in living]
+    return np.concatenate([[0.0], np.sort(np.concatenate(done))])
+
+
+def judge(problem: Problem, placement: Placement, number: int = JUDGED) -> Judged:
+    """Judge a placement by batches drawn from what a problem's load may be."""
+    counts, tokens = draw(problem, number, JUDGED_SEED)
+    return judge_batches(placement, counts, problem.expert_time, int(tokens.max()))
+
+
+def judge_batches(
+    placement: Placement, counts: Int, expert_time: ExpertTime | None = None, most: int = 0
+) -> Judged:
+    """Judge a placement by batches of tokens of each expert, [B, L, E], of `most` tokens each."""
+    unit = None if expert_time is None else tick(expert_time, most)
+    active, ticks = _work(counts, None, most), _work(counts, expert_time, most)
+    chosen = choose(placement, ticks, by_count=unit is None)
+    cluster, slow = placement.cluster, slowness(placement)
+    number_active = active.sum(axis=2)
+    work = ticks.sum(axis=2) / (1.0 / slow).sum()
+    shortest = np.where(active > 0, ticks, ticks.max(initial=1)).min(axis=2)
+    earliest = np.maximum(work, _earliest(cluster, slow)[number_active] * shortest)
+    earliest = np.maximum(earliest, ticks.max(axis=2) * slow.min())
+    number = on_gpus(placement, chosen.replica, active)
+    return Judged(
+        active=number.max(axis=2).mean(axis=0),
+        active_bound=np.ceil(number_active / len(cluster.living_gpus)).mean(axis=0),
+        gpu_load=on_gpus(placement, chosen.replica, counts).mean(axis=0),
+        work=work.mean(axis=0),
+        latest=chosen.latest.mean(axis=0),
+        earliest=earliest.mean(axis=0),
+        seconds_per_tick=unit,
+    )
+
+
+def draw(problem: Problem, number: int, seed: int) -> tuple[Int, Int]:
     """Draw batches from what a problem's load may be.
 
-    Parameters
-    ----------
-    problem : Problem
-    order : int64 ndarray, [L, E]
-        Experts of each layer by falling load. Those of a rank get the same draws, so that these
-        depend neither on the experts' names nor on the number of layers.
-    number : int
-        D.
-    seed : int
+    Experts of a rank, by falling load, get the same draws, so that these depend neither on the
+    experts' names nor on the number of layers.
 
     Returns
     -------
     counts : int64 ndarray, [D, L, E]
         Tokens of each expert. Of a layer without load: as if all experts had the same.
-    sample : int64 ndarray, [D]
-        The sample that each batch was drawn from, in proportion to their weights.
+    tokens : int64 ndarray, [D]
+        What each batch has.
     """
+    order = np.argsort(-problem.load, axis=1, kind="stable")
     samples, weight = problem.likely
     end = np.cumsum(weight)
     at = (np.arange(number) + 0.5) / number * end[-1]
     sample = np.minimum(np.searchsorted(end, at, side="right"), len(end) - 1)
+    tokens = np.empty(number, np.int64)
     uniform = _uniform(order.shape[1], number, seed)
     layer = np.arange(len(order))[:, None]
     counts = np.empty((number, *order.shape), np.int64)
@@ -118,10 +220,29 @@ def draw(problem: Problem, order: Int, number: int, seed: int) -> tuple[Int, Int
         share = np.divide(load, total, out=even, where=total > 0.0)
         chance = np.rint(np.minimum(share * problem.top_k, 1.0) * CERTAIN).astype(np.int64)
         drawn = np.flatnonzero(sample == m)
+        tokens[drawn] = phase.tokens_per_batch
         ranked = _quantiles(phase.tokens_per_batch, chance, uniform[:, drawn])
         for d, row in zip(drawn, ranked, strict=True):
             counts[d][layer, order] = row
-    return counts, sample
+    return counts, tokens
+
+
+def drawn_work(problem: Problem, number: int) -> tuple[Float, Float]:
+    """Return what experts take in drawn batches [D, L, E], and what each batch counts [D].
+
+    Active experts count 1, or by `Problem.expert_time` what their tokens take. A batch counts in
+    proportion to all that it takes, since a search looks at each relative to its mean.
+    """
+    counts, tokens = draw(problem, number, PLANNED_SEED)
+    work = _work(counts, problem.expert_time, int(tokens.max())).astype(np.float64)
+    return work, np.maximum(work.sum(axis=(1, 2)), 1.0)
+
+
+def _work(counts: Int, time: ExpertTime | None, most: int) -> Int:
+    """Return what experts take: 1 for active ones, or ticks for batches of `most` tokens."""
+    return (
+        (counts > 0).astype(np.int64) if time is None else ticks_of(counts, time, tick(time, most))
+    )
 
 
 def _quantiles(batch: int, chance: Int, uniform: Int) -> Int:

@@ -149,6 +149,11 @@ class Problem:
         """The same problem for its load alone, planned from scratch."""
         return replace(self, current=None, samples=None, sample_weight=None)
 
+    def of_load(self, load: Float) -> Problem:
+        """Return the same problem for one load [L, E] alone, checked before."""
+        phases = (replace(self.phases[0], load=load, weight=1.0),)
+        return replace(self.alone, load=load, phases=phases, sample_phase=None)
+
     @property
     def dispatches(self) -> tuple[tuple[str, float], ...]:
         """Each dispatch that counts, with its part of the time; these add up to 1."""
@@ -159,8 +164,9 @@ class Problem:
     @property
     def sharing(self) -> dict[str, Any]:
         """What `build` is told of how tokens are shared, by its names."""
-        names = ("dispatch", "live_share", "tokens_from", "copy_slack")
-        return {name: getattr(self, name) for name in names}
+        names = ("dispatch", "live_share", "tokens_from", "copy_slack", "expert_time", "top_k")
+        batch = self.phases[0].tokens_per_batch if self.phases else None
+        return {name: getattr(self, name) for name in names} | {"tokens_per_batch": batch}
 
     def mixed(self, balancedness: list[Float]) -> Float:
         """Return the balancedness [L] over all the time, from that under each of `dispatches`."""

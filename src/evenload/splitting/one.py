@@ -87,8 +87,7 @@ class OneReplica(Splits):
 
     def _compiled(self, counts: Int) -> Int:
         time = self.expert_time
-        unit = 1.0 if time is None else _tick_by_layer(time, counts)
-        ticks = ticks_of(counts, time, unit)
+        ticks = counts if time is None else ticks_of(counts, time, _tick_by_layer(time, counts))
         chosen = choose(self.placement, ticks[None], by_count=time is None).replica[0]
         quotas = np.zeros(self._slots.shape, np.int64)
         np.put_along_axis(quotas, chosen[:, :, None], counts[:, :, None], axis=2)
