@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from evenload.arrays import Float
-from evenload.checks import whole_number
+import numpy as np
+
+from evenload.arrays import Float, Int, Rewrap, check_load, within_range
+from evenload.checks import positive_real, whole_number
 from evenload.cost.expert_time import ExpertTime
 from evenload.cost.table import MOST_TOKENS
+from evenload.forecast import Samples, is_trace, outlook, shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,3 +51,132 @@ def check_batches(
             "'one', or leave tokens_per_batch out"
         )
     return expert_time, batch, k
+
+
+class Joint(NamedTuple):
+    """Loads of several phases, as one problem has them; P phases, M samples of all together."""
+
+    load: Float  #: [L, E]: each phase's shares by its weight, times the tokens of all of them
+    rewrap: Rewrap  #: of the first phase's load
+    phases: tuple[Phase, ...]
+    samples: Float  #: [M, L, E], each layer of each adding up to 1
+    sample_weight: Float  #: [M], those of a phase adding up to its weight
+    sample_phase: Int  #: [M], the number of the phase that each is of
+
+    @property
+    def of_problem(self) -> dict[str, Any]:
+        """What a `Problem` has beside the load, by its names."""
+        return {name: value for name, value in self._asdict().items() if name != "load"}
+
+
+def joined(
+    loads: Mapping[str, Any],
+    phase_weight: Mapping[str, float] | None = None,
+    estimator: str | None = None,
+    tokens_per_batch: Any = None,
+    **batches: Any,
+) -> Joint:
+    """Return the loads of several phases as `evenload.solve` plans for them.
+
+    `tokens_per_batch` is one number or one by phase; `batches` are `expert_time`, `top_k` and
+    `dispatch`. What is wrong is a `ValueError` that names the phase.
+    """
+    if not loads:
+        raise ValueError("load is an empty mapping; give at least one phase, as {'decode': load}")
+    if estimator is not None and not any(map(is_trace, loads.values())):
+        raise ValueError(
+            f"estimator={estimator!r} needs loads over time, and each phase has one window; give a "
+            "trace [T, L, E] of a phase, or leave estimator out"
+        )
+    found = {name: _outlook(name, load, estimator or "adaptive") for name, load in loads.items()}
+    names = list(found)
+    rewrap = found[names[0]][2]
+    L, E = found[names[0]][0].shape
+    for name, (load, _, _) in found.items():
+        for what, here, there in zip(("layers", "experts"), load.shape, (L, E), strict=True):
+            if here != there:
+                raise ValueError(
+                    f"load[{name!r}] has {here} {what}, and load[{names[0]!r}] {there}; use phases "
+                    "of one model"
+                )
+    weights = None if phase_weight is None else _by_name("phase_weight", phase_weight, names)
+    sizes: Mapping[str, Any] = dict.fromkeys(names, tokens_per_batch)
+    if isinstance(tokens_per_batch, Mapping):
+        sizes = _by_name("tokens_per_batch", tokens_per_batch, names)
+    k = batches["top_k"]
+    batch = {
+        n: check_batches(tokens_per_batch=sizes[n], num_experts=E, **batches)[1] for n in names
+    }
+    if weights is None:
+        weights = {n: _batches(found[n][0], (batch[n] or 0) * k) for n in names}
+    parts = {n: positive_real(f"phase_weight[{n!r}]", weights[n]) for n in names}
+    whole = sum(parts.values())
+    phases, samples, sample_weight = [], [], []
+    for name, (load, may_be, _) in found.items():
+        phases.append(Phase(name, within_range(load), parts[name] / whole, batch[name]))
+        samples.append(may_be.load)
+        sample_weight.append(may_be.weight * (parts[name] / whole))
+    mixed = sum(phase.weight * shares(phase.load) for phase in phases)
+    tokens = sum(phase.load.sum(axis=1, keepdims=True) for phase in phases)
+    return Joint(
+        np.asarray(mixed * tokens),
+        rewrap,
+        tuple(phases),
+        np.concatenate(samples),
+        np.concatenate(sample_weight),
+        np.repeat(np.arange(len(phases)), [len(weight) for weight in sample_weight]),
+    )
+
+
+def _outlook(name: str, load: Any, estimator: str) -> tuple[Float, Samples, Rewrap]:
+    """Return what is expected of a phase, [L, E], samples of it, and how results go back."""
+    try:
+        if is_trace(load):
+            return outlook(load, estimator)
+        checked, rewrap = check_load(load)
+    except ValueError as error:
+        raise ValueError(f"load[{name!r}]: {error}") from None
+    return checked, Samples(shares(within_range(checked))[None], np.ones(1)), rewrap
+
+
+def _batches(load: Float, tokens: int) -> float:
+    """Return how many batches of so many expert tokens a load has; 1 where that is not known."""
+    return float(load.sum(axis=1).mean() / tokens) if tokens and load.any() else 1.0
+
+
+def _by_name(argument: str, given: Any, names: list[str]) -> Mapping[str, Any]:
+    """Return what is given for each phase; a `ValueError` if that is for others or not for all."""
+    there = ", ".join(map(repr, names))
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{argument}={given!r} is not by phase; use a dict with {there}")
+    for name in given:
+        if name not in names:
+            raise ValueError(f"{argument} has {name!r}, and load no such phase; use {there}")
+    for name in names:
+        if name not in given:
+            raise ValueError(f"{argument} has nothing for {name!r}; use a dict with {there}")
+    return given
+
+
+def heaviest(weight: Float, phase: Int | None, count: int) -> tuple[Int, Float]:
+    """Choose about `count` samples [M] of the most weight, as many of each phase.
+
+    Returns
+    -------
+    chosen : int64 ndarray
+        Their numbers, those of a phase by descending weight.
+    weight : float64 ndarray
+        Theirs; of several phases each keeps the weight that all its samples had.
+    """
+    if phase is None or phase.max(initial=0) == 0:
+        chosen = np.argsort(-weight, kind="stable")[:count]
+        return chosen, weight[chosen]
+    numbers, weights = [], []
+    for p in range(int(phase.max()) + 1):
+        own = np.flatnonzero(phase == p)
+        kept = own[np.argsort(-weight[own], kind="stable")][
+            : max(count // (int(phase.max()) + 1), 1)
+        ]
+        numbers.append(kept)
+        weights.append(weight[kept] * (weight[own].sum() / weight[kept].sum()))
+    return np.concatenate(numbers), np.concatenate(weights)

@@ -147,7 +147,8 @@ class Problem:
     @property
     def alone(self) -> Problem:
         """The same problem for its load alone, planned from scratch."""
-        return replace(self, current=None, samples=None, sample_weight=None)
+        unsampled: dict[str, Any] = {"samples": None, "sample_weight": None, "sample_phase": None}
+        return replace(self, current=None, **unsampled)
 
     @property
     def dispatches(self) -> tuple[tuple[str, float], ...]:

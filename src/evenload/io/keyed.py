@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import MOST_EXPERTS, check_array
-from evenload.io.table import MemoryTable, columns_of, meaning_of, trace_of_table
+from evenload.io.table import MemoryTable, columns_of, meaning_of, phase_code, trace_of_table
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
 
@@ -249,9 +249,13 @@ def _records(items: list[Any], path: Path, name: str, num_experts: int | None) -
             f"{name} is a list of objects with {', '.join(names)[:120]}; use layer, expert and "
             "count, or one with the loads [layers][experts] of a window in each"
         )
+    if columns.phase is not None and not isinstance(items[0][names[columns.phase]], str):
+        columns = columns.without_phase(names)
     values: list[NDArray[Any]] = [np.zeros(0)] * len(names)
     for place in columns.used:
         column = [item[names[place]] for item in items]
+        if place == columns.phase:
+            column = [phase_code(names[place], value) for value in column]
         bad = next((i for i, v in enumerate(column) if type(v) not in (int, float)), None)
         if bad is not None:
             raise ValueError(f"{name}[{bad}].{names[place]} is {column[bad]!r:.40}; use a number")

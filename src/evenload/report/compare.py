@@ -297,9 +297,37 @@ def others_line(summary: Summary) -> str:
     return f"{summary.name} under other dispatches: {', '.join(others)}."
 
 
+def phases_entry(plan: Plan) -> dict[str, Any]:
+    """Return what each phase reaches, by its name, for JSON; nothing where there are no phases."""
+    phases = {
+        name: {
+            "weight": of.weight,
+            "balancedness": _per_layer(np.asarray(of.balancedness), worst=True),
+            "straggler_time": of.straggler_time,
+        }
+        for name, of in plan.by_phase.items()
+    }
+    return {"phases": phases} if phases else {}
+
+
+def _phases_lines(plan: Plan, start: Placement) -> list[str]:
+    """Say what each phase reaches, and what it would with the placement before."""
+    lines = []
+    for phase in plan.problem.phases if plan.by_phase else ():
+        of, before = plan.by_phase[phase.name], evaluated(plan.problem, start, phase.load)
+        mean, worst = float(of.balancedness.mean()), float(of.balancedness.min())
+        lines.append(
+            f"{phase.name}: balancedness {down(mean)} (worst layer {down(worst)}), straggler time "
+            f"{of.straggler_time:.4f} x the mean; before {down(float(before[1].mean()))} and "
+            f"{before[2]:.4f}; counts {of.weight:.0%}."
+        )
+    return lines
+
+
 def plan_lines(summaries: Sequence[Summary], plan: Plan) -> list[str]:
     """Return the lines below a plan's table: the gist, the solver and why, its notes."""
     lines = [relief(summaries[0], summaries[-1]), others_line(summaries[-1])]
+    lines += _phases_lines(plan, summaries[0].placement)
     lines.append(f"solver: {plan.solver} ({plan.reason})")
     if plan.copies is not None:
         lines.append(
