@@ -113,7 +113,7 @@ def joined(
     whole = sum(parts.values())
     phases, samples, sample_weight = [], [], []
     for name, (load, may_be, _) in found.items():
-        phases.append(Phase(name, within_range(load), parts[name] / whole, batch[name]))
+        phases.append(Phase(name, within_range(load).copy(), parts[name] / whole, batch[name]))
         samples.append(may_be.load)
         sample_weight.append(may_be.weight * (parts[name] / whole))
     mixed = sum(phase.weight * shares(phase.load) for phase in phases)
