@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from load_files import complains
 
 from evenload.io import FileFormatError, read_load, read_trace, write_load
-from evenload.io.table import MEANINGS
+from evenload.io.columns import MEANINGS
 from evenload.trace import Trace
 
 SPELL = st.sampled_from([str.upper, str.title, str.lower])

@@ -27,10 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import FileFormatError, checking, refusing, trace_of
-from evenload.io.doubts import UncertainError, refuse_rows
-from evenload.io.files import check_bytes, most_bytes
-from evenload.io.npy import checked_windows, left_out
-from evenload.io.table import (
+from evenload.io.columns import (
     LONG,
     Columns,
     by_place,
@@ -39,6 +36,9 @@ from evenload.io.table import (
     phase_code,
     place_of,
 )
+from evenload.io.doubts import UncertainError, refuse_rows
+from evenload.io.files import check_bytes, most_bytes
+from evenload.io.npy import checked_windows, left_out
 from evenload.io.table import trace_of_table as _trace_of_table
 from evenload.trace import Trace
 

@@ -3,7 +3,7 @@
 A tree is what a JSON file, an archive of arrays or torch makes: dicts, lists, and arrays or what
 stands for them. Known are
 
-- one array under a name of `evenload.io.table.MEANINGS`, as ``load``, ``counts``, ``expert_counts``
+- one array under a name of `evenload.io.columns.MEANINGS`, as ``load``, ``expert_counts``
 - layers by number, alone or under ``layers``: ``{"0": [10, 20]}``, ``{"layer_3": {"cnt": [...]}}``,
   ``{"0": {"0": 10, "1": 20}}``
 - ``load_history``, a list of objects with ``logical_expert_load`` each: a window each. That is the
@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import MOST_EXPERTS, check_array
-from evenload.io.table import MemoryTable, columns_of, meaning_of, phase_code, trace_of_table
+from evenload.io.columns import columns_of, meaning_of, phase_code
+from evenload.io.table import MemoryTable, trace_of_table
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from evenload.extras import needed
 from evenload.io.base import refusing
+from evenload.io.columns import LONG, Columns, by_place, columns_of, phase_code
 from evenload.io.files import check_bytes, max_bytes, most_bytes
 from evenload.io.npy import checked_windows
-from evenload.io.table import LONG, Columns, by_place, columns_of, phase_code, trace_of_table
+from evenload.io.table import trace_of_table
 from evenload.trace import Trace
 
 

@@ -34,10 +34,10 @@ from evenload.io.base import (
     checking,
     refusing,
 )
+from evenload.io.columns import meaning_of, phase_code
 from evenload.io.files import check_bytes, files_of, most_bytes
 from evenload.io.json import keys_found, once
 from evenload.io.recorded import experts_note
-from evenload.io.table import meaning_of, phase_code
 from evenload.layers import ModelLayers
 from evenload.trace import PHASES, ArrayWindows, Trace
 
