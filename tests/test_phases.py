@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from evenload import Cluster, Trace, solve
+from evenload import Cluster, Plan, Trace, solve
 from evenload.cost import ExpertTime
 from evenload.phases import heaviest, joined
+from evenload.seconds import layer_seconds
+from evenload.solvers.answer import Answer
 from evenload.synth import two_phase_trace
 
 CLUSTER = Cluster(8, num_slots=40)
@@ -80,8 +82,17 @@ def test_weights_trade_one_phase_for_the_other():
     assert balance[0]["prefill"] > balance[1]["prefill"] > balance[2]["prefill"]
 
 
-def test_scaling_a_phase_changes_nothing():
-    plan = solve(LOADS, CLUSTER)
+def test_scaling_a_phase_changes_nothing_and_the_plan_has_loads_of_its_own():
+    loads = {name: load.copy() for name, load in LOADS.items()}
+    plan = solve(loads, CLUSTER)
+    before = plan.by_phase["decode"].straggler_time
+    loads["decode"][:, 0] = 1e9  # the plan keeps loads of its own
+    assert (
+        Plan.evaluate(plan.problem, Answer(plan.placement), "", "", ())
+        .by_phase["decode"]
+        .straggler_time
+        == before
+    )
     scaled = solve({"prefill": LOADS["prefill"] * 2.0**-40, "decode": LOADS["decode"]}, CLUSTER)
     assert scaled.placement == plan.placement
     whole = solve({name: Trace(load[None]) for name, load in LOADS.items()}, CLUSTER)
@@ -125,6 +136,47 @@ def test_without_weights_a_phase_counts_by_its_batches_where_time_is_planned_for
         assert phase.weight == pytest.approx(batches[phase.name] / sum(batches.values()))
     one = joined(LOADS, {"prefill": 1, "decode": 3}, None, 64, **how).phases
     assert [(phase.weight, phase.tokens_per_batch) for phase in one] == [(0.25, 64), (0.75, 64)]
+
+
+TIMES = {
+    "expert_time": ExpertTime([(1, 4e-6), (64, 4.5e-6), (256, 1e-5), (4096, 1.5e-4)]),
+    "tokens_per_batch": {"prefill": 4096, "decode": 128},
+    "top_k": 4,
+}
+
+
+def seconds_of(placement, loads):
+    """Seconds of all layers of a batch of each phase, and of all batches of both."""
+    how = {name: TIMES[name] for name in ("expert_time", "top_k")}
+    took = {
+        name: layer_seconds(placement, load, tokens_per_batch=batch, **how).sum()
+        for (name, load), batch in zip(loads.items(), (4096, 128), strict=True)
+    }
+    batches = {name: loads[name][0].sum() / TIMES["tokens_per_batch"][name] for name in loads}
+    return took, sum(batches[name] * took[name] for name in took)
+
+
+def test_by_time_both_phases_together_take_less_than_with_a_plan_for_one():
+    plan = solve(LOADS, CLUSTER, **TIMES)
+    took, both = seconds_of(plan.placement, LOADS)
+    for name, of in plan.by_phase.items():
+        assert float(of.seconds.sum()) == pytest.approx(took[name])
+        assert f"{1e6 * of.seconds.mean():.2f} us per layer and batch, mean" in plan.summary()
+        how = TIMES | {"tokens_per_batch": TIMES["tokens_per_batch"][name]}
+        alone = solve(LOADS[name], CLUSTER, **how)
+        assert both < 0.97 * seconds_of(alone.placement, LOADS)[1]
+        assert took[name] < 1.1 * float(alone.seconds.sum())
+    weights = [phase.weight for phase in plan.problem.phases]
+    mean = np.average([of.seconds for of in plan.by_phase.values()], axis=0, weights=weights)
+    np.testing.assert_allclose(plan.seconds, mean)
+    assert (plan.seconds >= plan.seconds_bound).all()
+
+
+def test_a_live_split_weighs_phases_by_what_their_batches_take():
+    even, live = (
+        joined(LOADS, **TIMES, dispatch=dispatch).sample_weight for dispatch in ("even", "live")
+    )
+    assert live[0] / live[1] > 4 * even[0] / even[1]
 
 
 @pytest.mark.parametrize(

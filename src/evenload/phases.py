@@ -12,6 +12,7 @@ from evenload.arrays import Float, Int, Rewrap, check_load, within_range
 from evenload.checks import positive_real, whole_number
 from evenload.cost.expert_time import ExpertTime
 from evenload.cost.table import MOST_TOKENS
+from evenload.dispatch import check_timed
 from evenload.forecast import Samples, is_trace, outlook, shares
 
 
@@ -34,6 +35,8 @@ def check_batches(
             f"expert_time={expert_time!r} is no ExpertTime; use ExpertTime.preset, "
             "ExpertTime.read, or points of one's own"
         )
+    if expert_time is not None and dispatch != "one":
+        check_timed(dispatch)
     k = whole_number("top_k", top_k, 1, num_experts)
     if tokens_per_batch is None:
         if expert_time is not None or dispatch == "one":
@@ -56,7 +59,9 @@ def check_batches(
 class Joint(NamedTuple):
     """Loads of several phases, as one problem has them; P phases, M samples of all together."""
 
-    load: Float  #: [L, E]: each phase's shares by its weight, times the tokens of all of them
+    #: [L, E]: each phase's shares by its part of what counts, times the tokens of all of them; with
+    #: an expert's time that part is by what batches take together
+    load: Float
     rewrap: Rewrap  #: of the first phase's load
     phases: tuple[Phase, ...]
     samples: Float  #: [M, L, E], each layer of each adding up to 1
@@ -90,7 +95,6 @@ def joined(
         )
     found = {name: _outlook(name, load, estimator or "adaptive") for name, load in loads.items()}
     names = list(found)
-    rewrap = found[names[0]][2]
     L, E = found[names[0]][0].shape
     for name, (load, _, _) in found.items():
         for what, here, there in zip(("layers", "experts"), load.shape, (L, E), strict=True):
@@ -109,23 +113,39 @@ def joined(
     }
     if weights is None:
         weights = {n: _batches(found[n][0], (batch[n] or 0) * k) for n in names}
-    parts = {n: positive_real(f"phase_weight[{n!r}]", weights[n]) for n in names}
-    whole = sum(parts.values())
-    phases, samples, sample_weight = [], [], []
-    for name, (load, may_be, _) in found.items():
-        phases.append(Phase(name, within_range(load).copy(), parts[name] / whole, batch[name]))
-        samples.append(may_be.load)
-        sample_weight.append(may_be.weight * (parts[name] / whole))
-    mixed = sum(phase.weight * shares(phase.load) for phase in phases)
-    tokens = sum(phase.load.sum(axis=1, keepdims=True) for phase in phases)
+    weights = {n: positive_real(f"phase_weight[{n!r}]", weights[n]) for n in names}
+    loads = {n: within_range(load).copy() for n, (load, _, _) in found.items()}
+    parts = _parts({n: weights[n] * _batch_time(loads[n], batch[n], **batches) for n in names})
+    phases = [Phase(n, loads[n], part, batch[n]) for n, part in _parts(weights).items()]
+    # A search by time knows that a batch of more tokens takes longer; one by tokens does not.
+    counts = parts if batches["dispatch"] != "even" else _parts(weights)
+    mixed = sum(parts[n] * shares(loads[n]) for n in names)
+    tokens = sum(load.sum(axis=1, keepdims=True) for load in loads.values())
+    likely = [may_be for _, may_be, _ in found.values()]
     return Joint(
         np.asarray(mixed * tokens),
-        rewrap,
+        found[names[0]][2],
         tuple(phases),
-        np.concatenate(samples),
-        np.concatenate(sample_weight),
-        np.repeat(np.arange(len(phases)), [len(weight) for weight in sample_weight]),
+        np.concatenate([may_be.load for may_be in likely]),
+        np.concatenate([f.weight * counts[n] for n, f in zip(names, likely, strict=True)]),
+        np.repeat(np.arange(len(names)), [len(may_be.weight) for may_be in likely]),
     )
+
+
+def _parts(weights: Mapping[str, float]) -> dict[str, float]:
+    """Divide weights by their sum."""
+    whole = sum(weights.values())
+    return {name: weight / whole for name, weight in weights.items()}
+
+
+def _batch_time(
+    load: Float, batch: int | None, expert_time: ExpertTime | None, top_k: int, dispatch: str
+) -> float:
+    """Return the seconds of all experts of a batch, a mean layer's; 1 where tokens count."""
+    if expert_time is None or batch is None:
+        return 1.0
+    seconds = expert_time.expected_seconds(load, tokens_per_batch=batch, top_k=top_k)
+    return float(seconds.sum(axis=1).mean()) or 1.0
 
 
 def _outlook(name: str, load: Any, estimator: str) -> tuple[Float, Samples, Rewrap]:

@@ -33,7 +33,9 @@ def test_one_plan_for_both_phases(file):
         assert of["weight"] == 0.5
         mean = f"{np.floor(of['balancedness']['mean'] * 1e5) / 1e5:.5f}"
         assert f"{name}: balancedness {mean} (worst layer " in result.stdout
-    heavier = json.loads(run("plan", file, *PLACE, "--phase-weight", "decode=9", "--json").stdout)
+    heavier = json.loads(
+        run("plan", file, *PLACE, "--phase-weight", "prefill=1,decode=9", "--json").stdout
+    )
     assert heavier["phases"]["decode"]["weight"] == 0.9
     assert heavier["phases"]["decode"]["straggler_time"] <= plain["decode"]["straggler_time"]
 
@@ -102,7 +104,8 @@ def test_what_is_refused(tmp_path, file):
           error="--phase-weight is for a plan for several phases, and this is of one load; leave "
           "it out")  # fmt: skip
     fails("plan", file, *PLACE, "--phase-weight", "decode=x",
-          error="--phase-weight decode=x: no number; write it as decode=2")  # fmt: skip
+          error="--phase-weight decode=x: 'decode=x' is no number of a phase; write it as "
+          "prefill=1,decode=2")  # fmt: skip
     fails("plan", file, *PLACE, "--phase-weight", "warm=2",
           error="phase_weight has 'warm', and load no such phase; use 'prefill', 'decode'"
           )  # fmt: skip

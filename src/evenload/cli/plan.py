@@ -43,9 +43,11 @@ OPTIONS = {
         "from its group's node, in tokens computed by a GPU. Default: 1.",
     },
     "dispatch": shared.DISPATCH | shared.LIVE_SHARE | shared.COPY_SLACK,
+    "seconds": shared.BATCHES,
     "phases": {
-        "--phase-weight NAME=X*": "For a file of several phases: how much each counts, as "
-        "decode=2. Default: each 1, however many tokens it has. May be given repeatedly.",
+        "--phase-weight NAME=X,...": "For a file of several phases: how much each counts, as "
+        "prefill=1,decode=2. Default: each the same, however many tokens it has; with "
+        "--expert-time, as much as it has batches.",
     },
     "search": {
         "--solver NAME:auto": "auto (the best there is for the problem), greedy (DeepSeek EPLB's "
@@ -67,8 +69,8 @@ OPTIONS = {
         "--max-move-seconds X": "With --hardware: what all transfers may take at most, by the "
         "cost model; the layers move that gain most.",
         **shared.PRICES,
-        "--hardware NAME": "With --current: whose seconds moves take: h100-ib, h200-ib, h800-ib, "
-        "ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
+        "--hardware NAME": "With --current or --tokens-per-batch: whose seconds moves and experts "
+        "take: h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
     },
     "output": shared.JSON | shared.PLOT | {
         "-o, --output FILE": "Write the placement to a file: .json or .npz (evenload's own), .pt "
@@ -140,29 +142,23 @@ def run(args: Namespace) -> None:
 
 def _loads(args: Namespace, file: LoadFile) -> tuple[Any, dict[str, float] | None]:
     """Return what is planned for, by phase where there are several, and the weights of these."""
-    asked = [text.partition("=") for text in args.phase_weight or []]
+    weights = None
+    if args.phase_weight is not None:
+        weights = shared.by_phase("--phase-weight", args.phase_weight, float)
     several = len(file.phases) > 1
     if several and args.redundant == "auto":
         shared.say_phases(file.phases)
         several = False
     if not several:
-        if asked:
+        if weights:
             raise ValueError(
                 "--phase-weight is for a plan for several phases, and this is of one load; leave "
                 "it out"
             )
         return (file.trace if args.next else file.load), None
-    weights = dict.fromkeys(file.phases, 1.0)
-    for name, _, number in asked:
-        try:
-            weights[name] = float(number)
-        except ValueError:
-            raise ValueError(
-                f"--phase-weight {name}={number}: no number; write it as decode=2"
-            ) from None
     if not args.next or file.trace is None:
-        return dict(file.phases), weights if asked else None
-    return {name: file.trace.phase(name) for name in file.phases}, weights if asked else None
+        return dict(file.phases), weights
+    return {name: file.trace.phase(name) for name in file.phases}, weights
 
 
 def _plan(
@@ -185,7 +181,8 @@ def _plan(
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     how |= shared.sharing(args) | ({} if weights is None else {"phase_weight": weights})
     *_, tokens = loads.values() if isinstance(loads, dict) else [loads]
-    if args.hardware is not None:
+    how |= shared.batches_of(args, *tokens.shape[-2:])
+    if args.hardware is not None and running is not None:
         how["cost"] = shared.cost_of(args, *tokens.shape[-2:])
     if args.redundant != "auto":
         experts = tokens.shape[-1]
@@ -235,9 +232,11 @@ def _check(args: Namespace) -> None:
          f"--cross-node-price {price or 0:g} is for --topology prefer"),
         (args.move_cost, args.current, "--move-cost limits moves from --current"),
         (args.max_moves, args.current, "--max-moves limits moves from --current"),
-        (args.hardware, args.current, "--hardware prices moves from --current"),
+        (args.hardware, args.current or args.tokens_per_batch,
+         "--hardware is for moves from --current or for --tokens-per-batch"),
         (args.max_move_seconds, args.hardware, "--max-move-seconds needs the --hardware"),
-        (args.model, args.hardware, "--model prices moves on --hardware"),
+        (args.model, args.hardware or args.expert_time,
+         "--model is for --hardware or --expert-time"),
         (args.cost, args.hardware, "--cost changes numbers of --hardware"),
         (args.survive_count, args.survive, "--survive-count is for --survive"),
         (args.curve, auto, "--curve is drawn for --redundant auto"),
@@ -252,6 +251,7 @@ def _check(args: Namespace) -> None:
         )
     for clash, rule in (
         (args.next, "looks at one load; leave out --next, or take a --window"),
+        (args.tokens_per_batch, "looks for a balance of tokens; leave out --tokens-per-batch"),
         (args.current, "looks for the slots to plan anew on; leave out --current, or give --slots"),
         ((args.slots, args.speed, args.dead) != (None, None, None),
          "looks for the slots of equal living GPUs; leave out --slots, --speed and --dead"),

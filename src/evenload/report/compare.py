@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 import evenload
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster, check_groups
-from evenload.dispatch import DISPATCHES
+from evenload.dispatch import DISPATCHES, TIMED
 from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.placement import Placement
 from evenload.plan import evaluated, under_each
 from evenload.problem import Problem
-from evenload.report.text import counted, down, percent_down, percent_up
+from evenload.report.text import counted, down, percent_down, percent_up, show_seconds
+from evenload.seconds import least_seconds, over_phases, planned_seconds
 from evenload.traffic import away_share, nodes_per_token
 
 if TYPE_CHECKING:
@@ -121,6 +122,12 @@ class Summary:
         # Mean over max GPU load, [L]; and the sum over layers of the heaviest GPU's, over the sum
         # of the means: 1 at best.
         _, self.balancedness, self.straggler_time = evaluated(self.problem, p, self.problem.load)
+        # Mean seconds per batch of each layer's slowest GPU, [L], and the least that can be.
+        self.seconds: Float | None = None
+        self.seconds_bound: Float | None = None
+        if self.problem.expert_time is not None and self.problem.dispatch in TIMED:
+            self.seconds = over_phases(self.problem, planned_seconds(self.problem, p))
+            self.seconds_bound = least_seconds(self.problem)
         self.worst_layer = int(self.balancedness.argmin())  # the first one on ties
         self.gap = None if self.bound is None else self.bound - self.balancedness
         self.heaviest = self._spot(np.nanargmax(self.relative_load))
@@ -167,6 +174,8 @@ class Summary:
             "live_share": self.problem.live_share,
             "under": self.under,
             "straggler_time": self.straggler_time,
+            "seconds": _per_layer(self.seconds),
+            "seconds_bound": _per_layer(self.seconds_bound),
             "heaviest_gpu": self.heaviest._asdict(),
             "lightest_gpu": self.lightest._asdict(),
             "away_share": _per_layer(self.away_share),
@@ -226,6 +235,8 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any
     """
     *_, (last, _) = plans.values()
     how["sharing"] = last.problem.sharing
+    if last.by_phase:  # whose batches differ: seconds are told of each by `plan_lines`
+        how["sharing"] |= {"expert_time": None, "tokens_per_batch": None, "top_k": 1}
     found = [_start(load, last.placement.cluster, last.current, **how)]
     for name, (plan, milliseconds) in plans.items():
         how |= {"start": found[0].placement, "solver": plan.solver, "milliseconds": milliseconds}
@@ -279,6 +290,13 @@ def compare_file(load: Any, file: PlacementFile, **how: Any) -> list[Summary]:
 
 def relief(before: Summary, after: Summary) -> str:
     """Say in one sentence what the step from one placement to another changes."""
+    if before.seconds is not None and after.seconds is not None and before.seconds.any():
+        change = 1.0 - float(after.seconds.sum() / before.seconds.sum())
+        how = f"{percent_down(change)} less" if change > 0 else f"{percent_up(-change, 1)} more"
+        return (
+            f"Every layer waits for its slowest GPU; with {after.name} a batch takes {how} time "
+            f"than with {before.name}."
+        )
     change = 1.0 - after.straggler_time / before.straggler_time
     if abs(change) < 5e-5:
         return f"The heaviest GPUs have as much to do with {after.name} as with {before.name}."
@@ -304,6 +322,7 @@ def phases_entry(plan: Plan) -> dict[str, Any]:
             "weight": of.weight,
             "balancedness": _per_layer(np.asarray(of.balancedness), worst=True),
             "straggler_time": of.straggler_time,
+            "seconds": None if of.seconds is None else _per_layer(np.asarray(of.seconds)),
         }
         for name, of in plan.by_phase.items()
     }
@@ -312,14 +331,22 @@ def phases_entry(plan: Plan) -> dict[str, Any]:
 
 def _phases_lines(plan: Plan, start: Placement) -> list[str]:
     """Say what each phase reaches, and what it would with the placement before."""
-    lines = []
+    lines, before_seconds = [], {}
+    if plan.by_phase and plan.seconds is not None:
+        before_seconds = planned_seconds(plan.problem, start)
     for phase in plan.problem.phases if plan.by_phase else ():
         of, before = plan.by_phase[phase.name], evaluated(plan.problem, start, phase.load)
         mean, worst = float(of.balancedness.mean()), float(of.balancedness.min())
+        timed = ""
+        if of.seconds is not None:
+            took = (np.asarray(s).mean() for s in (of.seconds, before_seconds[phase.name]))
+            timed = "{} per layer and batch, before {}; ".format(
+                *(show_seconds(float(s), 4) for s in took)
+            )
         lines.append(
-            f"{phase.name}: balancedness {down(mean)} (worst layer {down(worst)}), straggler time "
-            f"{of.straggler_time:.4f} x the mean; before {down(float(before[1].mean()))} and "
-            f"{before[2]:.4f}; counts {of.weight:.0%}."
+            f"{phase.name}: {timed}balancedness {down(mean)} (worst layer {down(worst)}), "
+            f"straggler time {of.straggler_time:.4f} x the mean; before "
+            f"{down(float(before[1].mean()))} and {before[2]:.4f}; counts {of.weight:.0%}."
         )
     return lines
 
