@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from evenload.cli import shared
 
 if TYPE_CHECKING:
+    from evenload.io import LoadFile
     from evenload.plan import Plan
     from evenload.redundancy import Redundancy
 
@@ -43,6 +44,11 @@ OPTIONS = {
     },
     "dispatch": shared.DISPATCH | shared.LIVE_SHARE | shared.COPY_SLACK,
     "seconds": shared.BATCHES,
+    "phases": {
+        "--phase-weight NAME=X,...": "For a file of several phases: how much each counts, as "
+        "prefill=1,decode=2. Default: each the same, however many tokens it has; with "
+        "--expert-time, as much as it has batches.",
+    },
     "search": {
         "--solver NAME:auto": "auto (the best there is for the problem), greedy (DeepSeek EPLB's "
         "own plan), iterated-greedy, local-search, joint, exact (small layers), or one that a "
@@ -81,7 +87,8 @@ def run(args: Namespace) -> None:
     """Plan a placement for measured loads.
 
     Prints it beside the trivial placement (experts in order, as engines start), or beside the
-    --current one. Without --window or --next a trace is summed over its windows.
+    --current one. Without --window or --next a trace is summed over its windows. A file that tells
+    phases apart gets one plan for all of them, unless --phase takes one.
     """
     _check(args)
     shared.check_outputs(args.output, args.output_format, args.plot, args.curve)
@@ -92,15 +99,17 @@ def run(args: Namespace) -> None:
             f"--next: {file.source} has one load and no windows; leave --next out, or use a trace "
             "[windows, layers, experts]"
         )
-    plan, seconds, found = _plan(args, file.trace if args.next else file.load, running)
+    loads, weights = _loads(args, file)
+    plan, seconds, found = _plan(args, loads, weights, running)
 
     from evenload.io import write_placement
     from evenload.planner import tell_of_groups
-    from evenload.report.compare import Context, compare_plan, plan_lines
+    from evenload.report.compare import Context, compare_plan, phases_entry, plan_lines
     from evenload.report.tables import slots_entry, slots_lines
 
     plan = tell_of_groups(plan)
-    load, cluster = plan.problem.load if args.next else file.load, plan.placement.cluster
+    cluster = plan.placement.cluster
+    load = plan.problem.load if args.next or plan.by_phase else file.load
     summaries = compare_plan(load, plan, 1e3 * seconds, **shared.extras(args, cluster))
     if args.output is not None:
         about: dict[str, Any] = {"solver": plan.solver, "load": load, "layers": file.layers}
@@ -126,11 +135,35 @@ def run(args: Namespace) -> None:
         notes=list(plan.notes),
         **_seconds_entry(args, plan),
         physical_to_logical=plan.placement.physical_to_logical.tolist(),
+        **phases_entry(plan),
         **slots_entry(found),
     )
 
 
-def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redundancy | None]:
+def _loads(args: Namespace, file: LoadFile) -> tuple[Any, dict[str, float] | None]:
+    """Return what is planned for, by phase where there are several, and the weights of these."""
+    weights = None
+    if args.phase_weight is not None:
+        weights = shared.by_phase("--phase-weight", args.phase_weight, float)
+    several = len(file.phases) > 1
+    if several and args.redundant == "auto":
+        shared.say_phases(file.phases)
+        several = False
+    if not several:
+        if weights:
+            raise ValueError(
+                "--phase-weight is for a plan for several phases, and this is of one load; leave "
+                "it out"
+            )
+        return (file.trace if args.next else file.load), None
+    if not args.next or file.trace is None:
+        return dict(file.phases), weights
+    return {name: file.trace.phase(name) for name in file.phases}, weights
+
+
+def _plan(
+    args: Namespace, loads: Any, weights: dict[str, float] | None, running: Any
+) -> tuple[Plan, float, Redundancy | None]:
     """Plan once; also return the seconds it took, and how the slots were found if they were."""
     from evenload import solve
     from evenload.clock import Stopwatch
@@ -146,7 +179,8 @@ def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redu
     if _is_number(args.effort):
         asked["effort"] = int(args.effort)
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    how |= shared.sharing(args)
+    how |= shared.sharing(args) | ({} if weights is None else {"phase_weight": weights})
+    *_, tokens = loads.values() if isinstance(loads, dict) else [loads]
     how |= shared.batches_of(args, *tokens.shape[-2:])
     if args.hardware is not None and running is not None:
         how["cost"] = shared.cost_of(args, *tokens.shape[-2:])
@@ -155,11 +189,11 @@ def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redu
         differ = {"speed": _speed(args.speed), "alive": _alive(args)}
         cluster = shared.cluster_of(args, _slots(args, experts), experts, **differ)
         with shared.kernels(), shared.busy("planning"), Stopwatch() as watch:
-            plan = solve(tokens, cluster, **how)
+            plan = solve(loads, cluster, **how)
         return plan, watch.seconds, None
     how["wanted"] = _TARGET if args.target is None else args.target
     with shared.kernels(), shared.busy("looking for the fewest slots") as say, Stopwatch() as watch:
-        found = smallest_redundancy(tokens, args.gpus, args.nodes, say=say, **how)
+        found = smallest_redundancy(loads, args.gpus, args.nodes, say=say, **how)
     tried = counted(found.num_tried, "number")
     shared.say(f"tried {tried} of slots in {watch.seconds:.2f} s")
     return found.plan, found.plan_seconds, found
