@@ -75,6 +75,11 @@ def smallest_redundancy(
     target = positive_real("wanted", wanted)
     if target > 1.0:
         raise ValueError(f"wanted={target} is more than a balancedness can be; use 1.0 or less")
+    if options.get("expert_time") is not None:
+        raise ValueError(
+            f"expert_time with wanted={target:g}: slots are looked for by their balancedness, which "
+            "plans by time do not raise; leave expert_time out"
+        )
     num_experts = check_load(load)[0].shape[1]
     copies = 1 if survive is None else 1 + positive_int("survive_count", survive_count)
     fewest = Cluster.smallest_for(copies * num_experts, num_gpus, num_nodes)
