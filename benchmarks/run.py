@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from benchmarks import (
     cold_start,
     copying,
+    decode,
     dispatch,
     drift,
     efforts,
@@ -39,6 +40,7 @@ SECTIONS: dict[str, Any] = {
     "efforts": efforts,
     "gap": gap,
     "dispatch": dispatch,
+    "decode": decode,
     "drift": drift,
     "seconds": seconds,
     "phases": phases,

@@ -15,6 +15,7 @@ from benchmarks import (
     cluster,
     cold_start,
     copying,
+    decode,
     drift,
     efforts,
     frozen,
@@ -33,6 +34,7 @@ from benchmarks.measure import ratio, summary
 from benchmarks.planners import Planner, ours
 from benchmarks.quality_speed import max_load
 from evenload import Cluster, Placement, solve
+from evenload.cost import ExpertTime
 from evenload.io import FORMATS
 
 KEPT = run.OUT / "benchmarks" / "results.json"
@@ -297,6 +299,52 @@ def test_a_plan_for_both_phases_loses_to_none_for_one(tmp_path: Path) -> None:
     assert "to 1 of 4 plans for one phase: " in phases.render(result)
     phases.draw(result, tmp_path / "phases.png")
     assert (tmp_path / "phases.png").stat().st_size > 1000
+
+
+def even_slowly(place, counts, time) -> tuple[float, float]:
+    """Deal tokens out one by one, in turn from a replica that changes with the batch."""
+    active, seconds = [], []
+    for b, batch in enumerate(counts):
+        for layer, count in enumerate(batch):
+            gpus = [[] for _ in range(place.cluster.num_gpus)]
+            for e, n in enumerate(count):
+                slots = [s for s in place.logical_to_physical[layer, e] if s >= 0]
+                got = [0] * len(slots)
+                for token in range(n):
+                    got[(token - b) % len(slots)] += 1
+                for slot, tokens in zip(slots, got, strict=True):
+                    gpus[place.cluster.gpu_of_slot[slot]].append(tokens)
+            active.append(max(sum(n > 0 for n in held) for held in gpus))
+            seconds.append(max(float(time.seconds(held).sum()) for held in gpus))
+    return float(np.mean(active)), float(np.mean(seconds))
+
+
+def test_decode_shares_tokens_evenly_as_dealing_them_out_does() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.permutation(np.r_[np.arange(11), [0, 0, 1, 2, 3]]) for _ in range(2)])
+    place = Placement(rows, Cluster(8, slots_per_gpu=2), 11)
+    counts = rng.poisson(2.0, (5, 2, 11))
+    time = ExpertTime([(1, 3e-6), (8, 3e-6), (16, 6e-6)])
+    found = decode.shared_evenly(place, counts, time)
+    assert found == pytest.approx(even_slowly(place, counts, time), rel=1e-12)
+
+
+def test_decode_is_held_to_what_was_asked(shared, tmp_path: Path) -> None:
+    result = json.loads(KEPT.read_text())["decode"]["result"]
+    assert len(result["cases"]) == len(decode.CASES) * len(decode.BATCHES)
+    measured = decode.run(quick=True, say=lambda text: None)
+    for case in (*measured["cases"], *result["cases"]):
+        reached = decode.of(case, decode.ONE, "one")["active"]
+        assert reached <= decode.of(case, decode.IN_ORDER, "any")["active"] + 1e-9
+        assert reached < decode.of(case, decode.TOKENS, "one")["active"]
+        assert case["per_gpu"] <= case["bound"] <= reached <= 1.09 * case["bound"]
+        shared_evenly = decode.of(case, decode.TOKENS, "even")["active"]
+        assert case["even_bound"] <= shared_evenly
+        if case["batch"] > 16:
+            assert reached <= (1 + decode.MOST_ABOVE) * case["bound"]
+    decode.draw(measured, tmp_path / "decode.png")
+    assert (tmp_path / "decode.png").stat().st_size > 1000
+    assert "| at least | one |" in decode.render(measured)
 
 
 # --- the baseline ---------------------------------------------------------------------------------

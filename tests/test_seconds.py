@@ -283,5 +283,7 @@ def test_replica_seconds_are_the_tables() -> None:
 
 
 def test_slots_are_not_looked_for_by_time() -> None:
-    with pytest.raises(ValueError, match=r"^expert_time with wanted=0\.99: slots are looked for by"):
+    with pytest.raises(
+        ValueError, match=r"^expert_time with wanted=0\.99: slots are looked for by"
+    ):
         smallest_redundancy([[1, 2, 3, 4]], 2, expert_time=ROOF, tokens_per_batch=4)

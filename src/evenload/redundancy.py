@@ -77,7 +77,7 @@ def smallest_redundancy(
         raise ValueError(f"wanted={target} is more than a balancedness can be; use 1.0 or less")
     if options.get("expert_time") is not None:
         raise ValueError(
-            f"expert_time with wanted={target:g}: slots are looked for by their balancedness, which "
+            f"expert_time with wanted={target:g}: slots are looked for by balancedness, which "
             "plans by time do not raise; leave expert_time out"
         )
     num_experts = check_load(load)[0].shape[1]
