@@ -294,9 +294,9 @@ def test_a_plan_for_both_phases_loses_to_none_for_one(tmp_path: Path) -> None:
     (trace,) = case["traces"]
     assert trace["plans"]["the sum"]["decode"]["straggler"] > 1.4
     assert trace["plans"]["both, decode 1"]["decode"]["straggler"] < 1.15
-    assert "loses to 0 of 2 plans for one phase." in phases.render(result)
+    assert "loses to 0 of 4 plans for one phase." in phases.render(result)
     trace["plans"]["decode alone"]["seconds"] = 0.0
-    assert "to 1 of 2 plans for one phase: " in phases.render(result)
+    assert "to 1 of 4 plans for one phase: " in phases.render(result)
     phases.draw(result, tmp_path / "phases.png")
     assert (tmp_path / "phases.png").stat().st_size > 1000
 

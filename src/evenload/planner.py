@@ -113,7 +113,7 @@ def solve(
         each expert that it goes to.
     phase_weight : dict, optional
         For loads by phase: how much each counts, beside the others. Default: each the same, however
-        many tokens it has; with `expert_time`, as much as it has batches.
+        many tokens it has; with `tokens_per_batch`, as much as it has batches.
     cost : CostModel, optional
         What moves from `current` take: unless `move_cost` says another price, each has to gain that
         time, of serving the load's tokens (a trace's last window's) once, by `expert_time` where

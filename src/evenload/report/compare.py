@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -235,7 +235,9 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any
     """
     *_, (last, _) = plans.values()
     how["sharing"] = last.problem.sharing
-    if last.by_phase:  # whose batches differ: seconds are told of each by `plan_lines`
+    if (
+        last.by_phase and last.problem.dispatch != "one"
+    ):  # whose batches differ: seconds are told of each by `plan_lines`
         how["sharing"] |= {"expert_time": None, "tokens_per_batch": None, "top_k": 1}
     found = [_start(load, last.placement.cluster, last.current, **how)]
     for name, (plan, milliseconds) in plans.items():
@@ -331,22 +333,17 @@ def phases_entry(plan: Plan) -> dict[str, Any]:
 
 def _phases_lines(plan: Plan, start: Placement) -> list[str]:
     """Say what each phase reaches, and what it would with the placement before."""
-    lines, before_seconds = [], {}
-    if plan.by_phase and plan.seconds is not None:
-        before_seconds = planned_seconds(plan.problem, start)
-    for phase in plan.problem.phases if plan.by_phase else ():
-        of, before = plan.by_phase[phase.name], evaluated(plan.problem, start, phase.load)
-        mean, worst = float(of.balancedness.mean()), float(of.balancedness.min())
-        timed = ""
+    lines, then = [], replace(plan, placement=start).by_phase
+    for name, of in plan.by_phase.items():
+        timed, before = "", then[name]
         if of.seconds is not None:
-            took = (np.asarray(s).mean() for s in (of.seconds, before_seconds[phase.name]))
-            timed = "{} per layer and batch, before {}; ".format(
-                *(show_seconds(float(s), 4) for s in took)
-            )
+            now, first = (show_seconds(float(s.seconds.mean()), 4) for s in (of, before))
+            timed = f"{now} per layer and batch, before {first}; "
+        mean, worst = down(float(of.balancedness.mean())), down(float(of.balancedness.min()))
         lines.append(
-            f"{phase.name}: {timed}balancedness {down(mean)} (worst layer {down(worst)}), "
-            f"straggler time {of.straggler_time:.4f} x the mean; before "
-            f"{down(float(before[1].mean()))} and {before[2]:.4f}; counts {of.weight:.0%}."
+            f"{name}: {timed}balancedness {mean} (worst layer {worst}), straggler time "
+            f"{of.straggler_time:.4f} x the mean; before {down(float(before.balancedness.mean()))} "
+            f"and {before.straggler_time:.4f}; counts {of.weight:.0%}."
         )
     return lines
 
