@@ -57,6 +57,8 @@ from evenload.core.swaps import may_hand_over, may_swap, worth
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
+STILL = 2000  # refused trials in a row after which a search ends,
+STILL_SHARE = 8  # or this share of its steps if that is more
 HEAT = 0.5  # of what the start is above the mean, a step may make worse at most
 
 
@@ -213,7 +215,9 @@ def _anneal(
     """Part duplicates, and search from there; the state ends as the best one found.
 
     Threshold accepting (Dueck and Scheuer 1990): a step may raise the cost by a drawn part of a
-    limit that sinks to 0 over the steps.
+    limit that sinks to 0 over the steps. The search ends sooner where 2000 trials in a row, or an
+    eighth of all, are refused: of real loads of 40 slots, half of the layers stand still early. To
+    end where nothing better is found for 4000 trials lost .3 points: that comes when it has cooled.
 
     Parameters
     ----------
@@ -246,12 +250,19 @@ def _anneal(
     least = mean if s.enough[0] == NONE else np.int64(0)
     heat = min(np.int64(HEAT * (s.total[PEAK] - least)), heat)
     cooling = heat // steps
+    still = max(steps // STILL_SHARE, STILL)
+    if s.enough[0] != NONE or flow.used.shape[0] > 0:
+        still = steps  # only where shares are even it was measured that nothing comes later
+    taken = np.int64(0)
     for trial in range(steps):
+        if trial - taken > still:
+            break
         if found and s.total[PEAK] <= goal and (price == 0 or s.total[MOVES] == 0):
             break
         limit = now + cooling * (steps - trial) // 1024 * random_below(random, 1024)
         if _try(s, flow, until, random, price, most, limit, row):
             now = worth(s, price, 0.0)
+            taken = trial
             if s.total[MOVES] <= most and (now < lowest or not found):
                 lowest = now
                 found = True
