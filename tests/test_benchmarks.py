@@ -20,6 +20,7 @@ from benchmarks import (
     efforts,
     frozen,
     gap,
+    live,
     memory,
     on_gpu_page,
     phases,
@@ -265,6 +266,24 @@ def test_drift_is_told_and_drawn(tmp_path: Path) -> None:
     assert "| small, 3/9 | oracle |" in text
     drift.draw(result, tmp_path / "drift.png")
     assert (tmp_path / "drift.png").stat().st_size > 1000
+
+
+def test_what_runs_live_is_timed_beside_fresh_plans() -> None:
+    def plan(load: np.ndarray, *_: int) -> np.ndarray:
+        cluster = Cluster(3, slots_per_gpu=3)
+        return solve(load, cluster, solver="greedy").placement.physical_to_logical
+
+    theirs = Planner("vLLM 0.33.0", plan)
+    case = live.measure(small_drift(live.WINDOWS + 1), [theirs], 1)
+    names = [call["name"] for call in case["calls"]]
+    assert names == [theirs.name, live.FRESH, live.LIVE, live.LIVE_SPLIT, live.SPLIT]
+    text = live.render({"rounds": 1, "missing": [], "cases": [case]})
+    assert "**small** (2 x 6 -> 9 slots, 3 GPUs)" in text
+    kept = json.loads(KEPT.read_text())
+    kept["live"] = kept["quality_speed"] | {"result": {"cases": [case]}}
+    first, second = run.main_table(kept).split("**small**")
+    assert first.index("| vLLM 0.33.0 |") < first.index("| DeepSeek EPLB |")
+    assert f"| {live.LIVE} |" in second
 
 
 def test_the_default_policy_takes_less_time_than_never_moving() -> None:

@@ -147,7 +147,8 @@ def incremental(
         Steps of one layer: 4000, 16000, 160000 for layers of up to 80 slots; beyond, fewer with the
         square of the slots, since a step looks at that many pairs, and where moves have a price
         with its fourth power, since more give nothing there; or a number. Where moves are not
-        free the start from scratch has a quarter of them. For ``"live"``, ``"nearest"`` and
+        free the start from scratch has a quarter of them, and under even shares a layer ends where
+        2000 in a row, or an eighth of all, are refused. For ``"live"``, ``"nearest"`` and
         ``"static"`` half of them, and beyond 80 slots fewer with the root of the slots.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
