@@ -178,8 +178,11 @@ def solve_problem(
         name, reason, defaults = choose(problem)
         options = options if "effort" in options else {**defaults, **options}
     run = get_solver(name)
-    if problem.expert_time is not None:
-        raise ValueError("expert_time is not planned for yet; leave it out")
+    if problem.by_time and name not in PLANNERS:
+        raise ValueError(
+            f"expert_time is beyond solver {name!r}; use solver 'incremental' or 'auto', or leave "
+            "expert_time out"
+        )
     if problem.dispatch != "even" and name not in PLANNERS:
         raise ValueError(
             f"dispatch={problem.dispatch!r} is beyond solver {name!r}; use solver 'incremental' or "

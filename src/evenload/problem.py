@@ -157,6 +157,17 @@ class Problem:
         return (("live", self.live_share), ("even", 1.0 - self.live_share))
 
     @property
+    def by_time(self) -> bool:
+        """Whether a plan needs other sums than those of tokens.
+
+        Not where time is in proportion to them, and not for a live split, which balances tokens.
+        """
+        curve, batches = self.expert_time, {phase.tokens_per_batch for phase in self.phases}
+        if curve is None or self.dispatch != "even":
+            return False
+        return not curve.is_proportional or len(batches) > 1
+
+    @property
     def sharing(self) -> dict[str, Any]:
         """What `build` is told of how tokens are shared, by its names."""
         names = ("dispatch", "live_share", "tokens_from", "copy_slack")

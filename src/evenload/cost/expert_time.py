@@ -115,6 +115,12 @@ class ExpertTime:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
+    @property
+    def is_proportional(self) -> bool:
+        """Whether twice the tokens take twice as long everywhere, so that seconds are tokens."""
+        most, longest = self.points[-1]
+        return all(abs(s * most - n * longest) <= 1e-12 * s * most for n, s in self.points)
+
     def seconds(self, tokens: Any) -> Float:
         """Return the seconds for these tokens of one expert in a batch, float64 [...]."""
         number = np.asarray(tokens, np.float64)
