@@ -166,3 +166,16 @@ def fitting_models(num_layers: int, num_experts: int) -> str:
     ]
     numbers = "tokens_per_second and expert_bytes of your own"
     return f"{', '.join(fits)}, or {numbers}" if fits else numbers
+
+
+def check_model_shape(model: str, num_layers: int, num_experts: int) -> None:
+    """Raise `ValueError` if a load of that shape cannot be of that model.
+
+    Fewer layers than the model has may have been recorded.
+    """
+    experts = MODELS[one_of("model", model, MODELS)]
+    if experts.num_experts != num_experts or num_layers > experts.num_layers:
+        raise ValueError(
+            f"model={model!r} has {experts.num_layers} layers x {experts.num_experts} experts, and "
+            f"the load {num_layers} x {num_experts}; use {fitting_models(num_layers, num_experts)}"
+        )

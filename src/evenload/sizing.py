@@ -1,0 +1,333 @@
+"""How many slots per GPU to buy: what they gain in windows that no plan has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from evenload.arrays import Float, check_load, keep_numpy, within_range
+from evenload.checks import one_of, positive_int
+from evenload.cluster import Cluster
+from evenload.cost.presets import HARDWARE, MODELS, check_model_shape, kv_bytes_per_token
+from evenload.forecast import is_trace
+from evenload.placement import Placement
+from evenload.phases import Phase
+from evenload.plan import evaluated
+from evenload.planner import solve
+from evenload.problem import Problem
+from evenload.seconds import planned_seconds
+from evenload.trace import Trace, check_trace
+
+MORE = (0, 1, 2, 3, 4, 6, 8)  # slots per GPU that are tried beyond the fewest
+MEMORY = 16  # windows that a plan looks at, as those of the policy `evenload.replay` runs
+POINTS = 4  # windows of a trace's second half that plans are judged by
+NEAR = 0.01  # of the least, to be enough
+WORTH = 0.02  # of what no redundancy takes, to be saved at least
+# Part of a GPU's memory that an engine fills. Our assumption: vLLM 0.33 takes .92, less where told.
+FILLED = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Size:
+    """One number of slots under one dispatch, and what plans with it come to."""
+
+    cluster: Cluster
+    redundant: int  #: slots per GPU beyond the fewest that hold every expert
+    dispatch: str
+    #: By phase: mean seconds per layer and batch of the slowest GPU, or, where experts' time is not
+    #: known, its tokens over the mean GPU's; on the loads that the plans were made from.
+    in_sample: Mapping[str, float]
+    next_window: Mapping[str, float]  #: the same on the window after those; empty without windows
+    judged: Float  #: mean over phases, in each window that was judged, [P]
+    weight_bytes: float | None = None  #: of experts on each GPU, in all of the model's layers
+    kv_tokens: float | None = None  #: tokens of KV cache per GPU that the redundant slots displace
+    room: float | None = None  #: bytes per GPU that the experts leave for everything else
+
+    @property
+    def time(self) -> float:
+        """Mean over the windows that were judged."""
+        return float(self.judged.mean())
+
+    @property
+    def cost(self) -> float:
+        """The time, over the bytes left for KV cache where these are known; infinite without any.
+
+        A batch that fills the memory has tokens in proportion to them: this is its time per token.
+        """
+        if self.room is None:
+            return self.time
+        return self.time / self.room if self.room > 0.0 else math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """What slots gain on one number of GPUs, and how many of them to buy."""
+
+    sizes: tuple[Size, ...]  #: by dispatch, slots ascending
+    in_order: Size  #: the fewest slots with experts in order, as engines start
+    none: Size  #: that of least cost without redundant slots
+    best: Size  #: that of least cost
+    chosen: Size  #: what is recommended; `none` where buying does not pay
+    by_time: bool  #: whether the figures are seconds
+    unseen: bool  #: whether they are judged by windows that no plan has seen
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs of the expert-parallel group."""
+        return self.none.cluster.num_gpus
+
+    @property
+    def fits(self) -> bool:
+        """Whether a GPU's memory holds the experts at all, as far as is known."""
+        return self.none.room is None or self.none.room > 0.0
+
+
+def clusters_to_try(
+    num_experts: int,
+    num_gpus: int,
+    num_nodes: int = 1,
+    *,
+    slots: Sequence[int] = (),
+    copies: int = 1,
+    most: int | None = None,
+) -> list[Cluster]:
+    """Return clusters from the fewest slots that hold every expert on, as many on each GPU.
+
+    Parameters
+    ----------
+    num_experts, num_gpus, num_nodes : int
+    slots : sequence of int
+        Numbers of slots of a layer to try beside the fewest; those that are not a multiple of
+        `num_gpus` are left out. Default: a handful, see `MORE`.
+    copies : int, default 1
+        Of every expert, at least.
+    most : int, optional
+        Slots per GPU that are of use. Default: one for each expert.
+
+    Raises
+    ------
+    ValueError
+        If none of `slots` is a multiple, or one is too few for the experts.
+    """
+    fewest = Cluster.smallest_for(copies * num_experts, num_gpus, num_nodes)
+    least = fewest.slots_per_gpu
+    if not slots:
+        end = max(least, num_experts if most is None else most)
+        tried = [least + more for more in MORE if least + more <= end]
+    else:
+        for number in slots:
+            if positive_int("slots", number) < copies * num_experts:
+                raise ValueError(
+                    f"slots={number} is too few for {copies * num_experts} experts; use "
+                    f"{fewest.num_slots} or more"
+                )
+        tried = sorted({least, *(n // num_gpus for n in slots if n % num_gpus == 0)})
+        if not any(n % num_gpus == 0 for n in slots):
+            below = max(fewest.num_slots, slots[0] // num_gpus * num_gpus)
+            raise ValueError(
+                f"slots={slots[0]} is not a multiple of num_gpus={num_gpus}; use {below} or "
+                f"{below + num_gpus}"
+            )
+    return [Cluster(num_gpus, num_nodes, each) for each in tried]
+
+
+def advise(
+    load: Any,
+    clusters: Sequence[Cluster],
+    *,
+    dispatches: Sequence[str] = ("even",),
+    model: str | None = None,
+    hardware: str | None = None,
+    points: int = POINTS,
+    say: Callable[[str], None] = lambda _: None,
+    **options: Any,
+) -> Advice:
+    """Say how many slots to buy, from what plans gain in windows that they have not seen.
+
+    For each number of slots a plan is made from the 16 windows before each of some windows of the
+    trace's second half, and judged by that window: what moves take is not in it, `evenload.replay`
+    tells that. Recommended are the fewest slots whose cost is within 1 % of the least, or within
+    the standard error of the difference; and none unless the least cost is 2 % and the standard
+    error below that of none. The cost is the time, over the memory left for KV cache if the model
+    and the hardware are named.
+
+    Parameters
+    ----------
+    load : array_like, [T, L, E], [L, E] or [E]; or a Trace; or a dict of these by phase
+        As for `evenload.solve`. Without windows plans are judged by what they were made from.
+    clusters : sequence of Cluster
+        As `clusters_to_try` returns them: the first has the fewest slots.
+    dispatches : sequence of str
+        Ways in which the engine could pick replicas, see `evenload.dispatch`; the recommendation is
+        for the best of them.
+    model, hardware : str, optional
+        Presets, for the memory that experts take and leave; see `evenload.cost`.
+    points : int, default 4
+        How many windows plans are judged by.
+    say : callable
+        Told what is tried.
+    **options
+        Of `evenload.solve`: with `expert_time` and `tokens_per_batch` seconds are judged, else
+        tokens on the slowest GPU, relative to the mean.
+
+    Raises
+    ------
+    ValueError
+        For no dispatch or cluster, a model of another shape, and whatever `evenload.solve` refuses.
+
+    Examples
+    --------
+    >>> advice = advise([[70, 30, 50, 50]], clusters_to_try(4, 2))
+    >>> [(size.cluster.num_slots, round(size.time, 3)) for size in advice.sizes]
+    [(4, 1.0), (6, 1.0), (8, 1.0)]
+    >>> advice.chosen.redundant
+    0
+    """
+    if not dispatches or not clusters:
+        raise ValueError("dispatches and clusters must not be empty; use at least one of each")
+    windows = _Windows(load, positive_int("points", points))
+    memory = _Memory(model, hardware, clusters[0], windows.shape)
+    sizes, in_order = [], None
+    for dispatch in dict.fromkeys(dispatches):
+        for cluster in clusters:
+            say(f"{cluster.num_slots} slots on {cluster.num_gpus} GPUs, dispatch {dispatch}")
+            plans = [solve(seen, cluster, dispatch=dispatch, **options) for seen in windows.before]
+            judged = [_judged(plan.problem, plan.placement, n, windows) for n, plan in enumerate(plans)]
+            sizes.append(memory.of(cluster, dispatch, judged))
+            if in_order is None:
+                trivial = Placement.trivial(*windows.shape, cluster)
+                judged = [_judged(plan.problem, trivial, n, windows) for n, plan in enumerate(plans)]
+                in_order = memory.of(cluster, dispatch, judged)
+    assert in_order is not None
+    by_time = plans[0].problem.expert_time is not None
+    return _chosen(tuple(sizes), in_order, by_time, bool(windows.after))
+
+
+class _Windows:
+    """What plans are made from and judged by, by phase: P times the windows before and the next."""
+
+    def __init__(self, load: Any, points: int) -> None:
+        parts = dict(load) if isinstance(load, Mapping) else {"": load}
+        if not parts:
+            raise ValueError("load has no phase; give at least one, as {'decode': ...}")
+        self.before: list[Any] = []  # as `solve` takes it
+        self.after: list[dict[str, Float]] = []  # [L, E] by phase; empty where nothing is unseen
+        traces = {name: check_trace(part) for name, part in parts.items() if is_trace(part)}
+        later = [judged_windows(len(trace), points) for trace in traces.values()]
+        count = min(map(len, later), default=0) if len(traces) == len(parts) else 0
+        for n in range(count):
+            # Phases may have different numbers of windows: each is cut at the same part of its own.
+            at = {name: judged_windows(len(trace), count)[n] for name, trace in traces.items()}
+            self._add({name: _stacked(traces[name], t) for name, t in at.items()})
+            self.after.append({name: traces[name].window(t) for name, t in at.items()})
+        if not count:
+            sums = {name: sum(trace) for name, trace in traces.items()}
+            self._add({name: sums.get(name, part) for name, part in parts.items()})
+        L, E = check_load(next(iter(self.after[0].values())) if count else self._last)[0].shape
+        self.shape = L, E
+
+    def _add(self, seen: dict[str, Any]) -> None:
+        self._last = next(iter(seen.values()))
+        self.before.append(self._last if list(seen) == [""] else seen)
+
+
+def judged_windows(num_windows: int, points: int) -> list[int]:
+    """Return numbers of windows of a trace's second half, evenly spaced; none where it has one."""
+    first = max(1, (num_windows + 1) // 2)
+    count = min(points, num_windows - first)
+    return np.linspace(first, num_windows - 1, count).round().astype(int).tolist() if count > 0 else []
+
+
+def _stacked(trace: Trace, end: int) -> Float:
+    return np.stack([trace.window(t) for t in range(max(0, end - MEMORY), end)])
+
+
+def _judged(
+    problem: Problem, placement: Placement, point: int, windows: _Windows
+) -> tuple[dict[str, float], dict[str, float], float]:
+    """Return what a placement takes by phase, as planned and in the next window, and their mean."""
+    alone, place = replace(problem.alone, sample_phase=None), placement.rewrapped(keep_numpy)
+
+    def takes(phase: Phase, load: Float) -> float:
+        one = replace(alone, load=load, phases=(replace(phase, load=load),))
+        if problem.expert_time is None:
+            return evaluated(one, place, load)[2]
+        return float(planned_seconds(one, place)[phase.name].mean())
+
+    seen = {phase.name: takes(phase, phase.load) for phase in problem.phases}
+    found = dict[str, float]()
+    if windows.after:
+        after = windows.after[point]
+        found = {p.name: takes(p, within_range(after[p.name])) for p in problem.phases}
+    weights = [phase.weight for phase in problem.phases]
+    return seen, found, float(np.average(list((found or seen).values()), weights=weights))
+
+
+class _Memory:
+    """What slots take of a GPU's memory, where the model is known, and leave, where that is."""
+
+    def __init__(
+        self, model: str | None, hardware: str | None, fewest: Cluster, shape: tuple[int, int]
+    ) -> None:
+        self._model, self._fewest = model, fewest.slots_per_gpu
+        if model is not None:
+            check_model_shape(model, *shape)
+            experts = MODELS[model]
+            self._slot_bytes = experts.num_layers * experts.num_bytes
+        self._room = None
+        if hardware is not None:
+            self._room = FILLED * HARDWARE[one_of("hardware", hardware, HARDWARE)].memory
+
+    def of(
+        self,
+        cluster: Cluster,
+        dispatch: str,
+        judged: Sequence[tuple[dict[str, float], dict[str, float], float]],
+    ) -> Size:
+        """Return the size, from what was judged at each point."""
+        seen, after, means = zip(*judged, strict=True)
+        size = Size(
+            cluster,
+            cluster.slots_per_gpu - self._fewest,
+            dispatch,
+            in_sample=_mean(seen),
+            next_window=_mean(after),
+            judged=np.array(means),
+        )
+        if self._model is None:
+            return size
+        taken = cluster.slots_per_gpu * self._slot_bytes
+        return replace(
+            size,
+            weight_bytes=taken,
+            kv_tokens=size.redundant * self._slot_bytes / kv_bytes_per_token(self._model),
+            room=None if self._room is None else self._room - taken,
+        )
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def _chosen(sizes: tuple[Size, ...], in_order: Size, by_time: bool, unseen: bool) -> Advice:
+    """Recommend one of some sizes, see `advise`."""
+
+    def within(size: Size, best: Size, part: float) -> bool:
+        """Whether a size costs at most so much more than the best, or might by chance."""
+        scale = 1.0 if size.room is None or best.room is None else best.room / size.room
+        more = scale * size.judged - best.judged
+        error = more.std(ddof=1) / math.sqrt(len(more)) if len(more) > 1 else 0.0
+        return bool(more.mean() <= max(part * best.time, float(error)))
+
+    least = min(size.redundant for size in sizes)
+    none = min((size for size in sizes if size.redundant == least), key=lambda s: s.cost)
+    best = min(sizes, key=lambda size: size.cost)
+    chosen = none
+    if math.isfinite(best.cost) and not within(none, best, WORTH / (1.0 - WORTH)):
+        near = [size for size in sizes if size.cost < math.inf and within(size, best, NEAR)]
+        chosen = min(near, key=lambda size: (size.redundant, size.cost))
+    return Advice(sizes, in_order, none, best, chosen, by_time, unseen)
