@@ -11,10 +11,9 @@ import numpy as np
 
 from evenload.arrays import Float, keep_numpy, to_numpy
 from evenload.bounds import balancedness_bound
-from evenload.dispatch import DISPATCHES
+from evenload.dispatch import DISPATCHES, TIMED
 from evenload.placement import Placement, check_same
 from evenload.problem import Problem
-from evenload.seconds import DISPATCHES as TIMED
 from evenload.seconds import least_seconds, over_phases, planned_seconds
 from evenload.solvers.answer import Answer
 from evenload.traffic import away_share

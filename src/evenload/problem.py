@@ -147,7 +147,7 @@ class Problem:
     @property
     def alone(self) -> Problem:
         """The same problem for its load alone, planned from scratch."""
-        return replace(self, current=None, samples=None, sample_weight=None)
+        return replace(self, current=None, samples=None, sample_weight=None, sample_phase=None)
 
     @property
     def dispatches(self) -> tuple[tuple[str, float], ...]:
@@ -169,9 +169,10 @@ class Problem:
 
     @property
     def sharing(self) -> dict[str, Any]:
-        """What `build` is told of how tokens are shared, by its names."""
-        names = ("dispatch", "live_share", "tokens_from", "copy_slack")
-        return {name: getattr(self, name) for name in names}
+        """What `build` is told of how tokens are shared and what they take, by its names."""
+        names = ("dispatch", "live_share", "tokens_from", "copy_slack", "expert_time", "top_k")
+        batch = self.phases[0].tokens_per_batch if self.phases else None
+        return {name: getattr(self, name) for name in names} | {"tokens_per_batch": batch}
 
     def mixed(self, balancedness: list[Float]) -> Float:
         """Return the balancedness [L] over all the time, from that under each of `dispatches`."""

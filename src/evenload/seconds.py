@@ -14,14 +14,15 @@ from evenload.arrays import Float, Int
 from evenload.cluster import Cluster
 from evenload.cost.expert_time import ExpertTime
 from evenload.cost.table import CERTAIN, TimeTable
+from evenload.dispatch import check_timed
 
 if TYPE_CHECKING:
     from evenload.placement import Placement
     from evenload.problem import Problem
 
-DISPATCHES = ("even", "live")  # under which the tokens of each replica are known
 MOST_REPLICAS = 128  # that a table knows; more take together what so many take
 ROUNDING = 1e-9  # what a table's integers may be off, with room to spare
+BETWEEN = 1e-3  # what tables of two curves may be off between their chances, with room to spare
 
 
 def most_replicas(cluster: Cluster, num_experts: int) -> int:
@@ -77,12 +78,7 @@ def gpu_seconds(
     array([[1.63, 1.63]])
     """
     checked, _ = placement.check_load(load)
-    if dispatch not in DISPATCHES:
-        raise ValueError(
-            f"dispatch={dispatch!r} with expert_time: the tokens of each replica are known under "
-            f"{' and '.join(repr(name) for name in DISPATCHES)} alone; use one of these, or leave "
-            "expert_time out"
-        )
+    check_timed(dispatch)
     rows, cluster = placement.rows, placement.cluster
     L, G = len(rows), cluster.num_gpus
     layer, slot = np.nonzero(rows >= 0)
@@ -136,6 +132,26 @@ def over_phases(problem: Problem, seconds: dict[str, Float]) -> Float:
     return np.asarray(np.average(np.stack(list(seconds.values())), axis=0, weights=weights))
 
 
+def replica_seconds(problem: Problem, num_replicas: int) -> Float:
+    """Return what one of 1 to R replicas of each expert takes per batch: float64 [L, E, R].
+
+    Of the first phase of a problem, and on the fastest GPU.
+    """
+    ticks = _ticks(problem, 0, num_replicas)[0].transpose(1, 2, 0)
+    unit = table_of(problem, 0, num_replicas).seconds_per_tick
+    return np.asarray(ticks / np.arange(1, num_replicas + 1) * unit)
+
+
+def tokens_per_second(problem: Problem) -> float:
+    """Return the tokens, each counted for every expert it goes to, that one GPU does at best.
+
+    In a mean layer, at full speed and as `undivided_seconds` says.
+    """
+    weights = [phase.weight for phase in problem.phases]
+    batch = np.average([phase.tokens_per_batch or 0 for phase in problem.phases], weights=weights)
+    return float(batch * problem.top_k / undivided_seconds(problem).mean())
+
+
 def undivided_seconds(problem: Problem) -> Float:
     """Return what a layer's experts take together per batch, each with its best number: [L].
 
@@ -163,9 +179,9 @@ def least_seconds(problem: Problem) -> Float:
       of r f(n / r) or more. Whatever the counts, S slots keep only S - E of these times, over all
       experts and r, from being the largest.
 
-    For a live split, which may leave replicas idle: no token takes less than the least that f
-    makes of one. Over phases it is the mean, each by its weight. Groups that share a node and
-    copies that have to survive only add to it.
+    For a live split, which may leave replicas idle: however n tokens are divided, one part takes
+    f(1) or more, and no token takes less than the least f(k) / k. Over phases it is the mean, each
+    by its weight. Groups that share a node and copies that have to survive only add to it.
     """
     bounds = {}
     for n, phase in enumerate(problem.phases):
@@ -212,10 +228,12 @@ def _hull(total: Int) -> Float:
 
 
 def _least_live(problem: Problem, phase: int) -> Float:
-    table, batch = table_of(problem, phase, 1), problem.phases[phase].tokens_per_batch
+    curve, batch = problem.expert_time, problem.phases[phase].tokens_per_batch
+    assert curve is not None
     assert batch is not None
-    assert problem.expert_time is not None
     tokens = np.arange(1, batch + 1)
-    per_token = (problem.expert_time.seconds(tokens) / tokens).min()
-    chance = table.chances(problem.phases[phase].load, top_k=problem.top_k) / CERTAIN
-    return np.asarray(chance.sum(axis=1) * batch * per_token / problem.cluster.capacity.sum())
+    seconds = curve.seconds(tokens)
+    least = ExpertTime.roofline(float(seconds[0]), 1.0, float((seconds / tokens).min()), 1.0)
+    how = {"tokens_per_batch": batch, "top_k": problem.top_k}
+    whole = least.expected_seconds(problem.phases[phase].load, **how).sum(axis=1)
+    return np.asarray(whole * (1.0 - BETWEEN) / problem.cluster.capacity.sum())

@@ -22,6 +22,7 @@ OPTIONS = {
         "--placement-format NAME": shared.PLACEMENT_FORMAT,
     } | shared.GROUPS,
     "dispatch": shared.DISPATCH | shared.LIVE_SHARE,
+    "seconds": shared.BATCHES | shared.MODEL,
     "output": shared.JSON | shared.PLOT,
 }  # fmt: skip
 
@@ -44,7 +45,8 @@ def run(args: Namespace) -> None:
     given = read_placement_file(args.placement, layers=file.layers, **how)
     shared.say_notes(given.notes)
     cluster = given.placement.cluster
-    how = shared.extras(args, cluster) | {"sharing": shared.sharing(args)}
+    sharing = shared.sharing(args) | shared.batches_of(args, *file.load.shape)
+    how = shared.extras(args, cluster) | {"sharing": sharing}
     summaries = compare_file(file.load, given, **how)
     lines = file_lines(summaries, file.load, given)
     words = shared.sharing_words(args)

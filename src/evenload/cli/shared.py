@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evenload.checks import printable
+from evenload.checks import one_of, printable
 
 if TYPE_CHECKING:
     from evenload.cluster import Cluster
@@ -101,6 +101,13 @@ PRICES = {
     "overlap (0 to 1). With the first two no model is needed, with the first four no hardware. "
     "May be given repeatedly.",
 }
+BATCHES = {
+    "--expert-time NAME": "Count seconds, not tokens: what an expert takes a GPU for its tokens. A "
+    ".csv of `evenload measure-expert-time`, or hardware as for --hardware.",
+    "--tokens-per-batch N": "For --expert-time: tokens that all GPUs put through a layer at once.",
+    "--top-k N": "For --tokens-per-batch: experts that a token goes to. Default: as in the model.",
+}
+MODEL = {"--model NAME": PRICES["--model NAME"].replace("experts move", "experts they are")}
 PLACEMENT_FORMAT = (
     "Format of the placement's file, see `evenload convert --to`. Default: told by its content."
 )
@@ -148,6 +155,35 @@ def cost_of(args: Namespace, num_layers: int, num_experts: int) -> CostModel:
     cost = CostModel.preset(args.hardware, model, **numbers)
     cost.check_shape(num_layers, num_experts)
     return cost
+
+
+def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, Any]:
+    """Return what `BATCHES` tell for a load of that shape, as arguments of `Problem.build`."""
+    from evenload.cost import MODELS, ExpertTime, hardware_names, model_of
+
+    hardware = getattr(args, "hardware", None)
+    told, batch = str(args.expert_time or hardware or ""), args.tokens_per_batch
+    both(args.expert_time, batch, "--expert-time is for batches of --tokens-per-batch")
+    both(args.top_k, batch, "--top-k is of the tokens of --tokens-per-batch")
+    if batch is None:
+        return {}
+    both(batch, told or None, "--tokens-per-batch is for seconds of --expert-time")
+    model = args.model
+    if told in hardware_names():
+        model = model or model_of(num_layers, num_experts)
+        curve = ExpertTime.preset(told, model)
+    elif told.endswith(".csv"):
+        curve = ExpertTime.read(told)
+    else:
+        raise ValueError(
+            f"--expert-time {told} is no curve; use a .csv file, or one of: "
+            f"{', '.join(hardware_names())}"
+        )
+    k = args.top_k
+    if k is None:
+        k = MODELS[one_of("--model", model or model_of(num_layers, num_experts), MODELS)].top_k
+    say(f"note: times of experts: {curve.source}")
+    return {"expert_time": curve, "tokens_per_batch": batch, "top_k": k}
 
 
 def reading(args: Namespace) -> AbstractContextManager[None]:

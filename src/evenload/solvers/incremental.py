@@ -383,7 +383,9 @@ class Layers:
         cluster, gpu = self.problem.cluster, np.arange(self.gpu.shape[1])
         node = np.cumsum([0, *(len(gpus) for gpus in cluster.living_by_node)])
         domains = np.split(gpu, node[1:-1]) if self.problem.hierarchical else [gpu]
-        return [busy, by_added_time(price, busy, self.gpu, domains)]
+        spared = by_added_time(price, busy, self.gpu, domains)
+        wasted = [to_placement(self.problem, start).duplicates for start in (busy, spared)]
+        return [busy, np.where((wasted[1] > wasted[0])[:, None], busy, spared)]
 
     def planned(self) -> Found:
         """Plan for the load, and improve that under the samples."""

@@ -80,7 +80,11 @@ def by_added_time(price: Int, begun: Int, gpu: Int, domains: list[Int]) -> Int:
         count = np.zeros(price.shape[::2], np.int64)
         count[layer[:, None], begun[:, here]] = 1
         _spend(price, count, len(here), len(gpus))
-        _longest_first(price, count, gpu[:, gpus], placed)
+        each = np.take_along_axis(price, np.clip(count, 1, price.shape[1])[:, None] - 1, axis=1)[
+            :, 0
+        ]
+        _longest_first(each, count, gpu[:, gpus], placed)
+        _part(each, gpu[:, gpus], placed)
     return placed
 
 
@@ -101,10 +105,9 @@ def _spend(price: Int, count: Int, num_slots: int, num_gpus: int) -> None:
         count[layer, np.where(equal, each, -1).argmax(axis=1)] += 1
 
 
-def _longest_first(price: Int, count: Int, gpu: Int, placed: Int) -> None:
+def _longest_first(each: Int, count: Int, gpu: Int, placed: Int) -> None:
     """Place the dearest replica next, on the GPU that is done first with it and lacks it."""
-    L, R, E = price.shape
-    each = np.take_along_axis(price, np.clip(count, 1, R)[:, None, :] - 1, axis=1)[:, 0]
+    L, E = each.shape
     order = np.argsort(-each, axis=1, kind="stable")
     replicas = np.take_along_axis(count, order, axis=1)
     expert = np.stack([np.repeat(order[n], replicas[n]) for n in range(L)])  # [L, slots]
@@ -121,3 +124,28 @@ def _longest_first(price: Int, count: Int, gpu: Int, placed: Int) -> None:
         used[layer, best] += 1
         time[layer, best] += cost
         held[layer, e, best] = True
+
+
+def _part(each: Int, gpu: Int, placed: Int) -> None:
+    """Exchange duplicates for replicas of other GPUs, so that the later of the two is done first.
+
+    Only one that leaves fewer of them.
+    """
+    G, unit = gpu.shape[1], gpu[UNIT_TIME]
+    of_slot = np.repeat(np.arange(G), gpu[SLOTS])
+    slots = np.concatenate([np.arange(f, f + n) for f, n in gpu[[FIRST, SLOTS]].T])
+    for cost, row in zip(each, placed, strict=True):
+        held = np.zeros((G, len(cost)), np.int64)
+        np.add.at(held, (of_slot, row[slots]), 1)
+        for i in np.flatnonzero(held[of_slot, row[slots]] > 1):
+            g, a, b = of_slot[i], row[slots[i]], row[slots]
+            fits = (held[of_slot, a] == 0) & ((held[g, b] == 0) | (held[of_slot, b] > 1))
+            if held[g, a] < 2 or not fits.any():
+                continue
+            time, change = held @ cost, cost[a] - cost[b]
+            there = (time[of_slot] + change) * unit[of_slot]
+            later = np.maximum((time[g] - change) * unit[g], there)
+            j = int(np.where(fits, later, np.inf).argmin())
+            k, b = of_slot[j], b[j]
+            row[slots[i]], row[slots[j]] = b, a
+            np.add.at(held, ([g, g, k, k], [a, b, b, a]), [-1, 1, -1, 1])
