@@ -14,8 +14,8 @@ from evenload.checks import one_of, positive_int
 from evenload.cluster import Cluster
 from evenload.cost.presets import HARDWARE, MODELS, check_model_shape, kv_bytes_per_token
 from evenload.forecast import is_trace
-from evenload.placement import Placement
 from evenload.phases import Phase
+from evenload.placement import Placement
 from evenload.plan import evaluated
 from evenload.planner import solve
 from evenload.problem import Problem
@@ -29,6 +29,7 @@ NEAR = 0.01  # of the least, to be enough
 WORTH = 0.02  # of what no redundancy takes, to be saved at least
 # Part of a GPU's memory that an engine fills. Our assumption: vLLM 0.33 takes .92, less where told.
 FILLED = 0.9
+UNKNOWN = 0.01  # of the memory left, for each slot per GPU where it is not known
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,14 +54,17 @@ class Size:
         return float(self.judged.mean())
 
     @property
-    def cost(self) -> float:
-        """The time, over the bytes left for KV cache where these are known; infinite without any.
+    def left(self) -> float:
+        """Memory left for KV cache: bytes per GPU where they are known, else a part of it."""
+        return 1.0 - UNKNOWN * self.redundant if self.room is None else self.room
 
-        A batch that fills the memory has tokens in proportion to them: this is its time per token.
+    @property
+    def cost(self) -> float:
+        """The time, over the memory that is left; infinite without any.
+
+        A batch that fills the memory has tokens in proportion to it: this is its time per token.
         """
-        if self.room is None:
-            return self.time
-        return self.time / self.room if self.room > 0.0 else math.inf
+        return self.time / self.left if self.left > 0.0 else math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +76,7 @@ class Advice:
     none: Size  #: that of least cost without redundant slots
     best: Size  #: that of least cost
     chosen: Size  #: what is recommended; `none` where buying does not pay
-    by_time: bool  #: whether the figures are seconds
+    time_source: str | None  #: where experts' seconds come from; None where tokens are counted
     unseen: bool  #: whether they are judged by windows that no plan has seen
 
     @property
@@ -152,8 +156,8 @@ def advise(
     trace's second half, and judged by that window: what moves take is not in it, `evenload.replay`
     tells that. Recommended are the fewest slots whose cost is within 1 % of the least, or within
     the standard error of the difference; and none unless the least cost is 2 % and the standard
-    error below that of none. The cost is the time, over the memory left for KV cache if the model
-    and the hardware are named.
+    error below that of none. The cost is the time over the memory left for KV cache, in proportion
+    to which batches can grow; without model and hardware a slot counts for 1 % of it.
 
     Parameters
     ----------
@@ -196,15 +200,21 @@ def advise(
         for cluster in clusters:
             say(f"{cluster.num_slots} slots on {cluster.num_gpus} GPUs, dispatch {dispatch}")
             plans = [solve(seen, cluster, dispatch=dispatch, **options) for seen in windows.before]
-            judged = [_judged(plan.problem, plan.placement, n, windows) for n, plan in enumerate(plans)]
+            judged = [
+                _judged(plan.problem, plan.placement, n, windows) for n, plan in enumerate(plans)
+            ]
             sizes.append(memory.of(cluster, dispatch, judged))
             if in_order is None:
                 trivial = Placement.trivial(*windows.shape, cluster)
-                judged = [_judged(plan.problem, trivial, n, windows) for n, plan in enumerate(plans)]
+                judged = [
+                    _judged(plan.problem, trivial, n, windows) for n, plan in enumerate(plans)
+                ]
                 in_order = memory.of(cluster, dispatch, judged)
     assert in_order is not None
-    by_time = plans[0].problem.expert_time is not None
-    return _chosen(tuple(sizes), in_order, by_time, bool(windows.after))
+    curve = plans[0].problem.expert_time
+    return _chosen(
+        tuple(sizes), in_order, None if curve is None else curve.source, bool(windows.after)
+    )
 
 
 class _Windows:
@@ -239,7 +249,9 @@ def judged_windows(num_windows: int, points: int) -> list[int]:
     """Return numbers of windows of a trace's second half, evenly spaced; none where it has one."""
     first = max(1, (num_windows + 1) // 2)
     count = min(points, num_windows - first)
-    return np.linspace(first, num_windows - 1, count).round().astype(int).tolist() if count > 0 else []
+    return (
+        np.linspace(first, num_windows - 1, count).round().astype(int).tolist() if count > 0 else []
+    )
 
 
 def _stacked(trace: Trace, end: int) -> Float:
@@ -313,13 +325,14 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def _chosen(sizes: tuple[Size, ...], in_order: Size, by_time: bool, unseen: bool) -> Advice:
+def _chosen(
+    sizes: tuple[Size, ...], in_order: Size, time_source: str | None, unseen: bool
+) -> Advice:
     """Recommend one of some sizes, see `advise`."""
 
     def within(size: Size, best: Size, part: float) -> bool:
         """Whether a size costs at most so much more than the best, or might by chance."""
-        scale = 1.0 if size.room is None or best.room is None else best.room / size.room
-        more = scale * size.judged - best.judged
+        more = size.judged * (best.left / size.left) - best.judged
         error = more.std(ddof=1) / math.sqrt(len(more)) if len(more) > 1 else 0.0
         return bool(more.mean() <= max(part * best.time, float(error)))
 
@@ -330,4 +343,4 @@ def _chosen(sizes: tuple[Size, ...], in_order: Size, by_time: bool, unseen: bool
     if math.isfinite(best.cost) and not within(none, best, WORTH / (1.0 - WORTH)):
         near = [size for size in sizes if size.cost < math.inf and within(size, best, NEAR)]
         chosen = min(near, key=lambda size: (size.redundant, size.cost))
-    return Advice(sizes, in_order, none, best, chosen, by_time, unseen)
+    return Advice(sizes, in_order, none, best, chosen, time_source, unseen)

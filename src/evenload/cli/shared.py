@@ -186,6 +186,20 @@ def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, 
     return {"expert_time": curve, "tokens_per_batch": batch, "top_k": k}
 
 
+def model_named(args: Namespace, num_layers: int, num_experts: int) -> str | None:
+    """Return the model that --model names, or of that shape where only --hardware is named."""
+    from evenload.cost import model_of
+
+    if args.model is None and args.hardware is not None:
+        return model_of(num_layers, num_experts)
+    return None if args.model is None else str(args.model)
+
+
+def effort_of(text: str) -> str | int:
+    """Return an effort: the name of a level, or a number of steps."""
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
 def reading(args: Namespace) -> AbstractContextManager[None]:
     """Let the command read what --max-bytes allows, where it has that option."""
     most = getattr(args, "max_bytes", None)

@@ -36,14 +36,10 @@ OPTIONS = {
         "recommended. May be given repeatedly. Default: even.",
     },
     "seconds and memory": {
-        "--hardware NAME": "Whose seconds and memory: h100-ib, h200-ib, h800-ib, ascend-910c, "
-        "ascend-910b, l40s-pcie or h100-pcie. Without it slots are judged by tokens.",
-        "--model NAME": "Whose experts, see `evenload replay --help`. Default: with --hardware, the "
-        "one that has these layers and experts.",
-        "--tokens-per-batch N": "Tokens that all GPUs together put through a layer at once, for "
-        "seconds.",
-        "--top-k K:1": "Experts that a token goes to. 1 where --tokens-per-batch counts it once for "
-        "each of them.",
+        "--hardware NAME": "Whose memory, and with --tokens-per-batch whose seconds: h100-ib, "
+        "h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
+        "--model NAME": f"{shared.MODEL['--model NAME']} Not needed for tokens alone.",
+        **shared.BATCHES,
     },
     "search": {
         "--effort LEVEL": "How long to search: fast, standard, thorough, or a number of steps.",
@@ -59,9 +55,10 @@ OPTIONS = {
 def run(args: Namespace) -> None:
     """Say how many slots to buy, for each number of GPUs.
 
-    For each number of slots, plans are made from windows of the trace and judged by the window after
-    them. Recommended are the fewest slots that take about the least time, and none where that saves
-    too little; what slots take of the KV cache counts where --hardware and --model are known.
+    For each number of slots, plans are made from windows of the trace and judged by the window
+    after them, in tokens or, with --tokens-per-batch, in seconds. Recommended are the fewest slots
+    that take about the least time, and none where that saves too little. What slots take of the KV
+    cache counts where --hardware is named.
     """
     from evenload.report.sizes import print_sizes, sizes_entry
     from evenload.sizing import advise, clusters_to_try
@@ -69,14 +66,12 @@ def run(args: Namespace) -> None:
     shared.check_outputs(None, None, args.plot)
     recorded = shared.open_trace(args.trace, args)
     trace = recorded.merged(args.window)
-    options, source = _options(args, trace)
-    check_slots(args.gpus, args.slots)
+    gpus = _gpus(args, trace.num_experts)
+    options = _options(args, trace)
     advices = []
     with shared.kernels(), shared.busy("sizes") as say:
-        for gpus in dict.fromkeys(args.gpus):
-            nodes = _nodes(gpus, args.gpus_per_node)
-            slots = [n for n in args.slots or [] if n % gpus == 0]
-            clusters = clusters_to_try(trace.num_experts, gpus, nodes, slots=slots)
+        for count, nodes, slots in gpus:
+            clusters = clusters_to_try(trace.num_experts, count, nodes, slots=slots)
             advices.append(advise(trace, clusters, say=say, **options))
     if args.plot is not None:
         from evenload.report.figures import draw_sizes, save_figure
@@ -88,4 +83,33 @@ def run(args: Namespace) -> None:
         return
     T, L, E = trace.shape
     title = f"{Path(trace.source).name}: {T} windows, {L} layers x {E} experts"
-    print_sizes(title, advices, source, sys.stdout)
+    print_sizes(title, advices, sys.stdout)
+
+
+def _gpus(args: Namespace, num_experts: int) -> list[tuple[int, int, list[int]]]:
+    """Return each number of GPUs with that of nodes, and the numbers of slots that it divides."""
+    from evenload.checks import multiple
+
+    found, asked = [], args.slots or []
+    for gpus in dict.fromkeys(args.gpus):
+        each = args.gpus_per_node or gpus
+        if each < gpus:
+            multiple("--gpus", gpus, "--gpus-per-node", each)
+        slots = [number for number in asked if number % max(gpus, 1) == 0]
+        found.append((gpus, max(gpus // each, 1), slots or asked))
+    return found
+
+
+def _options(args: Namespace, trace: Trace) -> dict[str, Any]:
+    """Return what the options say as arguments of `advise`."""
+    from evenload.checks import one_of
+    from evenload.dispatch import DISPATCHES
+
+    shape = trace.num_layers, trace.num_experts
+    options: dict[str, Any] = shared.batches_of(args, *shape)
+    ways = [one_of("--dispatch", name, DISPATCHES) for name in args.dispatch or ["even"]]
+    options |= {"dispatches": ways, "num_groups": args.groups, "points": args.points}
+    options |= {"hardware": args.hardware, "model": shared.model_named(args, *shape)}
+    if args.effort is not None:
+        options["effort"] = shared.effort_of(args.effort)
+    return options

@@ -8,7 +8,7 @@ from typing import IO, Any
 from evenload.report.policies import change
 from evenload.report.tables import print_table
 from evenload.report.text import counted, four_digits, percent_down, percent_up, up
-from evenload.sizing import FILLED, NEAR, WORTH, Advice, Size
+from evenload.sizing import FILLED, NEAR, UNKNOWN, WORTH, Advice, Size
 
 _NONE = "-"
 _CHOSEN = "*"
@@ -16,11 +16,12 @@ _CHOSEN = "*"
 
 def rule(advice: Advice) -> str:
     """Say in one sentence what is recommended, and by what figure."""
-    cost = "time" if advice.none.room is None else "time over the memory left for KV cache"
     window = "in the next window" if advice.unseen else "on the load that the plan was made from"
+    slot = f" (a slot counts for {UNKNOWN:.0%} of it)" if advice.none.room is None else ""
     return (
-        f"Rule: the fewest slots whose {cost} {window} is within {NEAR:.0%} of the least, or within "
-        f"its standard error; and none unless the least is {WORTH:.0%} below that of none."
+        f"Rule: the fewest slots whose time {window}, over the memory left for KV cache{slot}, is "
+        f"within {NEAR:.0%} of the least or within its standard error; and none unless the least "
+        f"is {WORTH:.0%} below that of none."
     )
 
 
@@ -80,16 +81,18 @@ def reason(advice: Advice) -> str:
     )
 
 
-def lines(advices: Sequence[Advice], source: str) -> list[str]:
-    """Return the sentences below the table; `source` says where an expert's time is from."""
+def sizes_lines(advices: Sequence[Advice]) -> list[str]:
+    """Return the sentences below the table."""
     first = advices[0]
     found = [*(f"{reason(advice)}." for advice in advices), rule(first)]
-    if first.by_time:
-        found.append(f"Time: of each layer's slowest GPU, mean over batches; {source}.")
+    if first.time_source:
+        found.append(
+            f"Time: of each layer's slowest GPU, mean over batches; experts {first.time_source}."
+        )
     else:
         found.append(
-            "Time: tokens on each layer's slowest GPU over the mean, which is no time where batches "
-            "are small; --hardware, --model and --tokens-per-batch give seconds."
+            "Time: tokens on each layer's slowest GPU over the mean, which is no time where "
+            "batches are small; --hardware, --model and --tokens-per-batch give seconds."
         )
     if not first.unseen:
         found.append(
@@ -102,14 +105,14 @@ def lines(advices: Sequence[Advice], source: str) -> list[str]:
 
 
 def _time(advice: Advice, seconds: float) -> str:
-    return four_digits(1e6 * seconds) if advice.by_time else up(seconds, 4)
+    return four_digits(1e6 * seconds) if advice.time_source else up(seconds, 4)
 
 
-def print_sizes(title: str, advices: Sequence[Advice], source: str, file: IO[str]) -> None:
+def print_sizes(title: str, advices: Sequence[Advice], file: IO[str]) -> None:
     """Print a row for each number of slots; what is recommended has a star."""
     first, rows = advices[0], []
     phases, ways = list(first.none.in_sample), {s.dispatch for a in advices for s in a.sizes}
-    unit = "µs" if first.by_time else "x ideal"
+    unit = "µs" if first.time_source else "x ideal"
     heads = ["", "GPUs", "slots\na layer", "redundant\nper GPU"]
     heads += ["dispatch"] if len(ways) > 1 else []
     heads += ["GB of\nexperts", "KV tokens\nlost"] if first.none.weight_bytes is not None else []
@@ -132,7 +135,7 @@ def print_sizes(title: str, advices: Sequence[Advice], source: str, file: IO[str
                 row += [_time(advice, size.next_window[phase])] if advice.unseen else []
             row.append(_NONE if size is advice.none else change(size.time, advice.none.time))
             rows.append(row)
-    print_table(title, heads, rows, lines(advices, source), file)
+    print_table(title, heads, rows, sizes_lines(advices), file)
 
 
 def sizes_entry(advices: Sequence[Advice]) -> list[dict[str, Any]]:
@@ -154,7 +157,7 @@ def sizes_entry(advices: Sequence[Advice]) -> list[dict[str, Any]]:
         {
             "num_gpus": advice.num_gpus,
             "num_nodes": advice.none.cluster.num_nodes,
-            "unit": "seconds per layer and batch" if advice.by_time else "x ideal",
+            "unit": "seconds per layer and batch" if advice.time_source else "x ideal",
             "judged_by": "next window" if advice.unseen else "in-sample",
             "recommended": plain(advice.chosen) if advice.fits else None,
             "reason": reason(advice),
