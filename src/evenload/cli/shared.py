@@ -172,13 +172,8 @@ def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, 
     if told in hardware_names():
         model = model or model_of(num_layers, num_experts)
         curve = ExpertTime.preset(told, model)
-    elif told.endswith(".csv"):
-        curve = ExpertTime.read(told)
     else:
-        raise ValueError(
-            f"--expert-time {told} is no curve; use a .csv file, or one of: "
-            f"{', '.join(hardware_names())}"
-        )
+        curve = ExpertTime.named(told)
     k = args.top_k
     if k is None:
         k = MODELS[one_of("--model", model or model_of(num_layers, num_experts), MODELS)].top_k

@@ -57,6 +57,8 @@ MOST_BITS = 36  # of a sample's load
 FLOW_BITS = 26  # of it where its parts are sent, which takes products
 KEY_BITS = 60  # of a peak, all samples and moves together
 
+APART = 1e-9  # of a time, by which experts of the same time differ
+
 WASTE = 0.001  # balancedness that a duplicate counts for, where layers compete for moves
 LEAST_PRICE, STEEPER, MOST_PRICES = 0.0005, 2.0, 12  # of a move, where the moves of all are limited
 
@@ -377,13 +379,17 @@ class Layers:
         """
         if not self.problem.by_time:
             return []
-        rank = self._ranked[1]
-        price = np.take_along_axis(self._prices.sum(axis=3), rank[:, None, :], axis=2)
-        busy = self.fresh(effort, price[:, 0].astype(np.float64))
+        order, rank = self._ranked
+        price = self._prices.sum(axis=3)
+        # Experts of one time differ by their rank, so that it does not matter what they are called.
+        apart = 1.0 - APART * np.arange(self.problem.num_experts)
+        busy = self.fresh(effort, np.take_along_axis(price[:, 0] * apart, rank, axis=1))
         cluster, gpu = self.problem.cluster, np.arange(self.gpu.shape[1])
         node = np.cumsum([0, *(len(gpus) for gpus in cluster.living_by_node)])
         domains = np.split(gpu, node[1:-1]) if self.problem.hierarchical else [gpu]
-        spared = by_added_time(price, busy, self.gpu, domains)
+        begun = np.take_along_axis(rank, busy, axis=1)
+        spared = by_added_time(price, begun, self.gpu, domains)
+        spared = np.take_along_axis(order, spared, axis=1)
         wasted = [to_placement(self.problem, start).duplicates for start in (busy, spared)]
         return [busy, np.where((wasted[1] > wasted[0])[:, None], busy, spared)]
 
