@@ -21,6 +21,7 @@ from benchmarks import (
     gap,
     memory,
     on_gpu_page,
+    phases,
     problems,
     readers,
     replay_speed,
@@ -278,6 +279,24 @@ def test_the_default_policy_takes_less_time_than_never_moving() -> None:
     assert "It takes as much time as never moving, or more, on 0 of" in seconds.render(
         kept["result"]
     )
+
+
+def test_a_plan_for_both_phases_loses_to_none_for_one(tmp_path: Path) -> None:
+    """Measured here where it is quick, and kept for all cases."""
+    kept = json.loads(KEPT.read_text())["phases"]["result"]
+    assert len(kept["cases"]) == len(phases.CASES)
+    result = phases.run(True, lambda _: None)
+    for each in (kept, result):
+        assert sum((phases.losses(case) for case in each["cases"]), []) == []
+    (case,) = result["cases"]
+    (trace,) = case["traces"]
+    assert trace["plans"]["the sum"]["decode"]["straggler"] > 1.4
+    assert trace["plans"]["both, decode 1"]["decode"]["straggler"] < 1.15
+    assert "loses to 0 of 2 plans for one phase." in phases.render(result)
+    trace["plans"]["decode alone"]["seconds"] = 0.0
+    assert "to 1 of 2 plans for one phase: " in phases.render(result)
+    phases.draw(result, tmp_path / "phases.png")
+    assert (tmp_path / "phases.png").stat().st_size > 1000
 
 
 # --- the baseline ---------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,12 +76,22 @@ def _told_of_even(problem: Problem, placement: Placement, reached: Float) -> tup
     )
 
 
+class Reached(NamedTuple):
+    """What a placement reaches for the batches of one phase."""
+
+    balancedness: Any  #: mean / max GPU load of each layer, float64 [L]
+    straggler_time: float  #: as `Plan.straggler_time`
+    weight: float  #: the phase's part of all that counts
+    seconds: Any = None  #: as `Plan.seconds`, [L]; None without an expert's time
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A placement with what it reaches on the load it was made for, under the problem's dispatch.
 
     Where a live split counts for a part of the time only, times are averaged: the balancedness is
-    mean over the average time of the slowest GPU.
+    mean over the average time of the slowest GPU. Of loads by phase the load is what they have
+    together, each by its weight; `by_phase` tells of each alone.
     """
 
     placement: Placement  #: where every expert lives
@@ -139,6 +149,17 @@ class Plan:
             return None
         reached = [evaluated(self.problem, self.placement, load)[1] for load in samples]
         return self.problem.rewrap(np.average(np.stack(reached), axis=0, weights=weight))
+
+    @cached_property
+    def by_phase(self) -> dict[str, Reached]:
+        """What each phase reaches, by its name; nothing for a load that is not by phase."""
+        problem, found = self.problem, {}
+        for phase in problem.phases if problem.sample_phase is not None else ():
+            _, balancedness, waiting = evaluated(problem, self.placement, phase.load)
+            seconds = self.phase_seconds and self.phase_seconds[phase.name]
+            reached = problem.rewrap(balancedness), waiting, phase.weight, seconds
+            found[phase.name] = Reached(*reached)
+        return found
 
     @cached_property
     def copies(self) -> Any:
@@ -243,6 +264,15 @@ class Plan:
             f"straggler time  {self.straggler_time:.4f} x the mean",
             f"duplicates      {int(self.duplicates.sum())}",
         ]
+        for name, of in self.by_phase.items():
+            timed = ""
+            if of.seconds is not None:
+                timed = f"{1e6 * float(of.seconds.mean()):.2f} us per layer and batch, "
+            lines.append(
+                f"{name:<15} {timed}mean {float(of.balancedness.mean()):.4f}, worst layer "
+                f"{float(of.balancedness.min()):.4f}, straggler time {of.straggler_time:.4f} x the "
+                f"mean, weight {of.weight:.2f}"
+            )
         if self.problem.survive is not None:
             what, count = self.problem.survive
             lines.append(f"survives        any {count} {what}{'s' if count > 1 else ''}")
@@ -276,7 +306,10 @@ class Plan:
         timed = ""
         if self.seconds is not None:
             timed = f"{1e6 * float(self.seconds.mean()):.2f} us per layer and batch, "
+        phases = "".join(
+            f"{name} {float(of.balancedness.mean()):.4f}, " for name, of in self.by_phase.items()
+        )
         return (
             f"<Plan by {self.solver}: {timed}balancedness {float(self.balancedness.mean()):.4f}, "
-            f"bound {float(self.bound.mean()):.4f}, {self.placement!r}>"
+            f"bound {float(self.bound.mean()):.4f}, {phases}{self.placement!r}>"
         )

@@ -262,7 +262,7 @@ def _judged(
     problem: Problem, placement: Placement, point: int, windows: _Windows
 ) -> tuple[dict[str, float], dict[str, float], float]:
     """Return what a placement takes by phase, as planned and in the next window, and their mean."""
-    alone, place = replace(problem.alone, sample_phase=None), placement.rewrapped(keep_numpy)
+    alone, place = problem.alone, placement.rewrapped(keep_numpy)
 
     def takes(phase: Phase, load: Float) -> float:
         one = replace(alone, load=load, phases=(replace(phase, load=load),))

@@ -155,7 +155,7 @@ def test_every_kind_of_file_is_read(tmp_path, monkeypatch, kind, shown, command)
 
 
 def test_names_of_columns_are_listed() -> None:
-    from evenload.io.table import MEANINGS
+    from evenload.io.columns import MEANINGS
 
     assert len(KINDS) >= 20
     for meaning, names in MEANINGS.items():

@@ -40,6 +40,7 @@ OPTIONS = {
     },
     "dispatch": shared.DISPATCH | shared.LIVE_SHARE | shared.COPY_SLACK,
     "seconds": shared.BATCHES,
+    "phases": shared.PHASE_WEIGHT,
     "search": {
         "--solver NAME:auto": "auto (the best there is for the problem), greedy (DeepSeek EPLB's "
         "own plan), iterated-greedy, local-search, joint, exact (small layers), or one that a "
@@ -77,7 +78,8 @@ def run(args: Namespace) -> None:
     """Plan a placement for measured loads.
 
     Prints it beside the trivial placement (experts in order, as engines start), or beside the
-    --current one. Without --window or --next a trace is summed over its windows.
+    --current one. Without --window or --next a trace is summed over its windows. A file that tells
+    phases apart gets one plan for all of them, unless --phase takes one.
     """
     _check(args)
     shared.check_outputs(args.output, args.output_format, args.plot)
@@ -88,15 +90,17 @@ def run(args: Namespace) -> None:
             f"--next: {file.source} has one load and no windows; leave --next out, or use a trace "
             "[windows, layers, experts]"
         )
-    plan, seconds, advice = _plan(args, file, running)
+    loads, weights = _loads(args, file, windows=args.next)
+    plan, seconds, advice = _plan(args, file, loads, weights, running)
 
     from evenload.io import write_placement
     from evenload.planner import tell_of_groups
-    from evenload.report.compare import Context, compare_plan, plan_lines
+    from evenload.report.compare import Context, compare_plan, phases_entry, plan_lines
     from evenload.report.sizes import sizes_entry, sizes_lines
 
     plan = tell_of_groups(plan)
-    load, cluster = plan.problem.load if args.next else file.load, plan.placement.cluster
+    cluster = plan.placement.cluster
+    load = plan.problem.load if args.next or plan.by_phase else file.load
     summaries = compare_plan(load, plan, 1e3 * seconds, **shared.extras(args, cluster))
     if args.output is not None:
         about: dict[str, Any] = {"solver": plan.solver, "load": load, "layers": file.layers}
@@ -118,11 +122,34 @@ def run(args: Namespace) -> None:
         notes=list(plan.notes),
         **_seconds_entry(args, plan),
         physical_to_logical=plan.placement.physical_to_logical.tolist(),
+        **phases_entry(plan),
         **({} if advice is None else {"sizes": sizes_entry([advice])}),
     )
 
 
-def _plan(args: Namespace, file: LoadFile, running: Any) -> tuple[Plan, float, Advice | None]:
+def _loads(args: Namespace, file: LoadFile, windows: bool) -> tuple[Any, dict[str, float] | None]:
+    """Return what is planned for, by phase where there are several, and the weights of these.
+
+    With `windows` as traces, else summed over them.
+    """
+    weights = None
+    if args.phase_weight is not None:
+        weights = shared.by_phase("--phase-weight", args.phase_weight, float)
+    if len(file.phases) <= 1:
+        if weights:
+            raise ValueError(
+                "--phase-weight is for a plan for several phases, and this is of one load; leave "
+                "it out"
+            )
+        return (file.trace if windows else file.load), None
+    if not windows or file.trace is None:
+        return dict(file.phases), weights
+    return shared.phases_of(file.trace), weights
+
+
+def _plan(
+    args: Namespace, file: LoadFile, loads: Any, weights: dict[str, float] | None, running: Any
+) -> tuple[Plan, float, Advice | None]:
     """Plan; also return the seconds it took, and the advice on slots where that was asked for."""
     from evenload import solve
     from evenload.clock import Stopwatch
@@ -135,8 +162,7 @@ def _plan(args: Namespace, file: LoadFile, running: Any) -> tuple[Plan, float, A
     asked |= {"current": running, "num_groups": args.groups}
     asked["effort"] = None if args.effort is None else shared.effort_of(args.effort)
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    how |= shared.sharing(args)
-    tokens: Any = file.trace if args.next else file.load
+    how |= shared.sharing(args) | ({} if weights is None else {"phase_weight": weights})
     shape = file.load.shape[0], file.load.shape[1]
     how |= shared.batches_of(args, *shape)
     if args.hardware is not None and running is not None:
@@ -150,7 +176,7 @@ def _plan(args: Namespace, file: LoadFile, running: Any) -> tuple[Plan, float, A
             differ = {"speed": _speed(args.speed), "alive": _alive(args)}
             cluster = shared.cluster_of(args, _slots(args, shape[1]), shape[1], **differ)
         with shared.busy("planning"), Stopwatch() as watch:
-            plan = solve(tokens, cluster, **how)
+            plan = solve(loads, cluster, **how)
     return plan, watch.seconds, advice
 
 
@@ -165,7 +191,7 @@ def _advice(args: Namespace, file: LoadFile, how: dict[str, Any]) -> Advice:
     options |= {"hardware": args.hardware, "model": shared.model_named(args, *file.load.shape)}
     with shared.busy("sizes") as say:
         return advise(
-            file.trace if whole else file.load,
+            _loads(args, file, windows=whole)[0],
             clusters,
             dispatches=[args.dispatch],
             say=say,

@@ -41,6 +41,7 @@ OPTIONS = {
         "--model NAME": f"{shared.MODEL['--model NAME']} Not needed for tokens alone.",
         **shared.BATCHES,
     },
+    "phases": shared.PHASE_WEIGHT,
     "search": {
         "--effort LEVEL": "How long to search: fast, standard, thorough, or a number of steps.",
         "--points N:4": "Windows of the trace's second half that plans are judged by.",
@@ -58,21 +59,22 @@ def run(args: Namespace) -> None:
     For each number of slots, plans are made from windows of the trace and judged by the window
     after them, in tokens or, with --tokens-per-batch, in seconds. Recommended are the fewest slots
     that take about the least time, and none where that saves too little. What slots take of the KV
-    cache counts where --hardware is named.
+    cache counts where --hardware is named. Phases that the file tells apart are judged together.
     """
     from evenload.report.sizes import print_sizes, sizes_entry
     from evenload.sizing import advise, clusters_to_try
 
     shared.check_outputs(None, None, args.plot)
-    recorded = shared.open_trace(args.trace, args)
+    recorded = shared.open_trace(args.trace, args, apart=True)
     trace = recorded.merged(args.window)
+    load = shared.phases_of(trace)
     gpus = _gpus(args, trace.num_experts)
     options = _options(args, trace)
     advices = []
     with shared.kernels(), shared.busy("sizes") as say:
         for count, nodes, slots in gpus:
             clusters = clusters_to_try(trace.num_experts, count, nodes, slots=slots)
-            advices.append(advise(trace, clusters, say=say, **options))
+            advices.append(advise(load, clusters, say=say, **options))
     if args.plot is not None:
         from evenload.report.figures import draw_sizes, save_figure
 
@@ -110,6 +112,8 @@ def _options(args: Namespace, trace: Trace) -> dict[str, Any]:
     ways = [one_of("--dispatch", name, DISPATCHES) for name in args.dispatch or ["even"]]
     options |= {"dispatches": ways, "num_groups": args.groups, "points": args.points}
     options |= {"hardware": args.hardware, "model": shared.model_named(args, *shape)}
+    if args.phase_weight is not None:
+        options["phase_weight"] = shared.by_phase("--phase-weight", args.phase_weight, float)
     if args.effort is not None:
         options["effort"] = shared.effort_of(args.effort)
     return options

@@ -19,7 +19,7 @@ from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.placement import Placement
 from evenload.plan import evaluated, under_each
 from evenload.problem import Problem
-from evenload.report.text import counted, down, percent_down, percent_up
+from evenload.report.text import counted, down, percent_down, percent_up, show_seconds
 from evenload.seconds import least_seconds, over_phases, planned_seconds
 from evenload.traffic import away_share, nodes_per_token
 
@@ -235,6 +235,8 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any
     """
     *_, (last, _) = plans.values()
     how["sharing"] = last.problem.sharing
+    if last.by_phase:  # whose batches differ: seconds are told of each by `plan_lines`
+        how["sharing"] |= {"expert_time": None, "tokens_per_batch": None, "top_k": 1}
     found = [_start(load, last.placement.cluster, last.current, **how)]
     for name, (plan, milliseconds) in plans.items():
         how |= {"start": found[0].placement, "solver": plan.solver, "milliseconds": milliseconds}
@@ -313,9 +315,46 @@ def others_line(summary: Summary) -> str:
     return f"{summary.name} under other dispatches: {', '.join(others)}."
 
 
+def phases_entry(plan: Plan) -> dict[str, Any]:
+    """Return what each phase reaches, by its name, for JSON; nothing where there are no phases."""
+    phases = {
+        name: {
+            "weight": of.weight,
+            "balancedness": _per_layer(np.asarray(of.balancedness), worst=True),
+            "straggler_time": of.straggler_time,
+            "seconds": None if of.seconds is None else _per_layer(np.asarray(of.seconds)),
+        }
+        for name, of in plan.by_phase.items()
+    }
+    return {"phases": phases} if phases else {}
+
+
+def _phases_lines(plan: Plan, start: Placement) -> list[str]:
+    """Say what each phase reaches, and what it would with the placement before."""
+    lines, before_seconds = [], {}
+    if plan.by_phase and plan.seconds is not None:
+        before_seconds = planned_seconds(plan.problem, start)
+    for phase in plan.problem.phases if plan.by_phase else ():
+        of, before = plan.by_phase[phase.name], evaluated(plan.problem, start, phase.load)
+        mean, worst = float(of.balancedness.mean()), float(of.balancedness.min())
+        timed = ""
+        if of.seconds is not None:
+            took = (np.asarray(s).mean() for s in (of.seconds, before_seconds[phase.name]))
+            timed = "{} per layer and batch, before {}; ".format(
+                *(show_seconds(float(s), 4) for s in took)
+            )
+        lines.append(
+            f"{phase.name}: {timed}balancedness {down(mean)} (worst layer {down(worst)}), "
+            f"straggler time {of.straggler_time:.4f} x the mean; before "
+            f"{down(float(before[1].mean()))} and {before[2]:.4f}; counts {of.weight:.0%}."
+        )
+    return lines
+
+
 def plan_lines(summaries: Sequence[Summary], plan: Plan) -> list[str]:
     """Return the lines below a plan's table: the gist, the solver and why, its notes."""
     lines = [relief(summaries[0], summaries[-1]), others_line(summaries[-1])]
+    lines += _phases_lines(plan, summaries[0].placement)
     lines.append(f"solver: {plan.solver} ({plan.reason})")
     if plan.copies is not None:
         lines.append(

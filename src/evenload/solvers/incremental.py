@@ -20,6 +20,7 @@ from evenload.core.steps import NO_LIMIT
 from evenload.dispatch import BY_PLACE
 from evenload.maps import EMPTY
 from evenload.moves import in_old_slots
+from evenload.phases import heaviest
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
@@ -307,8 +308,8 @@ class Layers:
         """
         samples, weight = self.problem.likely
         if self.problem.dispatch in FLOWS:
-            heaviest = np.argsort(-weight, kind="stable")[:LIVE_SAMPLES]
-            samples, weight = samples[heaviest], weight[heaviest]
+            chosen, weight = heaviest(weight, self.problem.sample_phase, LIVE_SAMPLES)
+            samples = samples[chosen]
             if len(weight) == 1:  # a state of one sample sorts the slots
                 samples, weight = np.repeat(samples, 2, axis=0), np.repeat(weight, 2)
         parts = np.maximum(np.rint(weight / weight.sum() * WEIGHT), 1.0).astype(np.int64)
