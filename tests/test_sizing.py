@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from evenload import Cluster, Placement, Trace, solve
 from evenload.cost import MODELS, ExpertTime, kv_bytes_per_token
 from evenload.cost.presets import KV_NUMBERS
+from evenload.io import write_load
 from evenload.report.figures import draw_sizes, nice_ticks
 from evenload.report.sizes import reason, sizes_entry, sizes_lines
 from evenload.seconds import layer_seconds
@@ -113,6 +114,30 @@ def test_the_same_input_gives_the_same_and_a_scale_changes_nothing():
     assert sizes_entry([first]) == sizes_entry([again])
     for one, other in zip(first.sizes, scaled.sizes, strict=True):
         assert one.judged == pytest.approx(other.judged, rel=1e-12)
+
+
+def test_phases_are_planned_together_and_told_apart():
+    prefill, decode = 15.0 * skewed(12, 2, 16), skewed(9, 2, 16)[:, :, ::-1]
+    how = {"expert_time": READING, "top_k": 2}
+    how["tokens_per_batch"] = {"prefill": 4096, "decode": 64}
+    how["phase_weight"] = {"prefill": 1.0, "decode": 3.0}
+    load = {"prefill": prefill, "decode": decode}
+    advice = advise(load, clusters_to_try(16, 4, slots=[20]), points=2, **how)
+    for size in advice.sizes:
+        expected = []
+        for a, b in zip(judged_windows(12, 2), judged_windows(9, 2), strict=True):
+            seen = {"prefill": prefill[:a], "decode": decode[:b]}
+            place = solve(seen, size.cluster, **how).placement
+            expected.append([
+                layer_seconds(place, load[name][t], READING, top_k=2,
+                              tokens_per_batch=how["tokens_per_batch"][name]).mean()
+                for name, t in (("prefill", a), ("decode", b))
+            ])  # fmt: skip
+        mean = np.mean(expected, axis=0)
+        assert list(size.next_window.values()) == pytest.approx(mean)
+        assert size.judged == pytest.approx(np.average(expected, axis=1, weights=[1, 3]))
+    (entry,) = sizes_entry([advice])
+    assert list(entry["recommended"]["next_window"]) == ["prefill", "decode"]
 
 
 # ---- memory ----------------------------------------------------------------------------------
@@ -327,6 +352,29 @@ def test_the_command_prints_draws_and_tells_it_as_json(tmp_path, sizing):
     assert math.isclose(
         plain[0]["sizes"][1]["next_window"], np.mean(plain[0]["sizes"][1]["judged"])
     )
+
+
+def test_the_command_has_columns_for_phases(tmp_path, sizing):
+    phases = {"prefill": 8.0 * skewed(6, 2, 32), "decode": skewed(6, 2, 32)}
+    trace = Trace.of_phases(phases)
+    write_load(tmp_path / "trace.npz", trace)
+    options = ("--gpus", 8, "--slots", 40, "--hardware", "h100-ib", "--model", "gpt-oss-20b")
+    batches = (
+        "--tokens-per-batch",
+        "prefill=8192,decode=64",
+        "--phase-weight",
+        "prefill=1,decode=2",
+    )
+    done = sizing(*options, *batches, "--plot", "p.png")
+    assert done.exit_code == 0, done.stderr
+    head = "\n".join(done.stdout.splitlines()[:8])
+    assert "prefill" in head
+    assert "decode" in head
+    assert max(map(len, done.stdout.splitlines()[:9])) <= 110
+    assert "taken together" not in done.stderr
+    alone = sizing(*options, "--tokens-per-batch", 64, "--phase", "decode")
+    assert alone.exit_code == 0, alone.stderr
+    assert "prefill" not in alone.stdout
 
 
 def test_the_command_says_what_it_does_not_know(sizing):
