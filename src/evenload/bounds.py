@@ -25,7 +25,9 @@ from typing import NamedTuple
 import numpy as np
 
 from evenload.arrays import Float, Int
+from evenload.batches import judge
 from evenload.cluster import Cluster
+from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.threads import STEPS_A_THREAD, spread
 
@@ -60,6 +62,10 @@ def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
     looks for partners: milliseconds for a layer with two or three slots a GPU, against some 50
     microseconds for all other arguments.
     """
+    if problem.dispatch == "one":
+        L, E = problem.load.shape
+        placement = Placement.trivial(L, E, problem.cluster)  # any: its bound is for all
+        return judge(problem.of_load(problem.load), placement).bound
     replicated = problem.cluster.num_living_slots > problem.num_experts
     limits = [
         _bound(problem, thorough and (dispatch == "even" or not replicated))

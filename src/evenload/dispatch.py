@@ -8,11 +8,14 @@
   else ``"nearest"`` shares evenly among all, and ``"static"`` deals whole ranks out to them;
 - ``"copy"``: as ``"live"``, and then GPUs with room fetch copies of experts for every microbatch
   (MoonEP, UltraEP, LLEP), see `evenload.copying`. Only planned for: a plan's balancedness is what
-  there is before that, and after it every GPU is within the slack.
+  there is before that, and after it every GPU is within the slack;
+- ``"one"``: in each batch one replica of every expert with tokens, chosen so that the fullest GPU
+  has least to do (METRO, arXiv 2512.09277), see `evenload.splitting.OneReplica`. Only planned for:
+  a load alone does not say what a replica gets, see `evenload.batches`.
 
-Source of the last two: SGLang 0.5.23, ``srt/eplb/expert_location.py``. ``"nearest"`` is what its
-dispatch ``dynamic`` makes of a map given at the start (``--init-expert-location``) with an
-all-to-all backend; ``"static"`` is its dispatch of that name after a rebalance.
+Source of ``"nearest"`` and ``"static"``: SGLang 0.5.23, ``srt/eplb/expert_location.py``. The first
+is what its dispatch ``dynamic`` makes of a map given at the start (``--init-expert-location``) with
+an all-to-all backend; the second is its dispatch of that name after a rebalance.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from evenload.checks import in_range, one_of, part
 from evenload.cluster import Cluster
 
 DISPATCHES = ("even", "live", "nearest", "static")
-PLANNED = (*DISPATCHES, "copy")  # copies are counted, see `evenload.copying`, and balance is not
+PLANNED = (*DISPATCHES, "copy", "one")  # what a replica gets of a load is not fixed under these two
 BY_PLACE = ("nearest", "static")
 PLANNERS = ("auto", "incremental")  # solvers that plan for all; others do for "even" alone
 TIMERS = (*PLANNERS, "exact")  # solvers that plan by time

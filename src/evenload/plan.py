@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evenload.arrays import Float, keep_numpy, to_numpy
+from evenload.batches import Judged, judge
 from evenload.bounds import balancedness_bound
 from evenload.dispatch import DISPATCHES, TIMED
 from evenload.placement import Placement, check_same
@@ -39,8 +40,16 @@ def evaluated(problem: Problem, placement: Placement, load: Float) -> tuple[Floa
     """Return GPU load [L, G], balancedness [L] and straggler time under a problem's dispatch.
 
     The load [L, E] was checked before. Where the dispatch is of two kinds, what takes turns is
-    times and loads, so these are averaged.
+    times and loads, so these are averaged. Under ``"one"`` balancedness and straggler time are of
+    active experts, or by `Problem.expert_time`, in batches drawn from the load.
     """
+    if problem.dispatch == "one":
+        judged = judge(problem.of_load(load), placement)
+        waiting, least = float(judged.latest.sum()), float(judged.work.sum())
+        tokens = judged.gpu_load.sum(axis=1, keepdims=True)
+        part = np.divide(judged.gpu_load, tokens, out=judged.gpu_load, where=tokens > 0.0)
+        ratio = max(1.0, waiting / least) if least > 0.0 else 1.0
+        return part * load.sum(axis=1, keepdims=True), judged.balancedness, ratio
     loads, reached, waiting = np.zeros((len(load), placement.cluster.num_gpus)), [], 0.0
     for dispatch, share in problem.dispatches:
         weights = placement.weights(load, dispatch, problem.tokens_from)
@@ -179,10 +188,21 @@ class Plan:
     @cached_property
     def phase_seconds(self) -> dict[str, Any] | None:
         """What `seconds` is the mean of: that of each phase by its name, float64 [L] each."""
-        if self.problem.expert_time is None or self.problem.dispatch not in TIMED:
+        if self.problem.expert_time is None:
             return None
-        found = planned_seconds(self.problem, self.placement.rewrapped(keep_numpy))
-        return {name: self.problem.rewrap(seconds) for name, seconds in found.items()}
+        problem, judged = self.problem, self.one
+        if judged is not None:
+            many = len(problem.phases) > 1
+            each = (
+                {p.name: judge(problem.of_load(p.load, p), self.placement) for p in problem.phases}
+                if many
+                else {problem.phases[0].name: judged}
+            )
+            return {name: problem.rewrap(of.seconds) for name, of in each.items()}
+        if problem.dispatch not in TIMED:
+            return None
+        found = planned_seconds(problem, self.placement.rewrapped(keep_numpy))
+        return {name: problem.rewrap(seconds) for name, seconds in found.items()}
 
     @cached_property
     def seconds(self) -> Any:
@@ -200,9 +220,33 @@ class Plan:
         """Proven lower limit on the `seconds` of any placement, float64 [L]; None without them."""
         if self.phase_seconds is None:
             return None
+        if self.one is not None:
+            return self.problem.rewrap(self.one.seconds_bound)
         least = least_seconds(self.problem)
         proven = self.proven_seconds
         return self.problem.rewrap(least if proven is None else np.maximum(least, proven))
+
+    @cached_property
+    def one(self) -> Judged | None:
+        """What the dispatch ``"one"`` comes to, see `evenload.batches`; None for other dispatches.
+
+        In other batches than the plan was made for, drawn from what the load may be.
+        """
+        problem = self.problem
+        return judge(problem, self.placement) if problem.dispatch == "one" else None
+
+    @property
+    def active(self) -> Any:
+        """Expected most active experts on a GPU under dispatch ``"one"``, float64 [L]; else None.
+
+        `active_bound` is what no placement has less of.
+        """
+        return None if self.one is None else self.problem.rewrap(self.one.active)
+
+    @property
+    def active_bound(self) -> Any:
+        """Mean over batches of active experts per GPU, rounded up, float64 [L]; else None."""
+        return None if self.one is None else self.problem.rewrap(self.one.active_bound)
 
     @cached_property
     def under(self) -> dict[str, float]:
@@ -284,6 +328,11 @@ class Plan:
             lines.append(
                 f"copies          mean {float(self.copies.mean()):.2f} per layer and microbatch at "
                 f"{self.problem.copy_slack:.0%} slack"
+            )
+        if self.one is not None:
+            lines.append(
+                f"active experts  mean {float(self.active.mean()):.2f} on the fullest GPU "
+                f"(at least {float(self.active_bound.mean()):.2f})"
             )
         if self.moves is not None:
             lines.append(

@@ -78,11 +78,13 @@ def solve(
     cross_node_price : float, default 1
         For ``"prefer"``: what one token costs that is computed away from its group's home node, in
         tokens computed by a GPU.
-    dispatch : {"even", "live", "nearest", "static", "copy"}, default "even"
+    dispatch : {"even", "live", "nearest", "static", "copy", "one"}, default "even"
         How the engine picks a replica for a token, see `evenload.dispatch`: what the plan is made
         for and measured by. A plan for ``"live"`` is poor where tokens are shared evenly, see
         `Plan.under`. A plan for ``"copy"`` is one of homes, and perhaps a few residents more, for
         a balancer that copies experts for every microbatch, see `evenload.copying`: `Plan.copies`.
+        A plan for ``"one"`` is one for small batches, in which one replica of each active expert is
+        used, see `evenload.splitting.OneReplica`: `Plan.active`. Takes `tokens_per_batch`.
     live_share : float, default 1
         For ``"live"``: part of the time, above 0, in which the engine has the live split; in the
         rest it shares evenly.

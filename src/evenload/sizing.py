@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from evenload.arrays import Float, check_load, keep_numpy, within_range
+from evenload.batches import judge
 from evenload.checks import one_of, positive_int
 from evenload.cluster import Cluster
 from evenload.cost.presets import HARDWARE, MODELS, check_model_shape, kv_bytes_per_token
 from evenload.forecast import is_trace
-from evenload.phases import Phase
 from evenload.placement import Placement
-from evenload.plan import evaluated
+from evenload.plan import Plan, evaluated
 from evenload.planner import solve
 from evenload.problem import Problem
 from evenload.seconds import planned_seconds
@@ -31,14 +31,16 @@ WORTH = 0.02  # of what no redundancy takes, to be saved at least
 FILLED = 0.9
 UNKNOWN = 0.01  # of the memory left, for each slot per GPU where it is not known
 
+# What a placement takes by phase, as planned and in the next window, and the mean over phases.
+_Judged: TypeAlias = tuple[dict[str, float], dict[str, float], float]
+
 
 @dataclass(frozen=True, eq=False)
 class Size:
-    """One number of slots under one dispatch, and what plans with it come to."""
+    """One number of slots, and what plans with it come to."""
 
     cluster: Cluster
     redundant: int  #: slots per GPU beyond the fewest that hold every expert
-    dispatch: str
     #: By phase: mean seconds per layer and batch of the slowest GPU, or, where experts' time is not
     #: known, its tokens over the mean GPU's; on the loads that the plans were made from.
     in_sample: Mapping[str, float]
@@ -71,13 +73,18 @@ class Size:
 class Advice:
     """What slots gain on one number of GPUs, and how many of them to buy."""
 
-    sizes: tuple[Size, ...]  #: by dispatch, slots ascending
+    dispatch: str
+    sizes: tuple[Size, ...]  #: slots ascending, from the fewest on
     in_order: Size  #: the fewest slots with experts in order, as engines start
-    none: Size  #: that of least cost without redundant slots
     best: Size  #: that of least cost
     chosen: Size  #: what is recommended; `none` where buying does not pay
     time_source: str | None  #: where experts' seconds come from; None where tokens are counted
     unseen: bool  #: whether they are judged by windows that no plan has seen
+
+    @property
+    def none(self) -> Size:
+        """The fewest slots, planned."""
+        return self.sizes[0]
 
     @property
     def num_gpus(self) -> int:
@@ -143,7 +150,6 @@ def advise(
     load: Any,
     clusters: Sequence[Cluster],
     *,
-    dispatches: Sequence[str] = ("even",),
     model: str | None = None,
     hardware: str | None = None,
     points: int = POINTS,
@@ -165,9 +171,6 @@ def advise(
         As for `evenload.solve`. Without windows plans are judged by what they were made from.
     clusters : sequence of Cluster
         As `clusters_to_try` returns them: the first has the fewest slots.
-    dispatches : sequence of str
-        Ways in which the engine could pick replicas, see `evenload.dispatch`; the recommendation is
-        for the best of them.
     model, hardware : str, optional
         Presets, for the memory that experts take and leave; see `evenload.cost`.
     points : int, default 4
@@ -176,12 +179,14 @@ def advise(
         Told what is tried.
     **options
         Of `evenload.solve`: with `expert_time` and `tokens_per_batch` seconds are judged, else
-        tokens on the slowest GPU, relative to the mean.
+        tokens on the slowest GPU, relative to the mean. Seconds under dispatch ``"one"`` wait for
+        the slowest GPU of each batch, and under others for that with the largest mean over batches:
+        these two do not compare.
 
     Raises
     ------
     ValueError
-        For no dispatch or cluster, a model of another shape, and whatever `evenload.solve` refuses.
+        For no cluster, a model of another shape, and whatever `evenload.solve` refuses.
 
     Examples
     --------
@@ -191,30 +196,24 @@ def advise(
     >>> advice.chosen.redundant
     0
     """
-    if not dispatches or not clusters:
-        raise ValueError("dispatches and clusters must not be empty; use at least one of each")
+    if not clusters:
+        raise ValueError("clusters is empty; use those of clusters_to_try")
     windows = _Windows(load, positive_int("points", points))
     memory = _Memory(model, hardware, clusters[0], windows.shape)
     sizes, in_order = [], None
-    for dispatch in dict.fromkeys(dispatches):
-        for cluster in clusters:
-            say(f"{cluster.num_slots} slots on {cluster.num_gpus} GPUs, dispatch {dispatch}")
-            plans = [solve(seen, cluster, dispatch=dispatch, **options) for seen in windows.before]
-            judged = [
-                _judged(plan.problem, plan.placement, n, windows) for n, plan in enumerate(plans)
-            ]
-            sizes.append(memory.of(cluster, dispatch, judged))
-            if in_order is None:
-                trivial = Placement.trivial(*windows.shape, cluster)
-                judged = [
-                    _judged(plan.problem, trivial, n, windows) for n, plan in enumerate(plans)
-                ]
-                in_order = memory.of(cluster, dispatch, judged)
+    for cluster in clusters:
+        say(f"{cluster.num_slots} slots on {cluster.num_gpus} GPUs")
+        plans = [solve(seen, cluster, **options) for seen in windows.before]
+        sizes.append(memory.of(cluster, [windows.judge(n, p) for n, p in enumerate(plans)]))
+        if in_order is None:
+            trivial = Placement.trivial(*windows.shape, cluster)
+            judged = [windows.judge(n, plan, trivial) for n, plan in enumerate(plans)]
+            in_order = memory.of(cluster, judged)
     assert in_order is not None
-    curve = plans[0].problem.expert_time
-    return _chosen(
-        tuple(sizes), in_order, None if curve is None else curve.source, bool(windows.after)
-    )
+    curve, dispatch = plans[0].problem.expert_time, plans[0].problem.dispatch
+    source = None if curve is None else curve.source
+    best, chosen = _chosen(sizes)
+    return Advice(dispatch, tuple(sizes), in_order, best, chosen, source, bool(windows.after))
 
 
 class _Windows:
@@ -240,43 +239,46 @@ class _Windows:
         L, E = check_load(next(iter(self.after[0].values())) if count else self._last)[0].shape
         self.shape = L, E
 
+    def judge(self, point: int, plan: Plan, placement: Placement | None = None) -> _Judged:
+        """Return what a plan's placement, or another one, takes."""
+        problem, planned = plan.problem, placement or plan.placement
+        phases, weights = problem.phases, [phase.weight for phase in problem.phases]
+        place = planned.rewrapped(keep_numpy)
+        seen = {p.name: _takes(problem.of_load(p.load, p), place) for p in phases}
+        found = dict[str, float]()
+        if self.after:
+            after = {name: within_range(load) for name, load in self.after[point].items()}
+            found = {p.name: _takes(problem.of_load(after[p.name], p), place) for p in phases}
+        return seen, found, float(np.average(list((found or seen).values()), weights=weights))
+
     def _add(self, seen: dict[str, Any]) -> None:
         self._last = next(iter(seen.values()))
         self.before.append(self._last if list(seen) == [""] else seen)
 
 
 def judged_windows(num_windows: int, points: int) -> list[int]:
-    """Return numbers of windows of a trace's second half, evenly spaced; none where it has one."""
+    """Return numbers of windows of a trace's second half, evenly spaced, the last one always.
+
+    None where it has one window only.
+    """
     first = max(1, (num_windows + 1) // 2)
-    count = min(points, num_windows - first)
-    return (
-        np.linspace(first, num_windows - 1, count).round().astype(int).tolist() if count > 0 else []
-    )
+    count = max(0, min(points, num_windows - first))
+    spaced = np.linspace(num_windows - 1, first, count)[::-1]
+    return [int(number) for number in spaced.round()]
 
 
 def _stacked(trace: Trace, end: int) -> Float:
     return np.stack([trace.window(t) for t in range(max(0, end - MEMORY), end)])
 
 
-def _judged(
-    problem: Problem, placement: Placement, point: int, windows: _Windows
-) -> tuple[dict[str, float], dict[str, float], float]:
-    """Return what a placement takes by phase, as planned and in the next window, and their mean."""
-    alone, place = problem.alone, placement.rewrapped(keep_numpy)
-
-    def takes(phase: Phase, load: Float) -> float:
-        one = replace(alone, load=load, phases=(replace(phase, load=load),))
-        if problem.expert_time is None:
-            return evaluated(one, place, load)[2]
-        return float(planned_seconds(one, place)[phase.name].mean())
-
-    seen = {phase.name: takes(phase, phase.load) for phase in problem.phases}
-    found = dict[str, float]()
-    if windows.after:
-        after = windows.after[point]
-        found = {p.name: takes(p, within_range(after[p.name])) for p in problem.phases}
-    weights = [phase.weight for phase in problem.phases]
-    return seen, found, float(np.average(list((found or seen).values()), weights=weights))
+def _takes(problem: Problem, placement: Placement) -> float:
+    """Return what a placement takes for a problem's load, mean over layers; see `Size`."""
+    if problem.expert_time is None:
+        return evaluated(problem, placement, problem.load)[2]
+    if problem.dispatch == "one":
+        return float(judge(problem, placement).seconds.mean())
+    (seconds,) = planned_seconds(problem, placement).values()
+    return float(seconds.mean())
 
 
 class _Memory:
@@ -294,18 +296,12 @@ class _Memory:
         if hardware is not None:
             self._room = FILLED * HARDWARE[one_of("hardware", hardware, HARDWARE)].memory
 
-    def of(
-        self,
-        cluster: Cluster,
-        dispatch: str,
-        judged: Sequence[tuple[dict[str, float], dict[str, float], float]],
-    ) -> Size:
+    def of(self, cluster: Cluster, judged: Sequence[_Judged]) -> Size:
         """Return the size, from what was judged at each point."""
         seen, after, means = zip(*judged, strict=True)
         size = Size(
             cluster,
             cluster.slots_per_gpu - self._fewest,
-            dispatch,
             in_sample=_mean(seen),
             next_window=_mean(after),
             judged=np.array(means),
@@ -325,22 +321,16 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def _chosen(
-    sizes: tuple[Size, ...], in_order: Size, time_source: str | None, unseen: bool
-) -> Advice:
-    """Recommend one of some sizes, see `advise`."""
+def _chosen(sizes: Sequence[Size]) -> tuple[Size, Size]:
+    """Return the size of least cost, and that to recommend, see `advise`."""
 
-    def within(size: Size, best: Size, part: float) -> bool:
+    def within(size: Size, part: float) -> bool:
         """Whether a size costs at most so much more than the best, or might by chance."""
         more = size.judged * (best.left / size.left) - best.judged
         error = more.std(ddof=1) / math.sqrt(len(more)) if len(more) > 1 else 0.0
         return bool(more.mean() <= max(part * best.time, float(error)))
 
-    least = min(size.redundant for size in sizes)
-    none = min((size for size in sizes if size.redundant == least), key=lambda s: s.cost)
-    best = min(sizes, key=lambda size: size.cost)
-    chosen = none
-    if math.isfinite(best.cost) and not within(none, best, WORTH / (1.0 - WORTH)):
-        near = [size for size in sizes if size.cost < math.inf and within(size, best, NEAR)]
-        chosen = min(near, key=lambda size: (size.redundant, size.cost))
-    return Advice(sizes, in_order, none, best, chosen, time_source, unseen)
+    none, best = sizes[0], min(sizes, key=lambda size: size.cost)
+    if best.cost == math.inf or within(none, WORTH / (1.0 - WORTH)):
+        return best, none
+    return best, next(size for size in sizes if size.left > 0.0 and within(size, NEAR))

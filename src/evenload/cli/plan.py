@@ -187,16 +187,9 @@ def _advice(args: Namespace, file: LoadFile, how: dict[str, Any]) -> Advice:
     copies = 1 if args.survive is None else 1 + (args.survive_count or 1)
     clusters = clusters_to_try(file.load.shape[1], args.gpus, args.nodes, copies=copies)
     whole = file.trace is not None and file.window is None
-    options = {name: value for name, value in how.items() if name != "dispatch"}
-    options |= {"hardware": args.hardware, "model": shared.model_named(args, *file.load.shape)}
+    options = how | {"hardware": args.hardware, "model": shared.model_named(args, *file.load.shape)}
     with shared.busy("sizes") as say:
-        return advise(
-            _loads(args, file, windows=whole)[0],
-            clusters,
-            dispatches=[args.dispatch],
-            say=say,
-            **options,
-        )
+        return advise(_loads(args, file, windows=whole)[0], clusters, say=say, **options)
 
 
 def _seconds_entry(args: Namespace, plan: Plan) -> dict[str, float]:

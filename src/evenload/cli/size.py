@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evenload.checks import one_of
 from evenload.cli import shared
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ OPTIONS = {
         **shared.GROUPS,
     },
     "dispatch": {
-        "--dispatch NAME*": "How the engine may pick replicas for tokens; the best of them is "
-        "recommended. May be given repeatedly. Default: even.",
+        "--dispatch NAME*": "How the engine picks replicas for tokens: even, live, nearest, "
+        "static, or one (with --tokens-per-batch). May be given repeatedly. Default: even.",
     },
     "seconds and memory": {
         "--hardware NAME": "Whose memory, and with --tokens-per-batch whose seconds: h100-ib, "
@@ -61,6 +62,7 @@ def run(args: Namespace) -> None:
     that take about the least time, and none where that saves too little. What slots take of the KV
     cache counts where --hardware is named. Phases that the file tells apart are judged together.
     """
+    from evenload.dispatch import DISPATCHES
     from evenload.report.sizes import print_sizes, sizes_entry
     from evenload.sizing import advise, clusters_to_try
 
@@ -70,11 +72,14 @@ def run(args: Namespace) -> None:
     load = shared.phases_of(trace)
     gpus = _gpus(args, trace.num_experts)
     options = _options(args, trace)
+    known = (*DISPATCHES, "one")
+    ways = list(dict.fromkeys(one_of("--dispatch", n, known) for n in args.dispatch or ["even"]))
     advices = []
     with shared.kernels(), shared.busy("sizes") as say:
         for count, nodes, slots in gpus:
             clusters = clusters_to_try(trace.num_experts, count, nodes, slots=slots)
-            advices.append(advise(load, clusters, say=say, **options))
+            for dispatch in ways:
+                advices.append(advise(load, clusters, say=say, dispatch=dispatch, **options))
     if args.plot is not None:
         from evenload.report.figures import draw_sizes, save_figure
 
@@ -104,13 +109,9 @@ def _gpus(args: Namespace, num_experts: int) -> list[tuple[int, int, list[int]]]
 
 def _options(args: Namespace, trace: Trace) -> dict[str, Any]:
     """Return what the options say as arguments of `advise`."""
-    from evenload.checks import one_of
-    from evenload.dispatch import DISPATCHES
-
     shape = trace.num_layers, trace.num_experts
     options: dict[str, Any] = shared.batches_of(args, *shape)
-    ways = [one_of("--dispatch", name, DISPATCHES) for name in args.dispatch or ["even"]]
-    options |= {"dispatches": ways, "num_groups": args.groups, "points": args.points}
+    options |= {"num_groups": args.groups, "points": args.points}
     options |= {"hardware": args.hardware, "model": shared.model_named(args, *shape)}
     if args.phase_weight is not None:
         options["phase_weight"] = shared.by_phase("--phase-weight", args.phase_weight, float)

@@ -118,7 +118,7 @@ def _rows(curves: tuple[ExpertTime, ...], B: int, fewest: int, most: int) -> tup
     replicas = np.arange(fewest, most + 1)[:, None]
     ticks = np.empty((len(curves), len(replicas), len(chance)), np.int64)
     for k, p in enumerate(chance):
-        first, weight = _binomial(B, int(p))
+        first, weight = binomial(B, int(p))
         few, more = np.divmod(np.arange(first, first + len(weight)), replicas)  # [R, n]
         time = by_tokens[:, few] * (replicas - more)
         time += by_tokens[:, np.minimum(few + 1, B)] * more
@@ -140,7 +140,7 @@ def _chances(B: int) -> Int:
     return np.array([0, *steps, CERTAIN], np.int64)
 
 
-def _binomial(B: int, p: int) -> tuple[int, Float]:
+def binomial(B: int, p: int) -> tuple[int, Float]:
     """Return the chances of first, first + 1, ... of B tokens, each with chance p / `CERTAIN`.
 
     From the likeliest number on, each from its neighbour; those left out are below 1e-15 together.

@@ -143,7 +143,8 @@ def draw_sizes(advices: Sequence[Advice]) -> Figure:
     """
     first = advices[0]
     phases, known = list(first.none.in_sample), first.none.weight_bytes is not None
-    ways = list(dict.fromkeys(size.dispatch for size in first.sizes))
+    gpus = dict(zip(dict.fromkeys(advice.num_gpus for advice in advices), cycle(LIGHT)))
+    ways = dict(zip(dict.fromkeys(of.dispatch for of in advices), cycle(DASHES.values())))
     figure = _figure(7.5, 1.2 + 3.4 * len(phases), 130)
     rows = list(figure.subplots(len(phases), 1, sharex=True, squeeze=False)[:, 0])
     scale = 1e6 if first.time_source else 1.0
@@ -153,13 +154,13 @@ def draw_sizes(advices: Sequence[Advice]) -> Figure:
         return taken, scale * (size.next_window or size.in_sample)[phase]
 
     for axes, phase in zip(rows, phases, strict=True):
-        for advice, colour in zip(advices, cycle(LIGHT)):
-            for way, (dash, _) in zip(ways, cycle(DASHES.values())):
-                points = [point(size, phase) for size in advice.sizes if size.dispatch == way]
-                under = f", {way}" if len(ways) > 1 else ""
-                label = f"{counted(advice.num_gpus, 'GPU')}{under}"
-                axes.plot(*zip(*points, strict=True), dash, marker="o", markersize=4,
-                          color=colour, label=label)  # fmt: skip
+        for advice in advices:
+            colour, dash = gpus[advice.num_gpus], ways[advice.dispatch][0]
+            points = [point(size, phase) for size in advice.sizes]
+            under = f", {advice.dispatch}" if len(ways) > 1 else ""
+            label = f"{counted(advice.num_gpus, 'GPU')}{under}"
+            how = {"marker": "o", "markersize": 4, "color": colour, "label": label}
+            axes.plot(*zip(*points, strict=True), dash, **how)
             star = {"markersize": 15, "mec": "white", "color": colour, "zorder": 5}
             axes.plot(*point(advice.in_order, phase), "o", mfc="none", mec=colour, zorder=4)
             if advice.fits:

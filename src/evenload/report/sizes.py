@@ -48,43 +48,38 @@ def _saves(size: Size, none: Size) -> str:
     return f"saves {percent_down(part)} of the time"
 
 
-def reason(advice: Advice) -> str:
-    """Return the recommendation for one number of GPUs, with its reason, in one sentence."""
+def reason(advice: Advice, *, told: bool = False) -> str:
+    """Return the recommendation in one sentence, with its reason; the dispatch where `told`."""
     none, best, chosen = advice.none, advice.best, advice.chosen
-    gpus = counted(advice.num_gpus, "GPU")
-    ways = len({size.dispatch for size in advice.sizes}) > 1
-
-    def under(size: Size) -> str:
-        return f" under dispatch {size.dispatch}" if ways else ""
-
+    head = counted(advice.num_gpus, "GPU") + (f", dispatch {advice.dispatch}" if told else "")
     if not advice.fits:
-        assert none.weight_bytes is not None
-        assert none.room is not None
+        taken, room = none.weight_bytes or 0.0, none.room or 0.0
         return (
-            f"{gpus}: does not fit: the experts take {four_digits(none.weight_bytes / 1e9)} GB per "
-            f"GPU, of {four_digits((none.weight_bytes + none.room) / 1e9)} GB that an engine fills "
-            f"({FILLED:.0%} of the memory)"
+            f"{head}: does not fit: the experts take {four_digits(taken / 1e9)} GB per GPU, of "
+            f"{four_digits((taken + room) / 1e9)} GB that an engine fills ({FILLED:.0%} of the "
+            "memory)"
         )
     if chosen is not none:
-        text = f"{gpus}: buy {_more(chosen)} ({chosen.cluster.num_slots} a layer){under(chosen)}"
-        text += f": {_saves(chosen, none)}{_memory(chosen, none)}"
+        text = f"{head}: buy {_more(chosen)} ({chosen.cluster.num_slots} a layer): "
+        text += _saves(chosen, none) + _memory(chosen, none)
         if best is not chosen:
             text += f"; {best.redundant} would save {percent_down(1.0 - best.time / none.time)}"
-            text += under(best) if best.dispatch != chosen.dispatch else ""
         return text
-    others = [size for size in advice.sizes if size.redundant > none.redundant]
-    if not others:
-        return f"{gpus}: buy none: no other number was tried"
-    other = min(others, key=lambda size: (size.cost, size.time))
-    return f"{gpus}: buy none: {_more(other)}{under(other)} {_saves(other, none)}" + _memory(
-        other, none
-    )
+    if len(advice.sizes) == 1:
+        return f"{head}: buy none: no other number was tried"
+    other = min(advice.sizes[1:], key=lambda size: (size.cost, size.time))
+    return f"{head}: buy none: {_more(other)} {_saves(other, none)}{_memory(other, none)}"
+
+
+def _ways(advices: Sequence[Advice]) -> bool:
+    return len({advice.dispatch for advice in advices}) > 1
 
 
 def sizes_lines(advices: Sequence[Advice]) -> list[str]:
     """Return the sentences below the table."""
     first = advices[0]
-    found = [*(f"{reason(advice)}." for advice in advices), rule(first)]
+    told = _ways(advices)
+    found = [*(f"{reason(advice, told=told)}." for advice in advices), rule(first)]
     if first.time_source:
         found.append(
             f"Time: of each layer's slowest GPU, mean over batches; experts {first.time_source}."
@@ -93,6 +88,11 @@ def sizes_lines(advices: Sequence[Advice]) -> list[str]:
         found.append(
             "Time: tokens on each layer's slowest GPU over the mean, which is no time where "
             "batches are small; --hardware, --model and --tokens-per-batch give seconds."
+        )
+    if first.time_source and told and any(advice.dispatch == "one" for advice in advices):
+        found.append(
+            "Dispatch one waits for the slowest GPU of each batch, others for that with the "
+            "largest mean over batches: do not compare these."
         )
     if not first.unseen:
         found.append(
@@ -111,10 +111,10 @@ def _time(advice: Advice, seconds: float) -> str:
 def print_sizes(title: str, advices: Sequence[Advice], file: IO[str]) -> None:
     """Print a row for each number of slots; what is recommended has a star."""
     first, rows = advices[0], []
-    phases, ways = list(first.none.in_sample), {s.dispatch for a in advices for s in a.sizes}
+    phases, told = list(first.none.in_sample), _ways(advices)
     unit = "µs" if first.time_source else "x ideal"
     heads = ["", "GPUs", "slots\na layer", "redundant\nper GPU"]
-    heads += ["dispatch"] if len(ways) > 1 else []
+    heads += ["dispatch"] if told else []
     heads += ["GB of\nexperts", "KV tokens\nlost"] if first.none.weight_bytes is not None else []
     for phase in phases:
         of = f"{phase}\n" if phase else ""
@@ -127,7 +127,7 @@ def print_sizes(title: str, advices: Sequence[Advice], file: IO[str]) -> None:
             row = [_CHOSEN if size is advice.chosen and advice.fits else ""]
             row += [str(advice.num_gpus) if ordered else "", f"{size.cluster.num_slots:,}"]
             row.append("0, in order" if ordered else str(size.redundant))
-            row += [size.dispatch] if len(ways) > 1 else []
+            row += [advice.dispatch if ordered else ""] if told else []
             if size.weight_bytes is not None:
                 row += [four_digits(size.weight_bytes / 1e9), f"{size.kv_tokens or 0.0:,.0f}"]
             for phase in phases:
@@ -139,13 +139,12 @@ def print_sizes(title: str, advices: Sequence[Advice], file: IO[str]) -> None:
 
 
 def sizes_entry(advices: Sequence[Advice]) -> list[dict[str, Any]]:
-    """Return the advice as plain numbers, one dict for each number of GPUs."""
+    """Return the advice as plain numbers, one dict for each number of GPUs and dispatch."""
 
     def plain(size: Size) -> dict[str, Any]:
         return {
             "num_slots": size.cluster.num_slots,
             "redundant_per_gpu": size.redundant,
-            "dispatch": size.dispatch,
             "weight_bytes": size.weight_bytes,
             "kv_tokens_lost": size.kv_tokens,
             "in_sample": _named(size.in_sample),
@@ -157,6 +156,7 @@ def sizes_entry(advices: Sequence[Advice]) -> list[dict[str, Any]]:
         {
             "num_gpus": advice.num_gpus,
             "num_nodes": advice.none.cluster.num_nodes,
+            "dispatch": advice.dispatch,
             "unit": "seconds per layer and batch" if advice.time_source else "x ideal",
             "judged_by": "next window" if advice.unseen else "in-sample",
             "recommended": plain(advice.chosen) if advice.fits else None,

@@ -12,6 +12,7 @@ import torch
 from evenload.extras import needed
 from evenload.splitting.schedule import Schedule
 
+Tables = tuple[torch.Tensor, ...]  # of a `Schedule`
 MOST_GPUS = 128  # of the Triton kernel: a square of more does not fit one program's registers
 
 
@@ -31,20 +32,18 @@ def find(backend: str | None, device: torch.device, num_gpus: int) -> Callable[.
     return water_fill
 
 
-def to_device(schedule: Schedule, device: torch.device) -> tuple[torch.Tensor, ...]:
+def to_device(schedule: Schedule, device: torch.device) -> Tables:
     """Copy the tables of a schedule to a device."""
     return tuple(torch.tensor(table, device=device) for table in schedule)
 
 
-def water_fill(
-    counts_LE: torch.Tensor, tables: tuple[torch.Tensor, ...], rounds: int, out: torch.Tensor
-) -> None:
+def water_fill(counts_LE: torch.Tensor, tables: Tables, rounds: int, out: torch.Tensor) -> None:
     """Write how many of its expert's tokens each replica gets, [L, E, X], where it may get some.
 
     Takes counts [L, E] and tables from `to_device`; `out` comes in zeros. Either is of any dtype.
     """
-    resident_LGK, owner_LCG, place_LCG, speed_G = tables
-    L, E, X = out.shape
+    resident_LGK, owner_LCG, _, speed_G = tables
+    L, E, _ = out.shape
     counts_LE = torch.nn.functional.pad(counts_LE.long(), (0, 1))
     _, C, G = owner_LCG.shape
     alone_LGK = counts_LE.gather(1, resident_LGK.view(L, -1)).view(resident_LGK.shape)
@@ -65,6 +64,15 @@ def water_fill(
             quota_LG.copy_(new_LG)
     worse_L = _latest(load_LG, speed_G) > even_L
     quota_LCG = torch.where(worse_L.view(L, 1, 1), even_LCG, quota_LCG)
+    write(out, alone_LGK, quota_LCG, tables)
+
+
+def write(
+    out: torch.Tensor, alone_LGK: torch.Tensor, quota_LCG: torch.Tensor, tables: Tables
+) -> None:
+    """Write to [L, E, X] the tokens of experts with one GPU, and the quotas of the others."""
+    resident_LGK, _, place_LCG, _ = tables
+    L, E, X = out.shape
     flat = out.new_zeros(L, E * X + 1)  # one more, for the places that are none
     flat.scatter_(1, resident_LGK.view(L, -1) * X, alone_LGK.view(L, -1).to(out.dtype))
     flat.scatter_(1, place_LCG.view(L, -1), quota_LCG.view(L, -1).to(out.dtype))
