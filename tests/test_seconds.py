@@ -16,7 +16,6 @@ from evenload import Cluster, CostModel, Placement, solve
 from evenload.cost import ExpertTime, TimeTable
 from evenload.phases import Phase
 from evenload.problem import Problem
-from evenload.redundancy import smallest_redundancy
 from evenload.seconds import (
     gpu_seconds,
     layer_seconds,
@@ -280,10 +279,3 @@ def test_replica_seconds_are_the_tables() -> None:
     for e, p in enumerate((0.75, 0.25)):
         slow = [mean_time(BENT, 5, p, evenly(r)) / r for r in (1, 2, 3)]
         np.testing.assert_allclose(found[e], slow, rtol=1e-3)
-
-
-def test_slots_are_not_looked_for_by_time() -> None:
-    with pytest.raises(
-        ValueError, match=r"^expert_time with wanted=0\.99: slots are looked for by"
-    ):
-        smallest_redundancy([[1, 2, 3, 4]], 2, expert_time=ROOF, tokens_per_batch=4)

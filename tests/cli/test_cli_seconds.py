@@ -73,11 +73,3 @@ def test_hardware_and_the_model_of_the_loads_shape_are_enough(files):
 def test_what_does_not_go_together(files, options, error):
     loads = files[0] / "loads.npy"
     fails("plan", loads, "--gpus", 8, "--slots", 40, *options, error=error)
-
-
-def test_redundancy_is_looked_for_by_tokens(files):
-    fails(
-        *("plan", files[0] / "loads.npy", "--gpus", 8, "--redundant", "auto"),
-        *("--tokens-per-batch", 64, "--expert-time", "h100-ib"),
-        error="--redundant auto looks for a balance of tokens; leave out --tokens-per-batch",
-    )

@@ -106,6 +106,11 @@ PRICES = {
     "overlap (0 to 1). With the first two no model is needed, with the first four no hardware. "
     "May be given repeatedly.",
 }
+PHASE_WEIGHT = {
+    "--phase-weight NAME=X,...": "For a file of several phases: how much each counts, as "
+    "prefill=1,decode=2. Default: each the same, however many tokens it has; with "
+    "--expert-time, as much as it has batches.",
+}
 BATCHES = {
     "--expert-time NAME": "Count seconds, not tokens: what an expert takes a GPU for its tokens. A "
     ".csv of `evenload measure-expert-time`, or hardware as for --hardware.",
@@ -204,6 +209,20 @@ def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, 
     return {"expert_time": curve, "tokens_per_batch": batch, "top_k": k}
 
 
+def model_named(args: Namespace, num_layers: int, num_experts: int) -> str | None:
+    """Return the model that --model names, or of that shape where only --hardware is named."""
+    from evenload.cost import model_of
+
+    if args.model is None and args.hardware is not None:
+        return model_of(num_layers, num_experts)
+    return None if args.model is None else str(args.model)
+
+
+def effort_of(text: str) -> str | int:
+    """Return an effort: the name of a level, or a number of steps."""
+    return int(text) if text.isascii() and text.isdigit() else text
+
+
 def reading(args: Namespace) -> AbstractContextManager[None]:
     """Let the command read what --max-bytes allows, where it has that option."""
     most = getattr(args, "max_bytes", None)
@@ -236,14 +255,14 @@ def say_phases(phases: Iterable[str]) -> None:
         say(f"note: the phases {several} are taken together; --phase {names[-1]} takes one")
 
 
-def open_trace(path: Path, args: Namespace) -> Trace:
-    """Open a trace and tell on stderr what had to be assumed."""
+def open_trace(path: Path, args: Namespace, *, apart: bool = False) -> Trace:
+    """Open a trace and tell on stderr what had to be assumed; not if phases are kept `apart`."""
     from evenload.io import read_trace
 
     how = {"num_experts": args.experts, "format": args.format, "phase": args.phase}
     trace = read_trace(path, **how, **layout_of(args))
     say_notes(trace.notes)
-    say_phases(trace.phases)
+    say_phases([] if apart else trace.phases)
     return trace
 
 
@@ -256,6 +275,13 @@ def of_phase(found: Trace | PlacementFile, args: Namespace) -> Trace | Placement
     if isinstance(found, PlacementFile):
         raise ValueError("--phase takes loads of one phase, and this is a placement; leave it out")
     return found.phase(args.phase)
+
+
+def phases_of(trace: Trace) -> Trace | dict[str, Trace]:
+    """Return the trace of each phase, by its name, where there are several."""
+    if len(trace.phases) <= 1:
+        return trace
+    return {name: trace.phase(name) for name in trace.phases}
 
 
 def open_placement(
