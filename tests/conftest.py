@@ -1,6 +1,6 @@
 """Fixtures that several test files use, and no clock: a busy machine fails no test.
 
-Nor does chance: the suite draws the same examples on each run. `EVENLOAD_EXPLORE=1` draws new ones.
+Nor does chance: the suite draws the same examples on each run. `EXPLORE=1` draws new ones.
 """
 
 import os
@@ -13,7 +13,7 @@ settings.register_profile(
     "evenload",
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
-    derandomize=not os.environ.get("EVENLOAD_EXPLORE"),
+    derandomize=not os.environ.get("EXPLORE"),
 )
 settings.load_profile("evenload")
 

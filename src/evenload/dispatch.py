@@ -33,6 +33,8 @@ DISPATCHES = ("even", "live", "nearest", "static")
 PLANNED = (*DISPATCHES, "copy", "one")  # what a replica gets of a load is not fixed under these two
 BY_PLACE = ("nearest", "static")
 PLANNERS = ("auto", "incremental")  # solvers that plan for all; others do for "even" alone
+TIMERS = (*PLANNERS, "exact")  # solvers that plan by time
+TIMED = ("even", "live")  # under which seconds are known, see `evenload.seconds`
 SEED = 42  # SGLang's
 SLACK, MOST_SLACK = 0.05, 100.0  # what copying leaves above a GPU's part: the default, and at most
 
@@ -59,6 +61,15 @@ def check_dispatch(
             f"dispatch 'copy', or a copy_slack of {SLACK}"
         )
     return word, share, check_tokens_from(tokens_from, word, cluster), slack
+
+
+def check_timed(dispatch: str) -> None:
+    """Raise `ValueError` unless the seconds of experts are known under a dispatch."""
+    if dispatch not in TIMED:
+        raise ValueError(
+            f"dispatch={dispatch!r} is beyond expert_time; use dispatch 'even' or 'live', or leave "
+            "expert_time out"
+        )
 
 
 def check_slack(name: str, slack: Any) -> float:

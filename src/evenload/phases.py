@@ -9,6 +9,7 @@ from evenload.arrays import Float
 from evenload.checks import whole_number
 from evenload.cost.expert_time import ExpertTime
 from evenload.cost.table import MOST_TOKENS
+from evenload.dispatch import check_timed
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,8 @@ def check_batches(
             f"expert_time={expert_time!r} is no ExpertTime; use ExpertTime.preset, "
             "ExpertTime.read, or points of one's own"
         )
+    if expert_time is not None and dispatch != "one":
+        check_timed(dispatch)
     k = whole_number("top_k", top_k, 1, num_experts)
     if tokens_per_batch is None:
         if expert_time is not None or dispatch == "one":

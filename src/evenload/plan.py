@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from evenload.arrays import Float
+from evenload.arrays import Float, keep_numpy, to_numpy
 from evenload.batches import Judged, judge
 from evenload.bounds import balancedness_bound
-from evenload.dispatch import DISPATCHES
+from evenload.dispatch import DISPATCHES, TIMED
 from evenload.placement import Placement, check_same
 from evenload.problem import Problem
+from evenload.seconds import least_seconds, over_phases, planned_seconds
 from evenload.solvers.answer import Answer
 from evenload.traffic import away_share
 
@@ -103,6 +104,7 @@ class Plan:
     notes: tuple[str, ...]  #: what was not possible, with the reason
     problem: Problem  #: what was solved; its load is a copy of its own
     proven: Float | None = None  #: limit on the balancedness that the solver itself proved, [L]
+    proven_seconds: Float | None = None  #: limit on the seconds that the solver itself proved, [L]
     moves: Any = None  #: experts that are new to their GPU, int64 [L]; None if nothing ran before
 
     @classmethod
@@ -129,6 +131,7 @@ class Plan:
             notes=(*notes, *answer.notes, *_told_of_even(problem, placement, balancedness)),
             problem=replace(problem, load=problem.load.copy()),
             proven=answer.bound,
+            proven_seconds=answer.least_seconds,
             moves=None if current is None else wrap(placement.arrivals(current)),
         )
 
@@ -182,6 +185,39 @@ class Plan:
     def active_bound(self) -> Any:
         """Mean over batches of active experts per GPU, rounded up, float64 [L]; else None."""
         return None if self.one is None else self.problem.rewrap(self.one.active_bound)
+
+    @cached_property
+    def phase_seconds(self) -> dict[str, Any] | None:
+        """What `seconds` is the mean of: that of each phase by its name, float64 [L] each."""
+        if self.problem.expert_time is None or self.problem.dispatch not in TIMED:
+            return None
+        found = planned_seconds(self.problem, self.placement.rewrapped(keep_numpy))
+        return {name: self.problem.rewrap(seconds) for name, seconds in found.items()}
+
+    @cached_property
+    def seconds(self) -> Any:
+        """Mean seconds per batch of each layer's slowest GPU, float64 [L].
+
+        By the problem's `expert_time`, see `evenload.seconds`; None without one. Under dispatch
+        ``"one"`` the slowest GPU is that of each batch.
+        """
+        if self.one is not None and self.one.seconds is not None:
+            return self.problem.rewrap(self.one.seconds)
+        if self.phase_seconds is None:
+            return None
+        found = {name: to_numpy(name, of)[0] for name, of in self.phase_seconds.items()}
+        return self.problem.rewrap(over_phases(self.problem, found))
+
+    @cached_property
+    def seconds_bound(self) -> Any:
+        """Proven lower limit on the `seconds` of any placement, float64 [L]; None without them."""
+        if self.one is not None and self.one.seconds_bound is not None:
+            return self.problem.rewrap(self.one.seconds_bound)
+        if self.phase_seconds is None:
+            return None
+        least = least_seconds(self.problem)
+        proven = self.proven_seconds
+        return self.problem.rewrap(least if proven is None else np.maximum(least, proven))
 
     @cached_property
     def under(self) -> dict[str, float]:
@@ -246,6 +282,8 @@ class Plan:
         if self.problem.survive is not None:
             what, count = self.problem.survive
             lines.append(f"survives        any {count} {what}{'s' if count > 1 else ''}")
+        if self.seconds is not None:
+            lines.insert(4, f"seconds         {self._seconds_words()}")
         if self.expected_balancedness is not None:
             lines.append(f"over samples    mean {float(self.expected_balancedness.mean()):.4f}")
         if self.copies is not None:
@@ -267,8 +305,19 @@ class Plan:
             lines.append(f"away from home  {float(self.away_share.mean()):.2%} of the load")
         return "\n".join([*lines, *(f"note            {note}" for note in self.notes)])
 
-    def __repr__(self) -> str:
+    def _seconds_words(self) -> str:
+        mean, least = (float(each.mean()) for each in (self.seconds, self.seconds_bound))
+        worst = float(self.seconds.max())
         return (
-            f"<Plan by {self.solver}: balancedness {float(self.balancedness.mean()):.4f}, bound "
-            f"{float(self.bound.mean()):.4f}, {self.placement!r}>"
+            f"mean {1e6 * mean:.2f} us per layer and batch, worst layer {1e6 * worst:.2f} us; "
+            f"bound mean {1e6 * least:.2f} us"
+        )
+
+    def __repr__(self) -> str:
+        timed = ""
+        if self.seconds is not None:
+            timed = f"{1e6 * float(self.seconds.mean()):.2f} us per layer and batch, "
+        return (
+            f"<Plan by {self.solver}: {timed}balancedness {float(self.balancedness.mean()):.4f}, "
+            f"bound {float(self.bound.mean()):.4f}, {self.placement!r}>"
         )

@@ -6,16 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from evenload.arrays import keep_numpy
+from evenload.arrays import Float, keep_numpy
 from evenload.bounds import balancedness_bound
 from evenload.checks import not_negative
 from evenload.cluster import Cluster
 from evenload.cost import CostModel, ExpertTime
-from evenload.dispatch import PLANNERS, SLACK
+from evenload.dispatch import PLANNERS, SLACK, TIMERS
 from evenload.forecast import is_trace, outlook
 from evenload.placement import Placement, check_model
 from evenload.plan import Plan, evaluated
 from evenload.problem import CROSS_NODE_PRICE, Problem
+from evenload.seconds import over_phases, planned_seconds, tokens_per_second
 from evenload.solvers import get_solver
 from evenload.solvers.answer import Answer
 from evenload.solvers.auto import choose
@@ -96,8 +97,10 @@ def solve(
         For a trace: what predicts the window after it, see `evenload.forecast.forecast`. Default:
         ``"adaptive"``.
     expert_time : ExpertTime, optional
-        Seconds that one expert takes a GPU for its tokens in a batch: plans then make the slowest
-        GPU's expected time short, not its number of tokens. Takes `tokens_per_batch`.
+        Seconds that one expert takes a GPU of full speed for its tokens in a batch: plans then make
+        the slowest GPU's mean time short, not its number of tokens, see `Plan.seconds`. Takes
+        `tokens_per_batch`. Where tokens and time are in proportion plans are the same as without;
+        so they are under a live split, which shares tokens.
     tokens_per_batch : int, optional
         Tokens that all GPUs together put through a layer at once.
     top_k : int, default 1
@@ -105,7 +108,8 @@ def solve(
         each expert that it goes to.
     cost : CostModel, optional
         What moves from `current` take: unless `move_cost` says another price, each has to gain that
-        time, of serving the load's tokens (a trace's last window's) once. Default: prices of the
+        time, of serving the load's tokens (a trace's last window's) once, by `expert_time` where
+        there is one. Default: prices of the
         solver ``"incremental"``, which are in balancedness. Not for the dispatch ``"copy"``, whose
         balancer fetches experts all the time.
     max_move_seconds : float, optional
@@ -127,10 +131,11 @@ def solve(
         For an illegal load, anything unknown, and what cannot be combined: fewer slots than
         experts, groups that do not divide the experts, a topology that cannot be met, a price
         without ``"prefer"``, a dispatch other than ``"even"`` with ``"prefer"`` or with a solver
-        but ``"incremental"``, a live share, tokens or slack for another dispatch, too few slots,
-        GPUs or nodes to survive with, topology ``"prefer"`` or ``"strict"`` that leaves copies no
-        other node, an estimator without a trace, a current placement of another model, a cost or
-        seconds of moves without what moves would start from.
+        but ``"incremental"``, an expert's time for a solver but that or ``"exact"``, or for a
+        dispatch but ``"even"``, ``"live"`` or ``"one"``, a live share, tokens or slack for another
+        dispatch, too few slots, GPUs or nodes to survive with, topology ``"prefer"`` or
+        ``"strict"`` that leaves copies no other node, an estimator without a trace, a current
+        placement of another model, a cost or seconds of moves without what moves would start from.
 
     Examples
     --------
@@ -166,7 +171,10 @@ def solve(
     assert cost is not None
     priced = solver in ("auto", "incremental") and dispatch != "copy"
     if priced and "move_cost" not in options and problem.load.any():
-        options["move_cost"] = cost.move_cost(problem.load, cluster)
+        serving = cost
+        if problem.expert_time is not None:
+            serving = replace(cost, tokens_per_second=tokens_per_second(problem))
+        options["move_cost"] = serving.move_cost(problem.load, cluster)
     plan = solve_problem(problem, solver, notes, **options)
     return plan if limit is None else _within(plan, cost, limit, options)
 
@@ -180,8 +188,11 @@ def solve_problem(
         name, reason, defaults = choose(problem)
         options = options if "effort" in options else {**defaults, **options}
     run = get_solver(name)
-    if problem.expert_time is not None and problem.dispatch != "one":
-        raise ValueError("expert_time is not planned for yet; leave it out")
+    if problem.by_time and name not in TIMERS:
+        raise ValueError(
+            f"expert_time is beyond solver {name!r}; use solver 'incremental', 'exact' or 'auto', "
+            "or leave expert_time out"
+        )
     if problem.dispatch != "even" and name not in PLANNERS:
         raise ValueError(
             f"dispatch={problem.dispatch!r} is beyond solver {name!r}; use solver 'incremental' or "
@@ -240,9 +251,7 @@ def _within(plan: Plan, cost: CostModel, limit: float, options: dict[str, Any]) 
             f"and max_move_seconds={limit:g} do not suffice to come to a plan that does; use "
             f"{seconds.sum() * 1.001:.4g}, or leave it out"
         )
-    _, before, _ = evaluated(problem, current, problem.load)
-    _, after, _ = evaluated(problem, planned, problem.load)
-    gain = problem.load.sum(axis=1) * (1.0 / before - 1.0 / after)
+    gain = problem.load.sum(axis=1) * (_slowness(problem, current) - _slowness(problem, planned))
     rate = np.divide(gain, seconds, out=np.zeros_like(gain), where=seconds > 0.0)
     moving, spent = seconds == 0.0, 0.0
     for layer in np.argsort(-rate, kind="stable"):
@@ -262,6 +271,13 @@ def _within(plan: Plan, cost: CostModel, limit: float, options: dict[str, Any]) 
     )
     answer = Answer(Placement(rows, problem.cluster, problem.num_experts))
     return Plan.evaluate(problem, answer, plan.solver, plan.reason, (*plan.notes, note))
+
+
+def _slowness(problem: Problem, placement: Placement) -> Float:
+    """Return what each layer's slowest GPU takes for as many tokens, in any unit, [L]."""
+    if problem.by_time:
+        return over_phases(problem, planned_seconds(problem, placement))
+    return np.asarray(1.0 / evaluated(problem, placement, problem.load)[1])
 
 
 def tell_of_groups(plan: Plan) -> Plan:

@@ -147,7 +147,7 @@ class Problem:
     @property
     def alone(self) -> Problem:
         """The same problem for its load alone, planned from scratch."""
-        return replace(self, current=None, samples=None, sample_weight=None)
+        return replace(self, current=None, samples=None, sample_weight=None, sample_phase=None)
 
     def of_load(self, load: Float) -> Problem:
         """Return the same problem for one load [L, E] alone, checked before."""
@@ -162,8 +162,19 @@ class Problem:
         return (("live", self.live_share), ("even", 1.0 - self.live_share))
 
     @property
+    def by_time(self) -> bool:
+        """Whether a plan needs other sums than those of tokens.
+
+        Not where time is in proportion to them, and not for a live split, which balances tokens.
+        """
+        curve, batches = self.expert_time, {phase.tokens_per_batch for phase in self.phases}
+        if curve is None or self.dispatch != "even":
+            return False
+        return not curve.is_proportional or len(batches) > 1
+
+    @property
     def sharing(self) -> dict[str, Any]:
-        """What `build` is told of how tokens are shared, by its names."""
+        """What `build` is told of how tokens are shared and what they take, by its names."""
         names = ("dispatch", "live_share", "tokens_from", "copy_slack", "expert_time", "top_k")
         batch = self.phases[0].tokens_per_batch if self.phases else None
         return {name: getattr(self, name) for name in names} | {"tokens_per_batch": batch}

@@ -131,7 +131,7 @@ def test_moves_are_priced_and_limited_in_seconds(trace, current):
     ("options", "error"),
     [
         (("--max-move-seconds", 1), "--max-move-seconds needs the --hardware; give both"),
-        (("--model", "gpt-oss-20b"), "--model prices moves on --hardware; give both"),
+        (("--model", "gpt-oss-20b"), "--model is for --hardware or --expert-time; give both"),
         (("--hardware", "h100-ib"), "no preset has 3 layers x 16 experts; give model"),
         (("--hardware", "h100-ib", "--model", "kimi-k2"), "model='kimi-k2' has 60 layers x 384"),
     ],
@@ -143,6 +143,8 @@ def test_seconds_that_cannot_be_told(trace, current, options, error):
 
 
 def test_a_price_needs_what_runs_now(trace):
-    error = "--hardware prices moves from --current; give both, or neither"
+    error = (
+        "--hardware is for moves from --current or for --tokens-per-batch; give both, or neither"
+    )
     slots = ("--gpus", 4, "--slots", 24)
     fails("plan", trace, *slots, "--hardware", "h100-ib", error=error)

@@ -22,6 +22,7 @@ OPTIONS = {
         "--placement-format NAME": shared.PLACEMENT_FORMAT,
     } | shared.GROUPS,
     "dispatch": shared.DISPATCH | shared.LIVE_SHARE,
+    "seconds": shared.BATCHES | shared.MODEL,
     "output": shared.JSON | shared.PLOT,
 }  # fmt: skip
 
@@ -37,14 +38,15 @@ def run(args: Namespace) -> None:
     from evenload.io import read_placement_file
     from evenload.report.compare import Context, compare_file, file_lines
 
-    one_of("--dispatch", args.dispatch, DISPATCHES)
+    one_of("--dispatch", args.dispatch, (*DISPATCHES, "one"))
     shared.check_outputs(None, None, args.plot)
     file = shared.open_loads(args)
     how = {"num_gpus": args.gpus, "num_nodes": args.nodes, "format": args.placement_format}
     given = read_placement_file(args.placement, layers=file.layers, **how)
     shared.say_notes(given.notes)
     cluster = given.placement.cluster
-    how = shared.extras(args, cluster) | {"sharing": shared.sharing(args)}
+    sharing = shared.sharing(args) | shared.batches_of(args, *file.load.shape)
+    how = shared.extras(args, cluster) | {"sharing": sharing}
     summaries = compare_file(file.load, given, **how)
     lines = file_lines(summaries, file.load, given)
     words = shared.sharing_words(args)

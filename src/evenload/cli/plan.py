@@ -42,6 +42,7 @@ OPTIONS = {
         "from its group's node, in tokens computed by a GPU. Default: 1.",
     },
     "dispatch": shared.DISPATCH | shared.LIVE_SHARE | shared.COPY_SLACK,
+    "seconds": shared.BATCHES,
     "search": {
         "--solver NAME:auto": "auto (the best there is for the problem), greedy (DeepSeek EPLB's "
         "own plan), iterated-greedy, local-search, joint, exact (small layers), or one that a "
@@ -62,8 +63,8 @@ OPTIONS = {
         "--max-move-seconds X": "With --hardware: what all transfers may take at most, by the "
         "cost model; the layers move that gain most.",
         **shared.PRICES,
-        "--hardware NAME": "With --current: whose seconds moves take: h100-ib, h200-ib, h800-ib, "
-        "ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
+        "--hardware NAME": "With --current or --tokens-per-batch: whose seconds moves and experts "
+        "take: h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
     },
     "output": shared.JSON | shared.PLOT | {
         "-o, --output FILE": "Write the placement to a file: .json or .npz (evenload's own), .pt "
@@ -146,7 +147,8 @@ def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redu
         asked["effort"] = int(args.effort)
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     how |= shared.sharing(args)
-    if args.hardware is not None:
+    how |= shared.batches_of(args, *tokens.shape[-2:])
+    if args.hardware is not None and running is not None:
         how["cost"] = shared.cost_of(args, *tokens.shape[-2:])
     if args.redundant != "auto":
         experts = tokens.shape[-1]
@@ -196,9 +198,11 @@ def _check(args: Namespace) -> None:
          f"--cross-node-price {price or 0:g} is for --topology prefer"),
         (args.move_cost, args.current, "--move-cost limits moves from --current"),
         (args.max_moves, args.current, "--max-moves limits moves from --current"),
-        (args.hardware, args.current, "--hardware prices moves from --current"),
+        (args.hardware, args.current or args.tokens_per_batch,
+         "--hardware is for moves from --current or for --tokens-per-batch"),
         (args.max_move_seconds, args.hardware, "--max-move-seconds needs the --hardware"),
-        (args.model, args.hardware, "--model prices moves on --hardware"),
+        (args.model, args.hardware or args.expert_time,
+         "--model is for --hardware or --expert-time"),
         (args.cost, args.hardware, "--cost changes numbers of --hardware"),
         (args.survive_count, args.survive, "--survive-count is for --survive"),
         (args.curve, auto, "--curve is drawn for --redundant auto"),
@@ -213,6 +217,7 @@ def _check(args: Namespace) -> None:
         )
     for clash, rule in (
         (args.next, "looks at one load; leave out --next, or take a --window"),
+        (args.tokens_per_batch, "looks for a balance of tokens; leave out --tokens-per-batch"),
         (args.current, "looks for the slots to plan anew on; leave out --current, or give --slots"),
         ((args.slots, args.speed, args.dead) != (None, None, None),
          "looks for the slots of equal living GPUs; leave out --slots, --speed and --dead"),

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evenload.checks import printable
+from evenload.checks import one_of, printable
 
 if TYPE_CHECKING:
     from evenload.cluster import Cluster
@@ -76,7 +76,8 @@ GROUPS = {
 }
 DISPATCH = {
     "--dispatch NAME:even": "How the engine picks a replica for a token: even (vLLM), live (split "
-    "for each batch: SGLang's lp), nearest or static (SGLang's, by where replicas are).",
+    "for each batch: SGLang's lp), nearest or static (SGLang's, by where replicas are). plan and "
+    "evaluate also know one (one replica of each active expert, for --tokens-per-batch).",
 }
 LIVE_SHARE = {
     "--live-share P": "For --dispatch live: part of the time with the live split; tokens are "
@@ -101,6 +102,14 @@ PRICES = {
     "overlap (0 to 1). With the first two no model is needed, with the first four no hardware. "
     "May be given repeatedly.",
 }
+BATCHES = {
+    "--expert-time NAME": "Count seconds, not tokens: what an expert takes a GPU for its tokens. A "
+    ".csv of `evenload measure-expert-time`, or hardware as for --hardware.",
+    "--tokens-per-batch N": "For --expert-time or --dispatch one: tokens that all GPUs put through "
+    "a layer at once.",
+    "--top-k N": "For --tokens-per-batch: experts that a token goes to. Default: as in the model.",
+}
+MODEL = {"--model NAME": PRICES["--model NAME"].replace("experts move", "experts they are")}
 PLACEMENT_FORMAT = (
     "Format of the placement's file, see `evenload convert --to`. Default: told by its content."
 )
@@ -148,6 +157,32 @@ def cost_of(args: Namespace, num_layers: int, num_experts: int) -> CostModel:
     cost = CostModel.preset(args.hardware, model, **numbers)
     cost.check_shape(num_layers, num_experts)
     return cost
+
+
+def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, Any]:
+    """Return what `BATCHES` tell for a load of that shape, as arguments of `Problem.build`."""
+    from evenload.cost import MODELS, ExpertTime, hardware_names, model_of
+
+    hardware = getattr(args, "hardware", None)
+    told, batch = str(args.expert_time or hardware or ""), args.tokens_per_batch
+    both(args.expert_time, batch, "--expert-time is for batches of --tokens-per-batch")
+    both(args.top_k, batch, "--top-k is of the tokens of --tokens-per-batch")
+    if batch is None:
+        return {}
+    model, curve = args.model, None
+    if args.dispatch != "one":
+        both(batch, told or None, "--tokens-per-batch is for seconds of --expert-time")
+    if told in hardware_names():
+        model = model or model_of(num_layers, num_experts)
+        curve = ExpertTime.preset(told, model)
+    elif told:
+        curve = ExpertTime.named(told)
+    k = args.top_k
+    if k is None:
+        k = MODELS[one_of("--model", model or model_of(num_layers, num_experts), MODELS)].top_k
+    if curve is not None:
+        say(f"note: times of experts: {curve.source}")
+    return {"expert_time": curve, "tokens_per_batch": batch, "top_k": k}
 
 
 def reading(args: Namespace) -> AbstractContextManager[None]:

@@ -64,9 +64,17 @@ HEAT = 0.5  # of what the start is above the mean, a step may make worse at most
 def _set_samples(s: State, load: FloatArray, weight: IntArray, bits: int, layer: int) -> None:
     """Put the samples [L, E, M] of a layer on a grid where each adds up to 2**bits, and weigh them.
 
-    A sample without any load counts as even.
+    A sample without any load counts as even. Where replicas have prices, these tell all.
     """
     E, M = load.shape[1], load.shape[2]
+    for e in range(E if s.price.shape[0] > 0 else 0):
+        for m in range(M):
+            least = s.price[0, e, m]
+            for r in range(1, s.price.shape[0]):
+                least = min(least, (r + 1) * s.price[r, e, m])
+            s.cost[WHOLE, e, m] = least
+    if s.price.shape[0] > 0:
+        return
     one = float(1 << bits)
     for m in range(M):
         total = 0.0
@@ -311,7 +319,8 @@ def replan_layers(
     heat : float
         What a step may make worse at first, in the time of the last GPU over the mean.
     s : State
-        Scratch; its GPUs say slots, speed and node of each, and homes are strict.
+        Scratch; its GPUs say slots, speed and node of each, and homes are strict. Where time counts
+        its prices are those of the only layer, and `load` and `bits` without effect.
     flow : Flow
         Scratch of `replan_live`.
     placed : int64, [L, S]
@@ -336,6 +345,12 @@ def replan_layers(
         _set_samples(s, load, weight, bits, layer)
         _set_homes(s, home, old, layer)
         mean = (1 << bits) / speed * weights
+        if s.price.shape[0] > 0:  # time divided at will: with the best number of replicas of each
+            least = np.int64(0)
+            for e in range(s.expert.shape[1]):
+                for m in range(M):
+                    least += s.cost[WHOLE, e, m]
+            mean = least / speed
         for m in range(M):
             one = (1 << bits) / speed * weight[m]
             s.enough[m] = NONE if enough < 0.0 else np.int64(enough * one)

@@ -43,6 +43,10 @@ class State(NamedTuple):
     cost : int64 ndarray, [4, E, M]
         What a replica costs in each sample (`NOW`), what it would with one `MORE` and one `FEWER`,
         and what the expert costs (`WHOLE`), all times what the sample counts.
+    price : int64 ndarray, [R, E, M]
+        What one of 1 to R replicas costs in each sample, where that is time: `WHOLE` is the least
+        that all of them together cost, with whatever number. More than R cost together what R do.
+        R is 0 where a replica costs its part of the tokens.
     spare : int64 ndarray, [S - E]
         Expert of every replica beyond the first of each.
     time : int64 ndarray, [G, M]
@@ -69,6 +73,7 @@ class State(NamedTuple):
     expert: IntArray
     held: NDArray[np.int16]
     cost: IntArray
+    price: IntArray
     spare: IntArray
     time: IntArray
     slowest: IntArray
@@ -82,9 +87,9 @@ class State(NamedTuple):
     @classmethod
     def empty(
         cls, gpu: IntArray, num_experts: int, num_samples: int, strict: bool,
-        copies: int = 1, by_node: bool = False,
+        copies: int = 1, by_node: bool = False, price_rows: int = 0,
     ) -> State:  # fmt: skip
-        """Make room for the state of a layer on GPUs [4, G]."""
+        """Make room for the state of a layer on GPUs [4, G], with `price_rows` of `price`."""
         G, E, M = gpu.shape[1], num_experts, num_samples
         S = int(gpu[SLOTS].sum())
         return cls(
@@ -93,6 +98,7 @@ class State(NamedTuple):
             np.full((3, E), NONE),
             np.zeros((2, E, G), np.int16),
             np.empty((4, E, M), np.int64),
+            np.empty((price_rows, E, M), np.int64),
             np.empty(S - E, np.int64),
             np.empty((G, M), np.int64),
             np.full((2, G) if M == 1 else (M, TOP), NEVER),
@@ -107,7 +113,7 @@ class State(NamedTuple):
 
 StateType = types.NamedTuple(
     (
-        *(Int3, Int2, Int2, types.int16[:, :, ::1], Int3, Int1, Int2, Int2, Int1, Int1),
+        *(Int3, Int2, Int2, types.int16[:, :, ::1], Int3, Int3, Int1, Int2, Int2, Int1, Int1),
         *(Int, Bool, Int, Bool),
     ),
     State,
@@ -118,10 +124,18 @@ StateType = types.NamedTuple(
 def recost(s: State, e: int) -> None:
     """Bring what a replica of an expert costs up to date with its count.
 
-    The one place that knows what a replica costs: its part of the expert's tokens.
+    The one place that knows what a replica costs: its part of the expert's tokens, or its time.
     """
-    count = s.expert[COUNT, e]
-    for m in range(s.time.shape[1]):
+    count, known = s.expert[COUNT, e], s.price.shape[0]
+    for m in range(s.time.shape[1] if known > 0 else 0):
+        for row in range(WHOLE):
+            n = count + 1 if row == MORE else count
+            n = max(count - 1, 1) if row == FEWER else n
+            if n <= known:
+                s.cost[row, e, m] = s.price[n - 1, e, m]
+            else:
+                s.cost[row, e, m] = s.price[known - 1, e, m] * known // n
+    for m in range(s.time.shape[1] if known == 0 else 0):
         whole = s.cost[WHOLE, e, m]
         if count == 1:  # as most experts: divisions are what setting up a layer takes longest with
             s.cost[NOW, e, m] = whole

@@ -102,6 +102,22 @@ class ExpertTime:
         return cls.roofline(experts.num_bytes, reading, experts.operations, rate)
 
     @classmethod
+    def named(cls, name: str) -> ExpertTime:
+        """Return the curve of a .csv file, or that of a preset as ``"h100-ib:qwen3-30b-a3b"``.
+
+        Raises `ValueError` for another name, and as `read` and `preset`.
+        """
+        hardware, colon, model = name.partition(":")
+        if name.endswith(".csv"):
+            return cls.read(name)
+        if colon:
+            return cls.preset(hardware, model)
+        raise ValueError(
+            f"expert_time={name!r} names no curve; use a .csv file, or hardware and model as "
+            "h100-ib:qwen3-30b-a3b"
+        )
+
+    @classmethod
     def read(cls, path: str | os.PathLike[str]) -> ExpertTime:
         """Read a curve from a .csv with the columns ``tokens`` and ``seconds``.
 
@@ -114,6 +130,12 @@ class ExpertTime:
             return cls(*read_curve(Path(path)))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+    @property
+    def is_proportional(self) -> bool:
+        """Whether twice the tokens take twice as long everywhere, so that seconds are tokens."""
+        most, longest = self.points[-1]
+        return all(abs(s * most - n * longest) <= 1e-12 * s * most for n, s in self.points)
 
     def seconds(self, tokens: Any) -> Float:
         """Return the seconds for these tokens of one expert in a batch, float64 [...]."""

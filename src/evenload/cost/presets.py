@@ -68,6 +68,7 @@ class Experts(NamedTuple):
     dtype: str
     num_layers: int
     num_experts: int
+    top_k: int  # experts that a token goes to
 
     @property
     def weights(self) -> int:
@@ -86,20 +87,21 @@ class Experts(NamedTuple):
 
 
 # From the config.json that each model is published with on Hugging Face; the size of its experts is
-# hidden_size x moe_intermediate_size (intermediate_size for gpt-oss and Mixtral).
+# hidden_size x moe_intermediate_size (intermediate_size for gpt-oss and Mixtral), and a token goes
+# to num_experts_per_tok of them.
 MODELS = {
-    "deepseek-v3": Experts(7168, 2048, "fp8", 58, 256),  # deepseek-ai/DeepSeek-V3
-    "deepseek-r1": Experts(7168, 2048, "fp8", 58, 256),  # deepseek-ai/DeepSeek-R1
-    "deepseek-v2-lite": Experts(2048, 1408, "bf16", 26, 64),  # deepseek-ai/DeepSeek-V2-Lite
-    "qwen3-235b-a22b": Experts(4096, 1536, "bf16", 94, 128),  # Qwen/Qwen3-235B-A22B
-    "qwen3-30b-a3b": Experts(2048, 768, "bf16", 48, 128),  # Qwen/Qwen3-30B-A3B
-    "gpt-oss-20b": Experts(2880, 2880, "mxfp4", 24, 32),  # openai/gpt-oss-20b
-    "gpt-oss-120b": Experts(2880, 2880, "mxfp4", 36, 128),  # openai/gpt-oss-120b
-    "kimi-k2": Experts(7168, 2048, "fp8", 60, 384),  # moonshotai/Kimi-K2-Instruct
-    "glm-4.5": Experts(5120, 1536, "bf16", 89, 160),  # zai-org/GLM-4.5
-    "olmoe-1b-7b": Experts(2048, 1024, "bf16", 16, 64),  # allenai/OLMoE-1B-7B-0924
-    "mixtral-8x7b": Experts(4096, 14336, "bf16", 32, 8),  # mistralai/Mixtral-8x7B-v0.1
-    "mixtral-8x22b": Experts(6144, 16384, "bf16", 56, 8),  # mistralai/Mixtral-8x22B-v0.1
+    "deepseek-v3": Experts(7168, 2048, "fp8", 58, 256, 8),  # deepseek-ai/DeepSeek-V3
+    "deepseek-r1": Experts(7168, 2048, "fp8", 58, 256, 8),  # deepseek-ai/DeepSeek-R1
+    "deepseek-v2-lite": Experts(2048, 1408, "bf16", 26, 64, 6),  # deepseek-ai/DeepSeek-V2-Lite
+    "qwen3-235b-a22b": Experts(4096, 1536, "bf16", 94, 128, 8),  # Qwen/Qwen3-235B-A22B
+    "qwen3-30b-a3b": Experts(2048, 768, "bf16", 48, 128, 8),  # Qwen/Qwen3-30B-A3B
+    "gpt-oss-20b": Experts(2880, 2880, "mxfp4", 24, 32, 4),  # openai/gpt-oss-20b
+    "gpt-oss-120b": Experts(2880, 2880, "mxfp4", 36, 128, 4),  # openai/gpt-oss-120b
+    "kimi-k2": Experts(7168, 2048, "fp8", 60, 384, 8),  # moonshotai/Kimi-K2-Instruct
+    "glm-4.5": Experts(5120, 1536, "bf16", 89, 160, 8),  # zai-org/GLM-4.5
+    "olmoe-1b-7b": Experts(2048, 1024, "bf16", 16, 64, 8),  # allenai/OLMoE-1B-7B-0924
+    "mixtral-8x7b": Experts(4096, 14336, "bf16", 32, 8, 2),  # mistralai/Mixtral-8x7B-v0.1
+    "mixtral-8x22b": Experts(6144, 16384, "bf16", 56, 8, 2),  # mistralai/Mixtral-8x22B-v0.1
 }
 
 

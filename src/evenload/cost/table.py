@@ -77,11 +77,18 @@ class TimeTable:
         `load` is [L, E] or [E], tokens of each expert; a token goes to `top_k` experts, and there
         are `tokens_per_batch` of those. Raises `ValueError` as `ExpertTime.expected_seconds`.
         """
+        return self.at(self.chances(load, top_k=top_k))
+
+    def chances(self, load: Any, *, top_k: int = 1) -> Int:
+        """Return the chance that a token goes to each expert of a window, as `of`: [L, E]."""
         weight = within_range(check_load(load)[0])
         k = whole_number("top_k", top_k, 1, weight.shape[1])
         total = np.cumsum(weight, axis=1)[:, -1:]  # in this order on every machine
         share = np.divide(weight * k, total, out=np.zeros_like(weight), where=total > 0.0)
-        chance = np.rint(np.minimum(share, 1.0) * CERTAIN).astype(np.int64)
+        return np.asarray(np.rint(np.minimum(share, 1.0) * CERTAIN).astype(np.int64))
+
+    def at(self, chance: Int) -> Int:
+        """Return the ticks at these chances, parts of `CERTAIN`: int64 [C, R, ...]."""
         i = np.minimum(np.searchsorted(self.chance, chance, "right") - 1, len(self.chance) - 2)
         part = (chance - self.chance[i]) / (self.chance[i + 1] - self.chance[i])
         below = self.ticks[..., i]
@@ -89,14 +96,27 @@ class TimeTable:
         return np.asarray(below + rise.astype(np.int64))
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _built(curves: tuple[ExpertTime, ...], B: int, R: int) -> TimeTable:
+    first, parts = 1, []
+    while first <= R:  # twice as many each time, so that tables of other lengths share them
+        unit, chance, ticks = _rows(curves, B, first, 2 * first - 1)
+        parts.append(ticks)
+        first *= 2
+    table = np.ascontiguousarray(np.concatenate(parts, axis=1)[:, :R])
+    table.flags.writeable = False
+    return TimeTable(B, chance, table, unit)
+
+
+@lru_cache(maxsize=64)
+def _rows(curves: tuple[ExpertTime, ...], B: int, fewest: int, most: int) -> tuple[float, Int, Int]:
+    """Return the seconds of a tick, the chances [K], and the ticks [C, R, K] of some numbers."""
     seconds = np.stack([curve.seconds(np.arange(B + 1)) for curve in curves])
     unit = float(seconds[:, -1].max()) / FULL
     by_tokens = np.rint(seconds / unit).astype(np.int64)  # [C, B + 1]
     chance = _chances(B)
-    ticks = np.empty((len(curves), R, len(chance)), np.int64)
-    replicas = np.arange(1, R + 1)[:, None]
+    replicas = np.arange(fewest, most + 1)[:, None]
+    ticks = np.empty((len(curves), len(replicas), len(chance)), np.int64)
     for k, p in enumerate(chance):
         first, weight = binomial(B, int(p))
         few, more = np.divmod(np.arange(first, first + len(weight)), replicas)  # [R, n]
@@ -105,7 +125,7 @@ def _built(curves: tuple[ExpertTime, ...], B: int, R: int) -> TimeTable:
         ticks[:, :, k] = np.rint(np.cumsum(time * weight, axis=-1)[..., -1])
     for table in (chance, ticks):
         table.flags.writeable = False
-    return TimeTable(B, chance, ticks, unit)
+    return unit, chance, ticks
 
 
 def _chances(B: int) -> Int:

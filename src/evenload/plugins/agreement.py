@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.plugins.plan import Int, Request, placement_ahead
+from evenload.cost.table import TimeTable
+from evenload.plugins.plan import Int, Request, placement_ahead, times_of
 from evenload.plugins.settings import Settings
 
 PART = 16  # bytes of a digest; a rank hands in those of its plan, its request and its policy
+ROWS = 8  # replicas of whose times ranks compare the table
 WHAT_DIFFERS = (
     (slice(PART, 2 * PART), "ranks have different loads or old maps"),
     (slice(2 * PART, 3 * PART), "ranks have different policies or options, or their self-tests do"),
@@ -47,7 +49,10 @@ def fingerprint(settings: Settings) -> bytes:
         shape = (__version__, ahead.num_experts, ahead.cluster.num_gpus)
         return digest(repr(shape).encode(), of_array(ahead.physical_to_logical))
     s = settings
-    shaping = (s.solver, s.topology, s.for_solver(True), s.start_share, s.history)
+    shaping: tuple[Any, ...] = (s.solver, s.topology, s.for_solver(True), s.start_share, s.history)
+    if times := times_of(settings):
+        table = TimeTable.build([times["expert_time"]], times["tokens_per_batch"], ROWS)
+        shaping += (table.digest, table.seconds_per_tick, times["top_k"])
     return digest(repr((__version__, shaping, s.shadow, s.canary)).encode())
 
 

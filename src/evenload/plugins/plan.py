@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from evenload.checks import multiple
 from evenload.cluster import Cluster
-from evenload.dispatch import PLANNERS
+from evenload.cost import ExpertTime
+from evenload.dispatch import PLANNERS, TIMED
 from evenload.forecast import shares
 from evenload.maps import EMPTY
 from evenload.moves import in_old_slots
@@ -24,6 +25,7 @@ from evenload.plan import Plan
 from evenload.planner import solve_problem
 from evenload.plugins.settings import Settings
 from evenload.problem import Problem
+from evenload.seconds import layer_seconds, over_phases, planned_seconds
 
 Int = NDArray[np.int64]
 Bool = NDArray[np.bool_]
@@ -128,11 +130,18 @@ class Request:
     def balancedness(self, placed: Int) -> float:
         """Do what `balancedness_of` does for a map [L, S] of these ranks, not a number for none."""
         layers = np.flatnonzero(self.sound)
+        return self.balancedness_of(self._placement(placed, layers), layers)
+
+    def seconds(self, placed: Int, settings: Settings) -> float:
+        """Do what `seconds_of` does for a map [L, S] of these ranks, not a number for none."""
+        layers = np.flatnonzero(self.sound)
+        return self.seconds_of(self._placement(placed, layers), layers, settings)
+
+    def _placement(self, placed: Int, layers: Int) -> Placement | None:
         try:
-            placement = Placement(placed[layers], self.cluster, self.windows.shape[2])
+            return Placement(placed[layers], self.cluster, self.windows.shape[2])
         except ValueError:
-            return math.nan
-        return self.balancedness_of(placement, layers)
+            return None
 
     def balancedness_of(self, placement: Placement | None, layers: Int) -> float:
         """Return that of a placement of some layers under the load, mean over the sound ones.
@@ -144,6 +153,23 @@ class Request:
             return math.nan
         load = np.where(sound[:, None], self.windows[:, layers], 0.0).sum(axis=0)
         return float(np.mean(placement.balancedness(load, dispatch=self.dispatch)[sound]))
+
+    def times(self, settings: Settings) -> dict[str, Any]:
+        """Return what `times_of` does, for the experts that there are: a self-test has few."""
+        times = times_of(settings)
+        return times and times | {"top_k": min(times["top_k"], self.windows.shape[2])}
+
+    def seconds_of(self, placement: Placement | None, layers: Int, settings: Settings) -> float:
+        """Return the mean seconds per batch that a placement of some layers takes under the load.
+
+        Not a number where these are not known, no layer's load is sound, or there is no placement.
+        """
+        times, sound = self.times(settings), self.sound[layers]
+        if placement is None or not times or not sound.any() or self.dispatch not in TIMED:
+            return math.nan
+        load = np.where(sound[:, None], self.windows[:, layers], 0.0).sum(axis=0)
+        seconds = layer_seconds(placement, load, dispatch=self.dispatch, **times)
+        return float(np.mean(seconds[sound]))
 
     def running(self, layers: Int) -> Placement | None:
         """Return what runs in some layers as a placement, None if nothing does.
@@ -203,6 +229,7 @@ class Outcome:
     code: str = ""  # that in a word
     windows: int = 1  # that the plan has to hold under
     own: float = math.nan  # balancedness by the engine's own policy, where that was asked
+    seconds: tuple[float, float] | None = None  # per batch before and after, where time counts
 
 
 def plan_map(request: Request, settings: Settings) -> Outcome:
@@ -219,7 +246,7 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
         For a placement planned ahead that is of another shape.
     """
     if settings.placement:
-        return _as_planned_ahead(request, settings.placement)
+        return _as_planned_ahead(request, settings)
     layers = np.flatnonzero(request.sound)
     if not layers.size:
         return Outcome(request.kept, kept=NO_LOAD, code="no-load")
@@ -233,8 +260,9 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
     running = request.running(layers)
     # A solver asked for by name that cannot plan for it is worth more than none.
     dispatch = request.dispatch if settings.solver in PLANNERS else "even"
+    times = request.times(settings)
     problem = Problem.build(
-        windows.sum(axis=0), request.cluster, groups, topology, dispatch=dispatch
+        windows.sum(axis=0), request.cluster, groups, topology, dispatch=dispatch, **times
     )
     problem = replace(problem, current=running)
     if len(windows) > 1:
@@ -245,12 +273,12 @@ def plan_map(request: Request, settings: Settings) -> Outcome:
     plan = solve_problem(problem, settings.solver, **options)
     placed = plan.placement.physical_to_logical
     if running is None:
-        return _outcome(request, placed, layers, running, 0)
+        return _outcome(request, placed, layers, running, 0, settings)
     waits = np.zeros(len(layers), bool)
     if settings.max_total_moves is None and running.cluster == request.cluster:
         waits = _wait(running, plan, settings.start_share)
         placed = np.where(waits[:, None], running.physical_to_logical, placed)
-    return _outcome(request, placed, layers, running, int(plan.moves[~waits].sum()))
+    return _outcome(request, placed, layers, running, int(plan.moves[~waits].sum()), settings)
 
 
 def _wait(running: Placement, plan: Plan, share: float) -> Bool:
@@ -266,6 +294,8 @@ def _wait(running: Placement, plan: Plan, share: float) -> Bool:
         return np.zeros_like(leaves)
     dispatch = plan.problem.dispatch
     gain = plan.balancedness - running.balancedness(plan.problem.load, dispatch=dispatch)
+    if plan.problem.by_time:
+        gain = over_phases(plan.problem, planned_seconds(plan.problem, running)) - plan.seconds
     order = np.argsort(-gain, kind="stable")
     fits = np.cumsum(plan.moves[order]) <= share * running.num_slots * running.num_layers
     fits[0] |= share > 0.0
@@ -274,7 +304,8 @@ def _wait(running: Placement, plan: Plan, share: float) -> Bool:
     return waits
 
 
-def _as_planned_ahead(request: Request, path: str) -> Outcome:
+def _as_planned_ahead(request: Request, settings: Settings) -> Outcome:
+    path = settings.placement
     ahead = placement_ahead(path)
     _, L, E = request.windows.shape
     has = (*ahead.physical_to_logical.shape, ahead.num_experts, ahead.cluster.num_gpus)
@@ -286,7 +317,7 @@ def _as_planned_ahead(request: Request, path: str) -> Outcome:
         )
     running = None if request.current is None else Placement(request.kept, request.cluster, E)
     moves = 0 if running is None else int(ahead.moves_from(running).sum())
-    return _outcome(request, ahead.physical_to_logical, np.arange(L), running, moves)
+    return _outcome(request, ahead.physical_to_logical, np.arange(L), running, moves, settings)
 
 
 def _likely(has: tuple[int, ...], wanted: tuple[int, ...]) -> str:
@@ -300,8 +331,9 @@ def _likely(has: tuple[int, ...], wanted: tuple[int, ...]) -> str:
 
 
 def _outcome(
-    request: Request, placed: Int, layers: Int, running: Placement | None, moves: int
-) -> Outcome:
+    request: Request, placed: Int, layers: Int, running: Placement | None, moves: int,
+    settings: Settings,
+) -> Outcome:  # fmt: skip
     """Put what was planned for some layers into the old map, and measure it."""
     if running is not None:
         placed = in_old_slots(placed, request.old[layers], request.cluster)
@@ -309,7 +341,23 @@ def _outcome(
     result[layers] = placed
     after = Placement(placed, request.cluster, request.windows.shape[2])
     before, reached = (request.balancedness_of(of, layers) for of in (running, after))
-    return Outcome(result, before, reached, moves)
+    seconds = [request.seconds_of(of, layers, settings) for of in (running, after)]
+    timed = None if math.isnan(seconds[1]) else (seconds[0], seconds[1])
+    return Outcome(result, before, reached, moves, seconds=timed)
+
+
+def times_of(settings: Settings) -> dict[str, Any]:
+    """Return what the settings say of time, as arguments of `Problem.build`; nothing without."""
+    if not settings.expert_time:
+        return {}
+    batches = {"tokens_per_batch": settings.tokens_per_batch, "top_k": settings.top_k}
+    return {"expert_time": _curve(settings.expert_time), **batches}
+
+
+@cache
+def _curve(name: str) -> ExpertTime:
+    """Read a curve once in a process: at registration, so that no later change counts."""
+    return ExpertTime.named(name)
 
 
 @cache

@@ -76,7 +76,7 @@ class Memory:
             return request
         return replace(request, windows=np.stack(shared))
 
-    def judge(self, request: Request) -> float:
+    def judge(self, request: Request, settings: Settings) -> float:
         """Count whether the map before the last new one would have been better for this load.
 
         Returns what the map that runs reaches; not a number where nothing runs.
@@ -88,6 +88,9 @@ class Memory:
         runs = after is not None and np.array_equal(request.current, after)
         if runs and before is not None and request.sound.any():
             worse = request.balancedness(before) > reached + MARGIN
+            if settings.expert_time:
+                now, then = (request.seconds(of, settings) for of in (request.old, before))
+                worse = now > then * (1.0 + MARGIN)
             self.strikes = self.strikes + 1 if worse else 0
         return reached
 
@@ -172,7 +175,9 @@ class Planner:
     def _judge(self, request: Request, logger: logging.Logger) -> float:
         """Do what `Memory.judge` does; a rank whose kernels fail has to come to the comparison."""
         try:
-            return math.nan if self.failure else self._memory_of(request).judge(request)
+            if self.failure:
+                return math.nan
+            return self._memory_of(request).judge(request, self.settings)
         except Exception:
             logger.exception("evenload: the map that runs cannot be judged on this rank")
             return math.nan
@@ -268,13 +273,17 @@ class Planner:
             text = "shadow: ours would be " + text + "; the engine's own has {0.own:.4f}"
         elif self.settings.canary:
             text = "canary: {0.own:.4f} by the engine's own, ours alone " + text
+        if outcome.seconds is not None and not outcome.kept:
+            text += ", {2:.1f} -> {3:.1f} us per layer and batch"
         if outcome.windows > 1:
             text += ", {0.windows} windows"
         text += " ({1:.1f} ms)" if outcome.kept else ", {1:.1f} ms"
         if changed and not stops:
             text = "no longer stopped: " + text
+        micros = [1e6 * each for each in outcome.seconds or ()]
         level = level if first else logging.DEBUG
-        logger.log(level, "evenload (%s): %s", self.name, text.format(outcome, 1e3 * seconds))
+        told = text.format(outcome, 1e3 * seconds, *micros)
+        logger.log(level, "evenload (%s): %s", self.name, told)
 
     def _record(self, outcome: Outcome, seconds: float, realised: float, model: str) -> None:
         facts = Facts(

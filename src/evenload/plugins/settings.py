@@ -144,6 +144,12 @@ class Settings:
         "`max_total_moves` beats it")
     history: int = _knob(WHOLE, 16, "windows that a plan has to hold under: in vLLM the last ones "
         "that all ranks have seen, in SGLang parts of its buffer; more hardly help, and cost time")
+    expert_time: str = _knob(TEXT, "", "plan by the seconds that an expert takes a GPU for its "
+        "tokens, not by tokens: a `.csv` of `evenload measure-expert-time`, or a preset as "
+        "`h100-ib:qwen3-30b-a3b`; takes `tokens_per_batch`")
+    tokens_per_batch: int = _knob(WHOLE, 0, "tokens that all GPUs put through a layer at once, for "
+        "`expert_time`")
+    top_k: int = _knob(WHOLE, 1, "experts that a token of `tokens_per_batch` goes to")
     shadow: bool = _knob(FLAG, False, "plan, compare and log, but return the map of the engine's "
         "own policy")
     canary: str = _knob(CANARY, "", "layers that evenload plans, `0,7,12` or `first:4`; the "

@@ -12,14 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import evenload
+from evenload.batches import judge
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster, check_groups
-from evenload.dispatch import DISPATCHES
+from evenload.dispatch import DISPATCHES, TIMED
 from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.placement import Placement
 from evenload.plan import evaluated, under_each
 from evenload.problem import Problem
 from evenload.report.text import counted, down, percent_down, percent_up
+from evenload.seconds import least_seconds, over_phases, planned_seconds
 from evenload.traffic import away_share, nodes_per_token
 
 if TYPE_CHECKING:
@@ -121,6 +123,19 @@ class Summary:
         # Mean over max GPU load, [L]; and the sum over layers of the heaviest GPU's, over the sum
         # of the means: 1 at best.
         _, self.balancedness, self.straggler_time = evaluated(self.problem, p, self.problem.load)
+        # Mean seconds per batch of each layer's slowest GPU, [L], and the least that can be.
+        self.seconds: Float | None = None
+        self.seconds_bound: Float | None = None
+        if self.problem.expert_time is not None and self.problem.dispatch in TIMED:
+            self.seconds = over_phases(self.problem, planned_seconds(self.problem, p))
+            self.seconds_bound = least_seconds(self.problem)
+        # Most active experts on a GPU where each has one replica, [L], and the fewest that can be.
+        self.active: Float | None = None
+        self.active_bound: Float | None = None
+        if self.problem.dispatch == "one":
+            judged = judge(self.problem, p)
+            self.active, self.active_bound = judged.active, judged.active_bound
+            self.seconds, self.seconds_bound = judged.seconds, judged.seconds_bound
         self.worst_layer = int(self.balancedness.argmin())  # the first one on ties
         self.gap = None if self.bound is None else self.bound - self.balancedness
         self.heaviest = self._spot(np.nanargmax(self.relative_load))
@@ -167,6 +182,10 @@ class Summary:
             "live_share": self.problem.live_share,
             "under": self.under,
             "straggler_time": self.straggler_time,
+            "seconds": _per_layer(self.seconds),
+            "seconds_bound": _per_layer(self.seconds_bound),
+            "active": _per_layer(self.active),
+            "active_bound": _per_layer(self.active_bound),
             "heaviest_gpu": self.heaviest._asdict(),
             "lightest_gpu": self.lightest._asdict(),
             "away_share": _per_layer(self.away_share),
@@ -279,6 +298,13 @@ def compare_file(load: Any, file: PlacementFile, **how: Any) -> list[Summary]:
 
 def relief(before: Summary, after: Summary) -> str:
     """Say in one sentence what the step from one placement to another changes."""
+    if before.seconds is not None and after.seconds is not None and before.seconds.any():
+        change = 1.0 - float(after.seconds.sum() / before.seconds.sum())
+        how = f"{percent_down(change)} less" if change > 0 else f"{percent_up(-change, 1)} more"
+        return (
+            f"Every layer waits for its slowest GPU; with {after.name} a batch takes {how} time "
+            f"than with {before.name}."
+        )
     change = 1.0 - after.straggler_time / before.straggler_time
     if abs(change) < 5e-5:
         return f"The heaviest GPUs have as much to do with {after.name} as with {before.name}."

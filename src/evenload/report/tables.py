@@ -14,7 +14,7 @@ from unicodedata import combining, east_asian_width
 
 from evenload.checks import printable
 from evenload.report.policies import FIGURES, against, total_seconds, warnings
-from evenload.report.text import down, four_digits, percent_up, up
+from evenload.report.text import down, four_digits, percent_up, show_seconds, up
 
 if TYPE_CHECKING:
     from evenload.redundancy import Redundancy
@@ -129,11 +129,19 @@ def _mean(values: Float | None, show: Callable[[float], str]) -> str:
     return _NONE if values is None else show(float(values.mean()))
 
 
+def _precise(seconds: float) -> str:
+    return show_seconds(seconds, 4)
+
+
 _ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("balancedness, mean", lambda s: _mean(s.balancedness, down)),
     ("balancedness, worst", lambda s: f"{down(s.balancedness.min())}\nlayer {s.worst_layer}"),
     ("proven bound, mean", lambda s: _mean(s.bound, up)),
     ("gap to it, mean", lambda s: _mean(s.gap, up)),
+    ("seconds a batch, mean layer", lambda s: _mean(s.seconds, _precise)),
+    ("least there could be", lambda s: _mean(s.seconds_bound, _precise)),
+    ("active experts, mean layer", lambda s: _mean(s.active, up)),
+    ("fewest there could be", lambda s: _mean(s.active_bound, up)),
     ("straggler time", lambda s: f"{up(s.straggler_time)} x ideal"),
     ("heaviest GPU", lambda s: _spot(s.heaviest, up(s.heaviest.relative, 4))),
     ("lightest GPU", lambda s: _spot(s.lightest, down(s.lightest.relative, 4))),

@@ -63,14 +63,14 @@ def show_bytes(count: float) -> str:
     return f"{count:,.1f} TB"
 
 
-def show_seconds(seconds: float) -> str:
+def show_seconds(seconds: float, digits: int = 3) -> str:
     """Show a duration, e.g. ``340 ms`` or ``12.3 s``."""
     if seconds == 0.0:
         return "0 s"
     for unit, length in (("µs", 1e-6), ("ms", 1e-3)):
         if seconds < 999.5 * length:
-            return f"{seconds / length:.3g} {unit}"
-    return f"{seconds:.3g} s" if seconds < 600.0 else f"{seconds / 60.0:,.1f} min"
+            return f"{seconds / length:.{digits}g} {unit}"
+    return f"{seconds:.{digits}g} s" if seconds < 600.0 else f"{seconds / 60.0:,.1f} min"
 
 
 def check_ending(path: str | os.PathLike[str], known: Sequence[str], rule: str) -> None:

@@ -19,6 +19,8 @@ class Answer:
     placement : Placement
     bound : float64 ndarray, [L], optional
         Upper limit on the balancedness of any placement that the solver proved.
+    least_seconds : float64 ndarray, [L], optional
+        Lower limit on the seconds of any placement that the solver proved, for plans by time.
     notes : tuple of str
         What was not possible, with the reason.
     """
@@ -26,3 +28,4 @@ class Answer:
     placement: Placement
     bound: NDArray[np.float64] | None = None
     notes: tuple[str, ...] = ()
+    least_seconds: NDArray[np.float64] | None = None

@@ -17,9 +17,9 @@ counts decide so much that a user would rather wait some 30 ms."""
 def choose(problem: Problem) -> tuple[str, str, dict[str, Any]]:
     """Name the solver that ``solver="auto"`` runs, with the reason.
 
-    Where experts are placed already, a trace tells how loads vary, or tokens are not shared evenly,
-    it is the incremental one; else the joint search, which leaves a layer at swaps where these come
-    close to the bound.
+    Where experts are placed already, a trace tells how loads vary, tokens are not shared evenly, or
+    time is no matter of tokens alone, it is the incremental one; else the joint search, which
+    leaves a layer at swaps where these come close to the bound.
 
     Returns
     -------
@@ -33,6 +33,7 @@ def choose(problem: Problem) -> tuple[str, str, dict[str, Any]]:
             (problem.current is not None, "experts are placed already: it moves those worth it"),
             (problem.samples is not None, "it plans for all that the trace says the load may be"),
             (problem.dispatch != "even", f"it plans for the dispatch {problem.dispatch!r}"),
+            (problem.by_time, "it plans for time, not for tokens"),
         ):
             if asked:
                 return "incremental", why, {}

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.arrays import within_range
 from evenload.batches import drawn_work
 from evenload.checks import fraction, not_negative, whole_number
 from evenload.core.flow import PART_BITS, Flow
@@ -20,11 +21,13 @@ from evenload.core.steps import NO_LIMIT
 from evenload.dispatch import BY_PLACE
 from evenload.maps import EMPTY
 from evenload.moves import in_old_slots
+from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
 from evenload.solvers.by_node import to_placement
 from evenload.solvers.groups import kept_homes
 from evenload.solvers.joint import joint
+from evenload.solvers.prices import by_added_time, replica_prices
 from evenload.solvers.running import Running
 from evenload.solvers.search import check_effort, gpu_rows
 from evenload.threads import spread
@@ -59,6 +62,8 @@ WEIGHT = 4096  # of all samples together, on the integer grid
 MOST_BITS = 36  # of a sample's load
 FLOW_BITS = 26  # of it where its parts are sent, which takes products
 KEY_BITS = 60  # of a peak, all samples and moves together
+
+APART = 1e-9  # of a time, by which experts of the same time differ
 
 WASTE = 0.001  # balancedness that a duplicate counts for, where layers compete for moves
 LEAST_PRICE, STEEPER, MOST_PRICES = 0.0005, 2.0, 12  # of a move, where the moves of all are limited
@@ -105,7 +110,9 @@ def incremental(
     """Reach the best balance per move, over all that the load may be.
 
     What is lowered is the mean over the samples of the last GPU's time, relative to that of a load
-    divided at will, plus `move_cost` for each expert that is new to its GPU. Searched by threshold
+    divided at will, plus `move_cost` for each expert that is new to its GPU. Where the problem has
+    an `expert_time` that is the time of tokens and weights, and divided at will means with the best
+    number of replicas of each expert; else of tokens alone. Searched by threshold
     accepting from what runs now, and from a fresh plan whose GPUs are matched with the running ones
     so that most experts stay (an assignment problem); each layer takes what costs less, and never
     more than what runs. Without a current placement a fresh plan is improved under the samples.
@@ -278,6 +285,23 @@ class Layers:
         return parts
 
     @cached_property
+    def _bits(self) -> int:
+        """Bits of the integer grid for what all experts of a layer cost in a sample."""
+        spent = int(self.gpu[UNIT_TIME].max()).bit_length() + WEIGHT.bit_length()
+        bits = min(MOST_BITS, KEY_BITS - spent - int(self.gpu[SLOTS].sum()).bit_length())
+        return min(bits, FLOW_BITS) if self.problem.dispatch in FLOWS else bits
+
+    @cached_property
+    def _prices(self) -> Int:
+        """What one of 1 to R replicas costs, by rank: [L, R, E, M]; R is 0 where tokens count."""
+        load, weight, _ = self._samples
+        if not self.problem.by_time:
+            return np.empty((len(load), 0, *load.shape[1:]), np.int64)
+        phase = self.problem.sample_phase
+        phase = np.zeros(len(weight), np.int64) if phase is None else phase
+        return replica_prices(self.problem, load, weight, phase, self._bits)
+
+    @cached_property
     def _samples(self) -> tuple[Float, Int, Flag]:
         """What the search knows of the experts by rank.
 
@@ -319,19 +343,23 @@ class Layers:
         free = price == 0.0 and bool((most == NO_LIMIT).all())
         heat = HEAT_FREE if free else HEAT_PRICED
         heat = HEAT_DRAWN if self.problem.dispatch == "one" else heat
-        spent = int(self.gpu[UNIT_TIME].max()).bit_length() + WEIGHT.bit_length()
-        bits = min(MOST_BITS, KEY_BITS - spent - placed.shape[1].bit_length())
-        bits = min(bits, FLOW_BITS) if self.problem.dispatch in FLOWS else bits
+        bits, prices = self._bits, self._prices
         peak, moves = np.empty(len(start)), np.empty(len(start), np.int64)
         steps = self.steps // share if steps is None else steps
 
         def run(first: int, end: int) -> None:
-            part = slice(first, end)
+            step = 1 if prices.shape[1] else end - first  # a state has the prices of one layer
+            for layer in range(first, end, step):
+                some(slice(layer, layer + step))
+
+        def some(part: slice) -> None:
             _, E, M = load.shape
             close = 1.0 + (self.goal - 1.0) / 2
             share, flows = self.problem.live_share, M if self.problem.dispatch in FLOWS else 0
             flow = Flow.empty(self.gpu, E, flows, close, share, self._tokens_from)
-            state = State.empty(self.gpu, E, M, True, *self.problem.apart)
+            state = State.empty(self.gpu, E, M, True, *self.problem.apart, prices.shape[1])
+            if prices.shape[1]:
+                state.price[:] = prices[part.start]
             if state.copies > 1:
                 part_copies(load[part], weight, bits, home[part], old[part], state, placed[part])
             replan = replan_live if flows else replan_layers
@@ -344,17 +372,50 @@ class Layers:
         placed = np.take_along_axis(order, placed, axis=1)
         return Found(placed, np.where(kept, peak, np.inf), moves)
 
-    def fresh(self, effort: str | int) -> Int:
-        """Plan for the load alone: int64 [L, S], the living slots."""
-        placement = joint(self.problem.alone, effort=effort)
+    def fresh(self, effort: str | int, load: Float | None = None) -> Int:
+        """Plan for the load alone, or for another: int64 [L, S], the living slots."""
+        problem = self.problem.alone
+        problem = problem if load is None else replace(problem, load=within_range(load))
+        return self._living(joint(problem, effort=effort))
+
+    def _living(self, placement: Placement) -> Int:
         living = self.problem.cluster.living_slot
-        return np.ascontiguousarray(placement.physical_to_logical[:, living])
+        return np.ascontiguousarray(placement.rows[:, living])
+
+    def _by_time(self, effort: str | int) -> list[Int]:
+        """Make more starts where time counts, and a load no longer tells all: int64 [L, S] each.
+
+        By the time of an expert with one replica; and with spare slots where they add least time,
+        in its domains. None where tokens count.
+        """
+        if not self.problem.by_time:
+            return []
+        order, rank = self._ranked
+        price = self._prices.sum(axis=3)
+        # Experts of one time differ by their rank, so that it does not matter what they are called.
+        apart = 1.0 - APART * np.arange(self.problem.num_experts)
+        busy = self.fresh(effort, np.take_along_axis(price[:, 0] * apart, rank, axis=1))
+        cluster, gpu = self.problem.cluster, np.arange(self.gpu.shape[1])
+        node = np.cumsum([0, *(len(gpus) for gpus in cluster.living_by_node)])
+        domains = np.split(gpu, node[1:-1]) if self.problem.hierarchical else [gpu]
+        begun = np.take_along_axis(rank, busy, axis=1)
+        spared = by_added_time(price, begun, self.gpu, domains)
+        spared = np.take_along_axis(order, spared, axis=1)
+        wasted = [to_placement(self.problem, start).duplicates for start in (busy, spared)]
+        return [busy, np.where((wasted[1] > wasted[0])[:, None], busy, spared)]
 
     def planned(self) -> Found:
         """Plan for the load, and improve that under the samples."""
         unlimited = np.full(self.problem.num_layers, NO_LIMIT)
         scratch = Layers(replace(self.problem, current=None), self.steps, self.goal)
-        return scratch.search(scratch.start, 0.0, unlimited)
+        found = scratch.search(scratch.start, 0.0, unlimited)
+        for start in scratch._by_time("standard"):
+            found = found.or_better(scratch.search(start, 0.0, unlimited), 0.0)
+        if self.problem.by_time:
+            L, E = self.problem.load.shape
+            in_order = self._living(Placement.trivial(L, E, self.problem.cluster))
+            found = found.or_better(scratch.search(in_order, 0.0, unlimited, steps=0), 0.0)
+        return found
 
     def plan(self, price: float, most: int | None, total: int | None) -> Found:
         """Plan every layer from what runs.
@@ -414,7 +475,9 @@ class Layers:
         if limit.max() == 0:
             return kept
         if price > 0.0 or (limit < NO_LIMIT).any():
-            return kept.or_better(self.search(self._near, price, limit, FRESH_SHARE), price)
+            for near in self._near:
+                kept = kept.or_better(self.search(near, price, limit, FRESH_SHARE), price)
+            return kept
         planned = self.planned()
         matched = self._matched(planned.placed)
         found = Found(matched, planned.peak, self.runs.moves_to(matched))
@@ -426,9 +489,10 @@ class Layers:
         return kept.or_better(found, price)
 
     @cached_property
-    def _near(self) -> Int:
-        """A start from scratch, whatever the price."""
-        return self._matched(self.fresh(FRESH_EFFORT))
+    def _near(self) -> list[Int]:
+        """Starts from scratch, whatever the price."""
+        starts = [self.fresh(FRESH_EFFORT), *self._by_time(FRESH_EFFORT)]
+        return [self._matched(start) for start in starts]
 
     def _matched(self, placed: Int) -> Int:
         """Give the GPUs of a plan the numbers under which most experts stay.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from evenload.checks import fraction
 from evenload.placement import Placement
 from evenload.problem import Problem
+from evenload.seconds import planned_seconds, undivided_seconds
 from evenload.solvers.answer import Answer
 from evenload.solvers.by_node import to_placement
 from evenload.solvers.exact import pairs, shares
@@ -37,8 +38,8 @@ class Solution(NamedTuple):
     physical_to_logical : int64 ndarray, [L, S]
         Expert in each slot, -1 on GPUs that are not alive.
     proven_least_time : float64 ndarray, [L]
-        No placement's last GPU is done earlier, in tokens at the fastest living GPU's speed; those
-        with duplicates included.
+        No placement's last GPU is done earlier, in tokens at the fastest living GPU's speed, or in
+        seconds per batch where the problem is by time; those with duplicates included.
     status : tuple of str, [L]
         ``"optimal"`` (to 1e-7 of the time) among placements without avoidable duplicates,
         ``"target reached"`` or ``"limit reached"``: the effort ended before a proof.
@@ -63,6 +64,11 @@ def solve_exactly(
             "topology='prefer' is beyond solver 'exact'; use solver 'joint', or topology 'strict' "
             "or 'ignore'"
         )
+    if problem.by_time and len(problem.phases) > 1:
+        raise ValueError(
+            f"{len(problem.phases)} phases are beyond solver 'exact'; use solver 'incremental', or "
+            "one phase"
+        )
     if problem.survive is not None:
         raise ValueError(
             f"survive={problem.survive[0]!r} is beyond solver 'exact'; use solver 'auto', 'joint' "
@@ -80,7 +86,7 @@ def solve_exactly(
 
 
 def _notes(
-    solution: Solution, reached: NDArray[np.float64], bound: NDArray[np.float64]
+    solution: Solution, reached: Float, bound: Float, what: str = "balancedness"
 ) -> list[str]:
     """Tell which layers the effort did not suffice for, and which a duplicate might do good."""
 
@@ -93,17 +99,19 @@ def _notes(
         )
         counted = f"{which.size} of {len(layers)} layers ({named})"
         return [
-            text.format(layers=counted, reached=reached[which].mean(), bound=bound[which].mean())
+            text.format(
+                layers=counted, what=what, reached=reached[which].mean(), bound=bound[which].mean()
+            )
         ]
 
     status = np.array(solution.status)
     return told(
         status == LIMIT,
-        "not proven optimal: the effort ended first in {layers}, which reach a mean balancedness "
+        "not proven optimal: the effort ended first in {layers}, which reach a mean {what} "
         "of {reached:.6f} and at most {bound:.6f} is possible; use more effort",
     ) + told(
         (status == OPTIMAL) & (reached * (1.0 + 2e-7) < bound),
-        "best without duplicates: in {layers} more than the mean balancedness of {reached:.6f} "
+        "best without duplicates: in {layers} more than the mean {what} of {reached:.6f} "
         "takes an expert twice on one GPU, and at most {bound:.6f} is possible",
     )
 
@@ -152,8 +160,14 @@ def exact(
     """
     solution = solve_exactly(problem, effort=effort, target=target)
     placement = Placement(solution.physical_to_logical, problem.cluster, problem.num_experts)
-    mean = problem.load.sum(axis=1) / problem.cluster.capacity.sum()
+    whole = undivided_seconds(problem) if problem.by_time else problem.load.sum(axis=1)
+    mean = whole / problem.cluster.capacity.sum()
     least = solution.proven_least_time * (1.0 - ROUNDING)
     bound = np.minimum(1.0, np.divide(mean, least, out=np.ones_like(mean), where=least > 0.0))
+    if problem.by_time:
+        seconds = planned_seconds(problem, placement)[problem.phases[0].name]
+        reached = np.divide(mean, seconds, out=np.ones_like(mean), where=seconds > 0.0)
+        notes = _notes(solution, reached, bound, "ratio of undivided to reached seconds")
+        return Answer(placement, None, tuple(notes), least_seconds=least)
     notes = _notes(solution, placement.evaluate(problem.load)[1], bound)
     return Answer(placement, bound, tuple(notes))

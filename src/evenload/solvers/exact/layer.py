@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster
-from evenload.placement import Placement
 from evenload.problem import Problem
+from evenload.seconds import least_seconds, replica_seconds
 from evenload.solvers.by_node import BEYOND_ROUNDING
+from evenload.solvers.incremental import incremental
 from evenload.solvers.joint import joint
 
 Int = NDArray[np.int64]
@@ -83,7 +84,13 @@ class Layer(NamedTuple):
 
     Parameters
     ----------
-    load : float64 ndarray, [E]
+    share : float64 ndarray, [E, R]
+        Time of one replica at full speed, by how many there are: all numbers that there may be. A
+        part of the expert's tokens, or seconds.
+    whole : float64 ndarray, [E]
+        What each expert costs with its best number of replicas.
+    by_time : bool
+        Whether replicas cost other than their part of that.
     cluster : Cluster
         The living GPUs, on one node.
     node : tuple of int, [G]
@@ -98,7 +105,9 @@ class Layer(NamedTuple):
         Time that is good enough; 0 where only the best is.
     """
 
-    load: Float
+    share: Float
+    whole: Float
+    by_time: bool
     cluster: Cluster
     node: tuple[int, ...]
     num_groups: int
@@ -109,12 +118,18 @@ class Layer(NamedTuple):
     @property
     def mean_time(self) -> float:
         """When all GPUs are done if the load could be divided at will."""
-        return float(self.load.sum() / self.cluster.capacity.sum())
+        return float(self.whole.sum() / self.cluster.capacity.sum())
+
+    @property
+    def num_experts(self) -> int:
+        """Logical experts E."""
+        return len(self.share)
 
     def time(self, expert: Int) -> float:
         """When the last GPU is done under a placement [S]."""
-        placed = Placement(expert, self.cluster, self.load.size)
-        gpu_load, _ = placed.evaluate(self.load[None])
+        count = np.bincount(expert, minlength=self.num_experts)
+        each = self.share[expert, count[expert] - 1]
+        gpu_load = np.bincount(self.cluster.gpu_of_slot, each)
         return float((gpu_load / self.cluster.capacity).max())
 
     def outcome(self, expert: Int, least_time: float = 0.0, least_apart: float = 0.0) -> Outcome:
@@ -138,9 +153,17 @@ def layers(problem: Problem, target: float | None) -> Iterator[Layer]:
     living = cluster.only(cluster.living_gpus)
     node = tuple(n for n, gpus in enumerate(cluster.living_by_node) for _ in gpus)
     groups = problem.num_groups if problem.hierarchical else 1
-    start = joint(problem).physical_to_logical[:, cluster.living_slot]
-    mean = problem.load.sum(axis=1) / living.capacity.sum()
-    least = mean / balancedness_bound(problem)
-    goal = mean / target if target is not None else np.zeros_like(mean)
-    for load, row, least_time, enough in zip(problem.load, start, least, goal, strict=True):
-        yield Layer(load, living, node, groups, row, float(least_time), float(enough))
+    replicas = np.arange(1, cluster.num_living_slots - problem.num_experts + 2)
+    whole, share = problem.load, problem.load[:, :, None] / replicas
+    if problem.by_time:
+        share = replica_seconds(problem, len(replicas))
+        whole = (share * replicas).min(axis=2)
+        start, least = incremental(problem.alone).placement, least_seconds(problem)
+    else:
+        start = joint(problem)
+        least = problem.load.sum(axis=1) / living.capacity.sum() / balancedness_bound(problem)
+    rows = start.physical_to_logical[:, cluster.living_slot]
+    for n, row in enumerate(rows):
+        costs = share[n], whole[n], problem.by_time
+        layer = Layer(*costs, living, node, groups, row, float(least[n]), 0.0)
+        yield layer if target is None else layer._replace(goal=layer.mean_time / target)

@@ -34,7 +34,8 @@ CLOSE = 1 << 8  # distance of limits, 2**-32 of the mean, below which they count
 def suits(layer: Layer) -> bool:
     """Whether the pairs are all there is to decide."""
     cluster = layer.cluster
-    return cluster.gpus_are_equal and cluster.slots[0] == 2 and layer.num_groups == 1
+    paired = cluster.gpus_are_equal and cluster.slots[0] == 2 and layer.num_groups == 1
+    return paired and not layer.by_time
 
 
 # --- which replicas share a GPU ---------------------------------------------------------------
@@ -191,8 +192,8 @@ def search(layer: Layer, budget: Budget) -> Outcome:
 
     A ValueError where it has more choices than memory should be spent on.
     """
-    mean, E = layer.mean_time, layer.load.size
-    load = np.floor(layer.load / mean * (1.0 - 1e-15) * (1 << BITS)).astype(np.int64)
+    mean, E = layer.mean_time, layer.num_experts
+    load = np.floor(layer.whole / mean * (1.0 - 1e-15) * (1 << BITS)).astype(np.int64)
     pairs = layer.start.reshape(-1, 2)  # the best so far, none with an expert twice
     G = len(pairs)
     weight = int((load // np.bincount(pairs.ravel(), minlength=E))[pairs].sum(axis=1).max())

@@ -44,8 +44,8 @@ def _sizes(layer: Layer, apart: bool) -> Sizes:
     has slots left then.
     """
     slots, nodes = layer.cluster.slots, max(layer.node) + 1
-    may_hold = layer.load.size // (nodes if layer.num_groups > 1 else 1)
-    replicas = sum(slots) - layer.load.size + 1
+    may_hold = layer.num_experts // (nodes if layer.num_groups > 1 else 1)
+    replicas = sum(slots) - layer.num_experts + 1
     most = tuple(min(max(1, n - may_hold + 1) if apart else n, replicas) for n in slots)
     fewest = tuple(int(apart and n >= may_hold) for n in slots)
     return Sizes(fewest, most, min(sum(most), replicas))
@@ -65,7 +65,7 @@ def _model(
     on that GPU, 0 unless the expert has that many.
     """
     model = load_cp_model().CpModel()
-    E, G, counts = layer.load.size, len(layer.node), range(1, sizes.most_replicas + 1)
+    E, G, counts = layer.num_experts, len(layer.node), range(1, sizes.most_replicas + 1)
     time = model.new_int_var(*bounds, "")
     parts = np.split(start, layer.cluster.first_slot[1:-1])
     begun = [np.bincount(part, minlength=E) for part in parts]
@@ -111,7 +111,7 @@ def _minimise(layer: Layer, budget: Budget, start: Int, sizes: Sizes) -> tuple[I
     """Go on from a placement [S]; return the best of such sizes, and what is proven of its time."""
     scale = (1 << BITS) / layer.mean_time
     goal = int(max(layer.least_time * (1.0 - 1e-12), layer.goal) * scale) - max(sizes.most)
-    share = layer.load[:, None] / np.arange(1, sizes.most_replicas + 1)
+    share = layer.share[:, : sizes.most_replicas]
     costs = [
         np.floor(share / speed * scale * (1.0 - 1e-15)).astype(np.int64)
         for speed in layer.cluster.capacity
@@ -121,10 +121,10 @@ def _minimise(layer: Layer, budget: Budget, start: Int, sizes: Sizes) -> tuple[I
     solver, status = budget.run(model, interleave_search=True)  # several strategies, on one worker
     if status not in ("OPTIMAL", "FEASIBLE"):
         return start, 0.0
-    found = np.zeros((len(layer.node), layer.load.size), np.int64)
+    found = np.zeros((len(layer.node), layer.num_experts), np.int64)
     for (e, _, g), var in held.items():
         found[g, e] += solver.value(var)
-    expert = np.concatenate([np.repeat(np.arange(layer.load.size), row) for row in found])
+    expert = np.concatenate([np.repeat(np.arange(layer.num_experts), row) for row in found])
     proven = solver.best_objective_bound
     return expert, proven / scale if proven > goal else 0.0
 
@@ -137,7 +137,7 @@ def search(layer: Layer, budget: Budget) -> Outcome:
     does not end, the bound known before the search holds. A ValueError where the layer needs more
     variables than memory should be spent on.
     """
-    E, G = layer.load.size, len(layer.node)
+    E, G = layer.num_experts, len(layer.node)
     sizes, for_all = _sizes(layer, apart=True), _sizes(layer, apart=False)
     if E * sizes.most_replicas * G > MOST_OPTIONS:
         raise ValueError(
