@@ -209,7 +209,8 @@ class Plan:
     def seconds(self) -> Any:
         """Mean seconds per batch of each layer's slowest GPU, float64 [L].
 
-        By the problem's `expert_time`, see `evenload.seconds`; None without one.
+        By the problem's `expert_time`, see `evenload.seconds`; None without one. Under dispatch
+        ``"one"`` the slowest GPU is that of each batch.
         """
         if self.phase_seconds is None:
             return None

@@ -140,12 +140,12 @@ def solve(
         experts, groups that do not divide the experts, a topology that cannot be met, a price
         without ``"prefer"``, a dispatch other than ``"even"`` with ``"prefer"`` or with a solver
         but ``"incremental"``, an expert's time for a solver but that or ``"exact"``, or for a
-        dispatch but ``"even"`` or ``"live"``, a live share, tokens or slack for another dispatch,
-        too few slots, GPUs or nodes to survive with, topology ``"prefer"`` or ``"strict"`` that
-        leaves copies no other node, an estimator without a trace, a current placement of another
-        model, a cost or seconds of moves without what moves would start from; phases of different
-        models, weights of unknown phases, or loads by phase with topology ``"prefer"`` or with a
-        solver but ``"incremental"``.
+        dispatch but ``"even"``, ``"live"`` or ``"one"``, a live share, tokens or slack for another
+        dispatch, too few slots, GPUs or nodes to survive with, topology ``"prefer"`` or
+        ``"strict"`` that leaves copies no other node, an estimator without a trace, a current
+        placement of another model, a cost or seconds of moves without what moves would start from;
+        phases of different models, weights of unknown phases, or loads by phase with topology
+        ``"prefer"`` or with a solver but ``"incremental"``.
 
     Examples
     --------

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import evenload
+from evenload.batches import judge
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster, check_groups
 from evenload.dispatch import DISPATCHES, TIMED
@@ -128,6 +129,13 @@ class Summary:
         if self.problem.expert_time is not None and self.problem.dispatch in TIMED:
             self.seconds = over_phases(self.problem, planned_seconds(self.problem, p))
             self.seconds_bound = least_seconds(self.problem)
+        # Most active experts on a GPU where each has one replica, [L], and the fewest that can be.
+        self.active: Float | None = None
+        self.active_bound: Float | None = None
+        if self.problem.dispatch == "one":
+            judged = judge(self.problem, p)
+            self.active, self.active_bound = judged.active, judged.active_bound
+            self.seconds, self.seconds_bound = judged.seconds, judged.seconds_bound
         self.worst_layer = int(self.balancedness.argmin())  # the first one on ties
         self.gap = None if self.bound is None else self.bound - self.balancedness
         self.heaviest = self._spot(np.nanargmax(self.relative_load))
@@ -176,6 +184,8 @@ class Summary:
             "straggler_time": self.straggler_time,
             "seconds": _per_layer(self.seconds),
             "seconds_bound": _per_layer(self.seconds_bound),
+            "active": _per_layer(self.active),
+            "active_bound": _per_layer(self.active_bound),
             "heaviest_gpu": self.heaviest._asdict(),
             "lightest_gpu": self.lightest._asdict(),
             "away_share": _per_layer(self.away_share),
