@@ -199,7 +199,7 @@ class Plan:
                 if many
                 else {problem.phases[0].name: judged}
             )
-            return {name: problem.rewrap(of.seconds) for name, of in each.items()}
+            return {name: problem.rewrap(np.asarray(of.seconds)) for name, of in each.items()}
         if problem.dispatch not in TIMED:
             return None
         found = planned_seconds(problem, self.placement.rewrapped(keep_numpy))
@@ -223,7 +223,7 @@ class Plan:
         if self.phase_seconds is None:
             return None
         if self.one is not None:
-            return self.problem.rewrap(self.one.seconds_bound)
+            return self.problem.rewrap(np.asarray(self.one.seconds_bound))
         least = least_seconds(self.problem)
         proven = self.proven_seconds
         return self.problem.rewrap(least if proven is None else np.maximum(least, proven))
