@@ -15,6 +15,7 @@ COMMON = """
 import hashlib, sys
 import numpy as np
 from evenload import Cluster, solve
+from evenload.cost import ExpertTime
 
 SOLVERS = ("greedy", "iterated-greedy", "local-search", "joint")
 # Two and three slots a GPU, GPUs that differ, and groups that may leave their node.
@@ -38,6 +39,10 @@ def plans():
         yield plan
     for cluster, options in HARDER:
         yield solve(load[:20, :64], cluster, effort=60, **options)
+    curve = ExpertTime([(1, 3.0), (100, 3.1), (200, 6.0)])
+    for cluster, groups in ((HARDER[0][0], 1), (HARDER[2][0], 1), (HARDER[3][0], 4)):
+        how = {"expert_time": curve, "tokens_per_batch": 300, "top_k": 4, "effort": 200}
+        yield solve(load[:20, :64], cluster, num_groups=groups, **how)
     trace = np.stack([load, np.roll(load, 1, axis=0), load + np.roll(load, 2, axis=0)])
     yield solve(trace, plan.placement.cluster, current=plan.placement, effort=200)
 

@@ -316,10 +316,10 @@ def tell_of_groups(plan: Plan) -> Plan:
     """Note in a plan what its groups cost, if that is over a point of balancedness.
 
     A second plan, without groups, is made only if the bound leaves room for it to be so much
-    better.
+    better. Plans by time are not: their balancedness says little.
     """
     problem = plan.problem
-    if not problem.keeps_groups:
+    if not problem.keeps_groups or problem.by_time:
         return plan
     free, reached = replace(problem.alone, topology="ignore"), float(plan.balancedness.mean())
     if balancedness_bound(free, thorough=False).mean() <= reached + WORTH_TELLING:

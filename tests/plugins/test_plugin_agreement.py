@@ -59,6 +59,14 @@ def test_eight_ranks_of_different_environments_plan_the_same_bytes():
     assert len(set(said.values())) == 1, said
 
 
+def test_ranks_that_plan_by_time_come_to_the_same_bytes():
+    timed = {"EVENLOAD_EXPERT_TIME": "h200-ib:deepseek-v3", "EVENLOAD_TOKENS_PER_BATCH": "256"}
+    timed["EVENLOAD_TOP_K"] = "8"
+    names = ("one thread", "seven threads", "no assembly of NumPy's")
+    said = outputs({name: start(timed | ALIKE[name]) for name in names})
+    assert len(set(said.values())) == 1, said
+
+
 def test_the_self_test_sees_a_rank_that_plans_otherwise():
     # Without its compiler Numba computes small integers as NumPy does, which wraps around.
     environment = {"EVENLOAD_EFFORT": "fast"}  # the interpreter is slow
