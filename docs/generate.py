@@ -7,8 +7,8 @@ A page marks each place by a comment, and what follows the comment is replaced:
   file is the block after ``<!-- file: NAME -->``;
 - ``<!-- settings -->`` to ``<!-- end -->``: the table of the plug-ins' settings.
 
-The command reference is written as a whole, and the pictures of the demo and of experts' time are
-drawn.
+The command reference is written as a whole, and the pictures of the demo, of experts' time and of
+plans by time are drawn.
 """
 
 from __future__ import annotations
@@ -145,6 +145,47 @@ def expert_time_figure() -> Figure:
     return figure
 
 
+def by_time_figure() -> Figure:
+    """Draw what plans by tokens and by time take, by the tokens of a batch."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from evenload import Cluster, Placement, solve
+    from evenload.cost import ExpertTime
+    from evenload.report.palette import LIGHT
+    from evenload.seconds import layer_seconds
+    from evenload.synth import lognormal_load
+
+    machine, model, experts = "h100-ib", "qwen3-30b-a3b", 128
+    load = lognormal_load(6, experts, 0.8, seed=0)
+    curve = ExpertTime.preset(machine, model)
+    none, some = (Cluster(8, num_slots=slots) for slots in (experts, 144))
+    batches = 2 ** np.arange(3, 15)
+    kinds = ("by tokens, 144 slots", "by time, 144 slots", "by time, 128 slots", "bound, 144 slots")
+    seconds = {kind: np.empty(len(batches)) for kind in kinds}
+    in_order = Placement.trivial(len(load), experts, none)
+    tokens = solve(load, some).placement
+    for n, batch in enumerate(batches):
+        how = {"expert_time": curve, "tokens_per_batch": int(batch), "top_k": 8}
+        base = layer_seconds(in_order, load, **how).mean()
+        plan, without = solve(load, some, **how), solve(load, none, **how)
+        found = (layer_seconds(tokens, load, **how), plan.seconds, without.seconds)
+        for kind, each in zip(kinds, (*found, plan.seconds_bound), strict=True):
+            seconds[kind][n] = each.mean() / base
+    figure = Figure(figsize=(7.5, 4.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(1.0, color="black", linewidth=0.8, label="in order, 128 slots")
+    for kind, colour, style in zip(kinds, LIGHT, ("-o", "-o", "-o", "--"), strict=False):
+        axes.semilogx(batches, seconds[kind], style, base=2, markersize=4, color=colour, label=kind)
+    axes.set(
+        title=f"Slowest of 8 GPUs, {curve.source}", xlabel="tokens of a batch, each to 8 experts",
+        ylabel="time per layer, in order = 1", xticks=batches, xticklabels=batches,
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 def main() -> None:
     """Write the reference, the marked places of all pages, and the pictures."""
     REFERENCE.write_text(command_reference(), encoding="utf-8")
@@ -152,6 +193,7 @@ def main() -> None:
         page.write_text(filled(page), encoding="utf-8")
     evenload(["demo", "--plot", str(DOCS / "figures" / "demo.png")])
     expert_time_figure().savefig(DOCS / "figures" / "expert_time.png")
+    by_time_figure().savefig(DOCS / "figures" / "by_time.png")
 
 
 if __name__ == "__main__":

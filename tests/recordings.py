@@ -29,19 +29,22 @@ def dump_stat(path, counts, **more):
     return path
 
 
-def dump_passes(path, rank, passes, slots, *, tokens=None, key="primary"):
-    """One rank's dump: `passes` is {number: counts [L, S]}; with `tokens` it is per_token."""
+def dump_passes(path, rank, passes, slots, *, tokens=None, key="primary", modes=None):
+    """One rank's dump: `passes` is {number: counts [L, S]}; with `tokens` it is per_token.
+
+    `modes` are the passes' forward modes, 1 for extending by prompts.
+    """
     import torch
 
     records = []
-    for number, counts in passes.items():
+    for mode, (number, counts) in zip(modes or [1] * len(passes), passes.items(), strict=True):
         record = {"forward_pass_id": number, "rank": rank, "gatherer_key": key}
         if tokens is not None:
             record |= {
                 "input_ids": list(range(tokens)),
                 "positions": list(range(tokens)),
                 "extend_seq_lens": [tokens],
-                "forward_mode": 1,
+                "forward_mode": mode,
                 "topk_ids_of_layer": torch.full((len(counts), tokens, 8), -1, dtype=torch.int32),
                 "misc_objects": [{"layer_id": 0, "num_tokens_per_expert": [1, 2]}],
             }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evenload import Cluster, Placement, eplb, solve
-from evenload.redundancy import smallest_redundancy
+from evenload.sizing import advise, clusters_to_try
 from evenload.threads import num_threads
 
 CLUSTER = Cluster(2, slots_per_gpu=3)
@@ -453,7 +453,7 @@ def test_slots_per_gpu_of_gpus_that_differ():
         (
             "cross_node_price=0.0 is for topology 'prefer', and the topology is 'ignore'; use "
             "topology 'prefer', or a price of 1.0",
-            lambda: smallest_redundancy(ONES, 2, cross_node_price=0),
+            lambda: advise(ONES, clusters_to_try(12, 2), cross_node_price=0),
         ),
         (
             "num_replicas=13 is not a multiple of num_gpus=2; use 12 or 14",

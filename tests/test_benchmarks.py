@@ -20,8 +20,10 @@ from benchmarks import (
     efforts,
     frozen,
     gap,
+    live,
     memory,
     on_gpu_page,
+    phases,
     problems,
     readers,
     replay_speed,
@@ -266,6 +268,24 @@ def test_drift_is_told_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "drift.png").stat().st_size > 1000
 
 
+def test_what_runs_live_is_timed_beside_fresh_plans() -> None:
+    def plan(load: np.ndarray, *_: int) -> np.ndarray:
+        cluster = Cluster(3, slots_per_gpu=3)
+        return solve(load, cluster, solver="greedy").placement.physical_to_logical
+
+    theirs = Planner("vLLM 0.33.0", plan)
+    case = live.measure(small_drift(live.WINDOWS + 1), [theirs], 1)
+    names = [call["name"] for call in case["calls"]]
+    assert names == [theirs.name, live.FRESH, live.LIVE, live.LIVE_SPLIT, live.SPLIT]
+    text = live.render({"rounds": 1, "missing": [], "cases": [case]})
+    assert "**small** (2 x 6 -> 9 slots, 3 GPUs)" in text
+    kept = json.loads(KEPT.read_text())
+    kept["live"] = kept["quality_speed"] | {"result": {"cases": [case]}}
+    first, second = run.main_table(kept).split("**small**")
+    assert first.index("| vLLM 0.33.0 |") < first.index("| DeepSeek EPLB |")
+    assert f"| {live.LIVE} |" in second
+
+
 def test_the_default_policy_takes_less_time_than_never_moving() -> None:
     """At 60 s of serving a window: measured here where it is quick, and kept for all cases."""
     kept = json.loads(KEPT.read_text())["seconds"]
@@ -280,6 +300,24 @@ def test_the_default_policy_takes_less_time_than_never_moving() -> None:
     assert "It takes as much time as never moving, or more, on 0 of" in seconds.render(
         kept["result"]
     )
+
+
+def test_a_plan_for_both_phases_loses_to_none_for_one(tmp_path: Path) -> None:
+    """Measured here where it is quick, and kept for all cases."""
+    kept = json.loads(KEPT.read_text())["phases"]["result"]
+    assert len(kept["cases"]) == len(phases.CASES)
+    result = phases.run(True, lambda _: None)
+    for each in (kept, result):
+        assert sum((phases.losses(case) for case in each["cases"]), []) == []
+    (case,) = result["cases"]
+    (trace,) = case["traces"]
+    assert trace["plans"]["the sum"]["decode"]["straggler"] > 1.4
+    assert trace["plans"]["both, decode 1"]["decode"]["straggler"] < 1.15
+    assert "loses to 0 of 4 plans for one phase." in phases.render(result)
+    trace["plans"]["decode alone"]["seconds"] = 0.0
+    assert "to 1 of 4 plans for one phase: " in phases.render(result)
+    phases.draw(result, tmp_path / "phases.png")
+    assert (tmp_path / "phases.png").stat().st_size > 1000
 
 
 def even_slowly(place, counts, time) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evenload import Cluster, Placement, solve
 from evenload.problem import Problem
-from evenload.redundancy import smallest_redundancy
+from evenload.sizing import advise, clusters_to_try
 from evenload.survive import repairs
 
 seeds = st.integers(0, 2**32)
@@ -265,10 +265,11 @@ def test_a_solver_that_loses_experts_is_found_out(monkeypatch):
         solve(LOAD, trivial.cluster, survive="gpu", solver="other")
 
 
-def test_the_fewest_slots_that_balance_and_survive():
-    found = smallest_redundancy(LOAD, 4, 2, wanted=0.8, survive="node")
-    assert found.plan.placement.survives("node")
-    assert found.curve[0].num_slots == 12
+def test_slots_to_buy_hold_what_survives():
+    clusters = clusters_to_try(LOAD.shape[-1], 4, 2, copies=2)
+    advice = advise(LOAD, clusters, survive="node")
+    assert advice.none.cluster.num_slots == 2 * LOAD.shape[-1]
+    assert len(advice.sizes) > 1
 
 
 # --- what a placement tells, and repairs ------------------------------------------------------

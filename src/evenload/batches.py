@@ -102,7 +102,7 @@ class Judged:
     work: Float  #: what GPUs do, over their speeds, if that could be divided at will, [L]
     latest: Float  #: when the last GPU is done, [L]
     earliest: Float  #: when it is at the earliest, with any placement, [L]
-    seconds_per_tick: float | None  #: of those three; None where they count active experts
+    seconds_per_tick: float  #: of those three; NaN where they count active experts
 
     @property
     def balancedness(self) -> Float:
@@ -115,14 +115,14 @@ class Judged:
         return _part(self.work, self.earliest)
 
     @property
-    def seconds(self) -> Float | None:
-        """Seconds of the slowest GPU, [L]; None without an `ExpertTime`."""
-        return None if self.seconds_per_tick is None else self.latest * self.seconds_per_tick
+    def seconds(self) -> Float:
+        """Seconds of the slowest GPU, [L]; NaN without an `ExpertTime`."""
+        return self.latest * self.seconds_per_tick
 
     @property
-    def seconds_bound(self) -> Float | None:
+    def seconds_bound(self) -> Float:
         """The least seconds that any placement can have, [L]."""
-        return None if self.seconds_per_tick is None else self.earliest * self.seconds_per_tick
+        return self.earliest * self.seconds_per_tick
 
 
 def _part(least: Float, most: Float) -> Float:
@@ -184,7 +184,7 @@ def judge_batches(
         work=work.mean(axis=0),
         latest=chosen.latest.mean(axis=0),
         earliest=earliest.mean(axis=0),
-        seconds_per_tick=unit,
+        seconds_per_tick=np.nan if unit is None else unit,
     )
 
 

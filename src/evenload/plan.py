@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -85,12 +85,22 @@ def _told_of_even(problem: Problem, placement: Placement, reached: Float) -> tup
     )
 
 
+class Reached(NamedTuple):
+    """What a placement reaches for the batches of one phase."""
+
+    balancedness: Any  #: mean / max GPU load of each layer, float64 [L]
+    straggler_time: float  #: as `Plan.straggler_time`
+    weight: float  #: the phase's part of all that counts
+    seconds: Any = None  #: as `Plan.seconds`, [L]; None without an expert's time
+
+
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A placement with what it reaches on the load it was made for, under the problem's dispatch.
 
     Where a live split counts for a part of the time only, times are averaged: the balancedness is
-    mean over the average time of the slowest GPU.
+    mean over the average time of the slowest GPU. Of loads by phase the load is what they have
+    together, each by its weight; `by_phase` tells of each alone.
     """
 
     placement: Placement  #: where every expert lives
@@ -150,6 +160,18 @@ class Plan:
         return self.problem.rewrap(np.average(np.stack(reached), axis=0, weights=weight))
 
     @cached_property
+    def by_phase(self) -> dict[str, Reached]:
+        """What each phase reaches, by its name; nothing for a load that is not by phase."""
+        problem, found = self.problem, {}
+        for phase in problem.phases if problem.sample_phase is not None else ():
+            alone = problem.of_load(phase.load, phase)
+            _, balancedness, waiting = evaluated(alone, self.placement, phase.load)
+            seconds = self.phase_seconds and self.phase_seconds[phase.name]
+            reached = problem.rewrap(balancedness), waiting, phase.weight, seconds
+            found[phase.name] = Reached(*reached)
+        return found
+
+    @cached_property
     def copies(self) -> Any:
         """Copies of experts for one microbatch, on average over what the load may be: float64 [L].
 
@@ -163,6 +185,48 @@ class Plan:
         samples, weight = problem.likely
         count = copies_by_slack(list(samples), self.placement, [problem.copy_slack], weight)
         return problem.rewrap(count[0])
+
+    @cached_property
+    def phase_seconds(self) -> dict[str, Any] | None:
+        """What `seconds` is the mean of: that of each phase by its name, float64 [L] each."""
+        if self.problem.expert_time is None:
+            return None
+        problem, judged = self.problem, self.one
+        if judged is not None:
+            many = len(problem.phases) > 1
+            each = (
+                {p.name: judge(problem.of_load(p.load, p), self.placement) for p in problem.phases}
+                if many
+                else {problem.phases[0].name: judged}
+            )
+            return {name: problem.rewrap(of.seconds) for name, of in each.items()}
+        if problem.dispatch not in TIMED:
+            return None
+        found = planned_seconds(problem, self.placement.rewrapped(keep_numpy))
+        return {name: problem.rewrap(seconds) for name, seconds in found.items()}
+
+    @cached_property
+    def seconds(self) -> Any:
+        """Mean seconds per batch of each layer's slowest GPU, float64 [L].
+
+        By the problem's `expert_time`, see `evenload.seconds`; None without one. Under dispatch
+        ``"one"`` the slowest GPU is that of each batch.
+        """
+        if self.phase_seconds is None:
+            return None
+        found = {name: to_numpy(name, of)[0] for name, of in self.phase_seconds.items()}
+        return self.problem.rewrap(over_phases(self.problem, found))
+
+    @cached_property
+    def seconds_bound(self) -> Any:
+        """Proven lower limit on the `seconds` of any placement, float64 [L]; None without them."""
+        if self.phase_seconds is None:
+            return None
+        if self.one is not None:
+            return self.problem.rewrap(self.one.seconds_bound)
+        least = least_seconds(self.problem)
+        proven = self.proven_seconds
+        return self.problem.rewrap(least if proven is None else np.maximum(least, proven))
 
     @cached_property
     def one(self) -> Judged | None:
@@ -185,39 +249,6 @@ class Plan:
     def active_bound(self) -> Any:
         """Mean over batches of active experts per GPU, rounded up, float64 [L]; else None."""
         return None if self.one is None else self.problem.rewrap(self.one.active_bound)
-
-    @cached_property
-    def phase_seconds(self) -> dict[str, Any] | None:
-        """What `seconds` is the mean of: that of each phase by its name, float64 [L] each."""
-        if self.problem.expert_time is None or self.problem.dispatch not in TIMED:
-            return None
-        found = planned_seconds(self.problem, self.placement.rewrapped(keep_numpy))
-        return {name: self.problem.rewrap(seconds) for name, seconds in found.items()}
-
-    @cached_property
-    def seconds(self) -> Any:
-        """Mean seconds per batch of each layer's slowest GPU, float64 [L].
-
-        By the problem's `expert_time`, see `evenload.seconds`; None without one. Under dispatch
-        ``"one"`` the slowest GPU is that of each batch.
-        """
-        if self.one is not None and self.one.seconds is not None:
-            return self.problem.rewrap(self.one.seconds)
-        if self.phase_seconds is None:
-            return None
-        found = {name: to_numpy(name, of)[0] for name, of in self.phase_seconds.items()}
-        return self.problem.rewrap(over_phases(self.problem, found))
-
-    @cached_property
-    def seconds_bound(self) -> Any:
-        """Proven lower limit on the `seconds` of any placement, float64 [L]; None without them."""
-        if self.one is not None and self.one.seconds_bound is not None:
-            return self.problem.rewrap(self.one.seconds_bound)
-        if self.phase_seconds is None:
-            return None
-        least = least_seconds(self.problem)
-        proven = self.proven_seconds
-        return self.problem.rewrap(least if proven is None else np.maximum(least, proven))
 
     @cached_property
     def under(self) -> dict[str, float]:
@@ -279,6 +310,15 @@ class Plan:
             f"straggler time  {self.straggler_time:.4f} x the mean",
             f"duplicates      {int(self.duplicates.sum())}",
         ]
+        for name, of in self.by_phase.items():
+            timed = ""
+            if of.seconds is not None:
+                timed = f"{1e6 * float(of.seconds.mean()):.2f} us per layer and batch, "
+            lines.append(
+                f"{name:<15} {timed}mean {float(of.balancedness.mean()):.4f}, worst layer "
+                f"{float(of.balancedness.min()):.4f}, straggler time {of.straggler_time:.4f} x the "
+                f"mean, weight {of.weight:.2f}"
+            )
         if self.problem.survive is not None:
             what, count = self.problem.survive
             lines.append(f"survives        any {count} {what}{'s' if count > 1 else ''}")
@@ -317,7 +357,10 @@ class Plan:
         timed = ""
         if self.seconds is not None:
             timed = f"{1e6 * float(self.seconds.mean()):.2f} us per layer and batch, "
+        phases = "".join(
+            f"{name} {float(of.balancedness.mean()):.4f}, " for name, of in self.by_phase.items()
+        )
         return (
             f"<Plan by {self.solver}: {timed}balancedness {float(self.balancedness.mean()):.4f}, "
-            f"bound {float(self.bound.mean()):.4f}, {self.placement!r}>"
+            f"bound {float(self.bound.mean()):.4f}, {phases}{self.placement!r}>"
         )

@@ -1,6 +1,7 @@
 """From a load to a plan."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from evenload.cluster import Cluster
 from evenload.cost import CostModel, ExpertTime
 from evenload.dispatch import PLANNERS, SLACK, TIMERS
 from evenload.forecast import is_trace, outlook
+from evenload.phases import joined
 from evenload.placement import Placement, check_model
 from evenload.plan import Plan, evaluated
 from evenload.problem import CROSS_NODE_PRICE, Problem
@@ -42,8 +44,9 @@ def solve(
     survive_count: int = 1,
     estimator: str | None = None,
     expert_time: ExpertTime | None = None,
-    tokens_per_batch: int | None = None,
+    tokens_per_batch: int | Mapping[str, int] | None = None,
     top_k: int = 1,
+    phase_weight: Mapping[str, float] | None = None,
     cost: CostModel | None = None,
     max_move_seconds: float | None = None,
     solver: str = "auto",
@@ -53,11 +56,13 @@ def solve(
 
     Parameters
     ----------
-    load : array_like or torch.Tensor, [L, E], [E] or [T, L, E]; or a Trace
+    load : array_like or torch.Tensor, [L, E], [E] or [T, L, E]; or a Trace; or a dict of these
         Tokens routed to each expert, or anything proportional to them. Never modified. A trace
         [T, L, E], the oldest window first, is planned for the window after it: the load is
         `evenload.forecast.forecast` of it, and the plan has to hold under
-        `evenload.forecast.samples`.
+        `evenload.forecast.samples`. A dict has one of these for each phase, by its name, as
+        ``{"prefill": trace, "decode": trace}``: one plan for batches of all of them, see
+        `Plan.by_phase`.
     cluster : Cluster
     current : Placement, optional
         What runs now. The plan then moves few experts, see the solver ``"incremental"`` for how
@@ -101,11 +106,14 @@ def solve(
         the slowest GPU's mean time short, not its number of tokens, see `Plan.seconds`. Takes
         `tokens_per_batch`. Where tokens and time are in proportion plans are the same as without;
         so they are under a live split, which shares tokens.
-    tokens_per_batch : int, optional
-        Tokens that all GPUs together put through a layer at once.
+    tokens_per_batch : int or dict, optional
+        Tokens that all GPUs together put through a layer at once; by phase where these differ.
     top_k : int, default 1
         Experts that a token of those goes to. 1 where `tokens_per_batch` counts a token once for
         each expert that it goes to.
+    phase_weight : dict, optional
+        For loads by phase: how much each counts, beside the others. Default: each the same, however
+        many tokens it has; with `tokens_per_batch`, as much as it has batches.
     cost : CostModel, optional
         What moves from `current` take: unless `move_cost` says another price, each has to gain that
         time, of serving the load's tokens (a trace's last window's) once, by `expert_time` where
@@ -135,7 +143,9 @@ def solve(
         dispatch but ``"even"``, ``"live"`` or ``"one"``, a live share, tokens or slack for another
         dispatch, too few slots, GPUs or nodes to survive with, topology ``"prefer"`` or
         ``"strict"`` that leaves copies no other node, an estimator without a trace, a current
-        placement of another model, a cost or seconds of moves without what moves would start from.
+        placement of another model, a cost or seconds of moves without what moves would start from;
+        phases of different models, weights of unknown phases, or loads by phase with topology
+        ``"prefer"`` or with a solver but ``"incremental"``.
 
     Examples
     --------
@@ -150,7 +160,24 @@ def solve(
     how = {"dispatch": dispatch, "live_share": live_share, "tokens_from": tokens_from}
     how |= {"copy_slack": copy_slack, "survive": survive, "survive_count": survive_count}
     how |= {"expert_time": expert_time, "tokens_per_batch": tokens_per_batch, "top_k": top_k}
-    if is_trace(load):
+    if isinstance(load, Mapping):
+        batches = {
+            name: how[name] for name in ("expert_time", "tokens_per_batch", "top_k", "dispatch")
+        }
+        joint = joined(load, phase_weight, estimator, **batches)
+        how["tokens_per_batch"] = joint.phases[0].tokens_per_batch
+        problem = replace(Problem.build(joint.load, *model, **how), **joint.of_problem)
+        if problem.topology == "prefer":
+            raise ValueError(
+                "topology='prefer' is beyond loads by phase; use topology 'strict' or 'ignore', or "
+                "the load of one phase"
+            )
+    elif phase_weight is not None:
+        raise ValueError(
+            f"phase_weight={phase_weight!r} is for loads by phase; give them as {{'prefill': ..., "
+            "'decode': ...}, or leave phase_weight out"
+        )
+    elif is_trace(load):
         expected, may_be, rewrap = outlook(load, "adaptive" if estimator is None else estimator)
         problem = Problem.build(expected, *model, **how)
         problem = replace(problem, rewrap=rewrap, samples=may_be.load, sample_weight=may_be.weight)
@@ -197,6 +224,11 @@ def solve_problem(
         raise ValueError(
             f"dispatch={problem.dispatch!r} is beyond solver {name!r}; use solver 'incremental' or "
             "'auto', or dispatch 'even'"
+        )
+    if problem.sample_phase is not None and name != "incremental":
+        raise ValueError(
+            f"solver={name!r} plans for one load, and there are several phases; use solver "
+            "'incremental' or 'auto', or the load of one phase"
         )
     legal = list(inspect.signature(run).parameters.values())[1:] if options else []
     if not any(p.kind is p.VAR_KEYWORD for p in legal):

@@ -149,9 +149,9 @@ class Problem:
         """The same problem for its load alone, planned from scratch."""
         return replace(self, current=None, samples=None, sample_weight=None, sample_phase=None)
 
-    def of_load(self, load: Float) -> Problem:
-        """Return the same problem for one load [L, E] alone, checked before."""
-        phases = (replace(self.phases[0], load=load, weight=1.0),)
+    def of_load(self, load: Float, phase: Phase | None = None) -> Problem:
+        """Return the same problem for one load [L, E] alone, checked before, of a phase."""
+        phases = (replace(phase or self.phases[0], load=load, weight=1.0),)
         return replace(self.alone, load=load, phases=phases, sample_phase=None)
 
     @property

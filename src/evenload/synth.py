@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from evenload.arrays import Float, Int
 from evenload.checks import in_range, positive_int, whole_number
 
-__all__ = ["lognormal_load", "synthetic_load", "synthetic_trace", "zipf_load"]
+__all__ = ["lognormal_load", "synthetic_load", "synthetic_trace", "two_phase_trace", "zipf_load"]
 
 
 LOAD_TOKENS = 2**20  # of a layer in a load: 131,072 tokens that go to 8 experts each
@@ -158,6 +158,32 @@ def synthetic_trace(
         shares = _normalise_logs(base + unrest * (next(walk) + next(topic)))
         window[:] = sampler.multinomial(total, shares)
     return trace
+
+
+def two_phase_trace(
+    num_windows: int,
+    num_layers: int = 58,
+    num_experts: int = 256,
+    *,
+    ratio: int = 15,
+    seed: int = 0,
+    tokens: int = WINDOW_TOKENS,
+    **how: Any,
+) -> dict[str, Int]:
+    """Draw traces of prefill and decode, [T, L, E] int64 each, as one server sees them.
+
+    Both are of `synthetic_trace` with other seeds, so that other experts are popular in each, and
+    each drifts on its own; `how` is its `drift` and `topic_windows`. `tokens` are decode's, and
+    prefill has `ratio` times as many, 1 to 1e6. That the phases have nothing in common is the worst
+    case, and not measured: in real models they share some popular experts.
+    """
+    times = whole_number("ratio", ratio, 1, int(MAX_FACTOR))
+    first = 2 * whole_number("seed", seed, 0, math.inf)
+    shape = num_windows, num_layers, num_experts
+    return {
+        "prefill": synthetic_trace(*shape, seed=first, tokens=times * tokens, **how),
+        "decode": synthetic_trace(*shape, seed=first + 1, tokens=tokens, **how),
+    }
 
 
 def _calibrated_shares(num_layers: int, num_experts: int, rng: np.random.Generator) -> Float:

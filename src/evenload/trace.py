@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from evenload.arrays import Float, check_trace_shape, check_weights, is_tensor, to_numpy
 from evenload.checks import positive_int, whole_number
 from evenload.layers import ModelLayers
+
+PHASES = ("prefill", "decode")
+"""Names of the phases in files and on the command line."""
 
 
 class Windows(Protocol):
@@ -38,18 +41,44 @@ class ArrayWindows:
 
 
 class _Merged:
-    """Recorded windows summed, a fixed number of them into one."""
+    """Recorded windows summed, a fixed number of them into one; of phases they may be empty."""
 
-    def __init__(self, recorded: Trace, each: int) -> None:
-        self._recorded, self._each = recorded, each
+    def __init__(self, recorded: Trace, each: int, empty: bool = False) -> None:
+        self._read = recorded.checked if empty else recorded.window
+        self._each = each
         self.shape = recorded.num_windows // each, recorded.num_layers, recorded.num_experts
 
     def read(self, number: int) -> NDArray[Any]:
         first = number * self._each
-        total = self._recorded.window(first)
+        total = self._read(first)
         for t in range(first + 1, first + self._each):
-            total += self._recorded.window(t)
+            total += self._read(t)
         return total
+
+
+class _Sum:
+    """Windows of several phases summed."""
+
+    def __init__(self, parts: Sequence[Trace]) -> None:
+        self._parts, self.shape = parts, parts[0].shape
+
+    def read(self, number: int) -> NDArray[Any]:
+        total = self._parts[0].checked(number)
+        for part in self._parts[1:]:
+            total += part.checked(number)
+        return total
+
+
+class _Chosen:
+    """Some windows of a trace by their numbers, those of None without a token."""
+
+    def __init__(self, recorded: Trace, numbers: Sequence[int | None]) -> None:
+        self._recorded, self._numbers = recorded, numbers
+        self.shape = len(numbers), recorded.num_layers, recorded.num_experts
+
+    def read(self, number: int) -> NDArray[Any]:
+        chosen = self._numbers[number]
+        return np.zeros(self.shape[1:]) if chosen is None else self._recorded.read(chosen)
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -83,6 +112,9 @@ class Trace:
     layers: ModelLayers | None
     over_time: bool
     """Whether there is an axis of windows where it is from; else the one window is the load."""
+    phases: Mapping[str, Trace]
+    """The same windows by phase, each with the tokens of that phase alone, and empty where it has
+    none; see `phase`. Nothing where the phases are not known."""
 
     def __init__(self, load: Any, *, source: str = "", layers: ModelLayers | None = None) -> None:
         made = Trace.of(ArrayWindows(_check_array(load, source)), source=source, layers=layers)
@@ -97,6 +129,7 @@ class Trace:
         notes: tuple[str, ...] = (),
         layers: ModelLayers | None = None,
         over_time: bool = True,
+        phases: Mapping[str, Trace] | None = None,
     ) -> Trace:
         """Return the trace of windows that are read from somewhere; another trace may be that."""
         there = windows.shape[1]
@@ -108,7 +141,79 @@ class Trace:
         trace.__dict__.update(
             _windows=windows, source=str(source), notes=notes, layers=layers, over_time=over_time
         )
+        trace.__dict__["phases"] = dict(phases or {})
         return trace
+
+    @classmethod
+    def of_phases(cls, phases: Mapping[str, Any], **about: Any) -> Trace:
+        """Return the trace of several phases, which sums them; `about` is as for `of`.
+
+        `phases` are traces [T, L, E] by the phase's name, of the same windows. A window may be
+        empty in some. None at all, or some of other windows, layers or experts, are a `ValueError`.
+        """
+        parts = {name: check_trace(part) for name, part in phases.items()}
+        if not parts:
+            raise ValueError("phases is empty; give the trace of at least one, e.g. 'decode'")
+        first = next(iter(parts))
+        for name, part in parts.items():
+            for what, here, there in zip(
+                ("windows", "layers", "experts"), part.shape, parts[first].shape, strict=True
+            ):
+                if here != there:
+                    raise ValueError(
+                        f"phase {name!r} has {here} {what}, and phase {first!r} {there}; use "
+                        "phases of the same windows of one model"
+                    )
+        return cls.of(_Sum(list(parts.values())), phases=parts, **about)
+
+    def with_phase(self, names: Sequence[str]) -> Trace:
+        """Return the same trace, each of whose windows is of one phase: T names."""
+        if len(names) != self.num_windows:
+            raise ValueError(
+                f"phase has {len(names)} names, and there are {self.num_windows} windows; use one "
+                "name for each"
+            )
+        about: dict[str, Any] = {"source": self.source, "layers": self.layers}
+        parts = {}
+        for phase in dict.fromkeys(names):
+            numbers = [t if name == phase else None for t, name in enumerate(names)]
+            parts[phase] = Trace.of(_Chosen(self, numbers), **about)
+        return Trace.of(self, **about, notes=self.notes, over_time=self.over_time, phases=parts)
+
+    def phase(self, name: str) -> Trace:
+        """Return the windows of one phase, its tokens alone; those without any are left out.
+
+        Each window is read once. A phase that is not in the trace is a `ValueError`.
+        """
+        if name not in self.phases:
+            there = " and ".join(self.phases)
+            raise ValueError(
+                f"phase={name!r} is not in the trace, which has {there}; use one of them"
+                if there
+                else f"phase={name!r}: what phase tokens are of is not known here; leave it out"
+            )
+        part = self.phases[name]
+        numbers = [t for t in range(len(part)) if part.read(t).any()]
+        notes = self.notes
+        if not numbers:
+            raise ValueError(f"phase={name!r} has no token in any window; use another phase")
+        if left := len(part) - len(numbers):
+            notes += (
+                f"{left} of {len(part)} windows have no token of the phase {name!r} and are left "
+                "out",
+            )
+        about: dict[str, Any] = {"layers": self.layers, "over_time": self.over_time}
+        return Trace.of(part.only(numbers), source=self.source, notes=notes, **about)
+
+    def only(self, numbers: Sequence[int]) -> Trace:
+        """Return some of the windows, by their numbers from 0."""
+        return Trace.of(
+            _Chosen(self, list(numbers)),
+            source=self.source,
+            notes=self.notes,
+            layers=self.layers,
+            phases={name: part.only(numbers) for name, part in self.phases.items()},
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -137,6 +242,11 @@ class Trace:
         """
         return self._windows.read(number)
 
+    def checked(self, number: int) -> Float:
+        """Return one window as it was recorded, its numbers checked; it may be empty or a gap."""
+        where = f"{self.source}: window {number}" if self.source else f"window {number}"
+        return check_weights(f"{where}: load", self._windows.read(number))
+
     def window(self, number: int) -> Float:
         """Return the load of one window, counted from 0: float64 [L, E], the caller's own.
 
@@ -149,8 +259,8 @@ class Trace:
                 f"window={index} is not in the trace, which has {self.num_windows}; "
                 f"use 0 to {self.num_windows - 1}"
             )
+        load = self.checked(index)
         where = f"{self.source}: window {index}" if self.source else f"window {index}"
-        load = check_weights(f"{where}: load", self._windows.read(index))
         empty = np.flatnonzero(~load.any(axis=1))
         if empty.size == len(load):
             raise ValueError(
@@ -195,7 +305,12 @@ class Trace:
                 f"the last {rest} of {self.num_windows} windows are left out: they do not fill a "
                 f"window of {each}",
             )
-        return Trace.of(_Merged(self, each), source=self.source, notes=notes, layers=self.layers)
+        about: dict[str, Any] = {"source": self.source, "layers": self.layers}
+        parts = {
+            name: Trace.of(_Merged(part, each, empty=True), **about)
+            for name, part in self.phases.items()
+        }
+        return Trace.of(_Merged(self, each), notes=notes, phases=parts, **about)
 
     def __len__(self) -> int:
         return self.num_windows
@@ -206,7 +321,8 @@ class Trace:
     def __repr__(self) -> str:
         T, L, E = self.shape
         origin = f" from {self.source}" if self.source else ""
-        return f"<Trace: {T} windows, {L} layers, {E} experts{origin}>"
+        phases = f", phases {', '.join(self.phases)}" if self.phases else ""
+        return f"<Trace: {T} windows, {L} layers, {E} experts{phases}{origin}>"
 
 
 def check_trace(value: Any) -> Trace:

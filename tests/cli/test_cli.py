@@ -339,7 +339,7 @@ def test_a_reader_that_goes_is_no_failure_of_ours(loads):
     ("options", "problem"),
     [
         (("plan", "--slots", 12, "--solver", "greedy"), 1),
-        (("plan", "--redundant", "auto", "--target", 0.5), 1),
+        (("plan", "--redundant", "auto"), 1),
         (("plan", "--next", "--slots", 12), 1),
     ],
 )
@@ -352,7 +352,6 @@ def test_plan_solves_once(monkeypatch, loads, options, problem):
         return true_solve(*args, **how)
 
     monkeypatch.setattr("evenload.solve", solve, raising=False)
-    monkeypatch.setattr("evenload.redundancy.solve", solve)
     command, *more = options
     result = run(command, loads, "--gpus", 4, *more, "--json")
     assert result.exit_code == 0, result.stderr

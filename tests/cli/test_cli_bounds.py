@@ -84,7 +84,7 @@ def test_what_stands_in_a_file_does_not_either(tmp_path):
 OUTPUTS = [
     ("plan", "no.npz", "--gpus", 4, "-o", "{}.json"),
     ("plan", "no.npz", "--gpus", 4, "--plot", "{}.png"),
-    ("plan", "no.npz", "--gpus", 4, "--redundant", "auto", "--curve", "{}.png"),
+    ("size", "no.npz", "--gpus", 4, "--plot", "{}.png"),
     ("evaluate", "no.npz", "no.json", "--plot", "{}.png"),
     ("convert", "no.npz", "{}.npy"),
     ("replay", "no.npz", "--gpus", 4, "--save", "{}.npz"),

@@ -82,10 +82,6 @@ def test_what_runs_on_other_gpus_is_compared_with_the_trivial_placement(tmp_path
             ["--next", "--window", 1],
             "--window and --next are two ways to look at a trace; give one of them, or neither",
         ),
-        (
-            ["--redundant", "auto", "--next"],
-            "--redundant auto looks at one load; leave out --next, or take a --window",
-        ),
     ],
 )
 def test_options_that_do_not_go_together(trace, options, error):

@@ -13,7 +13,7 @@ from evenload import Cluster, CostModel, solve
 from evenload.io import write_placement
 from evenload.replay import replay
 from evenload.report.policies import policy_lines
-from evenload.report.tables import enough_slots, print_policies
+from evenload.report.tables import print_policies, sweep_lines
 from evenload.synth import synthetic_trace
 
 LOADS = synthetic_trace(8, 2, 8, seed=2, tokens=2000)
@@ -163,10 +163,10 @@ def test_what_a_sweep_is_for() -> None:
     rows = [row(8, 32, "a", 2.0), row(8, 32, "b", 1.5), row(8, 40, "a", 1.005)]
     rows += [row(8, 48, "b", 1.0), row(16, 32, "a", 1.0)]
     rows += [row(8, 48, "once", 1.28)]
-    assert enough_slots(rows) == [
-        "8 GPUs: 48 slots with b take the least time in all, 1 s, 50.0% less than never moving, "
-        "and 21.8% less than planning once; 40 with a come within 1% of it.",
-        "16 GPUs: 32 slots with a take the least time in all, 1 s, 50.0% less than never moving.",
+    assert sweep_lines(rows) == [
+        "8 GPUs: b on 48 slots takes the least time in all, 1 s, 50.0% less than never moving, "
+        "and 21.8% less than planning once.",
+        "16 GPUs: a on 32 slots takes the least time in all, 1 s, 50.0% less than never moving.",
     ]
 
 

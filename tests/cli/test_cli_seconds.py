@@ -75,14 +75,6 @@ def test_what_does_not_go_together(files, options, error):
     fails("plan", loads, "--gpus", 8, "--slots", 40, *options, error=error)
 
 
-def test_redundancy_is_looked_for_by_tokens(files):
-    fails(
-        *("plan", files[0] / "loads.npy", "--gpus", 8, "--redundant", "auto"),
-        *("--tokens-per-batch", 64, "--expert-time", "h100-ib"),
-        error="--redundant auto looks for a balance of tokens; leave out --tokens-per-batch",
-    )
-
-
 def test_one_replica_of_each_active_expert(files):
     folder, load = files
     loads, out = folder / "loads.npy", folder / "placement.json"

@@ -39,6 +39,7 @@ def test_plan_for_vllm_what_its_example_records(tmp_path, monkeypatch) -> None:
             self.request_id = str(number)
             routed = np.argsort(RNG.random((40, 4, 128)), axis=2)[:, :, :8].astype(np.uint8)
             self.outputs = [types.SimpleNamespace(routed_experts=routed)]
+            self.prompt_token_ids = [*range(30)]
 
     class LLM:
         def __init__(self, model, **options):
@@ -54,6 +55,7 @@ def test_plan_for_vllm_what_its_example_records(tmp_path, monkeypatch) -> None:
     exec(compile(example.read_text(), str(example), "exec"), {})
     out = run_example("vllm/plan.sh", tmp_path)
     assert "loads (vllm-routed-experts), 2 windows, 4 layers, 128 experts" in out
+    assert "prefill (75.0% of the tokens)" in out
     placement = json.loads((tmp_path / "placement.json").read_text())
     assert np.shape(placement["physical_to_logical"]) == (4, 144)
 

@@ -45,7 +45,7 @@ def forward(recorder, number, rows, counted, rng):
         input_ids=torch.arange(tokens),
         positions=torch.arange(tokens),
         extend_seq_lens_cpu=[tokens],
-        forward_mode=ForwardMode.EXTEND,
+        forward_mode=ForwardMode.DECODE if number % 2 else ForwardMode.EXTEND,
     )
     with recorder.with_forward_pass(number, batch):
         for layer in range(1, LAYERS):

@@ -63,3 +63,22 @@ def test_evenload_reads_what_sglangs_recorder_dumps(recordings, mode):
         assert trace.layers.ids == tuple(range(1, len(counted[0])))
         found = np.stack([trace.window(w) for w in range(trace.num_windows)])
         assert np.array_equal(found, counted[:, 1:])
+        # Of the modes one tells prefill from decode; every second pass was decoding.
+        assert list(trace.phases) == (["prefill", "decode"] if mode == "per_token" else [])
+        for first, phase in enumerate(trace.phases):
+            part = trace.phase(phase)
+            found = np.stack([part.window(w) for w in range(part.num_windows)])
+            assert np.array_equal(found, counted[first::2, 1:])
+
+
+def test_sglangs_forward_modes_are_those_that_are_read_as_phases():
+    from sglang.srt.model_executor.forward_batch_info import ForwardMode
+
+    from evenload.io.sglang_recorder import _MIXED, _PHASES
+
+    named = {phase: [ForwardMode(n).name for n in modes] for phase, modes in _PHASES.items()}
+    assert named == {
+        "prefill": ["EXTEND", "MIXED", "SPLIT_PREFILL"],
+        "decode": ["DECODE", "TARGET_VERIFY", "DRAFT_EXTEND_V2"],
+    }
+    assert ForwardMode(_MIXED).name == "MIXED"

@@ -51,10 +51,11 @@ TABLES = [
     # both phases
     Case("phases.csv",
          "phase,layer_id,expert_id,selection_count\n0,0,0,10\n0,0,1,20\n1,0,0,5\n1,0,1,7\n",
-         refused=": window 0, layer 0, expert 0 is there twice; write one row each, or rename the "
-         "column 'phase' to window if it tells them apart: each of its numbers is then a window",
-         mended="window,layer_id,expert_id,selection_count\n0,0,0,10\n0,0,1,20\n1,0,0,5\n1,0,1,7\n",
-         after=[[[10, 20]], [[5, 7]]]),
+         refused=": window 0, layer 0, expert 0 is there twice; write prefill and decode in the "
+         "column 'phase', not numbers",
+         mended="phase,layer_id,expert_id,selection_count\nprefill,0,0,10\nprefill,0,1,20\n"
+         "decode,0,0,5\ndecode,0,1,7\n",
+         after=[[15, 27]]),
     # with shares beside the counts (llama.cpp's moe tools), tabs
     Case("share.tsv", "layer\texpert\tcount\tfrac_of_layer\n0\t0\t10\t.3\n0\t1\t20\t.7\n",
          [[10, 20]], (0,), ("{path}: the column 'frac_of_layer' is not read", E_NOTE)),

@@ -97,9 +97,50 @@ def pattern(path):
     return path.with_suffix(".npy")
 
 
+def phases_text(path):
+    path.with_suffix(".csv").write_text(
+        "phase,layer,expert,n\nprefill,0,0,5\nprefill,0,1,7\ndecode,0,0,5\ndecode,0,1,7\n"
+    )
+    return path.with_suffix(".csv")
+
+
+def phases_table(path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    columns = {"phase": ["prefill", "decode"], "layer": [0, 0], "expert": [0, 0], "n": [5, 7]}
+    pq.write_table(pa.table(columns), path.with_suffix(".parquet"))
+    return path.with_suffix(".parquet")
+
+
+def phases_archive(path):
+    load, names = RNG.integers(1, 9, (2, 2, E)), np.array(["prefill", "decode"])
+    np.savez_compressed(path.with_suffix(".npz"), load=load, phase=names)
+    return path.with_suffix(".npz")
+
+
+def phases_lines(path):
+    lines = (
+        '{"routed_experts": [[[1, 2]], [[3, 0]]], "prompt_tokens": 1}\n'
+        '{"choices": [{"routed_experts": [[[0, 1]], [[1, 2]]], "token_ids": [1, 2]}], '
+        '"usage": {"prompt_tokens": 1}}\n'
+    )
+    path.with_suffix(".jsonl").write_text(lines)
+    return path.with_suffix(".jsonl")
+
+
+def phases_routes(path):
+    lines = (
+        '{"type": "request", "req_id": "a", "prompt_tokens": 1}\n'
+        '{"req_id": "a", "token_idx": 0, "layer": 0, "topk_ids": [1, 3]}\n'
+        '{"req_id": "b", "phase": "decode", "layer": 0, "topk_ids": [1, 3]}\n'
+    )
+    path.with_suffix(".jsonl").write_text(lines)
+    return path.with_suffix(".jsonl")
+
+
 KINDS = [
     sglang_stat, sglang_passes, ascend, tensorrt, parquet, vllm_lines, vllm_archive, long_text,
     wide_text, packed_text, history, by_layer, routes, layer_tensors, pattern,
+    phases_text, phases_table, phases_archive, phases_lines, phases_routes,
 ]  # fmt: skip
 
 
@@ -236,6 +277,7 @@ JSON = st.recursive(
 @settings(max_examples=300, deadline=None)
 @given(st.lists(JSON, min_size=1, max_size=3))
 @example([[[]]])
+@example([[[], {"routed_experts": [0]}]])
 def test_any_lines_of_json(tmp_path_factory, values):
     import json
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from load_files import complains
 
 from evenload.io import FileFormatError, read_load, read_trace, write_load
-from evenload.io.table import MEANINGS
+from evenload.io.columns import MEANINGS
 from evenload.trace import Trace
 
 SPELL = st.sampled_from([str.upper, str.title, str.lower])
@@ -22,27 +22,39 @@ FORMS = st.fixed_dictionaries(
         "spell": SPELL,
         "join": st.sampled_from(["_", " ", "-", ""]),
         "names": st.tuples(*(st.sampled_from(names) for names in MEANINGS.values())),
-        "order": st.permutations(range(5)),
+        "order": st.permutations(range(6)),
         "packed": st.booleans(),
         "mark": st.booleans(),
         "end": st.sampled_from(["\n", "\r\n"]),
         "comment": st.booleans(),
         "windows": st.booleans(),
         "more": st.booleans(),
+        "phases": st.sampled_from([None, ("prefill",), ("Decode ", "PREFILL")]),
     }
 )
 SHAPES = st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
+
+
+def windows_of(trace):
+    return np.stack([trace.read(t) for t in range(len(trace))])
 
 
 @settings(max_examples=200, deadline=None)
 @given(FORMS, SHAPES, st.randoms(use_true_random=False))
 def test_any_spelling_of_a_long_table(tmp_path_factory, form, shape, random):
     shape = shape if form["windows"] else (1, *shape[1:])
-    expected = np.array([random.randrange(1000) for _ in range(np.prod(shape))]).reshape(shape)
+    phases = form["phases"] or ("",)
+    by_phase = np.array([random.randrange(1000) for _ in range(len(phases) * np.prod(shape))])
+    by_phase = by_phase.reshape(-1, *shape)
     names = [form["spell"](name).replace("_", form["join"]) for name in form["names"]]
-    cells = [[*index, int(expected[index])] for index in np.ndindex(shape)]
+    cells = [
+        [*index, int(load[index]), phase]
+        for phase, load in zip(phases, by_phase, strict=True)
+        for index in np.ndindex(shape)
+    ]
     random.shuffle(cells)
-    columns = [i for i in form["order"] if (i or form["windows"]) and (i < 4 or form["more"])]
+    there = form["windows"], True, True, True, form["phases"] is not None, form["more"]
+    columns = [i for i in form["order"] if there[i]]
     out = io.StringIO()
     if form["comment"]:
         out.write(f"# made by hand{form['end']}")
@@ -53,7 +65,9 @@ def test_any_spelling_of_a_long_table(tmp_path_factory, form, shape, random):
     path = tmp_path_factory.getbasetemp() / ("any.csv.gz" if form["packed"] else "any.csv")
     path.write_bytes(gzip.compress(content) if form["packed"] else content)
     trace = read_trace(path, num_experts=shape[2])
-    np.testing.assert_array_equal(np.stack([trace.read(t) for t in range(len(trace))]), expected)
+    np.testing.assert_array_equal(windows_of(trace), by_phase.sum(axis=0))
+    for phase, load in zip(form["phases"] or (), by_phase, strict=form["phases"] is not None):
+        np.testing.assert_array_equal(windows_of(trace.phases[phase.strip().lower()]), load)
     assert any("'who' is not read" in note for note in trace.notes) == form["more"]
 
 

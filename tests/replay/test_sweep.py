@@ -294,7 +294,7 @@ def test_the_command_prints_a_table_and_writes_the_rows(tmp_path, sweeping) -> N
     assert done.exit_code == 0, done.stderr
     assert "trace.npy: 8 windows, 2 layers x 8 experts" in done.stdout
     assert re.search(r"^never +2 +8 +1 +1 +0\.\d{4}", done.stdout, flags=re.MULTILINE)
-    assert re.search(r"^4 GPUs: \d+ slots with \w+ take the least time", done.stdout, re.MULTILINE)
+    assert re.search(r"^4 GPUs: \w+ on \d+ slots takes the least time", done.stdout, re.MULTILINE)
     rows = json.loads(out.read_text())
     assert [row["slots"] for row in rows] == [8, 8, 12, 12] * 2
     assert len(list((tmp_path / "rows.json.cells").glob("*.json"))) == 8

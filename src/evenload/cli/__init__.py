@@ -21,7 +21,7 @@ from evenload.cli.shared import reading, say
 __all__ = ["COMMANDS", "main", "parser_of"]
 
 COMMANDS = (
-    "plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "demo", "warmup",
+    "plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "size", "demo", "warmup",
     "doctor", "measure-expert-time",
 )  # fmt: skip
 

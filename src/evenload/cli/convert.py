@@ -45,7 +45,7 @@ OPTIONS = {
         **shared.LAYOUT,
     },
     "reading": shared.MAX_BYTES,
-    "loads": {
+    "loads": shared.PHASE | {
         "--window N": "Take only window N of loads (from 0, or from the end: -1). Default: all.",
     },
 }  # fmt: skip
@@ -65,7 +65,7 @@ def run(args: Namespace) -> None:
     prefer = _WRITE[able[0]] if len(able) == 1 else None
     shape = PlacementShape(args.gpus, args.nodes, args.experts)
     how = shared.layout_of(args) | {"format": form, "prefer": prefer}
-    found = read_anything(source, shape, **how)[1]
+    found = shared.of_phase(read_anything(source, shape, **how)[1], args)
     if isinstance(found, PlacementFile):
         _convert_placement(found, layers, args)
     else:
@@ -85,8 +85,8 @@ def _convert_loads(loads: Trace, layers: ModelLayers | None, args: Namespace) ->
         loads, known = _layers_of(loads, layers), layers
     if args.window is not None:
         number = check_window(args.window, len(loads), "the trace")
-        loads = Trace(loads.read(number)[None])
-    loads = Trace.of(loads, layers=known)
+        loads = loads.only([number])
+    loads = Trace.of(loads, layers=known, phases=loads.phases)
     shared.say_notes(write_load(args.out, loads, format=args.to))
     words = map(counted, loads.shape, ("window", "layer", "expert"))
     shared.say(f"wrote loads of {', '.join(words)} to {args.out}")
@@ -140,10 +140,15 @@ def _layers_of(loads: Trace, layers: ModelLayers) -> Trace:
             f"--layers: the loads have no layer {lacking[0]}; they name {known.ids[0]} to "
             f"{known.ids[-1]}; name some of those, or leave --layers out"
         )
-    reads = [partial(loads.read, t) for t in range(len(loads))]
     rows = np.array([known.ids.index(layer) for layer in layers.ids])
-    windows = RecordedWindows(reads, rows, loads.num_experts)
-    return Trace.of(windows, source=loads.source, over_time=loads.over_time)
+
+    def of(trace: Trace) -> Trace:
+        reads = [partial(trace.read, t) for t in range(len(trace))]
+        windows = RecordedWindows(reads, rows, trace.num_experts)
+        phases = {name: of(part) for name, part in trace.phases.items()}
+        return Trace.of(windows, source=loads.source, over_time=loads.over_time, phases=phases)
+
+    return of(loads)
 
 
 def _layers(text: str | None) -> ModelLayers | None:

@@ -31,7 +31,7 @@ def run(args: Namespace) -> None:
     """Show what a placement does with loads.
 
     Prints it beside the trivial placement (experts in order, as engines start). Without --window a
-    trace is summed over its windows.
+    trace is summed over its windows, and without --phase over its phases.
     """
     from evenload.checks import one_of
     from evenload.dispatch import DISPATCHES
@@ -41,6 +41,7 @@ def run(args: Namespace) -> None:
     one_of("--dispatch", args.dispatch, (*DISPATCHES, "one"))
     shared.check_outputs(None, None, args.plot)
     file = shared.open_loads(args)
+    shared.say_phases(file.phases)
     how = {"num_gpus": args.gpus, "num_nodes": args.nodes, "format": args.placement_format}
     given = read_placement_file(args.placement, layers=file.layers, **how)
     shared.say_notes(given.notes)

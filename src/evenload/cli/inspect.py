@@ -20,7 +20,7 @@ OPTIONS = {
         "--format NAME": "The file's format. Default: told by its content.",
         **shared.LAYOUT,
     },
-    "reading": shared.MAX_BYTES,
+    "reading": shared.PHASE | shared.MAX_BYTES,
     "output": shared.JSON,
 }  # fmt: skip
 
@@ -41,10 +41,12 @@ def run(args: Namespace) -> None:
     except ClusterMissingError:  # a placement without its number of GPUs has facts too
         shape, known = PlacementShape(1, args.nodes, args.experts), False
         name, found = read_anything(args.file, shape, format=args.format, **layout)
+    found = shared.of_phase(found, args)
     if isinstance(found, PlacementFile):
         facts = inspect_placement(found, name, cluster_known=known)
     else:
         facts = inspect_loads(found, str(args.file), name)
+        shared.say_phases(found.phases)
     shared.say_notes(facts.plain["notes"])
     if args.json:
         shared.print_json(facts.plain)

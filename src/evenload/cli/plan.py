@@ -8,26 +8,23 @@ from typing import TYPE_CHECKING, Any
 from evenload.cli import shared
 
 if TYPE_CHECKING:
+    from evenload.io import LoadFile
     from evenload.plan import Plan
-    from evenload.redundancy import Redundancy
+    from evenload.sizing import Advice
 
 EXAMPLES = """
 Examples:
   evenload plan loads.csv --gpus 8 --slots 40 -o placement.json
-  evenload plan loads.csv --gpus 8 --redundant auto --target 0.98
+  evenload plan trace.npz --gpus 8 --redundant auto
   evenload plan trace.npz --gpus 32 --nodes 4 --slots 288 --next --current placement.json
 """
-
-_TARGET = 0.99
 
 OPTIONS = {
     "arguments": shared.LOADS,
     "loads": shared.WINDOW | shared.READING,
     "cluster": shared.CLUSTER | {
-        "--redundant R|auto": "Instead of --slots: slots beyond one for each expert. auto finds "
-        "the fewest, equally many on each GPU, that reach the --target.",
-        "--target B": "Balancedness, mean over layers, for --redundant auto to reach. Default: "
-        "0.99.",
+        "--redundant R|auto": "Instead of --slots: slots beyond one for each expert. auto takes "
+        "what `evenload size` recommends for these GPUs.",
         "--speed A,B,...": "Speed of each GPU, where they differ: e.g. 1,1,2,2.",
         "--dead GPU*": "Number of a GPU that is gone. May be given repeatedly.",
         "--survive NAME": "gpu or node: keep copies of every expert on several of them, so that "
@@ -43,6 +40,7 @@ OPTIONS = {
     },
     "dispatch": shared.DISPATCH | shared.LIVE_SHARE | shared.COPY_SLACK,
     "seconds": shared.BATCHES,
+    "phases": shared.PHASE_WEIGHT,
     "search": {
         "--solver NAME:auto": "auto (the best there is for the problem), greedy (DeepSeek EPLB's "
         "own plan), iterated-greedy, local-search, joint, exact (small layers), or one that a "
@@ -64,15 +62,14 @@ OPTIONS = {
         "cost model; the layers move that gain most.",
         **shared.PRICES,
         "--hardware NAME": "With --current or --tokens-per-batch: whose seconds moves and experts "
-        "take: h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
+        "take; with --redundant auto: whose memory. h100-ib, h200-ib, h800-ib, ascend-910c, "
+        "ascend-910b, l40s-pcie or h100-pcie.",
     },
     "output": shared.JSON | shared.PLOT | {
         "-o, --output FILE": "Write the placement to a file: .json or .npz (evenload's own), .pt "
         "(SGLang), .yaml (TensorRT-LLM), or what --output-format says.",
         "--output-format NAME": "Format of --output: evenload, evenload-npz, sglang, tensorrt-llm "
         "or vllm-ascend. Default: by its ending.",
-        "--curve FILE": "Draw what each number of slots reaches that --redundant auto tried, to a "
-        ".png, .svg or .pdf.",
     },
 }  # fmt: skip
 
@@ -81,10 +78,11 @@ def run(args: Namespace) -> None:
     """Plan a placement for measured loads.
 
     Prints it beside the trivial placement (experts in order, as engines start), or beside the
-    --current one. Without --window or --next a trace is summed over its windows.
+    --current one. Without --window or --next a trace is summed over its windows. A file that tells
+    phases apart gets one plan for all of them, unless --phase takes one.
     """
     _check(args)
-    shared.check_outputs(args.output, args.output_format, args.plot, args.curve)
+    shared.check_outputs(args.output, args.output_format, args.plot)
     file = shared.open_loads(args)
     running = shared.open_placement("current", args, file.load.shape[1], file.layers)
     if args.next and file.trace is None:
@@ -92,15 +90,17 @@ def run(args: Namespace) -> None:
             f"--next: {file.source} has one load and no windows; leave --next out, or use a trace "
             "[windows, layers, experts]"
         )
-    plan, seconds, found = _plan(args, file.trace if args.next else file.load, running)
+    loads, weights = _loads(args, file, windows=args.next)
+    plan, seconds, advice = _plan(args, file, loads, weights, running)
 
     from evenload.io import write_placement
     from evenload.planner import tell_of_groups
-    from evenload.report.compare import Context, compare_plan, plan_lines
-    from evenload.report.tables import slots_entry, slots_lines
+    from evenload.report.compare import Context, compare_plan, phases_entry, plan_lines
+    from evenload.report.sizes import sizes_entry, sizes_lines
 
     plan = tell_of_groups(plan)
-    load, cluster = plan.problem.load if args.next else file.load, plan.placement.cluster
+    cluster = plan.placement.cluster
+    load = plan.problem.load if args.next or plan.by_phase else file.load
     summaries = compare_plan(load, plan, 1e3 * seconds, **shared.extras(args, cluster))
     if args.output is not None:
         about: dict[str, Any] = {"solver": plan.solver, "load": load, "layers": file.layers}
@@ -109,60 +109,87 @@ def run(args: Namespace) -> None:
         form = args.output_format
         shared.say_notes(write_placement(args.output, plan.placement, format=form, **about))
         shared.say(f"wrote the placement to {args.output}")
-    if args.curve is not None and found is not None:
-        from evenload.report.figures import draw_slots_curve, save_figure
-
-        with shared.drawing("the curve", args.curve):
-            save_figure(args.curve, draw_slots_curve(found))
+    said = [] if advice is None else sizes_lines([advice])
     shared.show(
         args,
         Context.of(
             file, cluster, args.groups, forecast=args.next, dispatch=shared.sharing_words(args)
         ),
         summaries,
-        [*plan_lines(summaries, plan), *_seconds_lines(args, plan), *slots_lines(found)],
+        [*plan_lines(summaries, plan), *_seconds_lines(args, plan), *said],
         solver=plan.solver,
         reason=plan.reason,
         notes=list(plan.notes),
         **_seconds_entry(args, plan),
         physical_to_logical=plan.placement.physical_to_logical.tolist(),
-        **slots_entry(found),
+        **phases_entry(plan),
+        **({} if advice is None else {"sizes": sizes_entry([advice])}),
     )
 
 
-def _plan(args: Namespace, tokens: Any, running: Any) -> tuple[Plan, float, Redundancy | None]:
-    """Plan once; also return the seconds it took, and how the slots were found if they were."""
+def _loads(args: Namespace, file: LoadFile, windows: bool) -> tuple[Any, dict[str, float] | None]:
+    """Return what is planned for, by phase where there are several, and the weights of these.
+
+    With `windows` as traces, else summed over them.
+    """
+    weights = None
+    if args.phase_weight is not None:
+        weights = shared.by_phase("--phase-weight", args.phase_weight, float)
+    if len(file.phases) <= 1:
+        if weights:
+            raise ValueError(
+                "--phase-weight is for a plan for several phases, and this is of one load; leave "
+                "it out"
+            )
+        return (file.trace if windows else file.load), None
+    if not windows or file.trace is None:
+        return dict(file.phases), weights
+    return shared.phases_of(file.trace), weights
+
+
+def _plan(
+    args: Namespace, file: LoadFile, loads: Any, weights: dict[str, float] | None, running: Any
+) -> tuple[Plan, float, Advice | None]:
+    """Plan; also return the seconds it took, and the advice on slots where that was asked for."""
     from evenload import solve
     from evenload.clock import Stopwatch
-    from evenload.redundancy import smallest_redundancy
-    from evenload.report.text import counted
 
     names = (
-        *("topology", "solver", "cross_node_price", "effort", "move_cost", "max_moves"),
+        *("topology", "solver", "cross_node_price", "move_cost", "max_moves"),
         *("survive", "survive_count", "max_move_seconds"),
     )
     asked = {name: getattr(args, name) for name in names}
     asked |= {"current": running, "num_groups": args.groups}
-    if _is_number(args.effort):
-        asked["effort"] = int(args.effort)
+    asked["effort"] = None if args.effort is None else shared.effort_of(args.effort)
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    how |= shared.sharing(args)
-    how |= shared.batches_of(args, *tokens.shape[-2:])
+    how |= shared.sharing(args) | ({} if weights is None else {"phase_weight": weights})
+    shape = file.load.shape[0], file.load.shape[1]
+    how |= shared.batches_of(args, *shape)
     if args.hardware is not None and running is not None:
-        how["cost"] = shared.cost_of(args, *tokens.shape[-2:])
-    if args.redundant != "auto":
-        experts = tokens.shape[-1]
-        differ = {"speed": _speed(args.speed), "alive": _alive(args)}
-        cluster = shared.cluster_of(args, _slots(args, experts), experts, **differ)
-        with shared.kernels(), shared.busy("planning"), Stopwatch() as watch:
-            plan = solve(tokens, cluster, **how)
-        return plan, watch.seconds, None
-    how["wanted"] = _TARGET if args.target is None else args.target
-    with shared.kernels(), shared.busy("looking for the fewest slots") as say, Stopwatch() as watch:
-        found = smallest_redundancy(tokens, args.gpus, args.nodes, say=say, **how)
-    tried = counted(found.num_tried, "number")
-    shared.say(f"tried {tried} of slots in {watch.seconds:.2f} s")
-    return found.plan, found.plan_seconds, found
+        how["cost"] = shared.cost_of(args, *shape)
+    advice = None
+    with shared.kernels():
+        if args.redundant == "auto":
+            advice = _advice(args, file, how)
+            cluster = advice.chosen.cluster
+        else:
+            differ = {"speed": _speed(args.speed), "alive": _alive(args)}
+            cluster = shared.cluster_of(args, _slots(args, shape[1]), shape[1], **differ)
+        with shared.busy("planning"), Stopwatch() as watch:
+            plan = solve(loads, cluster, **how)
+    return plan, watch.seconds, advice
+
+
+def _advice(args: Namespace, file: LoadFile, how: dict[str, Any]) -> Advice:
+    """Find out how many slots to plan for, by windows of a trace unless one was picked."""
+    from evenload.sizing import advise, clusters_to_try
+
+    copies = 1 if args.survive is None else 1 + (args.survive_count or 1)
+    clusters = clusters_to_try(file.load.shape[1], args.gpus, args.nodes, copies=copies)
+    whole = file.trace is not None and file.window is None
+    options = how | {"hardware": args.hardware, "model": shared.model_named(args, *file.load.shape)}
+    with shared.busy("sizes") as say:
+        return advise(_loads(args, file, windows=whole)[0], clusters, say=say, **options)
 
 
 def _seconds_entry(args: Namespace, plan: Plan) -> dict[str, float]:
@@ -198,36 +225,26 @@ def _check(args: Namespace) -> None:
          f"--cross-node-price {price or 0:g} is for --topology prefer"),
         (args.move_cost, args.current, "--move-cost limits moves from --current"),
         (args.max_moves, args.current, "--max-moves limits moves from --current"),
-        (args.hardware, args.current or args.tokens_per_batch,
+        (args.hardware, args.current or args.tokens_per_batch or auto,
          "--hardware is for moves from --current or for --tokens-per-batch"),
         (args.max_move_seconds, args.hardware, "--max-move-seconds needs the --hardware"),
-        (args.model, args.hardware or args.expert_time,
+        (args.model, args.hardware or args.expert_time or auto,
          "--model is for --hardware or --expert-time"),
         (args.cost, args.hardware, "--cost changes numbers of --hardware"),
         (args.survive_count, args.survive, "--survive-count is for --survive"),
-        (args.curve, auto, "--curve is drawn for --redundant auto"),
-        (args.target, auto, "--target is for --redundant auto"),
     ):  # fmt: skip
         shared.both(given, other, rule)
-    if args.target is not None and not 0.0 < args.target <= 1.0:
-        raise ValueError(f"--target {args.target:g} is outside (0, 1]; use {_TARGET:g} for example")
     if args.next and args.window is not None:
         raise ValueError(
             "--window and --next are two ways to look at a trace; give one of them, or neither"
         )
     for clash, rule in (
-        (args.next, "looks at one load; leave out --next, or take a --window"),
-        (args.tokens_per_batch, "looks for a balance of tokens; leave out --tokens-per-batch"),
         (args.current, "looks for the slots to plan anew on; leave out --current, or give --slots"),
         ((args.slots, args.speed, args.dead) != (None, None, None),
          "looks for the slots of equal living GPUs; leave out --slots, --speed and --dead"),
     ):  # fmt: skip
         if auto and clash:
             raise ValueError(f"--redundant auto {rule}")
-
-
-def _is_number(text: str | None) -> bool:
-    return text is not None and text.isascii() and text.isdigit()
 
 
 def _slots(args: Namespace, num_experts: int) -> int | None:
@@ -237,7 +254,7 @@ def _slots(args: Namespace, num_experts: int) -> int | None:
         return slots
     if slots is not None:
         raise ValueError(shared.ONE_WAY)
-    if not _is_number(args.redundant):
+    if not (args.redundant.isascii() and args.redundant.isdigit()):
         raise ValueError(
             f"--redundant {args.redundant} is no number; use one of at least 0, or auto"
         )

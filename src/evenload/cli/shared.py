@@ -17,7 +17,7 @@ from evenload.checks import one_of, printable
 if TYPE_CHECKING:
     from evenload.cluster import Cluster
     from evenload.cost import CostModel
-    from evenload.io import LoadFile
+    from evenload.io import LoadFile, PlacementFile
     from evenload.layers import ModelLayers
     from evenload.placement import Placement
     from evenload.report.compare import Context, Summary
@@ -51,6 +51,10 @@ LAYOUT = {
     "--window-tokens N": "Tokens of a window, for a log of routed experts. Default: each request "
     "is a window.",
 }
+PHASE = {
+    "--phase NAME": "Take the tokens of one phase, prefill or decode, where the file tells them "
+    "apart. Default: all of them.",
+}
 READING = {
     "--experts N": "Experts per layer, for a file of routed experts (`topk`) that does not say.",
     "--format NAME": "Format of the loads: npz, npy, csv, json, parquet, sglang-recorder, "
@@ -58,6 +62,7 @@ READING = {
     "route-log. "
     "Default: told by the file's ending and content. A .npy or .npz or folder of routed experts "
     "[tokens, layers, k] of vLLM's requests has to be named.",
+    **PHASE,
     **MAX_BYTES,
     **LAYOUT,
 }
@@ -102,11 +107,17 @@ PRICES = {
     "overlap (0 to 1). With the first two no model is needed, with the first four no hardware. "
     "May be given repeatedly.",
 }
+PHASE_WEIGHT = {
+    "--phase-weight NAME=X,...": "For a file of several phases: how much each counts, as "
+    "prefill=1,decode=2. Default: each the same, however many tokens it has; with "
+    "--expert-time, as much as it has batches.",
+}
 BATCHES = {
     "--expert-time NAME": "Count seconds, not tokens: what an expert takes a GPU for its tokens. A "
     ".csv of `evenload measure-expert-time`, or hardware as for --hardware.",
-    "--tokens-per-batch N": "For --expert-time or --dispatch one: tokens that all GPUs put through "
-    "a layer at once.",
+    "--tokens-per-batch N|NAME=N,...": "For --expert-time or --dispatch one: tokens that all GPUs "
+    "put through a layer at once; where a plan is for several phases, of each: "
+    "prefill=8192,decode=256.",
     "--top-k N": "For --tokens-per-batch: experts that a token goes to. Default: as in the model.",
 }
 MODEL = {"--model NAME": PRICES["--model NAME"].replace("experts move", "experts they are")}
@@ -159,12 +170,29 @@ def cost_of(args: Namespace, num_layers: int, num_experts: int) -> CostModel:
     return cost
 
 
+def by_phase(option: str, text: str, number: Callable[[str], Any]) -> dict[str, Any]:
+    """Return numbers by phase, as ``prefill=1,decode=2`` tells them."""
+    found = {}
+    for part in text.split(","):
+        name, _, told = part.partition("=")
+        try:
+            found[name] = number(told)
+        except ValueError:
+            raise ValueError(
+                f"{option} {text}: {part!r} is no number of a phase; write it as prefill=1,decode=2"
+            ) from None
+    return found
+
+
 def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, Any]:
     """Return what `BATCHES` tell for a load of that shape, as arguments of `Problem.build`."""
     from evenload.cost import MODELS, ExpertTime, hardware_names, model_of
 
     hardware = getattr(args, "hardware", None)
     told, batch = str(args.expert_time or hardware or ""), args.tokens_per_batch
+    if batch is not None:
+        signed = batch.lstrip("-").isdecimal() and batch.isascii()
+        batch = int(batch) if signed else by_phase("--tokens-per-batch", batch, int)
     both(args.expert_time, batch, "--expert-time is for batches of --tokens-per-batch")
     both(args.top_k, batch, "--top-k is of the tokens of --tokens-per-batch")
     if batch is None:
@@ -183,6 +211,20 @@ def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, 
     if curve is not None:
         say(f"note: times of experts: {curve.source}")
     return {"expert_time": curve, "tokens_per_batch": batch, "top_k": k}
+
+
+def model_named(args: Namespace, num_layers: int, num_experts: int) -> str | None:
+    """Return the model that --model names, or of that shape where only --hardware is named."""
+    from evenload.cost import model_of
+
+    if args.model is None and args.hardware is not None:
+        return model_of(num_layers, num_experts)
+    return None if args.model is None else str(args.model)
+
+
+def effort_of(text: str) -> str | int:
+    """Return an effort: the name of a level, or a number of steps."""
+    return int(text) if text.isascii() and text.isdigit() else text
 
 
 def reading(args: Namespace) -> AbstractContextManager[None]:
@@ -204,19 +246,46 @@ def open_loads(args: Namespace) -> LoadFile:
     """Read LOADS and tell on stderr what had to be assumed."""
     from evenload.io import read_load
 
-    how = {"num_experts": args.experts, "format": args.format} | layout_of(args)
-    file = read_load(args.loads, args.window, **how)
+    how = {"num_experts": args.experts, "format": args.format, "phase": args.phase}
+    file = read_load(args.loads, args.window, **how, **layout_of(args))
     say_notes(file.notes)
     return file
 
 
-def open_trace(path: Path, args: Namespace) -> Trace:
-    """Open a trace and tell on stderr what had to be assumed."""
+def say_phases(phases: Iterable[str]) -> None:
+    """Tell that several phases are taken together, if there are any."""
+    if len(names := list(phases)) > 1:
+        several = " and ".join(names)
+        say(f"note: the phases {several} are taken together; --phase {names[-1]} takes one")
+
+
+def open_trace(path: Path, args: Namespace, *, apart: bool = False) -> Trace:
+    """Open a trace and tell on stderr what had to be assumed; not if phases are kept `apart`."""
     from evenload.io import read_trace
 
-    trace = read_trace(path, num_experts=args.experts, format=args.format, **layout_of(args))
+    how = {"num_experts": args.experts, "format": args.format, "phase": args.phase}
+    trace = read_trace(path, **how, **layout_of(args))
     say_notes(trace.notes)
+    say_phases([] if apart else trace.phases)
     return trace
+
+
+def of_phase(found: Trace | PlacementFile, args: Namespace) -> Trace | PlacementFile:
+    """Return the loads of the phase that --phase says, if it says one."""
+    from evenload.io import PlacementFile
+
+    if args.phase is None:
+        return found
+    if isinstance(found, PlacementFile):
+        raise ValueError("--phase takes loads of one phase, and this is a placement; leave it out")
+    return found.phase(args.phase)
+
+
+def phases_of(trace: Trace) -> Trace | dict[str, Trace]:
+    """Return the trace of each phase, by its name, where there are several."""
+    if len(trace.phases) <= 1:
+        return trace
+    return {name: trace.phase(name) for name in trace.phases}
 
 
 def open_placement(
@@ -259,11 +328,11 @@ def extras(args: Namespace, cluster: Cluster) -> dict[str, Any]:
     """Return what a summary may tell beyond balance, as arguments of `report.compare`.
 
     Routed experts are read where the file has them and they may be on several nodes, but not for
-    one window: a file does not say which of its tokens are in it.
+    one window or phase: a file does not say which of its tokens are in it.
     """
     from evenload.io import read_topk
 
-    several = cluster.num_nodes > 1 and args.window is None
+    several = cluster.num_nodes > 1 and args.window is None and args.phase is None
     topk = read_topk(args.loads, format=args.format) if several else None
     return {"num_groups": args.groups, "topk": topk, "split": args.split}
 

@@ -50,12 +50,12 @@ OPTIONS = {
 def run(args: Namespace) -> None:
     """Replay a grid of policies, dispatches, GPUs, slots, windows and intervals.
 
-    Answers how many redundant experts are worth their memory. Interrupted, or with more values, the
-    same command goes on from what is done.
+    Answers what a policy is worth on other clusters; how many slots to buy, `evenload size` says.
+    Interrupted, or with more values, the same command goes on from what is done.
     """
     from evenload.replay import sweep, write_results
     from evenload.replay.results import check_results_path
-    from evenload.report.tables import enough_slots, print_policies
+    from evenload.report.tables import print_policies, sweep_lines
 
     check_results_path(args.output)
     shared.check_places(args.output)
@@ -88,7 +88,7 @@ def run(args: Namespace) -> None:
         return
     T, L, E = trace.shape
     title = f"{Path(trace.source).name}: {T} windows, {L} layers x {E} experts"
-    print_policies(title, rows, enough_slots(rows), sys.stdout, cells=True)
+    print_policies(title, rows, sweep_lines(rows), sys.stdout, cells=True)
 
 
 def slots_of(slots: list[int] | None, redundant: list[int] | None, num_experts: int) -> list[int]:

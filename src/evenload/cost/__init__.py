@@ -7,6 +7,7 @@ from evenload.cost.presets import (
     Experts,
     Hardware,
     hardware_names,
+    kv_bytes_per_token,
     model_names,
     model_of,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Schedule",
     "TimeTable",
     "hardware_names",
+    "kv_bytes_per_token",
     "model_names",
     "model_of",
 ]

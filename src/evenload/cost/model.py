@@ -11,7 +11,7 @@ from evenload.arrays import Float, Int, check_load
 from evenload.checks import one_of, part, positive_int, positive_real
 from evenload.cluster import Cluster
 from evenload.cost.expert_time import ExpertTime
-from evenload.cost.presets import HARDWARE, MODELS, UTILISATION, fitting_models
+from evenload.cost.presets import HARDWARE, MODELS, UTILISATION, check_model_shape
 from evenload.moves import Moves
 from evenload.placement import Placement
 from evenload.threads import spread
@@ -130,15 +130,8 @@ class CostModel:
 
         Fewer layers than the model has may have been recorded.
         """
-        if not self.model:
-            return
-        experts = MODELS[self.model]
-        if experts.num_experts != num_experts or num_layers > experts.num_layers:
-            raise ValueError(
-                f"model={self.model!r} has {experts.num_layers} layers x {experts.num_experts} "
-                f"experts, and the load {num_layers} x {num_experts}; use "
-                f"{fitting_models(num_layers, num_experts)}"
-            )
+        if self.model:
+            check_model_shape(self.model, num_layers, num_experts)
 
     @property
     def expert_time(self) -> ExpertTime:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -79,9 +79,10 @@ def read_load(
     *,
     num_experts: int | None = None,
     format: str | None = None,
+    phase: str | None = None,
     **layout: Any,
 ) -> LoadFile:
-    """Read a load, float64 [L, E], finite and >= 0; a trace is summed over its windows.
+    """Read a load, float64 [L, E], finite and >= 0; a trace is summed over its windows and phases.
 
     Parameters
     ----------
@@ -94,6 +95,8 @@ def read_load(
         does say it the two must agree.
     format : str, optional
         Name of the file's format, see `FORMATS`. Default: told by its ending and what is in it.
+    phase : str, optional
+        ``"prefill"`` or ``"decode"``: only tokens of that phase, and the windows that have some.
     layout : {"loads", "long"}, optional
         How numbers lie in a table or an array that may be read in two ways: "loads" as tokens of
         [layers, experts], whatever they look like; "long" as rows of layer, expert and tokens.
@@ -112,23 +115,35 @@ def read_load(
     ValueError
         If the window is not in the file, the numbers are no load, or `num_experts` is below 1.
     """
-    reader = find_input(Path(path), "read_load", format)
-    trace = _read_trace(reader, Path(path), num_experts, layout)
+    trace, reader = _read_trace(path, num_experts, format, phase, layout)
     index = None if window is None else check_window(window, len(trace), trace.source)
     over_time = trace if trace.over_time else None
     about = trace.source, reader.name, index, trace.notes, trace.layers
-    if over_time is None:
+    if over_time is None and not trace.phases:
         only = trace.read(0)
         del trace  # the array that was read goes before the one that comes back is made
         return LoadFile(check_weights(f"{about[0]}: load", only), None, *about)
+    numbers = range(len(trace)) if index is None else [index]
+    phases = {name: _summed(part, numbers) for name, part in trace.phases.items()}
+    phases = {name: load for name, load in phases.items() if load.any()}
+    load = sum(phases.values()) if phases else _summed(trace, numbers)
+    return LoadFile(np.asarray(load), over_time, *about, phases)
+
+
+def _summed(trace: Trace, numbers: Sequence[int]) -> Float:
     load = np.zeros(trace.shape[1:])
-    for t in range(len(trace)) if index is None else (index,):
-        load += check_weights(f"{trace.source}: window {t}: load", trace.read(t))
-    return LoadFile(load, over_time, *about)
+    for t in numbers:
+        load += trace.checked(t)
+    return load
 
 
 def read_trace(
-    path: AnyPath, *, num_experts: int | None = None, format: str | None = None, **layout: Any
+    path: AnyPath,
+    *,
+    num_experts: int | None = None,
+    format: str | None = None,
+    phase: str | None = None,
+    **layout: Any,
 ) -> Trace:
     """Read loads over time, with the arguments and errors of `read_load`.
 
@@ -137,11 +152,23 @@ def read_trace(
     of arrays that lie column by column in a compressed .npz, and of a .parquet that is not
     sorted by window, which are read at once.
     """
-    reader = find_input(Path(path), "read_load", format)
-    return _read_trace(reader, Path(path), num_experts, layout)
+    return _read_trace(path, num_experts, format, phase, layout)[0]
 
 
 def _read_trace(
+    path: AnyPath,
+    num_experts: int | None,
+    format: str | None,
+    phase: str | None,
+    layout: Mapping[str, Any],
+) -> tuple[Trace, Format]:
+    reader = find_input(Path(path), "read_load", format)
+    trace = _trace_by(reader, Path(path), num_experts, layout)
+    with checking(trace.source):
+        return trace if phase is None else trace.phase(phase), reader
+
+
+def _trace_by(
     reader: Format, path: Path, num_experts: int | None, layout: Mapping[str, Any]
 ) -> Trace:
     if num_experts is not None:
@@ -360,7 +387,7 @@ def read_anything(
     for ability, reader in find_either(path, format, prefer):
         try:
             if ability == "read_load":
-                return reader.name, _read_trace(reader, path, shape.num_experts, layout)
+                return reader.name, _trace_by(reader, path, shape.num_experts, layout)
             if not given and (reader.told_by or not refusals):
                 return reader.name, _read_placement(reader, path, shape)
         except (ClusterMissingError, UncertainError):

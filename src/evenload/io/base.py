@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,8 @@ class LoadFile:
     layers: ModelLayers | None = (
         None  # the model's numbers of the L layers, where the file has them
     )
+    # The load of each phase that has tokens, [L, E]; nothing where the phases are not known.
+    phases: Mapping[str, Float] = field(default_factory=dict)
 
     @property
     def num_windows(self) -> int:

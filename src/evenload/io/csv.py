@@ -26,11 +26,19 @@ from typing import IO, Any, BinaryIO, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.io.base import FileFormatError, refusing, trace_of
+from evenload.io.base import FileFormatError, checking, refusing, trace_of
+from evenload.io.columns import (
+    LONG,
+    Columns,
+    by_place,
+    columns_of,
+    meaning_of,
+    phase_code,
+    place_of,
+)
 from evenload.io.doubts import UncertainError, refuse_rows
 from evenload.io.files import check_bytes, most_bytes
-from evenload.io.npy import checked_windows, layers_left_out
-from evenload.io.table import LONG, Columns, by_place, columns_of, meaning_of, place_of
+from evenload.io.npy import checked_windows, left_out
 from evenload.io.table import trace_of_table as _trace_of_table
 from evenload.trace import Trace
 
@@ -98,6 +106,10 @@ class TextTable:
                 "would be read as an expert; leave row numbers out, or head it layer"
             )
         columns = columns_of(names)
+        if columns is not None and columns.phase is not None:
+            row = self._next_row()
+            if columns.phase < len(row) and _is_number(row[columns.phase]):
+                columns = columns.without_phase(names)
         if columns is not None and columns.layer < 0:
             self.numbered = not all(map(_is_number, names))
             return None  # experts by their numbers, and rows that are layers
@@ -159,6 +171,18 @@ class TextTable:
         self._skip_first()
         return first
 
+    def _next_row(self) -> list[str]:
+        """Return the cells of the first row of numbers, if there is one."""
+        offset, line = self._blocks[0]
+        with self._opened() as stream:
+            stream.seek(offset)
+            while raw := _line(stream, self.path, line):
+                text = raw.decode("utf-8-sig" if offset == 0 else "utf-8").strip("\r\n")
+                if text.strip() and not text.startswith("#"):
+                    return self._cells(text)
+                line += 1
+        return []
+
     def _skip_first(self) -> None:
         offset, line = self._blocks[0]
         with self._opened() as stream:
@@ -218,6 +242,8 @@ class TextTable:
 
     def _plain(self, data: bytes) -> NDArray[np.float64] | None:
         """Return rows that are nothing but numbers; None for what needs a closer look."""
+        if self.columns.phase is not None:
+            return None
         separator = self._delimiter.encode()
         data = data.replace(b"\r\n", b"\n")
         if data.translate(None, _DIGITS + separator):
@@ -272,6 +298,10 @@ class TextTable:
         block = np.zeros((len(rows), self._width))
         for i, (line, row) in enumerate(zip(lines, rows, strict=True)):
             for place in used:
+                if place == self.columns.phase:
+                    with checking(f"{self.path}, line {line}"):
+                        block[i, place] = phase_code(self.names[place], row[place])
+                    continue
                 if not _is_number(row[place]):
                     self._refuse_cell(line, place + 1, row[place])
                 block[i, place] = float(row[place])
@@ -338,7 +368,7 @@ def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
             writer.writerow(f"expert_{e}" for e in range(window.shape[1]))
         writer.writerows(window.tolist())
     stream.write(text.getvalue().encode())
-    return layers_left_out(trace, ".csv")
+    return left_out(trace, ".csv")
 
 
 def _uncertain(window: NDArray[Any]) -> bool:

@@ -104,7 +104,8 @@ def _check_lists(value: Any, name: str) -> tuple[int, ...]:
     if name.count("[") > _DEEPEST or isinstance(value, np.ndarray):
         raise ValueError(f"{name} is nested deeper than [windows][layers][experts]")
     if not isinstance(value, list):
-        raise ValueError(f"{name} is {json.dumps(value)[:40]}; use a number")
+        shown = json.dumps(value, default=np.ndarray.tolist)[:40]
+        raise ValueError(f"{name} is {shown}; use a number")
     if set(map(type, value)) <= {int, float}:
         return (len(value),)
     shapes = [_check_lists(item, f"{name}[{i}]") for i, item in enumerate(value)]

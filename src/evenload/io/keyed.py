@@ -3,7 +3,7 @@
 A tree is what a JSON file, an archive of arrays or torch makes: dicts, lists, and arrays or what
 stands for them. Known are
 
-- one array under a name of `evenload.io.table.MEANINGS`, as ``load``, ``counts``, ``expert_counts``
+- one array under a name of `evenload.io.columns.MEANINGS`, as ``load``, ``expert_counts``
 - layers by number, alone or under ``layers``: ``{"0": [10, 20]}``, ``{"layer_3": {"cnt": [...]}}``,
   ``{"0": {"0": 10, "1": 20}}``
 - ``load_history``, a list of objects with ``logical_expert_load`` each: a window each. That is the
@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import MOST_EXPERTS, check_array
-from evenload.io.table import MemoryTable, columns_of, meaning_of, trace_of_table
+from evenload.io.columns import columns_of, meaning_of, phase_code
+from evenload.io.table import MemoryTable, trace_of_table
 from evenload.layers import ModelLayers
 from evenload.trace import Trace
 
@@ -249,9 +250,13 @@ def _records(items: list[Any], path: Path, name: str, num_experts: int | None) -
             f"{name} is a list of objects with {', '.join(names)[:120]}; use layer, expert and "
             "count, or one with the loads [layers][experts] of a window in each"
         )
+    if columns.phase is not None and not isinstance(items[0][names[columns.phase]], str):
+        columns = columns.without_phase(names)
     values: list[NDArray[Any]] = [np.zeros(0)] * len(names)
     for place in columns.used:
         column = [item[names[place]] for item in items]
+        if place == columns.phase:
+            column = [phase_code(names[place], value) for value in column]
         bad = next((i for i, v in enumerate(column) if type(v) not in (int, float)), None)
         if bad is not None:
             raise ValueError(f"{name}[{bad}].{names[place]} is {column[bad]!r:.40}; use a number")

@@ -126,12 +126,14 @@ class StoredArray:
         return (array.astype(np.uint32) << 16).view(np.float32) if self.bfloat16 else array
 
 
-def read_layout(stream: IO[bytes], num_bytes: int, path: Path = Path()) -> StoredArray:
+def read_layout(
+    stream: IO[bytes], num_bytes: int, path: Path = Path(), kinds: str = "iuf"
+) -> StoredArray:
     """Read how an array lies in a file; the stream ends at the first number.
 
     `num_bytes` are there from the stream's place on, and have to be as many as the header claims;
-    the array's offset counts from there. Damaged headers, pickled objects and anything but numbers
-    are refused.
+    the array's offset counts from there. Damaged headers, pickled objects and anything but numbers,
+    or other `kinds` of dtype, are refused.
     """
     start = stream.tell()
     with refusing("the array's header is cut off or damaged", *_BAD_HEADER):
@@ -147,8 +149,9 @@ def read_layout(stream: IO[bytes], num_bytes: int, path: Path = Path()) -> Store
             "the array is a pickle of Python objects, which could run any code when read, and is "
             "refused; save plain numbers"
         )
-    if dtype.kind not in "iuf":
-        raise ValueError(f"the array has dtype {dtype}; save an integer or floating dtype")
+    if dtype.kind not in kinds:
+        use = "an integer or floating dtype" if kinds == "iuf" else "names, as np.array(['decode'])"
+        raise ValueError(f"the array has dtype {dtype}; save {use}")
     offset = stream.tell() - start
     there, needed = num_bytes - offset, math.prod(shape) * dtype.itemsize
     if there != needed:
@@ -161,9 +164,9 @@ def read_layout(stream: IO[bytes], num_bytes: int, path: Path = Path()) -> Store
     return StoredArray(path, dtype, shape, strides, offset)
 
 
-def read_array(stream: IO[bytes], num_bytes: int) -> NDArray[Any]:
+def read_array(stream: IO[bytes], num_bytes: int, kinds: str = "iuf") -> NDArray[Any]:
     """Read one array of plain numbers, as `read_layout`; refused too if it is too large."""
-    layout = read_layout(stream, num_bytes)
+    layout = read_layout(stream, num_bytes, kinds=kinds)
     shape = layout.shape
     check_array(shape, layout.dtype.itemsize)
     content = stream.read(num_bytes - layout.offset)
@@ -184,15 +187,16 @@ def checked_windows(trace: Trace) -> Iterator[NDArray[Any]]:
         yield window
 
 
-def layers_left_out(trace: Trace, ending: str) -> tuple[str, ...]:
-    """Return a note that the model's layer numbers are not kept, where they are known."""
-    if trace.layers is None:
-        return ()
-    ids = trace.layers.ids
-    return (
-        f"left out, since a {ending} file has no place for it: the model's layer numbers "
-        f"({ids[0]} to {ids[-1]})",
-    )
+def left_out(trace: Trace, ending: str) -> tuple[str, ...]:
+    """Return notes that the model's layer numbers and the phases are not kept, if known."""
+    lost = f"left out, since a {ending} file has no place for it: "
+    notes: tuple[str, ...] = ()
+    if trace.layers is not None:
+        ids = trace.layers.ids
+        notes += (f"{lost}the model's layer numbers ({ids[0]} to {ids[-1]})",)
+    if trace.phases:
+        notes += (f"{lost}what phase tokens are of; {' and '.join(trace.phases)} are summed",)
+    return notes
 
 
 def write_load(stream: IO[bytes], trace: Trace) -> tuple[str, ...]:
@@ -204,4 +208,4 @@ def write_load(stream: IO[bytes], trace: Trace) -> tuple[str, ...]:
             header = {"descr": descr, "fortran_order": False, "shape": trace.shape}
             np.lib.format.write_array_header_1_0(stream, header)
         stream.write(window.astype(dtype, order="C", casting="safe", copy=False).tobytes())
-    return layers_left_out(trace, ".npy")
+    return left_out(trace, ".npy")

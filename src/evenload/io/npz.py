@@ -2,6 +2,9 @@
 
 Or arrays under other keys, see `evenload.io.keyed`. ``layer_ids`` [L] and ``num_model_layers`` say
 which of the model's layers the rows are.
+
+Phases: ``prefill`` and ``decode`` in place of ``load``, each [T, L, E] of the same windows; or
+beside ``load`` or ``topk`` an array ``phase`` with the name of each window's or token's phase.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ from evenload.io.recorded import (
     without_padding,
 )
 from evenload.layers import ModelLayers
-from evenload.trace import Trace
+from evenload.trace import PHASES, Trace
 
 _CUT_OFF = "the archive is cut off or damaged"
 _MOST_IDS = 2**20  # bytes of an array that names layers
@@ -56,11 +59,20 @@ def read_load(path: Path, num_experts: int | None, *, key: str | None = None) ->
             for name in ("layer_ids", "num_model_layers", "num_experts")
         )
         layers = None if ids is None else model_layers(ids, number[0] if number else None)
+        if key is None and not {"load", "topk"} & set(keys) and {*PHASES} & set(keys):
+            parts = {
+                name: _stored_trace(archive, member_of(archive, name), path, layers)
+                for name in PHASES
+                if name in keys
+            }
+            over_time = any(part.over_time for part in parts.values())
+            return Trace.of_phases(parts, source=str(path), layers=layers, over_time=over_time)
         if key is not None or not {"load", "topk"} & set(keys):
             return _keyed_trace(archive, path, key, layers, num_experts)
         member = member_of(archive, "load", "topk")
         if "load" in keys:
-            return _stored_trace(archive, member, path, layers)
+            trace = _stored_trace(archive, member, path, layers)
+            return trace if "phase" not in keys else trace.with_phase(_phases(archive, path))
         if num_experts is None and experts is not None:
             if len(experts) != 1:
                 raise ValueError(f"num_experts has {len(experts)} numbers; use one")
@@ -71,7 +83,33 @@ def read_load(path: Path, num_experts: int | None, *, key: str | None = None) ->
         notes = padding_note(str(path), skipped, topk[:, :, 0].size)
         if num_experts is None:
             notes += (experts_note(path, counted.shape[1]),)
-        return trace_of(counted, str(path), notes, layers)
+        whole = trace_of(counted, str(path), notes, layers)
+        if "phase" not in keys:
+            return whole
+        phase = np.array(_phases(archive, path))
+        if len(phase) != len(topk):
+            raise ValueError(
+                f"phase has {len(phase)} names, and topk {len(topk)} tokens; use one name for each"
+            )
+        parts = {
+            name: trace_of(count_topk(topk[phase == name], counted.shape[1]), str(path))
+            for name in PHASES
+            if (phase == name).any()
+        }
+        return Trace.of(
+            whole, source=str(path), notes=notes, layers=layers, over_time=False, phases=parts
+        )
+
+
+def _phases(archive: zipfile.ZipFile, path: Path) -> list[str]:
+    """Return the names in the array ``phase``."""
+    member = member_of(archive, "phase")
+    with _unpacking(archive, member, path) as stream:
+        names: list[str] = read_array(stream, member.file_size, "US").astype(str).ravel().tolist()
+        for i, name in enumerate(names):
+            if name not in PHASES:
+                raise ValueError(f"[{i}] is {name!r:.40}; use {' or '.join(PHASES)}")
+        return names
 
 
 class _Member(NamedTuple):
@@ -138,10 +176,11 @@ def read_topk(path: Path) -> NDArray[Any] | None:
 
 
 def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
-    """Write a trace as ``load`` [T, L, E], and the model's layers where they are known."""
+    """Write a trace as ``load``, or by phase, and the model's layers where they are known."""
     with zipfile.ZipFile(stream, "w", allowZip64=True) as archive:
-        with archive.open("load.npy", "w", force_zip64=True) as member:
-            npy.write_load(member, trace)
+        for name, part in (trace.phases or {"load": trace}).items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                npy.write_load(member, part)
         if trace.layers is not None:
             write_member(archive, "layer_ids", np.array(trace.layers.ids, np.int64))
             if trace.layers.num_model_layers is not None:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from evenload.extras import needed
 from evenload.io.base import refusing
+from evenload.io.columns import LONG, Columns, by_place, columns_of, phase_code
 from evenload.io.files import check_bytes, max_bytes, most_bytes
 from evenload.io.npy import checked_windows
-from evenload.io.table import LONG, Columns, by_place, columns_of, trace_of_table
+from evenload.io.table import trace_of_table
 from evenload.trace import Trace
 
 
@@ -58,10 +59,19 @@ class ParquetTable:
             )
         if columns is not None and columns.layer < 0 and meant is columns_of:
             raise ValueError("no column is the layer; add one named layer")
+        if columns is not None and columns.phase is not None:
+            kind = schema.field(columns.phase).type
+            if kinds.is_integer(kind) or kinds.is_floating(kind):
+                columns = columns.without_phase(self.names)
         self.columns = by_place(len(self.names)) if columns is None else columns
+        self._phase = None if self.columns.phase is None else self.names[self.columns.phase]
         for name in (self.names[i] for i in self.columns.used):
             kind = schema.field(name).type
-            if not (kinds.is_integer(kind) or kinds.is_floating(kind)):
+            if name == self._phase:
+                kind = kind.value_type if kinds.is_dictionary(kind) else kind
+                if not (kinds.is_string(kind) or kinds.is_large_string(kind)):
+                    raise ValueError(f"column {name!r} is of type {kind}; use prefill and decode")
+            elif not (kinds.is_integer(kind) or kinds.is_floating(kind)):
                 raise ValueError(f"column {name!r} is of type {kind}; use numbers")
         if self._file.metadata.num_rows == 0:
             raise ValueError("the table has no rows")
@@ -87,7 +97,13 @@ class ParquetTable:
                         f"column {name!r} has {column.null_count} empty cells in row group {group};"
                         " write 0 where there are no tokens"
                     )
-                values.append(column.to_numpy())
+                if name == self._phase:
+                    kinds = column.combine_chunks().dictionary_encode()
+                    names = kinds.dictionary.to_pylist()
+                    codes = np.array([phase_code(name, kind) for kind in names], np.int64)
+                    values.append(codes[kinds.indices.to_numpy()])
+                else:
+                    values.append(column.to_numpy())
         return values
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -102,7 +118,8 @@ def _reopened(most: int, *how: Any) -> ParquetTable:
 def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
     """Write a trace in long form, a row group for each window; zeros are written too.
 
-    ``layer`` is the model's number where it is known, else from 0.
+    ``layer`` is the model's number where it is known, else from 0. Where the phases are known, a
+    window has rows of each phase that has tokens in it.
     """
     needed("pyarrow.parquet", "pyarrow", "parquet", "a .parquet file", instead="a .npz file")
     import pyarrow
@@ -112,9 +129,18 @@ def write_load(stream: BinaryIO, trace: Trace) -> tuple[str, ...]:
     layers, experts = np.repeat(np.array(ids, np.int64), E), np.tile(np.arange(E), L)
     writer = None
     try:
-        for number, window in enumerate(checked_windows(trace)):
-            rows = np.full(L * E, number, np.int64), layers, experts, window.ravel()
-            table = pyarrow.table(dict(zip(("window", *LONG), rows, strict=True)))
+        parts = trace.phases or {"": trace}
+        for number, windows in enumerate(zip(*map(checked_windows, parts.values()), strict=True)):
+            by_phase = dict(zip(parts, windows, strict=True))
+            there = [name for name, window in by_phase.items() if window.any()] or [*parts][:1]
+            P = len(there)
+            rows = {"window": np.full(P * L * E, number, np.int64)}
+            if trace.phases:
+                codes = pyarrow.array(np.repeat(np.arange(P, dtype=np.int32), L * E))
+                rows["phase"] = pyarrow.DictionaryArray.from_arrays(codes, there).cast("string")
+            tokens = np.concatenate([by_phase[name].ravel() for name in there])
+            rows |= zip(LONG, (np.tile(layers, P), np.tile(experts, P), tokens), strict=True)
+            table = pyarrow.table(rows)
             writer = writer or pyarrow.parquet.ParquetWriter(stream, table.schema)
             writer.write_table(table)
     finally:

@@ -22,13 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import MOST_EXPERTS, PlacementFile, PlacementShape, model_layers
+from evenload.io.columns import Columns, meaning_of, place_of
 from evenload.io.csv import TextTable
 from evenload.io.files import ending_of
 from evenload.io.json import parse_json, to_array
 from evenload.io.npy import stored_array
 from evenload.io.parquet import ParquetTable
 from evenload.io.placements import check_slots, placement_file
-from evenload.io.table import Columns, meaning_of, place_of
 from evenload.io.torch_file import load_torch, stored
 
 _PLACES = ("gpu", "rank", "device", "node", "host", "slot")

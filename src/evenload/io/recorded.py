@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -117,11 +117,12 @@ def without_dense(
     where: str,
     notes: Sequence[str] = (),
     why: str = "never have a token",
+    phases: Mapping[str, Sequence[Read]] | None = None,
 ) -> Trace:
     """Return the trace of these windows, and of their layers those that ever have tokens.
 
     `used` [all windows, L] says which layers have tokens; `why` is how dense ones show, and `notes`
-    what was assumed before.
+    what was assumed before. `phases` are the same windows with the tokens of each phase alone.
     """
     T, L = used.shape
     there = used.any(axis=0)
@@ -137,5 +138,10 @@ def without_dense(
             f"{where}: {len(dense)} of the model's {L} layers {why} and are left out as dense "
             f"ones: {named}",
         )
-    windows, model = RecordedWindows(reads, layers, num_experts), ModelLayers(layers.tolist(), L)
-    return Trace.of(windows, source=where, notes=notes, layers=model)
+    about: dict[str, Any] = {"source": where, "layers": ModelLayers(layers.tolist(), L)}
+    parts = {
+        name: Trace.of(RecordedWindows(part, layers, num_experts), **about)
+        for name, part in (phases or {}).items()
+    }
+    windows = RecordedWindows(reads, layers, num_experts)
+    return Trace.of(windows, notes=notes, phases=parts, **about)

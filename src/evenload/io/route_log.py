@@ -6,6 +6,10 @@ may as well have the experts of several tokens, ``"topk_experts": [[1, 3], [0, 2
 are told by `_KEYS`. A line without experts is a meta line, and may say ``num_experts``; a line of
 another ``type`` is not read. Of -1, which pads, nothing is counted.
 
+A line may have its ``phase``, prefill or decode. Or it has ``token_idx``, the token's number in the
+request, and the request's ``prompt_tokens``, which may also stand in a line of its own before, as
+``{"type": "request", "req_id": "a", "prompt_tokens": 12}``. Phases are known where each line tells.
+
 The log is a file, a file a layer, a folder or a pattern. Windows are requests in the order in which
 they begin, or as many tokens as asked for: in each layer, in the order of its lines. Layers are the
 model's own numbers. The loads are read at once.
@@ -23,20 +27,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.checks import positive_int
+from evenload.checks import positive_int, whole_number
 from evenload.io.base import (
     MOST_EXPERTS,
     MOST_LAYERS,
     checking,
     refusing,
-    trace_of,
 )
+from evenload.io.columns import meaning_of, phase_code
 from evenload.io.files import check_bytes, files_of, most_bytes
 from evenload.io.json import keys_found, once
 from evenload.io.recorded import experts_note
-from evenload.io.table import meaning_of
 from evenload.layers import ModelLayers
-from evenload.trace import Trace
+from evenload.trace import PHASES, ArrayWindows, Trace
 
 MOST_LINE = 2**26  # bytes
 _MANY = "the load of all windows, fewer of which there are with more --window-tokens,"
@@ -44,7 +47,10 @@ _KEYS = {
     "experts": ("topk_ids", "experts", "topk_experts", "expert_ids"),
     "request": ("req_id", "request_id", "request", "batch_id"),
     "model": ("num_experts", "n_experts", "n_routed_experts"),
+    "prompt": ("prompt_tokens", "num_prompt_tokens", "prompt_len"),
+    "token": ("token_idx", "token_index", "position"),
 }
+_UNKNOWN = -1  # the phase of a line that does not tell; else a number in `PHASES`
 
 
 def read_load(path: Path, num_experts: int | None, *, window_tokens: int | None = None) -> Trace:
@@ -78,7 +84,9 @@ class _Log:
 
     def __init__(self, window_tokens: int | None) -> None:
         self._each = window_tokens
-        self._counts = dict[tuple[int, int], NDArray[np.int64]]()  # by window and layer
+        # By window, layer and phase.
+        self._counts = dict[tuple[int, int, int], NDArray[np.int64]]()
+        self._prompts = dict[Any, int]()  # tokens of the prompts of requests
         self._windows = dict[Any, int]()  # of requests
         self._tokens = dict[int, int]()  # of each layer
         self._said: int | None = None  # experts of the model
@@ -99,14 +107,32 @@ class _Log:
             raise ValueError(f"layer is {layer!r:.40}; use the number of the layer, from 0")
         most = num_experts or self._said or MOST_EXPERTS
         tokens = _tokens(value[key], key)
-        request = next((value[k] for k in _KEYS["request"] if k in value), None)
-        if not isinstance(request, str | int | None):
-            raise ValueError(f"the request is {request!r:.40}; use a text or a number")
-        for experts in tokens:
-            self._count(layer, experts, request, key, most)
+        request = _request(value)
+        for number, experts in enumerate(tokens):
+            self._count(layer, experts, request, key, most, self._phase(value, request, number))
+
+    def _phase(self, value: dict[str, Any], request: Any, number: int) -> int:
+        """Return the phase of a line's token."""
+        if "phase" in value:
+            return phase_code("phase", value["phase"])
+        self._prompt(value, request)
+        token = next((value[k] for k in _KEYS["token"] if k in value), None)
+        prompt = self._prompts.get(request)
+        if type(token) is not int or prompt is None:
+            return _UNKNOWN
+        return int(token + number >= prompt)
+
+    def _prompt(self, value: dict[str, Any], request: Any) -> None:
+        """Keep the length of a request's prompt, if a line tells it."""
+        length = next((value[k] for k in _KEYS["prompt"] if k in value), None)
+        if length is not None:
+            self._prompts[request] = whole_number("prompt_tokens", length)
 
     def _meta(self, value: dict[str, Any], meta: bool) -> None:
         said = next((value[k] for k in _KEYS["model"] if k in value), None)
+        if said is None and any(k in value for k in _KEYS["prompt"]):
+            self._prompt(value, _request(value))
+            return
         if said is None and not meta:
             raise ValueError(f"no key of {', '.join(_KEYS['experts'])}; found: {keys_found(value)}")
         self._others += said is None
@@ -117,7 +143,9 @@ class _Log:
             raise ValueError(f"num_experts={said}, and before {self._said}; give one model's log")
         self._said = said
 
-    def _count(self, layer: int, experts: list[int], request: Any, key: str, most: int) -> None:
+    def _count(
+        self, layer: int, experts: list[int], request: Any, key: str, most: int, phase: int
+    ) -> None:
         before = self._tokens.get(layer, 0)
         self._tokens[layer] = before + 1
         if self._each is None:
@@ -131,13 +159,13 @@ class _Log:
         low, high = min(there), max(there)
         if low < 0 or high >= most:
             raise ValueError(f"{key} has {low if low < 0 else high}; use experts 0 to {most - 1}")
-        row = self._counts.get((window, layer))
+        row = self._counts.get((window, layer, phase))
         if row is None or row.size <= high:
             more = np.zeros(max(high + 1, 2 * (0 if row is None else row.size)), np.int64)
             more[: 0 if row is None else row.size] = 0 if row is None else row
             self._cells += more.size - (0 if row is None else row.size)
             check_bytes(_MANY, 8 * self._cells)
-            row = self._counts[window, layer] = more
+            row = self._counts[window, layer, phase] = more
         for expert in there:
             row[expert] += 1
 
@@ -145,20 +173,26 @@ class _Log:
         """Return the loads of all windows."""
         if not self._counts:
             raise ValueError("no line has the experts of a token")
-        layers = sorted({layer for _, layer in self._counts})
-        windows = sorted({window for window, _ in self._counts})
+        windows, layers, phases = (sorted({*found}) for found in zip(*self._counts, strict=True))
         found = 1 + max(int(np.flatnonzero(row)[-1]) for row in self._counts.values())
         given = num_experts or self._said
         if given is not None and given < found:
             raise ValueError(f"there is an expert {found - 1}, and num_experts={given}")
         shape = len(windows), len(layers), given or found
-        check_bytes(_MANY, 8 * math.prod(shape))
-        load = np.zeros(shape, np.int64)
-        for (window, layer), row in self._counts.items():
+        check_bytes(_MANY, 8 * math.prod(shape) * len(phases))
+        load = np.zeros((len(phases), *shape), np.int64)
+        for numbers, row in self._counts.items():
             width = min(row.size, shape[2])
-            at = np.searchsorted(windows, window), np.searchsorted(layers, layer)
-            load[at][:width] = row[:width]
-        return trace_of(load, str(path), self._notes(path, given, found), ModelLayers(layers))
+            window, layer, phase = map(np.searchsorted, (windows, layers, phases), numbers)
+            load[phase, window, layer, :width] = row[:width]
+        about: dict[str, Any] = {"source": str(path), "layers": ModelLayers(layers)}
+        parts = {}
+        if _UNKNOWN not in phases:
+            parts = {PHASES[p]: Trace(part, **about) for p, part in zip(phases, load, strict=True)}
+        notes = self._notes(path, given, found)
+        if len(phases) > 1 and not parts:
+            notes += (f"{path}: some lines do not tell their phase, so that there are none",)
+        return Trace.of(ArrayWindows(load.sum(axis=0)), notes=notes, phases=parts, **about)
 
     def _notes(self, path: Path, given: int | None, found: int) -> tuple[str, ...]:
         notes: tuple[str, ...] = () if given is not None else (experts_note(path, found),)
@@ -169,6 +203,13 @@ class _Log:
         if self._each is not None and (rest := max(self._tokens.values()) % self._each):
             notes += (f"{path}: the last window has {rest} of {self._each} tokens",)
         return notes
+
+
+def _request(value: dict[str, Any]) -> Any:
+    request = next((value[k] for k in _KEYS["request"] if k in value), None)
+    if not isinstance(request, str | int | None):
+        raise ValueError(f"the request is {request!r:.40}; use a text or a number")
+    return request
 
 
 def _tokens(value: Any, key: str) -> list[list[int]]:

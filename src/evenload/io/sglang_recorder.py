@@ -8,6 +8,10 @@ last one stopped; rows never written are zero.
 forward pass. They are summed over the ranks; each pass is a window, in the order of their numbers.
 Slots are taken for the experts of the file's ``last_physical_to_logical_map``.
 
+**Phases** are in files of mode per_token alone, which say each pass's ``forward_mode`` on its rank.
+What SGLang calls mixed, chunks of prompts and decoding in one batch, counts as prefill; to verify
+drafted tokens is decoding. The other modes do not say it.
+
 **Several files** are given as a folder or as a pattern. Dumps of one after the other are put
 together: stat dumps by the time in their names, the others by their passes' numbers.
 
@@ -41,6 +45,11 @@ _RECORDS = "records"
 _MAP = "last_physical_to_logical_map"
 _SLOT_COUNTS = "global_physical_count"
 _NAMED = "*expert_distribution_recorder*.pt"
+_PHASES = {
+    "prefill": (1, 3, 8),  # of SGLang's ForwardMode: EXTEND, MIXED, SPLIT_PREFILL
+    "decode": (2, 5, 6),  # DECODE, TARGET_VERIFY, DRAFT_EXTEND_V2
+}
+_MIXED = 3
 _TIME = re.compile(r"recorder_(\d+(?:\.\d+)?)")
 
 
@@ -197,6 +206,7 @@ class Record(NamedTuple):
     key: str  # SGLang's ``gatherer_key``: which part of the pass it is, where there are several
     counts: StoredArray  # [L, S], tokens in each slot of all ranks
     experts: NDArray[Any]  # [L, S], those of the slots: one array for all records of a file
+    mode: int | None = None  # SGLang's ForwardMode, where the record says it
 
 
 def _check_map(experts: NDArray[Any]) -> None:
@@ -228,8 +238,9 @@ def _record(value: Any, name: str, path: Path, experts: NDArray[Any]) -> Record:
             f"{name}.{_SLOT_COUNTS} has shape {counts.shape}, and {_MAP} {experts.shape}; both are "
             "[layers, slots]"
         )
-    part = value.get("gatherer_key")
-    return Record(path, number, rank, part if isinstance(part, str) else "", counts, experts)
+    part, mode = value.get("gatherer_key"), value.get("forward_mode")
+    part, mode = part if isinstance(part, str) else "", mode if type(mode) is int else None
+    return Record(path, number, rank, part, counts, experts, mode)
 
 
 def _read_passes(dumps: list[list[Record]], where: str) -> Trace:
@@ -244,7 +255,7 @@ def _read_passes(dumps: list[list[Record]], where: str) -> Trace:
                 f"of {dumps[0][0].path.name} of {L} and {E}; give dumps of one model"
             )
     passes = _by_pass([record for records in dumps for record in records])
-    reads = [partial(_read_pass, records, E) for records in passes]
+    reads = [partial(_read_pass, records, L, E) for records in passes]
     used = used_cells(reads)
     there = np.any(used, axis=1)
     notes = _rank_notes(passes, len(dumps), where)
@@ -258,8 +269,42 @@ def _read_passes(dumps: list[list[Record]], where: str) -> Trace:
             f"{where}: {int((~there).sum())} of {len(there)} forward passes have no token and are "
             "left out"
         )
+    passes = [records for records, some in zip(passes, there, strict=True) if some]
+    parts = _by_phase(passes, notes, where)
+    phases = {name: [partial(_read_pass, p, L, E) for p in part] for name, part in parts.items()}
     kept = [read for read, some in zip(reads, there, strict=True) if some]
-    return without_dense(kept, used, E, where, notes)
+    return without_dense(kept, used, E, where, notes, phases=phases)
+
+
+def _by_phase(
+    passes: list[list[Record]], notes: list[str], where: str
+) -> dict[str, list[list[Record]]]:
+    """Return of each pass the records of each phase; nothing where some record is of none.
+
+    Ranks may be in different phases in one pass, where attention is data-parallel.
+    """
+    every = [record for records in passes for record in records]
+    idle = [r for r in every if r.mode is not None and not _in_phase(r) and not _tokens_in(r)]
+    if not all(_in_phase(record) or record in idle for record in every):
+        return {}
+    if mixed := sum(record.mode == _MIXED for record in every):
+        notes.append(
+            f"{where}: {mixed} of {len(every)} records are of mixed batches, with prompts and "
+            "decoding; they count as prefill"
+        )
+    parts = {
+        name: [[record for record in records if record.mode in modes] for records in passes]
+        for name, modes in _PHASES.items()
+    }
+    return {name: part for name, part in parts.items() if any(part)}
+
+
+def _in_phase(record: Record) -> bool:
+    return any(record.mode in modes for modes in _PHASES.values())
+
+
+def _tokens_in(record: Record) -> bool:
+    return bool(_layers_of(record).any())
 
 
 def _by_pass(every: list[Record]) -> list[list[Record]]:
@@ -318,13 +363,15 @@ def _rank_notes(passes: list[list[Record]], num_files: int, where: str) -> list[
     ]
 
 
-def _read_pass(records: list[Record], num_experts: int) -> NDArray[np.float64]:
-    """Return the tokens of one forward pass, [L, E], summed over the ranks."""
+def _read_pass(records: list[Record], num_layers: int, num_experts: int) -> NDArray[np.float64]:
+    """Return the tokens of one forward pass, [L, E], summed over the ranks; of none it is empty."""
+    L, E = num_layers, num_experts
+    if not records:
+        return np.zeros((L, E))
     experts = records[0].experts
     counts = np.zeros(experts.shape)
     for record in records:
         where = f"{record.path}: forward pass {record.number}"
         counts += _counted(record.counts.whole(), where, " tokens in a slot")
-    L, E = len(experts), num_experts
     cells = experts + np.arange(L)[:, None] * E
     return np.bincount(cells.ravel(), counts.ravel(), L * E).reshape(L, E).astype(np.float64)

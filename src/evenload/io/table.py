@@ -1,6 +1,6 @@
-"""Tables of loads, whatever file they lie in: what columns mean, and from rows to windows.
+"""Tables of loads, whatever file they lie in: from rows to windows.
 
-`MEANINGS` says which names a column may have. From it follow two forms:
+`evenload.io.columns` says what names mean. From it follow two forms:
 
 **Long**: a row for each (window, layer, expert). The window may be left out. An expert without a
 row had no tokens; a layer without any row in a window is a gap, and an error, since nobody can tell
@@ -9,15 +9,16 @@ it from a layer whose rows were lost.
 **Wide**: a row for each (window, layer): columns for the window (may be left out) and the layer,
 and one for each expert, ``0``, ``1``, ... or ``expert_0``, ``expert_1``, ...
 
+Either may have a column for the phase, prefill or decode. A window need not have all phases, but
+every layer of those that it has.
+
 Windows are those that there are, in rising order of their numbers. Layers are the model's own
-numbers. Names are those met in public code: ``layer_id,expert_id,count`` was written by SGLang's
-first recorder (``expert_distribution_rank*.csv``), ``layer,expert,count`` by several forks of
-llama.cpp, some with ``#`` in front.
+numbers.
 """
 
 from __future__ import annotations
 
-import re
+import copy
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -28,137 +29,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.io.base import MOST_EXPERTS, check_array, checking
-from evenload.io.files import check_bytes, first_twice, most_bytes
+from evenload.io.columns import LONG, Columns, by_place, meaning_of
+from evenload.io.files import check_bytes, most_bytes
 from evenload.layers import ModelLayers
-from evenload.trace import Trace
-
-# Case, spaces, "_" and "-" do not matter. The first name is the one that is written.
-MEANINGS = {
-    "window": ("window", "step", "iteration", "time", "window_id", "step_id", "iter"),
-    "layer": ("layer", "layer_id", "layer_idx", "layer_index", "moe_layer", "moe_layer_id"),
-    "expert": ("expert", "expert_id", "expert_idx", "expert_index"),
-    "tokens": (
-        "tokens", "count", "counts", "load", "selection_count", "n", "cnt", "num_tokens",
-        "token_count", "expert_count", "expert_counts", "expert_load", "logical_count",
-        "logical_expert_load",
-    ),
-}  # fmt: skip
-LONG = ("layer", "expert", "tokens")
-_PLACES = ("node", "gpu", "rank", "device", "slot", "host")
-_EXPERT = re.compile(r"(?:expert_?)?(0|[1-9]\d{0,5})", re.ASCII)
-_IGNORED = re.compile(r"[\s_-]+")
-
-
-def _plain(name: str) -> str:
-    return _IGNORED.sub("", name).casefold()
-
-
-_KNOWN = {_plain(name): meaning for meaning, names in MEANINGS.items() for name in names}
-
-
-def meaning_of(name: Any) -> str | None:
-    """Return what a column or key of this name holds, one of `MEANINGS`; None if not known."""
-    return _KNOWN.get(_plain(name)) if isinstance(name, str) else None
-
-
-def place_of(name: str) -> str | None:
-    """Return the word for a place of experts, as ``gpu``, if a name is one, else None."""
-    word = re.sub(r"(id|idx|index)$", "", _plain(name))
-    return word if word in _PLACES else None
-
-
-class Columns(NamedTuple):
-    """The columns of a table by what they mean: the place of each in a row."""
-
-    window: int | None
-    layer: int  # -1 if rows are layers
-    expert: int | None  # None in wide form
-    tokens: tuple[int, ...]  # one in long form, one of each expert in wide form
-    left: tuple[str, ...] = ()  # names of columns that are not read
-
-    @property
-    def indices(self) -> list[int]:
-        """All columns that are whole numbers: window, layer and expert, as far as there are."""
-        places = (self.window, self.layer, self.expert)
-        return [i for i in places if i is not None and i >= 0]
-
-    @property
-    def used(self) -> list[int]:
-        """All columns that are read."""
-        return [*self.indices, *self.tokens]
-
-
-def by_place(width: int) -> Columns:
-    """Return the columns of a long table without names."""
-    if width not in (3, 4):
-        raise ValueError(
-            f"a long table without known names has {width} columns; use layer, expert, tokens, or "
-            "window, layer, expert, tokens"
-        )
-    first = width - 3
-    return Columns(0 if first else None, first, first + 1, (first + 2,))
-
-
-def columns_of(names: Sequence[str]) -> Columns | None:
-    """Return what the columns of a table mean by their names; None if none of them is known.
-
-    Names that are known in part, twice, or say where experts live, are a `ValueError`.
-    """
-    if (twice := first_twice(names)) is not None:
-        raise ValueError(f"two columns are named {twice!r}; leave one out")
-    found = dict[str, int]()
-    for place, name in enumerate(names):
-        meaning = meaning_of(name)
-        if meaning in found:
-            raise ValueError(
-                f"the columns {names[found[meaning]]!r} and {name!r} both mean {meaning}; leave "
-                "one out, or rename it"
-            )
-        if meaning is not None:
-            found[meaning] = place
-    if all(meaning in found for meaning in LONG):
-        left = (n for i, n in enumerate(names) if i not in found.values())
-        layer, expert, tokens = (found[meaning] for meaning in LONG)
-        return Columns(found.get("window"), layer, expert, (tokens,), tuple(left))
-    places = [name for name in names if place_of(name)]
-    listed = ", ".join(names)[:120]
-    if "expert" in found and places:
-        raise ValueError(
-            f"the columns are {listed}: a placement (the {place_of(places[0])} of each expert), "
-            "not loads; --as placement reads it as one, and loads need a column of tokens"
-        )
-    others = {i: n for i, n in enumerate(names) if i not in found.values()}
-    matches = {i: _EXPERT.fullmatch(name.strip().lower()) for i, name in others.items()}
-    numbered = all(matches.values()) and bool(matches)
-    if not found and not numbered:
-        return None
-    if numbered and found.keys() <= {"window", "layer"}:
-        numbers = {int(match[1]): i for i, match in matches.items() if match is not None}
-        missing = next((e for e in range(len(matches)) if e not in numbers), None)
-        if missing is not None:
-            raise ValueError(
-                f"of the columns of experts {missing} is missing or one is there twice; use one "
-                "an expert, from 0 without gaps"
-            )
-        experts = tuple(numbers[e] for e in range(len(numbers)))
-        if found.keys() == {"window"}:
-            raise ValueError(f"the columns are {listed}: none is the layer; add one named layer")
-        return Columns(found.get("window"), found.get("layer", -1), None, experts)
-    lacking = " and ".join(meaning for meaning in LONG if meaning not in found)
-    raise ValueError(
-        f"the columns are {listed}: none is the {lacking}; use layer, expert and tokens, or layer "
-        "and one column an expert (0, 1, ... or expert_0, expert_1, ...), and window in front "
-        "where there are several"
-    )
+from evenload.trace import PHASES, Trace
 
 
 class Rows(NamedTuple):
-    """Rows of a table; `expert` in long form alone, `tokens` [rows] there, [rows, E] in wide."""
+    """Rows of a table; `expert` in long form alone, `tokens` [rows] there, [rows, E] in wide.
+
+    `phase` is its number in `PHASES`, 0 in a table without phases.
+    """
 
     window: NDArray[np.int64]
     layer: NDArray[np.int64]
     expert: NDArray[np.int64] | None
     tokens: NDArray[Any]
+    phase: NDArray[np.int64]
 
 
 class Table(Protocol):
@@ -204,9 +91,12 @@ def _rows_of(table: Table, values: list[NDArray[Any]]) -> Rows:
     if columns.window is None:
         whole.insert(0, np.zeros(whole[0].size, np.int64))
     tokens = values[len(columns.indices) :]
+    phase = np.zeros(whole[0].size, np.int64)
+    if columns.phase is not None:
+        phase = np.asarray(tokens.pop(), np.int64)
     if columns.expert is None:
-        return Rows(whole[0], whole[1], None, np.stack(tokens, axis=1))
-    return Rows(whole[0], whole[1], whole[2], tokens[0])
+        return Rows(whole[0], whole[1], None, np.stack(tokens, axis=1), phase)
+    return Rows(whole[0], whole[1], whole[2], tokens[0], phase)
 
 
 def trace_of_table(table: Table, num_experts: int | None, notes: Iterable[str] = ()) -> Trace:
@@ -216,8 +106,12 @@ def trace_of_table(table: Table, num_experts: int | None, notes: Iterable[str] =
     layers = ModelLayers(windows.layers.tolist())
     over_time = table.columns.window is not None
     notes = (*notes, *windows.notes)
-    where = str(table.path)
-    return Trace.of(windows, source=where, notes=notes, layers=layers, over_time=over_time)
+    about: dict[str, Any] = {"source": str(table.path), "layers": layers, "over_time": over_time}
+    if table.columns.phase is None:
+        return Trace.of(windows, notes=notes, **about)
+    with checking(str(table.path)):
+        parts = {PHASES[p]: Trace.of(windows.of_phase(p), **about) for p in windows.phases}
+    return Trace.of_phases(parts, notes=notes, **about)
 
 
 def trace_of_rows(array: NDArray[Any], path: Path, num_experts: int | None) -> Trace:
@@ -242,18 +136,24 @@ class _Span:
 
 
 class TableWindows:
-    """Windows of a table, which are read as they are asked for where groups rise by window."""
+    """Windows of a table, which are read as they are asked for where groups rise by window.
+
+    Those of one phase; all of them have the layers of the table, and each window that it has.
+    """
 
     def __init__(self, table: Table, num_experts: int | None) -> None:
         self._table, self._long = table, table.columns.expert is not None
         self._group: tuple[int, Rows] | None = None  # that was read last
         self._whole: NDArray[np.float64] | None = None
+        self._phase = 0  # that is read, a number in `PHASES`
+        self.phases: list[int] = []  # that there are
         self._numbers = self.layers = np.zeros(0, np.int64)
         self._spans: list[_Span] = []
         path, E = table.path, 0
         self.notes = tuple(f"{path}: the column {n!r} is not read" for n in table.columns.left)
         for values in table.groups():
-            window, layer, expert, tokens = _rows_of(table, values)
+            window, layer, expert, tokens, phase = _rows_of(table, values)
+            self.phases = sorted({*self.phases, *np.unique(phase).tolist()})
             some = window.size > 0
             span = _Span(int(window.min()), int(window.max())) if some else _Span(0, -1)
             self._spans.append(span)
@@ -275,8 +175,17 @@ class TableWindows:
                 "window,",
                 size,
             )
-        if mixed or (table.at_once and size <= most_bytes()):
+        self._at_once = mixed or (table.at_once and size <= most_bytes())
+        if self._at_once and table.columns.phase is None:
             self._whole = self._fill(self._numbers)
+
+    def of_phase(self, phase: int) -> TableWindows:
+        """Return the windows of one phase; empty ones where it has no row."""
+        part = copy.copy(self)
+        part._phase = phase
+        if self._at_once:
+            part._whole = part._fill(self._numbers)
+        return part
 
     def _experts(self, found: int, given: int | None) -> int:
         if not self._long:
@@ -321,8 +230,8 @@ class TableWindows:
         """Return windows that follow each other, by their numbers in the file: [windows, L, E]."""
         load = np.zeros((numbers.size, *self.shape[1:]))
         seen = np.zeros(load.shape if self._long else load.shape[:2], np.uint8)
-        for window, layer, expert, tokens in self._wanted(int(numbers[0]), int(numbers[-1])):
-            inside = (window >= numbers[0]) & (window <= numbers[-1])
+        for window, layer, expert, tokens, phase in self._wanted(int(numbers[0]), int(numbers[-1])):
+            inside = (window >= numbers[0]) & (window <= numbers[-1]) & (phase == self._phase)
             at = [np.searchsorted(numbers, window[inside])]
             at.append(np.searchsorted(self.layers, layer[inside]))
             if expert is not None:
@@ -335,8 +244,10 @@ class TableWindows:
                 self._refuse_twice(unique[twice][0] if twice.any() else cells[again[0]], numbers)
             seen.reshape(-1)[unique] = 1
             load[tuple(at)] = tokens[inside]
-        there = seen.any(axis=2) if self._long else seen
-        for t, row in np.argwhere(there == 0)[:1]:
+        there = np.asarray(seen.any(axis=2) if self._long else seen > 0)
+        if self._table.columns.phase is not None:
+            there = there | ~there.any(axis=1, keepdims=True)
+        for t, row in np.argwhere(~there)[:1]:
             raise ValueError(
                 f"window {numbers[t]} has no row of layer {self.layers[row]}, and others have; "
                 "write every layer of every window"
@@ -357,6 +268,8 @@ class TableWindows:
                 f", or rename the column {columns.left[0]!r} to window if it tells them apart: "
                 "each of its numbers is then a window"
             )
+        if meaning_of(next(iter(columns.left[-1:]), None)) == "phase":
+            use = f"write {' and '.join(PHASES)} in the column {columns.left[-1]!r}, not numbers"
         raise ValueError(f"{place} is there twice; {use}")
 
 

@@ -13,6 +13,10 @@ Windows are requests, in the order of the file, and of the files' names. An arra
 well be loads over time, and is counted only where this format is named. vLLM has a row for each
 layer of the model; those of dense layers stay 0, which says expert 0 for every token. A row of -1
 is padding, and skipped.
+
+A request's first rows are its prompt's, so that it is split into prefill and decode where all tell
+how long their prompt is: in .jsonl by ``prompt_token_ids``, ``prompt_tokens`` or vLLM's ``usage``,
+in .npz by an array ``prompt_tokens`` with a number for each other key.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,16 +55,22 @@ from evenload.io.recorded import (
 )
 from evenload.trace import Trace
 
-_KEY = "routed_experts"
+_KEY, _LENGTHS = "routed_experts", "prompt_tokens"
 _PARTS = ("choices", "outputs")  # of the server's responses, and of the Python class
 
 
 def read_load(path: Path, num_experts: int | None) -> Trace:
     """Read a file, folder or pattern; each request is counted when it is asked for."""
-    requests, used, E, notes = _requests(path, num_experts)
+    requests, used, E, notes, split = _requests(path, num_experts)
     reads, why = [partial(_counts, read, E) for read in requests], "name expert 0 for every token"
-    trace = without_dense(reads, used, E, str(path), why=why)
-    return Trace.of(trace, source=trace.source, notes=(*trace.notes, *notes), layers=trace.layers)
+    phases = {
+        name: [partial(_counts, read, E, of_prompt) for read in requests]
+        for name, of_prompt in (("prefill", True), ("decode", False))
+        if split
+    }
+    trace = without_dense(reads, used, E, str(path), why=why, phases=phases)
+    about: dict[str, Any] = {"source": trace.source, "layers": trace.layers, "phases": trace.phases}
+    return Trace.of(trace, notes=(*trace.notes, *notes), **about)
 
 
 def read_topk(path: Path) -> NDArray[Any] | None:
@@ -72,7 +82,7 @@ def read_topk(path: Path) -> NDArray[Any] | None:
     layers = np.flatnonzero(used.any(axis=0))
     kept, size = list[NDArray[Any]](), 0
     for read in requests:
-        topk = without_padding(read()[:, layers])
+        topk = without_padding(read().topk[:, layers])
         if topk is not None:
             kept.append(topk)
             size += topk.nbytes
@@ -80,25 +90,35 @@ def read_topk(path: Path) -> NDArray[Any] | None:
     return np.concatenate(kept) if kept else None
 
 
+class Routed(NamedTuple):
+    """The experts of a request's tokens."""
+
+    topk: NDArray[Any]  # [tokens, L, k]
+    prompt: NDArray[np.bool_] | None = None  # [tokens], which are the prompt's, where it is known
+
+
 def _requests(
     path: Path, num_experts: int | None
-) -> tuple[list[partial[NDArray[Any]]], NDArray[np.bool_], int, list[str]]:
+) -> tuple[list[partial[Routed]], NDArray[np.bool_], int, list[str], bool]:
     """Look through the requests of a path once.
 
     Returned are functions that read each again, in which layers [requests, L] some token leaves
-    expert 0, the number of experts, and notes of what is left out or had to be assumed.
+    expert 0, the number of experts, notes of what is left out or had to be assumed, and whether all
+    tell which tokens are their prompt's.
     """
     files = files_of(path, ".jsonl", ".npy", ".npz")
     if not files:
         raise ValueError("no .npy, .npz or .jsonl file in this folder")
     found, used, largest, without, skipped, rows = [], [], 0, 0, 0, 0
-    most = (num_experts or MOST_EXPERTS) - 1
+    most, unsplit = (num_experts or MOST_EXPERTS) - 1, 0
     first: tuple[str, tuple[int, ...]] | None = None
     for where, read in (request for file in files for request in _requests_in(file)):
-        topk = read()
-        if topk is None or (topk.ndim == 3 and len(topk) == 0):
+        routed = read()
+        if routed is None or (routed.topk.ndim == 3 and len(routed.topk) == 0):
             without += 1
             continue
+        topk = routed.topk
+        unsplit += routed.prompt is None
         with checking(where):
             check_routed(topk, _KEY)
             here, bad = topk.shape[1:], topk[(topk < -1) | (topk > most)]
@@ -125,27 +145,38 @@ def _requests(
             f"{path}: {without} of {without + len(found)} requests have no routed experts and are "
             "left out"
         )
-    return found, np.array(used), E, notes
+    if 0 < unsplit < len(found):
+        notes.append(
+            f"{path}: {unsplit} of {len(found)} requests do not tell where their prompt ends, so "
+            "that there are no phases"
+        )
+    return found, np.array(used), E, notes, not unsplit
 
 
-def _again(
-    read: Callable[[], NDArray[Any] | None], where: str, per_token: tuple[int, ...]
-) -> NDArray[Any]:
-    topk = read()
-    if topk is None or topk.shape[1:] != per_token:
+def _again(read: Callable[[], Routed | None], where: str, per_token: tuple[int, ...]) -> Routed:
+    routed = read()
+    if routed is None or routed.topk.shape[1:] != per_token:
         raise FileFormatError(f"{where}: the file has changed meanwhile")
-    return topk
+    return routed
 
 
-def _counts(read: partial[NDArray[Any]], num_experts: int) -> NDArray[np.int64]:
+def _counts(
+    read: partial[Routed], num_experts: int, of_prompt: bool | None = None
+) -> NDArray[np.int64]:
+    """Count the tokens of a request, or those of its prompt, or those after it."""
     with checking(read.args[1]):
-        return count_topk(read(), num_experts)
+        topk, prompt = read()
+        if of_prompt is not None and prompt is not None:
+            topk = topk[prompt == of_prompt]
+            if not (topk >= 0).any():
+                return np.zeros((topk.shape[1], num_experts), np.int64)
+        return count_topk(topk, num_experts)
 
 
 # ---- one request in a file: a .npy, a key of a .npz or a line of a .jsonl ------------------------
 
 
-def _requests_in(path: Path) -> Iterator[tuple[str, Callable[[], NDArray[Any] | None]]]:
+def _requests_in(path: Path) -> Iterator[tuple[str, Callable[[], Routed | None]]]:
     """Yield the name and the reader of each request of a file; None is read where it has none."""
     suffix = path.suffix.lower()
     if path.stat().st_size == 0:
@@ -154,10 +185,13 @@ def _requests_in(path: Path) -> Iterator[tuple[str, Callable[[], NDArray[Any] | 
         yield str(path), partial(_read_file, path)
     elif suffix == ".npz":
         with checking(str(path)), open_archive(path) as archive:
-            keys = keys_of(archive)
-        for key in keys:
-            if key != "num_experts":
-                yield f"{path}, key {key!r}", partial(_read_key, path, key)
+            keys = [key for key in keys_of(archive) if key != "num_experts"]
+            lengths: list[int | None] = [None] * len(keys)
+            if _LENGTHS in keys:
+                keys.remove(_LENGTHS)
+                lengths = _lengths(read_member(archive, _LENGTHS, path), len(keys))
+        for key, length in zip(keys, lengths, strict=False):
+            yield f"{path}, key {key!r}", partial(_read_key, path, key, length)
     elif suffix == ".jsonl":
         with path.open("rb") as stream:
             start, number, size = 0, 0, path.stat().st_size
@@ -176,19 +210,35 @@ def _requests_in(path: Path) -> Iterator[tuple[str, Callable[[], NDArray[Any] | 
         )
 
 
-def _read_file(path: Path) -> NDArray[Any]:
+def _read_file(path: Path) -> Routed:
     with checking(str(path)):
         array = stored_array(path)
         check_array(array.shape, array.dtype.itemsize)
-        return array.whole()
+        return Routed(array.whole())
 
 
-def _read_key(path: Path, key: str) -> NDArray[Any]:
+def _lengths(array: NDArray[Any], count: int) -> list[int | None]:
+    """Return how many tokens each request's prompt has."""
+    if array.dtype.kind not in "iu" or array.shape != (count,) or (array < 0).any():
+        raise ValueError(
+            f"{_LENGTHS} has shape {list(array.shape)} of {array.dtype}; use one whole number of "
+            f"at least 0 for each of the {count} requests"
+        )
+    return [int(length) for length in array]
+
+
+def _read_key(path: Path, key: str, length: int | None) -> Routed:
     with checking(str(path)), open_archive(path) as archive:
-        return read_member(archive, key, path)
+        topk = read_member(archive, key, path)
+    return Routed(topk, _first(length, len(topk) if topk.ndim else 0))
 
 
-def _read_line(path: Path, start: int, where: str) -> NDArray[Any] | None:
+def _first(length: int | None, rows: int) -> NDArray[np.bool_] | None:
+    """Return which rows are a prompt's that has this length; None where it has more than that."""
+    return None if length is None or not 0 <= length <= rows else np.arange(rows) < length
+
+
+def _read_line(path: Path, start: int, where: str) -> Routed | None:
     with path.open("rb") as stream:
         stream.seek(start)
         line = stream.readline(most_bytes() + 1)
@@ -196,27 +246,61 @@ def _read_line(path: Path, start: int, where: str) -> NDArray[Any] | None:
         with refusing("this is no JSON, or it is cut off", ValueError, RecursionError):
             text = line.decode("utf-8-sig")
             value = json.loads(text, object_pairs_hook=partial(once, where))
-        arrays = [_array(part) for part in _parts(value) if part is not None]
+        parts = [part for part in _parts(value) if part.get(_KEY) is not None]
+        arrays = [_array(part[_KEY]) for part in parts]
         for array in arrays:
             if array.ndim != 3 or array.shape[1:] != arrays[0].shape[1:]:
                 raise ValueError(
                     f"{_KEY} has shape {array.shape}; use [tokens, layers, k], and the same layers "
                     "and k in all of a line"
                 )
-        return np.concatenate(arrays) if arrays else None
+        if not arrays:
+            return None
+        whole = value if isinstance(value, dict) else {}
+        prompts = [
+            _first(_prompt_rows(part, whole, len(parts), len(array)), len(array))
+            for part, array in zip(parts, arrays, strict=True)
+        ]
+        known = [prompt for prompt in prompts if prompt is not None]
+        split = np.concatenate(known) if len(known) == len(parts) else None
+        return Routed(np.concatenate(arrays), split)
 
 
-def _parts(value: Any) -> list[Any]:
-    """Return the routed experts of a response: one, or one of each of its parts."""
+def _prompt_rows(
+    part: dict[str, Any], whole: dict[str, Any], num_parts: int, rows: int
+) -> int | None:
+    """Return how many of the rows of a response's part are its prompt's; None if it is not told.
+
+    There is a row for each token that went through the model: all but the last that was generated,
+    and not the start of a prompt that a request skips (``routed_experts_prompt_start``).
+    """
+    usage = whole.get("usage")
+    usage = usage if isinstance(usage, dict) and num_parts == 1 else {}
+
+    def first(*found: Any) -> int | None:
+        numbers = (len(n) if isinstance(n, list) else n for n in found)
+        return next((n for n in numbers if type(n) is int), None)
+
+    of_both = (each.get(key) for each in (part, whole) for key in ("prompt_token_ids", _LENGTHS))
+    prompt = first(*of_both, usage.get(_LENGTHS))
+    generated = first(part.get("token_ids"), usage.get("completion_tokens"))
+    if prompt is None or generated is None:
+        return prompt
+    before = rows - max(generated - 1, 0)
+    return before if before <= prompt else None
+
+
+def _parts(value: Any) -> list[dict[str, Any]]:
+    """Return the parts of a response with routed experts each: itself, or several."""
     if isinstance(value, list):
-        return [value]
+        return [{_KEY: value}]
     if isinstance(value, dict):
         if _KEY in value:
-            return [value[_KEY]]
+            return [value]
         for name in _PARTS:
             parts = value.get(name)
             if isinstance(parts, list) and all(isinstance(p, dict) and _KEY in p for p in parts):
-                return [part[_KEY] for part in parts]
+                return parts
     raise ValueError(
         f"no key {_KEY!r}, alone or in each of the choices or outputs; start the server with "
         "--enable-return-routed-experts"

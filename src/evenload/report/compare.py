@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +20,7 @@ from evenload.io import LoadFile, PlacementFile, load_digest
 from evenload.placement import Placement
 from evenload.plan import evaluated, under_each
 from evenload.problem import Problem
-from evenload.report.text import counted, down, percent_down, percent_up
+from evenload.report.text import counted, down, percent_down, percent_up, show_seconds
 from evenload.seconds import least_seconds, over_phases, planned_seconds
 from evenload.traffic import away_share, nodes_per_token
 
@@ -135,7 +135,8 @@ class Summary:
         if self.problem.dispatch == "one":
             judged = judge(self.problem, p)
             self.active, self.active_bound = judged.active, judged.active_bound
-            self.seconds, self.seconds_bound = judged.seconds, judged.seconds_bound
+            if self.problem.expert_time is not None:
+                self.seconds, self.seconds_bound = judged.seconds, judged.seconds_bound
         self.worst_layer = int(self.balancedness.argmin())  # the first one on ties
         self.gap = None if self.bound is None else self.bound - self.balancedness
         self.heaviest = self._spot(np.nanargmax(self.relative_load))
@@ -245,6 +246,10 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any
     """
     *_, (last, _) = plans.values()
     how["sharing"] = last.problem.sharing
+    if (
+        last.by_phase and last.problem.dispatch != "one"
+    ):  # whose batches differ: seconds are told of each by `plan_lines`
+        how["sharing"] |= {"expert_time": None, "tokens_per_batch": None, "top_k": 1}
     found = [_start(load, last.placement.cluster, last.current, **how)]
     for name, (plan, milliseconds) in plans.items():
         how |= {"start": found[0].placement, "solver": plan.solver, "milliseconds": milliseconds}
@@ -323,9 +328,41 @@ def others_line(summary: Summary) -> str:
     return f"{summary.name} under other dispatches: {', '.join(others)}."
 
 
+def phases_entry(plan: Plan) -> dict[str, Any]:
+    """Return what each phase reaches, by its name, for JSON; nothing where there are no phases."""
+    phases = {
+        name: {
+            "weight": of.weight,
+            "balancedness": _per_layer(np.asarray(of.balancedness), worst=True),
+            "straggler_time": of.straggler_time,
+            "seconds": None if of.seconds is None else _per_layer(np.asarray(of.seconds)),
+        }
+        for name, of in plan.by_phase.items()
+    }
+    return {"phases": phases} if phases else {}
+
+
+def _phases_lines(plan: Plan, start: Placement) -> list[str]:
+    """Say what each phase reaches, and what it would with the placement before."""
+    lines, then = [], replace(plan, placement=start).by_phase
+    for name, of in plan.by_phase.items():
+        timed, before = "", then[name]
+        if of.seconds is not None:
+            now, first = (show_seconds(float(s.seconds.mean()), 4) for s in (of, before))
+            timed = f"{now} per layer and batch, before {first}; "
+        mean, worst = down(float(of.balancedness.mean())), down(float(of.balancedness.min()))
+        lines.append(
+            f"{name}: {timed}balancedness {mean} (worst layer {worst}), straggler time "
+            f"{of.straggler_time:.4f} x the mean; before {down(float(before.balancedness.mean()))} "
+            f"and {before.straggler_time:.4f}; counts {of.weight:.0%}."
+        )
+    return lines
+
+
 def plan_lines(summaries: Sequence[Summary], plan: Plan) -> list[str]:
     """Return the lines below a plan's table: the gist, the solver and why, its notes."""
     lines = [relief(summaries[0], summaries[-1]), others_line(summaries[-1])]
+    lines += _phases_lines(plan, summaries[0].placement)
     lines.append(f"solver: {plan.solver} ({plan.reason})")
     if plan.copies is not None:
         lines.append(

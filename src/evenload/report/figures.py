@@ -1,4 +1,4 @@
-"""Pictures by matplotlib: GPU loads, what numbers of slots reach, and the page's figures."""
+"""Pictures by matplotlib: GPU loads, what numbers of slots take, and the page's figures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import unescape
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +16,18 @@ from numpy.typing import NDArray
 from evenload.extras import needed
 from evenload.io import replace_file
 from evenload.report.labels import PLACES
-from evenload.report.palette import DASHES, MARKS, PAGE, variables
-from evenload.report.text import check_ending, down, up
+from evenload.report.palette import DASHES, LIGHT, MARKS, PAGE, variables
+from evenload.report.text import check_ending, counted, down, up
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from evenload.redundancy import Redundancy
     from evenload.report.compare import Summary
+    from evenload.sizing import Advice, Size
 
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = variables("light")
 _MOST = 4.0  # times the mean that colours reach to
-_MOST_TICKS = 10  # of the curve of slots
 _TICKS = (0.25, 0.33, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 
 
@@ -133,45 +133,75 @@ def draw_heatmaps(title: str, summaries: Sequence[Summary], num_nodes: int = 1) 
     return draw_maps(title, [(s.name, s.relative_load, says(s)) for s in summaries], num_nodes)
 
 
-# ---- the curve of slots ----------------------------------------------------------------------
+# ---- how many slots to buy -------------------------------------------------------------------
 
 
-def draw_slots_curve(found: Redundancy) -> Figure:
-    """Draw the balancedness that each number of slots reaches, its bound and what is wanted."""
-    placement = found.plan.placement
-    gpus, E = placement.cluster.num_gpus, placement.num_experts
-    tried = [point.num_slots - E for point in found.curve]
-    reached = [point.balancedness for point in found.curve]
-    figure = _figure(7.0, 4.2, 120)
-    axes: Any = figure.subplots()
-    wanted = axes.axhline(found.wanted, color="tab:green", linestyle="--", linewidth=1.0, zorder=1)
-    # Only the tried numbers exist: the bound is a bar at each, and reached is joined lightly.
-    left, right = ([t + side * 0.35 * gpus for t in tried] for side in (-1, 1))
-    limits = axes.hlines([point.bound for point in found.curve], left, right, color="0.35")
-    axes.plot(tried, reached, "-", color="tab:blue", alpha=0.35, linewidth=1.2)
-    (dots,) = axes.plot(tried, reached, "o", color="tab:blue", markersize=6)
-    names = [f"wanted: {found.wanted:g}", "proven bound, tokens shared evenly"]
-    names.append(f"reached by {found.plan.solver}")
+def draw_sizes(advices: Sequence[Advice]) -> Figure:
+    """Draw the time that numbers of slots take against their memory, a curve for each of GPUs.
+
+    A star marks what is recommended, an open circle experts in order. Phases have a plot each.
+    """
+    first = advices[0]
+    phases, known = list(first.none.in_sample), first.none.weight_bytes is not None
+    gpus = dict(zip(dict.fromkeys(advice.num_gpus for advice in advices), cycle(LIGHT)))
+    ways = dict(zip(dict.fromkeys(of.dispatch for of in advices), cycle(DASHES.values())))
+    figure = _figure(7.5, 1.2 + 3.4 * len(phases), 130)
+    rows = list(figure.subplots(len(phases), 1, sharex=True, squeeze=False)[:, 0])
+    scale = 1e6 if first.time_source else 1.0
+
+    def point(size: Size, phase: str) -> tuple[float, float]:
+        taken = (size.weight_bytes or 0.0) / 1e9 if known else float(size.cluster.slots_per_gpu)
+        return taken, scale * (size.next_window or size.in_sample)[phase]
+
+    for axes, phase in zip(rows, phases, strict=True):
+        for advice in advices:
+            colour, dash = gpus[advice.num_gpus], ways[advice.dispatch][0]
+            points = [point(size, phase) for size in advice.sizes]
+            under = f", {advice.dispatch}" if len(ways) > 1 else ""
+            label = f"{counted(advice.num_gpus, 'GPU')}{under}"
+            how = {"marker": "o", "markersize": 4, "color": colour, "label": label}
+            axes.plot(*zip(*points, strict=True), dash, **how)
+            star = {"markersize": 15, "mec": "white", "color": colour, "zorder": 5}
+            axes.plot(*point(advice.in_order, phase), "o", mfc="none", mec=colour, zorder=4)
+            if advice.fits:
+                axes.plot(*point(advice.chosen, phase), "*", **star)
+        _draw_times(
+            axes, "µs per layer and batch" if first.time_source else "x ideal", phase, first.unseen
+        )
+    rows[0].plot([], [], "o", mfc="none", mec="0.35", label="experts in order")
+    rows[0].plot([], [], "*", color="0.35", markersize=11, label="recommended")
     legend = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3}
-    axes.legend((wanted, limits, dots), names, frameon=False, fontsize=9, **legend)
-    # Ticks and figures at tried sizes only, no more than fit, the outer ones always.
-    every = -(-len(tried) // _MOST_TICKS)
-    ticked = [*range(len(tried))[:-every:every], len(tried) - 1]
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0}
-    below = {"textcoords": "offset points", "xytext": (0, -9), "ha": "center", "va": "top"}
-    for i in ticked:
-        axes.annotate(down(reached[i], 4), (tried[i], reached[i]), fontsize=9, bbox=box, **below)
-    axes.set_xticks([tried[i] for i in ticked])
-    room = max(gpus / 2, 0.05 * (tried[-1] - tried[0]))
-    axes.set_xlim(tried[0] - room, tried[-1] + room)
-    lowest = min(found.wanted, *reached)
-    height = max(1.0 - lowest, 0.001)
-    axes.set_ylim(lowest - 0.18 * height, 1.0 + 0.06 * height)
-    axes.ticklabel_format(axis="y", useOffset=False)
-    axes.set_xlabel(f"redundant experts (slots of a layer beyond its {E} experts; {gpus} GPUs)")
-    axes.set_ylabel("balancedness, mean over layers")
-    axes.grid(alpha=0.3)
+    rows[0].legend(frameon=False, fontsize=9, **legend)
+    what = "GB of experts per GPU, all layers" if known else "slots per GPU"
+    rows[-1].set_xlabel(what)
     return figure
+
+
+def _draw_times(axes: Any, unit: str, phase: str, unseen: bool) -> None:
+    """Give the axis of times few round ticks, on a scale where the same saving is as high."""
+    from matplotlib.ticker import NullFormatter, NullLocator, StrMethodFormatter
+
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_yticks(nice_ticks(low, high))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    where = "next window" if unseen else "in-sample"
+    axes.set_ylabel(f"{f'{phase}: ' if phase else ''}{unit}, {where}")
+    axes.grid(alpha=0.3)
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Return up to about ten ticks of a logarithmic scale, each a number of few digits."""
+    for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(n / 10 for n in range(10, 100, 2)),
+                  tuple(n / 100 for n in range(100, 1000, 5))):  # fmt: skip
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [float(f"{s * 10.0**p:.6g}") for p in powers for s in steps]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 4:
+            return ticks[:: -(-len(ticks) // 10)]
+    return ticks
 
 
 # ---- the page's figures, for papers ----------------------------------------------------------

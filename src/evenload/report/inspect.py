@@ -241,7 +241,15 @@ def inspect_loads(trace: Trace, source: str, format: str) -> Facts:
         "drift": _per_layer(scan.drift),
         "drift_by_chance": _per_layer(scan.chance) if scan.whole else None,
     }
+    whole = max(float(scan.tokens.sum()), 1.0)
+    phases = {
+        name: float(sum(part.checked(t).sum() for t in range(T))) / whole
+        for name, part in trace.phases.items()
+    }
     rows = [("numbers", scan.dtype), *layer_rows, *token_rows]
+    if phases:
+        told = (f"{name} ({share:.1%} of the tokens)" for name, share in phases.items())
+        rows.append(("phases", ", ".join(told)))
     for name, spread in list(spreads.items())[: None if T > 1 else 1]:
         text = "-" if spread is None else (
             f"{up(spread['mean'], 3)} mean, at most {up(spread['most'], 3)} "
@@ -251,7 +259,8 @@ def inspect_loads(trace: Trace, source: str, format: str) -> Facts:
     plain = {
         "kind": "loads", "source": source, "format": format, "num_windows": T, "num_layers": L,
         "num_experts": E, "dtype": scan.dtype, "layers": layers, "tokens_per_layer": tokens,
-        **spreads, "odd": list(_odd_in_loads(scan, names)), "notes": list(trace.notes),
+        "phases": phases, **spreads, "odd": list(_odd_in_loads(scan, names)),
+        "notes": list(trace.notes),
     }  # fmt: skip
     words = ", ".join(map(counted, scan.shape, ("window", "layer", "expert")))
     title = f"{Path(source).name}: loads ({format}), {words}"

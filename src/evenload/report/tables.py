@@ -1,4 +1,4 @@
-"""Tables on the console: placements side by side, policies side by side, slots that were tried."""
+"""Tables on the console: placements side by side, policies side by side."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import shutil
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from itertools import zip_longest
 from operator import itemgetter
 from typing import IO, TYPE_CHECKING, Any
@@ -17,7 +16,6 @@ from evenload.report.policies import FIGURES, against, total_seconds, warnings
 from evenload.report.text import down, four_digits, percent_up, show_seconds, up
 
 if TYPE_CHECKING:
-    from evenload.redundancy import Redundancy
     from evenload.report.compare import Float, Spot, Summary
 
 Row = dict[str, Any]
@@ -172,7 +170,6 @@ def print_report(
 
 # ---- policies --------------------------------------------------------------------------------
 
-WITHIN = 0.01  # of the least time, to be enough
 _CELLS = [(name, itemgetter(name)) for name in ("gpus", "slots", "window", "interval")]
 # What a narrow terminal has no room for, the first to go first.
 _SPARED = ("planning\nms", "of slots\neach", "moved\nGB", "worst\nwindow", "standing\nstill s",
@@ -216,56 +213,18 @@ def _all_even(rows: Sequence[Row]) -> bool:
     return all(row["dispatch"] == "even" for row in rows)
 
 
-def enough_slots(rows: Sequence[Row]) -> list[str]:
-    """Say for each number of GPUs how many slots are enough: the answer that a sweep is for."""
+def sweep_lines(rows: Sequence[Row]) -> list[str]:
+    """Say for each number of GPUs, and dispatch, what took the least time."""
     lines = []
     alike, told = itemgetter("gpus", "dispatch"), not _all_even(rows)
     for gpus, dispatch in dict.fromkeys(map(alike, rows)):
         own = [row for row in rows if alike(row) == (gpus, dispatch)]
-        fastest = sorted(own, key=total_seconds)
-        least, limit = fastest[0], (1.0 + WITHIN) * total_seconds(fastest[0])
-        near = (row for row in fastest if total_seconds(row) <= limit)
-        enough = min(near, key=itemgetter("slots"))
+        least = min(own, key=total_seconds)
         cell = itemgetter("slots", "window", "interval")
         compared = against(least, [row for row in own if cell(row) == cell(least)])
-        line = (
-            f"{gpus} GPUs{f', dispatch {dispatch}' if told else ''}: {least['slots']} slots with "
-            f"{least['policy']} take the least time in all, {four_digits(total_seconds(least))} s"
-            f"{f', {compared}' if compared else ''}"
+        lines.append(
+            f"{gpus} GPUs{f', dispatch {dispatch}' if told else ''}: {least['policy']} on "
+            f"{least['slots']} slots takes the least time in all, "
+            f"{four_digits(total_seconds(least))} s{f', {compared}' if compared else ''}."
         )
-        if enough["slots"] != least["slots"]:
-            line += f"; {enough['slots']} with {enough['policy']} come within {WITHIN:.0%} of it"
-        lines.append(f"{line}.")
     return lines + warnings(rows)
-
-
-# ---- slots that were tried -------------------------------------------------------------------
-
-_MOST_LINES = 12
-
-
-def slots_entry(found: Redundancy | None) -> dict[str, Any]:
-    """Return the curve as an entry of a JSON object; none if the slots were given."""
-    if found is None:
-        return {}
-    experts = found.plan.placement.num_experts
-    curve = [asdict(point) | {"redundant": point.num_slots - experts} for point in found.curve]
-    return {"redundancy": {"wanted": found.wanted, "curve": curve}}
-
-
-def slots_lines(found: Redundancy | None) -> list[str]:
-    """Return a line for each number of slots tried, the middle ones left out where they are many.
-
-    None if the number of slots was given.
-    """
-    if found is None:
-        return []
-    lines = [
-        f"  {point.num_slots:>6} slots ({point.num_slots - found.plan.placement.num_experts} "
-        f"redundant): {down(point.balancedness)} (at most {up(point.bound)})"
-        for point in found.curve
-    ]
-    hidden = len(lines) - _MOST_LINES
-    if hidden > 0:
-        lines[1 : 1 + hidden] = [f"  {'...':>6} and {hidden} more between; --json has them all"]
-    return [f"slots tried for a balancedness of {found.wanted:g}, mean over layers:", *lines]

@@ -31,6 +31,7 @@ def choose(problem: Problem) -> tuple[str, str, dict[str, Any]]:
     if problem.topology != "prefer":
         for asked, why in (
             (problem.current is not None, "experts are placed already: it moves those worth it"),
+            (problem.sample_phase is not None, "it plans for several phases together"),
             (problem.samples is not None, "it plans for all that the trace says the load may be"),
             (problem.dispatch != "even", f"it plans for the dispatch {problem.dispatch!r}"),
             (problem.by_time, "it plans for time, not for tokens"),

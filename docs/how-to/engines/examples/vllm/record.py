@@ -13,4 +13,5 @@ llm = LLM(
     enable_return_routed_experts=True,
 )
 requests = llm.generate(PROMPTS, SamplingParams(max_tokens=512))
-np.savez("routed.npz", **{r.request_id: r.outputs[0].routed_experts for r in requests})
+routed = {r.request_id: r.outputs[0].routed_experts for r in requests}
+np.savez("routed.npz", **routed, prompt_tokens=[len(r.prompt_token_ids) for r in requests])
