@@ -182,7 +182,7 @@ def main_table(results: Results) -> str:
     missing = " ".join(f"Not run: {reason}" for reason in section["result"]["missing"])
     parts = [table(head, [*rows, bound]), (told + missing).strip()]
     if "live" in results:
-        beside = live.tables(results["live"]["result"]["cases"])
+        beside = live.tables(results["live"]["result"])
         said = "What runs while a model serves, beside fresh plans of the last window"
         parts += [f"{said}, measured with {origin(results['live'])}:", *beside]
     return "\n\n".join(parts)

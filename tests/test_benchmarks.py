@@ -277,13 +277,16 @@ def test_what_runs_live_is_timed_beside_fresh_plans() -> None:
     case = live.measure(small_drift(live.WINDOWS + 1), [theirs], 1)
     names = [call["name"] for call in case["calls"]]
     assert names == [theirs.name, live.FRESH, live.LIVE, live.LIVE_SPLIT, live.SPLIT]
-    text = live.render({"rounds": 1, "missing": [], "cases": [case]})
+    result = {"rounds": 1, "missing": [], "busy": 7.0, "cases": [case]}
+    text = live.render(result)
+    assert "busy with other work" in text
     assert "**small** (2 x 6 -> 9 slots, 3 GPUs)" in text
     kept = json.loads(KEPT.read_text())
-    kept["live"] = kept["quality_speed"] | {"result": {"cases": [case]}}
+    kept["live"] = kept["quality_speed"] | {"result": result | {"busy": 0.1}}
     first, second = run.main_table(kept).split("**small**")
     assert first.index("| vLLM 0.33.0 |") < first.index("| DeepSeek EPLB |")
     assert f"| {live.LIVE} |" in second
+    assert "busy" not in first
 
 
 def test_the_default_policy_takes_less_time_than_never_moving() -> None:
