@@ -135,7 +135,8 @@ class Summary:
         if self.problem.dispatch == "one":
             judged = judge(self.problem, p)
             self.active, self.active_bound = judged.active, judged.active_bound
-            self.seconds, self.seconds_bound = judged.seconds, judged.seconds_bound
+            if self.problem.expert_time is not None:
+                self.seconds, self.seconds_bound = judged.seconds, judged.seconds_bound
         self.worst_layer = int(self.balancedness.argmin())  # the first one on ties
         self.gap = None if self.bound is None else self.bound - self.balancedness
         self.heaviest = self._spot(np.nanargmax(self.relative_load))
