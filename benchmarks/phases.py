@@ -12,12 +12,13 @@ from benchmarks.measure import table
 from evenload import Cluster, Placement, solve
 from evenload.cost import ExpertTime
 from evenload.plan import straggler_time
+from evenload.seconds import layer_seconds
 from evenload.synth import two_phase_trace
 
 TITLE = "Two phases"
 SEEN, SERVED = 16, 4  # windows that are planned from, and those after them that are judged
 WEIGHTS = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of decode, beside 1 for prefill
-BY_SECONDS = "by seconds"
+BY_TIME = "both, by time"
 HARDWARE = "h200-ib"
 PHASES = ("prefill", "decode")
 
@@ -37,6 +38,11 @@ class Case:
     prefill: int
     decode: int
     seeds: tuple[int, ...] = (0, 1, 2)
+
+    @property
+    def curve(self) -> ExpertTime:
+        """Time of one expert."""
+        return ExpertTime.preset(HARDWARE, self.model)
 
     @property
     def batch(self) -> dict[str, int]:
@@ -62,18 +68,14 @@ def judge(case: Case, placement: Placement, served: dict[str, Load]) -> dict[str
         experts on the slowest GPU, summed over the layers, by the expert's curve; and `seconds` of
         all batches of all windows and phases.
     """
-    curve, told = ExpertTime.preset(HARDWARE, case.model), {}
-    cluster, count = placement.cluster, np.asarray(placement.replica_count)
-    slots, seconds = np.asarray(placement.physical_to_logical), 0.0
+    told, seconds = dict[str, Any](), 0.0
     for phase, windows in served.items():
         straggler, batch = [], []
         for load in windows:
             gpu_load = np.asarray(placement.gpu_load(load))
-            straggler.append(straggler_time(gpu_load, cluster.capacity))
-            each = np.take_along_axis(load / count, slots, axis=1)
+            straggler.append(straggler_time(gpu_load, placement.cluster.capacity))
             how = {"tokens_per_batch": case.batch[phase], "top_k": case.top_k}
-            time = curve.expected_seconds(each, **how).reshape(len(load), cluster.num_gpus, -1)
-            batch.append(time.sum(axis=2).max(axis=1).sum())
+            batch.append(layer_seconds(placement, load, case.curve, **how).sum())
             batches = load[0].sum() / (case.batch[phase] * case.top_k)
             seconds += batches * batch[-1]
         figures = {"straggler": np.mean(straggler), "ms": 1e3 * np.mean(batch)}
@@ -81,18 +83,8 @@ def judge(case: Case, placement: Placement, served: dict[str, Load]) -> dict[str
     return {**told, "seconds": round(float(seconds), 7)}
 
 
-def _decode_part(case: Case, seen: dict[str, Load]) -> float:
-    """Return the seconds that decode's experts take, over those of prefill's."""
-    curve, seconds = ExpertTime.preset(HARDWARE, case.model), {}
-    for phase, windows in seen.items():
-        batch, load = case.batch[phase], windows.sum(axis=0)
-        time = curve.expected_seconds(load, tokens_per_batch=batch, top_k=case.top_k).sum()
-        seconds[phase] = time * load.sum() / batch
-    return float(seconds["decode"] / seconds["prefill"])
-
-
 def measure(case: Case, seed: int) -> dict[str, Any]:
-    """Plan a two-phase trace for one phase, for the sum and for both at every weight."""
+    """Plan a two-phase trace for one phase, for the sum and for both: by tokens and by time."""
     shape = SEEN + SERVED, case.layers, case.experts
     trace = {name: t.astype(float) for name, t in two_phase_trace(*shape, seed=seed).items()}
     seen = {name: load[:SEEN] for name, load in trace.items()}
@@ -100,15 +92,19 @@ def measure(case: Case, seed: int) -> dict[str, Any]:
     cluster = Cluster(case.gpus, num_slots=case.slots)
     plans = {
         "in order": Placement.trivial(*shape[1:], cluster),
-        "prefill alone": solve(seen["prefill"], cluster).placement,
-        "decode alone": solve(seen["decode"], cluster).placement,
         "the sum": solve(seen["prefill"] + seen["decode"], cluster).placement,
     }
-    weights = {f"{weight:g}": weight for weight in WEIGHTS}
-    weights[BY_SECONDS] = _decode_part(case, seen)
-    for name, weight in weights.items():
+    for phase, load in seen.items():
+        plans[f"{phase} alone"] = solve(load, cluster).placement
+    for weight in WEIGHTS:
         how = {"phase_weight": {"prefill": 1.0, "decode": weight}}
-        plans[f"both, decode {name}"] = solve(seen, cluster, **how).placement
+        plans[f"both, decode {weight:g}"] = solve(seen, cluster, **how).placement
+    times = {"expert_time": case.curve, "top_k": case.top_k}
+    for phase, load in seen.items():
+        how = {**times, "tokens_per_batch": case.batch[phase]}
+        plans[f"{phase} alone, by time"] = solve(load, cluster, **how).placement
+    how = {**times, "tokens_per_batch": case.batch}
+    plans[BY_TIME] = solve(seen, cluster, **how).placement
     return {"seed": seed, "plans": {n: judge(case, plan, served) for n, plan in plans.items()}}
 
 
@@ -123,7 +119,7 @@ def run(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
         results.append({
             "name": f"{case.model}, {case.layers} x {case.experts} -> {case.slots}/{case.gpus}",
             "batch": case.batch,
-            "curve": ExpertTime.preset(HARDWARE, case.model).source,
+            "curve": case.curve.source,
             "traces": traces,
         })  # fmt: skip
     return {"cases": results}
@@ -139,17 +135,16 @@ def _mean(case: dict[str, Any], plan: str, *keys: str) -> float:
 def losses(case: dict[str, Any]) -> list[str]:
     """Name the plans for one phase, by seed, that a plan for both loses to.
 
-    At equal weights in the straggler times of both phases together, or, weighted by seconds, in
-    the seconds of all batches.
+    The one by tokens, at equal weights, in the straggler times of both phases together; or the one
+    by time in the seconds of all batches.
     """
     lost = []
     for trace in case["traces"]:
         plans = trace["plans"]
-        equal, timed = plans["both, decode 1"], plans[f"both, decode {BY_SECONDS}"]
-        for name in ("prefill alone", "decode alone"):
-            alone = plans[name]
+        for name in (name for name in plans if "alone" in name):
+            equal, alone = plans["both, decode 1"], plans[name]
             waits = [sum(plan[phase]["straggler"] for phase in PHASES) for plan in (equal, alone)]
-            if waits[0] > waits[1] or timed["seconds"] > alone["seconds"]:
+            if waits[0] > waits[1] or plans[BY_TIME]["seconds"] > alone["seconds"]:
                 lost.append(f"{case['name']}, seed {trace['seed']}: {name}")
     return lost
 
@@ -157,19 +152,18 @@ def losses(case: dict[str, Any]) -> list[str]:
 def render(result: dict[str, Any]) -> str:
     """Return the section's Markdown."""
     head = ("plan for", "prefill straggler", "decode straggler", "prefill ms", "decode ms",
-            "seconds of all", "to both, by seconds")  # fmt: skip
+            "seconds of all", "to both, by time")  # fmt: skip
     lost = [name for case in result["cases"] for name in losses(case)]
-    count = 2 * sum(len(case["traces"]) for case in result["cases"])
+    count = 4 * sum(len(case["traces"]) for case in result["cases"])
     parts = [
         "Traces of both phases (`synth.two_phase_trace`): prefill has 15 times decode's tokens, "
-        f"other experts are popular in each, and both drift. Plans from {SEEN} windows, by tokens, "
-        f"are judged on the {SERVED} after them, under even sharing; means over seeds. `straggler` "
-        "is the straggler time in tokens; `ms` the experts' time of one batch on the slowest GPU, "
-        "summed over the layers, by the curve of one expert; and `seconds of all` weighs both by "
-        "the batches that the trace has. Nothing was run on a GPU. `by seconds` is decode's "
-        "weight beside 1 for prefill where each counts by the time that its experts take. In the "
-        "straggler times of both phases together the plan at equal weights, or in seconds the one "
-        f"by seconds, loses to {len(lost)} of {count} plans for one phase"
+        f"other experts are popular in each, and both drift. Plans from {SEEN} windows are judged "
+        f"on the {SERVED} after them, under even sharing; means over seeds. `straggler` is the "
+        "straggler time in tokens; `ms` the experts' time of one batch on the slowest GPU, summed "
+        "over the layers, by the curve of one expert; and `seconds of all` weighs both by the "
+        "batches that the trace has. Plans are by tokens, those named so by time. Nothing was run "
+        "on a GPU. In the straggler times of both phases together the plan at equal weights, or in "
+        f"the seconds of all the one by time, loses to {len(lost)} of {count} plans for one phase"
         f"{': ' + '; '.join(lost) if lost else ''}.",
         "![prefill against decode](../figures/phases.png)",
     ]
@@ -179,7 +173,7 @@ def render(result: dict[str, Any]) -> str:
             f"{case['name']}; {batch['prefill']:,} tokens per batch of prefill, "
             f"{batch['decode']:,} of decode; curve: {case['curve']}."
         )
-        base = _mean(case, f"both, decode {BY_SECONDS}", "seconds")
+        base = _mean(case, BY_TIME, "seconds")
         parts.append(table(head, [
             [
                 name,
@@ -194,7 +188,7 @@ def render(result: dict[str, Any]) -> str:
 
 
 MARKS = {"prefill alone": "bs", "decode alone": "gD", "the sum": "m^",
-         "both, decode 1": "r*", f"both, decode {BY_SECONDS}": "kx"}  # fmt: skip
+         "both, decode 1": "r*", BY_TIME: "kx"}  # fmt: skip
 
 
 def draw(result: dict[str, Any], file: Path | BinaryIO) -> None:

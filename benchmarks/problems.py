@@ -201,14 +201,14 @@ def shuffled(seeds: int) -> Iterator[Drift]:
         for seed in range(seeds):
             order = np.random.default_rng(seed).permutation(int(request.max()) + 1)[request]
             chosen = topk[np.lexsort((order, place, order // beside))]
-            windows = [_counted(chosen[first : first + tokens], E)
+            windows = [counted(chosen[first : first + tokens], E)
                        for first in range(0, len(chosen) - tokens + 1, tokens)]  # fmt: skip
             for gpus, slots in sizes.items():
                 cluster = Cluster(gpus, num_slots=slots)
                 yield Drift(f"{name} shuffled, seed {seed}", np.stack(windows), cluster)
 
 
-def _counted(topk: NDArray[Any], num_experts: int) -> NDArray[np.float64]:
+def counted(topk: NDArray[Any], num_experts: int) -> NDArray[np.float64]:
     """Count the tokens of each expert in each layer, [L, E], of experts [tokens, L, k]."""
     counts = [np.bincount(topk[:, layer].ravel(), minlength=num_experts)
               for layer in range(topk.shape[1])]  # fmt: skip

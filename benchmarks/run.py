@@ -16,10 +16,12 @@ from typing import Any, BinaryIO
 from benchmarks import (
     cold_start,
     copying,
+    decode,
     dispatch,
     drift,
     efforts,
     gap,
+    live,
     memory,
     on_gpu_page,
     phases,
@@ -36,9 +38,11 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs"  # the page and results.json go to `benchmarks` below it, pictures to `figures`
 SECTIONS: dict[str, Any] = {
     "quality_speed": quality_speed,
+    "live": live,
     "efforts": efforts,
     "gap": gap,
     "dispatch": dispatch,
+    "decode": decode,
     "drift": drift,
     "seconds": seconds,
     "phases": phases,
@@ -145,7 +149,7 @@ TIMED = "calibrated, seed 0"
 
 
 def main_table(results: Results) -> str:
-    """Return the README's table: time on one load, mean balancedness on four.
+    """Return the README's tables: time on one load and mean balancedness on four; live calls.
 
     Raises
     ------
@@ -161,22 +165,33 @@ def main_table(results: Results) -> str:
         [
             p["name"],
             number(p["ms"]["median"]),
-            *(times(p["faster"].get(other)) for other in ("DeepSeek EPLB", "vLLM 0.33.0")),
+            *(times(p["faster"].get(other)) for other in live.REFERENCES),
             *(f"{means[p['name']]:.4f}" for means in reached),
             str(p["duplicates"]),
             str(p["moves"]),
         ]
-        for p in cases[TIMED]["planners"]
+        for p in sorted(cases[TIMED]["planners"], key=_place)
     ]
     bound = ["proven bound", *[""] * 3, *(f"{cases[name]['bound']:.4f}" for name in LOADS), "", ""]
-    head = ["planner", "ms", "vs DeepSeek", "vs vLLM", *LOADS.values(), "duplicates", "moves"]
+    head = ["planner", "ms", "vs vLLM", "vs DeepSeek", *LOADS.values(), "duplicates", "moves"]
     told = (
         f"{cases[TIMED]['size']}. Time, duplicates and moves are of the DeepSeek-V3-like load; the "
         "four columns in the middle are balancedness, mean over layers. Measured with "
         f"{origin(section)}. "
     )
     missing = " ".join(f"Not run: {reason}" for reason in section["result"]["missing"])
-    return table(head, [*rows, bound]) + "\n\n" + (told + missing).strip()
+    parts = [table(head, [*rows, bound]), (told + missing).strip()]
+    if "live" in results:
+        beside = live.tables(results["live"]["result"])
+        said = "What runs while a model serves, beside fresh plans of the last window"
+        parts += [f"{said}, measured with {origin(results['live'])}:", *beside]
+    return "\n\n".join(parts)
+
+
+def _place(planner: dict[str, Any]) -> int:
+    """Put what others are compared with first."""
+    known = [name == planner["name"] for name in live.REFERENCES]
+    return known.index(True) if True in known else len(known)
 
 
 def insert(text: str, content: str) -> str:

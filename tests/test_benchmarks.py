@@ -15,10 +15,12 @@ from benchmarks import (
     cluster,
     cold_start,
     copying,
+    decode,
     drift,
     efforts,
     frozen,
     gap,
+    live,
     memory,
     on_gpu_page,
     phases,
@@ -33,6 +35,7 @@ from benchmarks.measure import ratio, summary
 from benchmarks.planners import Planner, ours
 from benchmarks.quality_speed import max_load
 from evenload import Cluster, Placement, solve
+from evenload.cost import ExpertTime
 from evenload.io import FORMATS
 
 KEPT = run.OUT / "benchmarks" / "results.json"
@@ -265,6 +268,27 @@ def test_drift_is_told_and_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "drift.png").stat().st_size > 1000
 
 
+def test_what_runs_live_is_timed_beside_fresh_plans() -> None:
+    def plan(load: np.ndarray, *_: int) -> np.ndarray:
+        cluster = Cluster(3, slots_per_gpu=3)
+        return solve(load, cluster, solver="greedy").placement.physical_to_logical
+
+    theirs = Planner("vLLM 0.33.0", plan)
+    case = live.measure(small_drift(live.WINDOWS + 1), [theirs], 1)
+    names = [call["name"] for call in case["calls"]]
+    assert names == [theirs.name, live.FRESH, live.LIVE, live.LIVE_SPLIT, live.SPLIT]
+    result = {"rounds": 1, "missing": [], "busy": 7.0, "cases": [case]}
+    text = live.render(result)
+    assert "busy with other work" in text
+    assert "**small** (2 x 6 -> 9 slots, 3 GPUs)" in text
+    kept = json.loads(KEPT.read_text())
+    kept["live"] = kept["quality_speed"] | {"result": result | {"busy": 0.1}}
+    first, second = run.main_table(kept).split("**small**")
+    assert first.index("| vLLM 0.33.0 |") < first.index("| DeepSeek EPLB |")
+    assert f"| {live.LIVE} |" in second
+    assert "busy" not in first
+
+
 def test_the_default_policy_takes_less_time_than_never_moving() -> None:
     """At 60 s of serving a window: measured here where it is quick, and kept for all cases."""
     kept = json.loads(KEPT.read_text())["seconds"]
@@ -292,11 +316,62 @@ def test_a_plan_for_both_phases_loses_to_none_for_one(tmp_path: Path) -> None:
     (trace,) = case["traces"]
     assert trace["plans"]["the sum"]["decode"]["straggler"] > 1.4
     assert trace["plans"]["both, decode 1"]["decode"]["straggler"] < 1.15
-    assert "loses to 0 of 2 plans for one phase." in phases.render(result)
+    assert "loses to 0 of 4 plans for one phase." in phases.render(result)
     trace["plans"]["decode alone"]["seconds"] = 0.0
-    assert "to 1 of 2 plans for one phase: " in phases.render(result)
+    assert "to 1 of 4 plans for one phase: " in phases.render(result)
     phases.draw(result, tmp_path / "phases.png")
     assert (tmp_path / "phases.png").stat().st_size > 1000
+
+
+def even_slowly(place, counts, time) -> tuple[float, float, float]:
+    """Deal tokens out one by one, in turn from a replica that changes with the batch."""
+    active, seconds = [], []
+    for b, batch in enumerate(counts):
+        for layer, count in enumerate(batch):
+            gpus = [[] for _ in range(place.cluster.num_gpus)]
+            for e, n in enumerate(count):
+                slots = [s for s in place.logical_to_physical[layer, e] if s >= 0]
+                got = [0] * len(slots)
+                for token in range(n):
+                    got[(token - b) % len(slots)] += 1
+                for slot, tokens in zip(slots, got, strict=True):
+                    gpus[place.cluster.gpu_of_slot[slot]].append(tokens)
+            active.append([sum(n > 0 for n in held) for held in gpus])
+            seconds.append(max(float(time.seconds(held).sum()) for held in gpus))
+    each = np.reshape(active, (*counts.shape[:2], -1))
+    steady = np.mean([max(each[:, layer].mean(axis=0)) for layer in range(counts.shape[1])])
+    return float(np.max(active, axis=1).mean()), float(np.mean(seconds)), float(steady)
+
+
+def test_decode_shares_tokens_evenly_as_dealing_them_out_does() -> None:
+    rng = np.random.default_rng(0)
+    rows = np.stack([rng.permutation(np.r_[np.arange(11), [0, 0, 1, 2, 3]]) for _ in range(2)])
+    place = Placement(rows, Cluster(8, slots_per_gpu=2), 11)
+    counts = rng.poisson(2.0, (5, 2, 11))
+    time = ExpertTime([(1, 3e-6), (8, 3e-6), (16, 6e-6)])
+    found = decode.shared_evenly(place, counts, time)
+    assert found == pytest.approx(even_slowly(place, counts, time), rel=1e-12)
+
+
+def test_decode_is_held_to_what_was_asked(shared, tmp_path: Path) -> None:
+    result = json.loads(KEPT.read_text())["decode"]["result"]
+    assert len(result["cases"]) == len(decode.CASES) * len(decode.BATCHES)
+    measured = decode.run(quick=True, say=lambda text: None)
+    for case in (*measured["cases"], *result["cases"]):
+        reached = decode.of(case, decode.ONE, "one")["active"]
+        assert reached <= decode.of(case, decode.IN_ORDER, "any")["active"] + 1e-9
+        assert reached < decode.of(case, decode.TOKENS, "one")["active"]
+        assert case["per_gpu"] <= case["bound"] <= reached <= 1.09 * case["bound"]
+        for planner in (decode.TOKENS, decode.BY_TIME):
+            even = decode.of(case, planner, "even")
+            assert case["even_bound"] <= even["steady"] + 1e-9
+            assert even["steady"] <= even["active"] + 1e-9
+        assert even["steady"] <= 1.13 * case["even_bound"]
+        if case["batch"] > 16:
+            assert reached <= (1 + decode.MOST_ABOVE) * case["bound"]
+    decode.draw(measured, tmp_path / "decode.png")
+    assert (tmp_path / "decode.png").stat().st_size > 1000
+    assert "| at least | one |" in decode.render(measured)
 
 
 # --- the baseline ---------------------------------------------------------------------------------

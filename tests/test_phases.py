@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from evenload import Cluster, Plan, Trace, solve
+from evenload.batches import judge
 from evenload.cost import ExpertTime
 from evenload.phases import heaviest, joined
 from evenload.seconds import layer_seconds
@@ -170,6 +171,17 @@ def test_by_time_both_phases_together_take_less_than_with_a_plan_for_one():
     mean = np.average([of.seconds for of in plan.by_phase.values()], axis=0, weights=weights)
     np.testing.assert_allclose(plan.seconds, mean)
     assert (plan.seconds >= plan.seconds_bound).all()
+
+
+def test_one_replica_of_each_active_expert_in_the_batches_of_each_phase():
+    plan = solve(LOADS, CLUSTER, dispatch="one", **TIMES, effort="fast")
+    for phase in plan.problem.phases:
+        judged = judge(plan.problem.of_load(phase.load, phase), plan.placement)
+        of = plan.by_phase[phase.name]
+        np.testing.assert_array_equal(of.balancedness, judged.balancedness)
+        np.testing.assert_array_equal(of.seconds, judged.seconds)
+    weights = [phase.weight for phase in plan.problem.phases]
+    np.testing.assert_allclose(plan.problem.sample_weight, weights)
 
 
 def test_a_live_split_weighs_phases_by_what_their_batches_take():

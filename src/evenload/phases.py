@@ -117,8 +117,8 @@ def joined(
     loads = {n: within_range(load).copy() for n, (load, _, _) in found.items()}
     parts = _parts({n: weights[n] * _batch_time(loads[n], batch[n], **batches) for n in names})
     phases = [Phase(n, loads[n], part, batch[n]) for n, part in _parts(weights).items()]
-    # A search by time knows that a batch of more tokens takes longer; one by tokens does not.
-    counts = parts if batches["dispatch"] != "even" else _parts(weights)
+    # Searches by time know that a batch of more tokens takes longer; those by tokens do not.
+    counts = _parts(weights) if batches["dispatch"] in ("even", "one") else parts
     mixed = sum(parts[n] * shares(loads[n]) for n in names)
     tokens = sum(load.sum(axis=1, keepdims=True) for load in loads.values())
     likely = [may_be for _, may_be, _ in found.values()]

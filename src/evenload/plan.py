@@ -164,7 +164,8 @@ class Plan:
         """What each phase reaches, by its name; nothing for a load that is not by phase."""
         problem, found = self.problem, {}
         for phase in problem.phases if problem.sample_phase is not None else ():
-            _, balancedness, waiting = evaluated(problem, self.placement, phase.load)
+            alone = problem.of_load(phase.load, phase)
+            _, balancedness, waiting = evaluated(alone, self.placement, phase.load)
             seconds = self.phase_seconds and self.phase_seconds[phase.name]
             reached = problem.rewrap(balancedness), waiting, phase.weight, seconds
             found[phase.name] = Reached(*reached)
@@ -208,7 +209,8 @@ class Plan:
     def seconds(self) -> Any:
         """Mean seconds per batch of each layer's slowest GPU, float64 [L].
 
-        By the problem's `expert_time`, see `evenload.seconds`; None without one.
+        By the problem's `expert_time`, see `evenload.seconds`; None without one. Under dispatch
+        ``"one"`` the slowest GPU is that of each batch.
         """
         if self.phase_seconds is None:
             return None

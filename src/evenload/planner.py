@@ -113,7 +113,7 @@ def solve(
         each expert that it goes to.
     phase_weight : dict, optional
         For loads by phase: how much each counts, beside the others. Default: each the same, however
-        many tokens it has; with `expert_time`, as much as it has batches.
+        many tokens it has; with `tokens_per_batch`, as much as it has batches.
     cost : CostModel, optional
         What moves from `current` take: unless `move_cost` says another price, each has to gain that
         time, of serving the load's tokens (a trace's last window's) once, by `expert_time` where
@@ -140,12 +140,12 @@ def solve(
         experts, groups that do not divide the experts, a topology that cannot be met, a price
         without ``"prefer"``, a dispatch other than ``"even"`` with ``"prefer"`` or with a solver
         but ``"incremental"``, an expert's time for a solver but that or ``"exact"``, or for a
-        dispatch but ``"even"`` or ``"live"``, a live share, tokens or slack for another dispatch,
-        too few slots, GPUs or nodes to survive with, topology ``"prefer"`` or ``"strict"`` that
-        leaves copies no other node, an estimator without a trace, a current placement of another
-        model, a cost or seconds of moves without what moves would start from; phases of different
-        models, weights of unknown phases, or loads by phase with topology ``"prefer"`` or with a
-        solver but ``"incremental"``.
+        dispatch but ``"even"``, ``"live"`` or ``"one"``, a live share, tokens or slack for another
+        dispatch, too few slots, GPUs or nodes to survive with, topology ``"prefer"`` or
+        ``"strict"`` that leaves copies no other node, an estimator without a trace, a current
+        placement of another model, a cost or seconds of moves without what moves would start from;
+        phases of different models, weights of unknown phases, or loads by phase with topology
+        ``"prefer"`` or with a solver but ``"incremental"``.
 
     Examples
     --------

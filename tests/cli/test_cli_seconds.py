@@ -73,3 +73,28 @@ def test_hardware_and_the_model_of_the_loads_shape_are_enough(files):
 def test_what_does_not_go_together(files, options, error):
     loads = files[0] / "loads.npy"
     fails("plan", loads, "--gpus", 8, "--slots", 40, *options, error=error)
+
+
+def test_one_replica_of_each_active_expert(files):
+    folder, load = files
+    loads, out = folder / "loads.npy", folder / "placement.json"
+    batches = ("--dispatch", "one", "--tokens-per-batch", 16)
+    result = run("plan", loads, "--gpus", 8, "--slots", 40, *batches, "-o", out)
+    plan = solve(load, Cluster(8, num_slots=40), dispatch="one", tokens_per_batch=16, top_k=4)
+    assert read_placement_file(out).placement == plan.placement
+    for row in ("active experts, mean layer", "fewest there could be", "dispatch one"):
+        assert row in result.stdout
+    told = json.loads(run("evaluate", loads, out, *batches, "--json").stdout)
+    assert told["placements"][1]["active"]["per_layer"] == plan.active.tolist()
+    assert told["placements"][1]["active_bound"]["per_layer"] == plan.active_bound.tolist()
+    assert told["placements"][1]["seconds"] is None
+    timed = (*batches, "--expert-time", "h100-ib")
+    told = json.loads(run("evaluate", loads, out, *timed, "--json").stdout)
+    seconds, bound = (told["placements"][1][name]["mean"] for name in ("seconds", "seconds_bound"))
+    assert 0.0 < bound <= seconds
+    plain = json.loads(run("evaluate", loads, out, "--json").stdout)
+    assert plain["placements"][1]["active"] is None
+    fails(
+        *("plan", loads, "--gpus", 8, "--dispatch", "one"),
+        error="dispatch='one' needs to know what a batch has; give tokens_per_batch",
+    )

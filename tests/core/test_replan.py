@@ -36,20 +36,21 @@ SWAP, HANDOVER, BEST_SWAP, PART, TRY, UNDO = range(6)
 
 
 @entry(Int, StateType, FlowType, ScratchType, Int1, Int1, Int1, Int1)
-def _run(step, s, flow, w, x, weight, row, result):
+def _run(step, s, flow, w, x, until, row, result):
     if step == 0:
         last_of_others(s, x[1], x[3], row)
         result[0] = swap_peak(s, row, x[0], x[1], x[2], x[3])
         result[1] = s.total[MOVES] + swap_moves(s, x[0], x[1], x[2], x[3])
     elif step == 1:
-        result[0] = handover_peak(s, x[0], x[1], x[2], row)
+        result[0] = handover_peak(s, x[0], x[1], x[2], x[3], row)
         result[1] = s.total[MOVES] + handover_moves(s, x[0], x[1], x[2])
     elif step == 2:
-        result[0], result[1], result[2] = best_priced_swap(s, x[0], x[1], x[2], x[3], x[4], row)
+        cost, i, j = best_priced_swap(s, x[0], x[1], x[2], x[3], x[4], x[5], row)
+        result[0], result[1], result[2] = cost, i, j
     elif step == 3:
         _part_duplicates(s, x[0], x[1], row)
     elif step == 4:
-        result[0] = _try(s, flow, weight, w.random, x[0], x[1], x[2], row)
+        result[0] = _try(s, flow, until, w.random, x[0], x[1], x[2], row)
     else:
         result[0] = _undo_a_move(s, w.random, x[0], x[1], x[2], row)
 
@@ -68,8 +69,8 @@ def run(layer, step, *x):
     given, result = np.zeros(6, np.int64), np.full(3, -9)
     given[: len(x)] = x
     M = layer.state.time.shape[1]
-    weight, row = np.arange(1, M + 1), np.empty(M, np.int64)
-    _run(step, layer.state, no_flow(layer), layer.scratch, given, weight, row, result)
+    until, row = np.cumsum(np.arange(1, M + 1)), np.empty(M, np.int64)
+    _run(step, layer.state, no_flow(layer), layer.scratch, given, until, row, result)
     return result.tolist()
 
 
@@ -118,7 +119,10 @@ def test_steps_do_what_was_foretold(seed):
             rng.integers(s.expert.shape[1]),
         )
         if layer.run("may_hand_over", giver, m, taker)[0]:
-            told = run(layer, HANDOVER, giver, m, taker)[:2]
+            told = run(layer, HANDOVER, giver, m, taker, NEVER)[:2]
+            limit = int(told[0] * rng.uniform(0.8, 1.2))
+            below = run(layer, HANDOVER, giver, m, taker, limit)[0]
+            assert below == told[0] if told[0] <= limit else below > limit
             layer.run("hand_over", s.spare.tolist().index(giver), m, taker)
             assert [layer.peak, moves(layer)] == told
             layer.check()
@@ -133,7 +137,7 @@ def test_the_best_swap_is_the_best_of_all(seed, price, most):
     s, gpu = layer.state, layer.gpu
     m, k = rng.choice(gpu.shape[1], 2, replace=False)
     sample = int(rng.integers(s.time.shape[1]))
-    found = run(layer, BEST_SWAP, m, k, sample, price, most)
+    found = run(layer, BEST_SWAP, m, k, sample, price, most, NEVER)
     costs, before, had = {}, layer.placed, moves(layer)
     room = (s.time[m, sample] - s.time[k, sample]) // gpu[UNIT_TIME, k]
     for i, j in itertools.product(range(gpu[SLOTS, m]), range(gpu[SLOTS, k])):
@@ -150,6 +154,9 @@ def test_the_best_swap_is_the_best_of_all(seed, price, most):
     if costs:
         assert found[0] == min(costs.values())
         assert found[0] == costs[found[1], found[2]]
+        for limit in (found[0] - 1, found[0], found[0] + 10**5):
+            again = run(layer, BEST_SWAP, m, k, sample, price, most, limit)
+            assert again == found if limit >= found[0] else again[0] > limit
     else:
         assert found[1:] == [-1, -1]
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from evenload import Cluster, Placement, solve, threads
 from evenload.core.state import State
-from evenload.cost import ExpertTime
+from evenload.cost import ExpertTime, TimeTable
 from evenload.phases import Phase
 from evenload.problem import Problem
 from evenload.seconds import layer_seconds
 from evenload.solvers.incremental import Layers
-from evenload.solvers.prices import by_added_time, replica_prices
+from evenload.solvers.prices import Prices, by_added_time
 from evenload.solvers.search import gpu_rows
 
 CLOSE = 1 + 1e-7  # the search compares on an integer grid
@@ -177,6 +177,46 @@ def test_a_trace_is_planned_for_all_its_samples() -> None:
 # --- prices and starts ---------------------------------------------------------------------------
 
 
+def prices_of(prices):
+    """All prices, [L, R, E, M]."""
+    (L, E, M), R = prices.row.shape, prices.ticks.shape[1]
+    price = np.empty((L, R, E, M), np.int64)
+    for layer in range(L):
+        prices.write(layer, price[layer])
+    assert prices.over_samples.tolist() == price.sum(axis=3).tolist()
+    return price
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=20)
+def test_prices_are_what_the_tables_say(seed) -> None:
+    """Against NumPy, sample by sample."""
+    rng = np.random.default_rng(seed)
+    L, E, M, bits = 2, int(rng.integers(2, 9)), int(rng.integers(1, 5)), int(rng.integers(20, 37))
+    cluster = Cluster(3, slots_per_gpu=E)
+    batches = [int(n) for n in rng.integers(1, 200, 2)]
+    problem = Problem.build(np.ones((L, E)), cluster, expert_time=CURVES[seed % 3],
+                            tokens_per_batch=1, top_k=int(rng.integers(1, E + 1)))  # fmt: skip
+    phases = tuple(Phase(str(n), problem.load, 0.5, n) for n in batches)
+    problem = replace(problem, phases=phases)
+    load, phase = rng.lognormal(0.0, 2.0, (L, E, M)), rng.integers(0, 2, M)
+    weight = rng.integers(1, 99, M)
+    found = prices_of(Prices.of(problem, load, weight, phase, bits))
+    R = found.shape[1]
+    tables = [TimeTable.build([problem.expert_time], n, R) for n in batches]
+    unit = max(table.seconds_per_tick for table in tables)
+    ticks = np.stack([
+        np.rint(tables[n].of(load[:, :, m], top_k=problem.top_k)[0]
+                * (tables[n].seconds_per_tick / unit))
+        for m, n in enumerate(phase)
+    ], axis=3)  # fmt: skip
+    for layer in range(L):
+        of = ticks[:, layer]
+        grid = 2.0**bits / max(1, int(of.max(axis=0).sum(axis=0).max()))
+        each = np.rint(of * grid / np.arange(1, R + 1)[:, None, None]).astype(np.int64)
+        assert found[layer].tolist() == (each * weight).tolist()
+
+
 def test_prices_are_seconds_on_one_grid() -> None:
     """Of both phases, times what each sample counts: what a longer batch takes is more."""
     rng = np.random.default_rng(0)
@@ -187,8 +227,8 @@ def test_prices_are_seconds_on_one_grid() -> None:
     problem = replace(problem, phases=phases)
     samples = np.stack([load, load, 3 * load, np.zeros_like(load)], axis=2)
     weight = np.array([1, 2, 1, 5])
-    price = replica_prices(problem, samples, weight, np.array([0, 1, 1, 0]), 36)
-    assert price.shape == (2, 4, 6, 4)  # two slots more than... at most twice the GPUs
+    price = prices_of(Prices.of(problem, samples, weight, np.array([0, 1, 1, 0]), 36))
+    assert price.shape == (2, 4, 6, 4)  # replicas are at most twice the GPUs
     total = price * np.arange(1, 5)[:, None, None]
     top = total.max(axis=1).sum(axis=1) / weight
     np.testing.assert_allclose(top.max(axis=1), 2.0**36, rtol=1e-8)
@@ -202,7 +242,7 @@ def test_more_replicas_than_the_table_knows_cost_what_its_last_do() -> None:
     problem = Problem.build(np.ones((1, 2)), Cluster(2, slots_per_gpu=6), expert_time=CURVES[1],
                             tokens_per_batch=8)  # fmt: skip
     layers = Layers(problem, 0, 1.0)
-    prices = layers._prices
+    prices = prices_of(layers._prices)
     assert prices.shape[1] == 4
     rows = np.array([[0] * 6 + [0, 0, 0, 0, 1, 1]])
     found = layers.search(rows, 0.0, np.array([2**40]), steps=0)

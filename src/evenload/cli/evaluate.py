@@ -38,7 +38,7 @@ def run(args: Namespace) -> None:
     from evenload.io import read_placement_file
     from evenload.report.compare import Context, compare_file, file_lines
 
-    one_of("--dispatch", args.dispatch, DISPATCHES)
+    one_of("--dispatch", args.dispatch, (*DISPATCHES, "one"))
     shared.check_outputs(None, None, args.plot)
     file = shared.open_loads(args)
     shared.say_phases(file.phases)

@@ -81,7 +81,8 @@ GROUPS = {
 }
 DISPATCH = {
     "--dispatch NAME:even": "How the engine picks a replica for a token: even (vLLM), live (split "
-    "for each batch: SGLang's lp), nearest or static (SGLang's, by where replicas are).",
+    "for each batch: SGLang's lp), nearest or static (SGLang's, by where replicas are). plan and "
+    "evaluate also know one (one replica of each active expert, for --tokens-per-batch).",
 }
 LIVE_SHARE = {
     "--live-share P": "For --dispatch live: part of the time with the live split; tokens are "
@@ -114,8 +115,9 @@ PHASE_WEIGHT = {
 BATCHES = {
     "--expert-time NAME": "Count seconds, not tokens: what an expert takes a GPU for its tokens. A "
     ".csv of `evenload measure-expert-time`, or hardware as for --hardware.",
-    "--tokens-per-batch N|NAME=N,...": "For --expert-time: tokens that all GPUs put through a "
-    "layer at once; where a plan is for several phases, of each: prefill=8192,decode=256.",
+    "--tokens-per-batch N|NAME=N,...": "For --expert-time or --dispatch one: tokens that all GPUs "
+    "put through a layer at once; where a plan is for several phases, of each: "
+    "prefill=8192,decode=256.",
     "--top-k N": "For --tokens-per-batch: experts that a token goes to. Default: as in the model.",
 }
 MODEL = {"--model NAME": PRICES["--model NAME"].replace("experts move", "experts they are")}
@@ -195,17 +197,19 @@ def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, 
     both(args.top_k, batch, "--top-k is of the tokens of --tokens-per-batch")
     if batch is None:
         return {}
-    both(batch, told or None, "--tokens-per-batch is for seconds of --expert-time")
-    model = args.model
+    model, curve = args.model, None
+    if args.dispatch != "one":
+        both(batch, told or None, "--tokens-per-batch is for seconds of --expert-time")
     if told in hardware_names():
         model = model or model_of(num_layers, num_experts)
         curve = ExpertTime.preset(told, model)
-    else:
+    elif told:
         curve = ExpertTime.named(told)
     k = args.top_k
     if k is None:
         k = MODELS[one_of("--model", model or model_of(num_layers, num_experts), MODELS)].top_k
-    say(f"note: times of experts: {curve.source}")
+    if curve is not None:
+        say(f"note: times of experts: {curve.source}")
     return {"expert_time": curve, "tokens_per_batch": batch, "top_k": k}
 
 

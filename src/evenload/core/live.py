@@ -98,7 +98,7 @@ def _hand_over_if(
         return False
     even = np.int64(0)
     if f.dial[LIVE_SHARE] < 1.0:
-        even = handover_peak(s, giver, g, taker, row)
+        even = handover_peak(s, giver, g, taker, NEVER, row)
     slot = s.gpu[FIRST, g] + slot_with(s, g, giver)
     peak = _change_if(s, f, slot, taker, NONE, giver, even, limit - price * moves)
     if peak == NEVER:

@@ -18,6 +18,7 @@ from evenload.core.state import (
     MOVES,
     NOW,
     OLD,
+    TOP,
     State,
     StateType,
     gpu_at,
@@ -46,19 +47,21 @@ def last_of_others(s: State, m: int, k: int, out: IntArray) -> None:
 
     Or the time of all but m and k beyond what is enough, where `State.enough` says so.
     """
-    for sample in range(out.size):
-        out[sample] = 0
-        if s.enough[sample] != NONE:
+    if s.enough[0] != NONE or s.gpu.shape[1] < TOP:
+        for sample in range(out.size):
+            out[sample] = 0
             for g in range(s.gpu.shape[1]):
                 if g not in (m, k):
                     out[sample] += max(s.time[g, sample] - s.enough[sample], np.int64(0))
-            continue
-        for place in range(s.slowest.shape[1]):
-            g = gpu_at(s, sample, place)
-            if g not in (m, k):
-                if g != NONE:
-                    out[sample] = s.time[g, sample]
-                break
+        return
+    mask = (1 << s.gpu_bits) - 1
+    for sample in range(out.size):  # without branches, which no processor could foretell
+        key = s.slowest[sample, 2]
+        g = s.slowest[sample, 1] & mask
+        key = s.slowest[sample, 1] if (g != m) & (g != k) else key
+        g = s.slowest[sample, 0] & mask
+        key = s.slowest[sample, 0] if (g != m) & (g != k) else key
+        out[sample] = -(key >> s.gpu_bits)
 
 
 @step(StateType, Int1, Int, Int, Int, Int)
@@ -90,9 +93,9 @@ def swap_peak(s: State, others: IntArray, a: int, m: int, b: int, k: int) -> int
     return peak
 
 
-@step(StateType, Int, Int, Int, Int, Int, Int1)
+@step(StateType, Int, Int, Int, Int, Int, Int, Int1)
 def best_priced_swap(
-    s: State, m: int, k: int, sample: int, price: int, most: int, others: IntArray
+    s: State, m: int, k: int, sample: int, price: int, most: int, limit: int, others: IntArray
 ) -> tuple:
     """Find the exchange between two GPUs that costs least, peak and moves together.
 
@@ -105,18 +108,29 @@ def best_priced_swap(
         GPUs; m gets lighter in `sample`, and k is not done later there than m was.
     price, most : int
         What a move costs, and the number of moves there may be.
+    limit : int
+        What it may cost at most.
     others : int64, [M], scratch
 
     Returns
     -------
     cost, i, j : int
-        What is reached, and the two slots, -1 where there is no exchange.
+        What is reached, and the two slots, -1 where there is no such exchange.
     """
     last_of_others(s, m, k, others)
     unit_m, unit_k = s.gpu[UNIT_TIME, m], s.gpu[UNIT_TIME, k]
-    room = (s.time[m, sample] - s.time[k, sample]) // unit_k
+    later, sooner = s.time[m, sample], s.time[k, sample]
+    room = (later - sooner) // unit_k
     moves = s.total[MOVES]
-    best = NEVER
+    # Most exchanges are told to cost too much by what all samples but the drawn one cost at least.
+    known = s.enough[0] == NONE  # else the drawn one is not looked at either
+    even = np.int64(known and unit_m == 1 and unit_k == 1)
+    rest = np.int64(0)
+    for n in range(others.size):
+        rest += max(others[n], even * ((s.time[m, n] + s.time[k, n] + 1) >> 1))
+    last = others[sample]
+    rest -= max(last, even * ((later + sooner + 1) >> 1)) if known else np.int64(0)
+    best = limit + 1
     soonest = NEVER
     best_i = NONE
     best_j = NONE
@@ -132,13 +146,16 @@ def best_priced_swap(
             after = moves + swap_moves(s, a, m, b, k)
             if after > max(most, moves):
                 continue
+            end = max(later - by * unit_m, sooner + by * unit_k)
+            least = rest + after * price + (max(last, end) if known else np.int64(0))
+            if least > best or (least == best and others.size > 1):
+                continue
             cost = swap_peak(s, others, a, m, b, k) + after * price
-            later = np.int64(0)
-            if others.size == 1:
-                later = max(s.time[m, 0] - by * unit_m, s.time[k, 0] + by * unit_k)
-            if cost < best or (cost == best and later < soonest):
+            if others.size > 1:
+                end = np.int64(0)
+            if cost < best or (cost == best and end < soonest):
                 best = cost
-                soonest = later
+                soonest = end
                 best_i = i
                 best_j = j
     return best, best_i, best_j
@@ -151,57 +168,64 @@ def handover_moves(s: State, giver: int, g: int, taker: int) -> int:
     return new - np.int64(s.held[HELD, giver, g] == 1) * (1 - s.held[OLD, giver, g])
 
 
-@step(StateType, Int, Int, Int, Int1)
-def handover_peak(s: State, giver: int, gpu: int, taker: int, last: IntArray) -> int:
-    """Return the peak after a handover; `last` [M] is scratch."""
+@step(StateType, Int, Int, Int, Int, Int1)
+def handover_peak(s: State, giver: int, gpu: int, taker: int, limit: int, last: IntArray) -> int:
+    """Return the peak after a handover; where it is above the limit, any number above that.
+
+    GPUs with other replicas of the giver come first: what they get more is mostly too much.
+    `last` [M] is scratch.
+    """
     G, M = s.gpu.shape[1], last.size
-    for sample in range(M):  # GPUs that hold neither: among the slowest, or all are looked at
+    copying = s.enough[0] != NONE  # then every GPU counts
+    for sample in range(M):
         last[sample] = 0
-        known = s.enough[sample] != NONE  # then every GPU counts, below
-        for place in range(0 if known else s.slowest.shape[1]):
+    for others in range(2):
+        for g in range(G):
+            give, take = s.held[HELD, giver, g], s.held[HELD, taker, g]
+            here = np.int64(g == gpu)
+            if (give > here) == others or not (copying or give > 0 or take > 0):
+                continue
+            for sample in range(M):
+                more, fewer = s.cost[MORE, taker, sample], s.cost[FEWER, giver, sample]
+                change = take * (more - s.cost[NOW, taker, sample])
+                change += give * (fewer - s.cost[NOW, giver, sample]) + here * (more - fewer)
+                time = s.time[g, sample] + change * s.gpu[UNIT_TIME, g]
+                if copying:
+                    last[sample] += max(time - s.enough[sample], np.int64(0))
+                else:
+                    last[sample] = max(last[sample], time)
+        peak = np.int64(0)
+        for sample in range(M):
+            peak += last[sample]
+        if peak > limit or (copying and others):
+            return peak
+    for sample in range(M):  # GPUs that hold neither: among the slowest, or all are looked at
+        known = False
+        for place in range(s.slowest.shape[1]):
             g = gpu_at(s, sample, place)
             if g == NONE:
                 known = True
                 break
             if s.held[HELD, giver, g] == 0 and s.held[HELD, taker, g] == 0:
-                last[sample] = s.time[g, sample]
+                last[sample] = max(last[sample], s.time[g, sample])
                 known = True
                 break
-        if not known:
-            for g in range(G):
-                if s.held[HELD, giver, g] == 0 and s.held[HELD, taker, g] == 0:
-                    last[sample] = max(last[sample], s.time[g, sample])
-    for g in range(G):
-        give, take = s.held[HELD, giver, g], s.held[HELD, taker, g]
-        if give == 0 and take == 0 and s.enough[0] == NONE:
-            continue
-        here = np.int64(g == gpu)
-        for sample in range(M):
-            more, fewer = s.cost[MORE, taker, sample], s.cost[FEWER, giver, sample]
-            change = take * (more - s.cost[NOW, taker, sample])
-            change += give * (fewer - s.cost[NOW, giver, sample]) + here * (more - fewer)
-            time = s.time[g, sample] + change * s.gpu[UNIT_TIME, g]
-            if s.enough[sample] == NONE:
-                last[sample] = max(last[sample], time)
-            else:
-                last[sample] += max(time - s.enough[sample], np.int64(0))
+        for g in range(0 if known else G):
+            if s.held[HELD, giver, g] == 0 and s.held[HELD, taker, g] == 0:
+                last[sample] = max(last[sample], s.time[g, sample])
     peak = np.int64(0)
     for sample in range(M):
         peak += last[sample]
     return peak
 
 
-@step(StateType, Int1, RandomType)
-def draw_sample(s: State, weight: IntArray, random: Random) -> int:
-    """Draw a sample as often as its weight says."""
-    total = np.int64(0)
-    for sample in range(weight.size):
-        total += weight[sample]
-    left = random_below(random, total)
-    sample = 0
-    while left >= weight[sample]:
-        left -= weight[sample]
-        sample += 1
+@step(Int1, RandomType)
+def draw_sample(until: IntArray, random: Random) -> int:
+    """Draw a sample as often as its weight says, from the sums of weights up to each: [M]."""
+    drawn = random_below(random, until[until.size - 1])
+    sample = np.int64(0)
+    for n in range(until.size):
+        sample += until[n] <= drawn
     return sample
 
 
@@ -216,7 +240,7 @@ def hand_over_if(
     moves = s.total[MOVES] + handover_moves(s, giver, g, taker)
     if moves > max(most, s.total[MOVES]):
         return False
-    if handover_peak(s, giver, g, taker, row) + price * moves > limit:
+    if handover_peak(s, giver, g, taker, limit - price * moves, row) > limit - price * moves:
         return False
     hand_over(s, place, g, taker)
     return True

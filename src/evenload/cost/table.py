@@ -87,10 +87,14 @@ class TimeTable:
         share = np.divide(weight * k, total, out=np.zeros_like(weight), where=total > 0.0)
         return np.asarray(np.rint(np.minimum(share, 1.0) * CERTAIN).astype(np.int64))
 
+    def between(self, chance: Int) -> tuple[Int, Float]:
+        """Return the last of the table's chances below each, and how far it is to the next."""
+        i = np.minimum(np.searchsorted(self.chance, chance, "right") - 1, len(self.chance) - 2)
+        return i, (chance - self.chance[i]) / (self.chance[i + 1] - self.chance[i])
+
     def at(self, chance: Int) -> Int:
         """Return the ticks at these chances, parts of `CERTAIN`: int64 [C, R, ...]."""
-        i = np.minimum(np.searchsorted(self.chance, chance, "right") - 1, len(self.chance) - 2)
-        part = (chance - self.chance[i]) / (self.chance[i + 1] - self.chance[i])
+        i, part = self.between(chance)
         below = self.ticks[..., i]
         rise = np.rint((self.ticks[..., i + 1] - below) * part)
         return np.asarray(below + rise.astype(np.int64))

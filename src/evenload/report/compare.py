@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import evenload
+from evenload.batches import judge
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster, check_groups
 from evenload.dispatch import DISPATCHES, TIMED
@@ -128,6 +129,13 @@ class Summary:
         if self.problem.expert_time is not None and self.problem.dispatch in TIMED:
             self.seconds = over_phases(self.problem, planned_seconds(self.problem, p))
             self.seconds_bound = least_seconds(self.problem)
+        # Most active experts on a GPU where each has one replica, [L], and the fewest that can be.
+        self.active: Float | None = None
+        self.active_bound: Float | None = None
+        if self.problem.dispatch == "one":
+            judged = judge(self.problem, p)
+            self.active, self.active_bound = judged.active, judged.active_bound
+            self.seconds, self.seconds_bound = judged.seconds, judged.seconds_bound
         self.worst_layer = int(self.balancedness.argmin())  # the first one on ties
         self.gap = None if self.bound is None else self.bound - self.balancedness
         self.heaviest = self._spot(np.nanargmax(self.relative_load))
@@ -176,6 +184,8 @@ class Summary:
             "straggler_time": self.straggler_time,
             "seconds": _per_layer(self.seconds),
             "seconds_bound": _per_layer(self.seconds_bound),
+            "active": _per_layer(self.active),
+            "active_bound": _per_layer(self.active_bound),
             "heaviest_gpu": self.heaviest._asdict(),
             "lightest_gpu": self.lightest._asdict(),
             "away_share": _per_layer(self.away_share),
@@ -235,7 +245,9 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any
     """
     *_, (last, _) = plans.values()
     how["sharing"] = last.problem.sharing
-    if last.by_phase:  # whose batches differ: seconds are told of each by `plan_lines`
+    if (
+        last.by_phase and last.problem.dispatch != "one"
+    ):  # whose batches differ: seconds are told of each by `plan_lines`
         how["sharing"] |= {"expert_time": None, "tokens_per_batch": None, "top_k": 1}
     found = [_start(load, last.placement.cluster, last.current, **how)]
     for name, (plan, milliseconds) in plans.items():
@@ -331,22 +343,17 @@ def phases_entry(plan: Plan) -> dict[str, Any]:
 
 def _phases_lines(plan: Plan, start: Placement) -> list[str]:
     """Say what each phase reaches, and what it would with the placement before."""
-    lines, before_seconds = [], {}
-    if plan.by_phase and plan.seconds is not None:
-        before_seconds = planned_seconds(plan.problem, start)
-    for phase in plan.problem.phases if plan.by_phase else ():
-        of, before = plan.by_phase[phase.name], evaluated(plan.problem, start, phase.load)
-        mean, worst = float(of.balancedness.mean()), float(of.balancedness.min())
-        timed = ""
+    lines, then = [], replace(plan, placement=start).by_phase
+    for name, of in plan.by_phase.items():
+        timed, before = "", then[name]
         if of.seconds is not None:
-            took = (np.asarray(s).mean() for s in (of.seconds, before_seconds[phase.name]))
-            timed = "{} per layer and batch, before {}; ".format(
-                *(show_seconds(float(s), 4) for s in took)
-            )
+            now, first = (show_seconds(float(s.seconds.mean()), 4) for s in (of, before))
+            timed = f"{now} per layer and batch, before {first}; "
+        mean, worst = down(float(of.balancedness.mean())), down(float(of.balancedness.min()))
         lines.append(
-            f"{phase.name}: {timed}balancedness {down(mean)} (worst layer {down(worst)}), "
-            f"straggler time {of.straggler_time:.4f} x the mean; before "
-            f"{down(float(before[1].mean()))} and {before[2]:.4f}; counts {of.weight:.0%}."
+            f"{name}: {timed}balancedness {mean} (worst layer {worst}), straggler time "
+            f"{of.straggler_time:.4f} x the mean; before {down(float(before.balancedness.mean()))} "
+            f"and {before.straggler_time:.4f}; counts {of.weight:.0%}."
         )
     return lines
 

@@ -138,6 +138,8 @@ _ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("gap to it, mean", lambda s: _mean(s.gap, up)),
     ("seconds a batch, mean layer", lambda s: _mean(s.seconds, _precise)),
     ("least there could be", lambda s: _mean(s.seconds_bound, _precise)),
+    ("active experts, mean layer", lambda s: _mean(s.active, up)),
+    ("fewest there could be", lambda s: _mean(s.active_bound, up)),
     ("straggler time", lambda s: f"{up(s.straggler_time)} x ideal"),
     ("heaviest GPU", lambda s: _spot(s.heaviest, up(s.heaviest.relative, 4))),
     ("lightest GPU", lambda s: _spot(s.lightest, down(s.lightest.relative, 4))),

@@ -28,7 +28,7 @@ from evenload.solvers.answer import Answer
 from evenload.solvers.by_node import to_placement
 from evenload.solvers.groups import kept_homes
 from evenload.solvers.joint import joint
-from evenload.solvers.prices import by_added_time, replica_prices
+from evenload.solvers.prices import Prices, by_added_time
 from evenload.solvers.running import Running
 from evenload.solvers.search import check_effort, gpu_rows
 from evenload.threads import spread
@@ -147,7 +147,8 @@ def incremental(
         Steps of one layer: 4000, 16000, 160000 for layers of up to 80 slots; beyond, fewer with the
         square of the slots, since a step looks at that many pairs, and where moves have a price
         with its fourth power, since more give nothing there; or a number. Where moves are not
-        free the start from scratch has a quarter of them. For ``"live"``, ``"nearest"`` and
+        free the start from scratch has a quarter of them, and under even shares a layer ends where
+        2000 in a row, or an eighth of all, are refused. For ``"live"``, ``"nearest"`` and
         ``"static"`` half of them, and beyond 80 slots fewer with the root of the slots.
     target : float, optional
         Balancedness in (0, 1], on average over the samples, at which a layer is good enough.
@@ -293,14 +294,14 @@ class Layers:
         return min(bits, FLOW_BITS) if self.problem.dispatch in FLOWS else bits
 
     @cached_property
-    def _prices(self) -> Int:
-        """What one of 1 to R replicas costs, by rank: [L, R, E, M]; R is 0 where tokens count."""
-        load, weight, _ = self._samples
+    def _prices(self) -> Prices | None:
+        """What replicas cost, by rank; None where tokens count."""
         if not self.problem.by_time:
-            return np.empty((len(load), 0, *load.shape[1:]), np.int64)
+            return None
+        load, weight, _ = self._samples
         phase = self.problem.sample_phase
         phase = np.zeros(len(weight), np.int64) if phase is None else phase
-        return replica_prices(self.problem, load, weight, phase, self._bits)
+        return Prices.of(self.problem, load, weight, phase, self._bits)
 
     @cached_property
     def _samples(self) -> tuple[Float, Int, Flag]:
@@ -349,7 +350,7 @@ class Layers:
         steps = self.steps // share if steps is None else steps
 
         def run(first: int, end: int) -> None:
-            step = 1 if prices.shape[1] else end - first  # a state has the prices of one layer
+            step = end - first if prices is None else 1  # a state has the prices of one layer
             for layer in range(first, end, step):
                 some(slice(layer, layer + step))
 
@@ -358,9 +359,10 @@ class Layers:
             close = 1.0 + (self.goal - 1.0) / 2
             share, flows = self.problem.live_share, M if self.problem.dispatch in FLOWS else 0
             flow = Flow.empty(self.gpu, E, flows, close, share, self._tokens_from)
-            state = State.empty(self.gpu, E, M, True, *self.problem.apart, prices.shape[1])
-            if prices.shape[1]:
-                state.price[:] = prices[part.start]
+            known = 0 if prices is None else prices.ticks.shape[1]
+            state = State.empty(self.gpu, E, M, True, *self.problem.apart, known)
+            if prices is not None:
+                prices.write(part.start, state.price)
             if state.copies > 1:
                 part_copies(load[part], weight, bits, home[part], old[part], state, placed[part])
             replan = replan_live if flows else replan_layers
@@ -389,10 +391,10 @@ class Layers:
         By the time of an expert with one replica; and with spare slots where they add least time,
         in its domains. None where tokens count.
         """
-        if not self.problem.by_time:
+        if self._prices is None:
             return []
         order, rank = self._ranked
-        price = self._prices.sum(axis=3)
+        price = self._prices.over_samples
         # Experts of one time differ by their rank, so that it does not matter what they are called.
         apart = 1.0 - APART * np.arange(self.problem.num_experts)
         busy = self.fresh(effort, np.take_along_axis(price[:, 0] * apart, rank, axis=1))

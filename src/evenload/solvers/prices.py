@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,42 +15,70 @@ Int = NDArray[np.int64]
 Float = NDArray[np.float64]
 
 
-def replica_prices(problem: Problem, load: Float, weight: Int, phase: Int, bits: int) -> Int:
-    """Price one replica of each expert, by how many there are, in every sample.
+class Prices(NamedTuple):
+    """What replicas cost in each sample, ready to be looked up; see `core.prices`.
 
     Parameters
     ----------
-    problem : Problem
-    load : float64 ndarray, [L, E, M]
-        Samples of what an expert's part of the tokens may be; one without any counts as even.
+    row : int64 ndarray, [L, E, M]
+    part : float64 ndarray, [L, E, M]
+    ticks : int64 ndarray, [K, R]
+        The tables of all phases, one after the other.
+    scale : float64 ndarray, [M]
     weight : int64 ndarray, [M]
-        What each sample counts.
-    phase : int64 ndarray, [M]
-        The phase that each sample is of.
     bits : int
-        Bits of what all experts of a layer cost at most in one sample, before it is weighed. Some
-        sample reaches that; all have one grid, so that a longer batch counts for more.
-
-    Returns
-    -------
-    int64 ndarray, [L, R, E, M]
     """
-    L, E, M = load.shape
-    R = most_replicas(problem.cluster, E)
-    tables = {p: table_of(problem, int(p), R) for p in np.unique(phase)}
-    unit = max(table.seconds_per_tick for table in tables.values())
-    ticks = np.empty((L, R, E, M), np.int64)  # of all replicas together
-    for m, p in enumerate(phase):
-        some = (load[:, :, m] > 0.0).any(axis=1, keepdims=True)
-        of_phase = tables[p].of(np.where(some, load[:, :, m], 1.0), top_k=problem.top_k)[0]
-        scale = tables[p].seconds_per_tick / unit
-        ticks[:, :, :, m] = np.rint(of_phase * scale).transpose(1, 0, 2)
-    most = ticks.max(axis=1).sum(axis=1).max(axis=1)
-    grid = float(1 << bits) / np.maximum(most, 1)
-    replicas = np.arange(1, R + 1)[None, :, None, None]
-    price: Int = np.rint(ticks * grid[:, None, None, None] / replicas).astype(np.int64)
-    price *= weight
-    return price
+
+    row: Int
+    part: Float
+    ticks: Int
+    scale: Float
+    weight: Int
+    bits: int
+
+    @classmethod
+    def of(cls, problem: Problem, load: Float, weight: Int, phase: Int, bits: int) -> Prices:
+        """Look the chances of experts up in the tables of a problem's phases.
+
+        Parameters
+        ----------
+        problem : Problem
+        load : float64 ndarray, [L, E, M]
+            Samples of what an expert's part of the tokens may be; where a layer has none, all
+            experts count as alike.
+        weight, phase : int64 ndarray, [M]
+            What each sample counts, and the phase that it is of.
+        bits : int
+            As for `core.prices.price_layer`.
+        """
+        rows = most_replicas(problem.cluster, load.shape[1])
+        tables = [table_of(problem, n, rows) for n in range(len(problem.phases))]
+        first = np.cumsum([0, *(len(table.chance) for table in tables)])
+        seconds = np.array([table.seconds_per_tick for table in tables])
+        row, part = np.empty(load.shape, np.int64), np.empty(load.shape)
+        for m, n in enumerate(phase):
+            some = (load[:, :, m] > 0.0).any(axis=1, keepdims=True)
+            chance = tables[n].chances(np.where(some, load[:, :, m], 1.0), top_k=problem.top_k)
+            below, part[:, :, m] = tables[n].between(chance)
+            row[:, :, m] = first[n] + below
+        ticks = np.ascontiguousarray(np.concatenate([table.ticks[0].T for table in tables]))
+        return cls(row, part, ticks, seconds[phase] / seconds.max(), weight, bits)
+
+    def write(self, layer: int, price: Int) -> None:
+        """Write what one of 1 to R replicas costs in a layer: int64 [R, E, M]."""
+        from evenload.core.prices import price_layer
+
+        price_layer(self.row[layer], self.part[layer], *self[2:], price)
+
+    @property
+    def over_samples(self) -> Int:
+        """The sum over all samples, int64 [L, R, E]."""
+        (L, E, M), R = self.row.shape, self.ticks.shape[1]
+        total, of_layer = np.empty((L, R, E), np.int64), np.empty((R, E, M), np.int64)
+        for layer in range(L):
+            self.write(layer, of_layer)
+            total[layer] = of_layer.sum(axis=2)
+        return total
 
 
 def by_added_time(price: Int, begun: Int, gpu: Int, domains: list[Int]) -> Int:

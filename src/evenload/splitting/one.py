@@ -52,7 +52,7 @@ class OneReplica(Splits):
     --------
     >>> from evenload import Cluster
     >>> place = Placement([[0, 1, 2, 0]], Cluster(2, slots_per_gpu=2), 3)
-    >>> OneReplica(place).replica([[4, 2, 6]]).tolist()
+    >>> OneReplica(place).replica([[4, 2, 0]]).tolist()
     [[1, 0, 0]]
     """
 
