@@ -7,8 +7,8 @@ A page marks each place by a comment, and what follows the comment is replaced:
   file is the block after ``<!-- file: NAME -->``;
 - ``<!-- settings -->`` to ``<!-- end -->``: the table of the plug-ins' settings.
 
-The command reference is written as a whole, and the pictures of the demo, of experts' time and of
-plans by time are drawn.
+The command reference is written as a whole, and the pictures of the demo, of experts' time, of
+plans by time and of slots are drawn.
 """
 
 from __future__ import annotations
@@ -186,6 +186,30 @@ def by_time_figure() -> Figure:
     return figure
 
 
+def size_figure() -> Figure:
+    """Draw what slots take in prefill and in decode, by their memory."""
+    from evenload.cost import ExpertTime
+    from evenload.report.figures import draw_sizes
+    from evenload.sizing import advise, clusters_to_try
+    from evenload.synth import two_phase_trace
+
+    machine, model = "h100-ib", "gpt-oss-20b"
+    advices = [
+        advise(
+            two_phase_trace(12, 6, 32),
+            clusters_to_try(32, gpus),
+            model=model,
+            hardware=machine,
+            expert_time=ExpertTime.preset(machine, model),
+            tokens_per_batch={"prefill": 8192, "decode": 64},
+            top_k=4,
+            points=3,
+        )
+        for gpus in (8, 16)
+    ]
+    return draw_sizes(advices)
+
+
 def main() -> None:
     """Write the reference, the marked places of all pages, and the pictures."""
     REFERENCE.write_text(command_reference(), encoding="utf-8")
@@ -193,6 +217,7 @@ def main() -> None:
         page.write_text(filled(page), encoding="utf-8")
     evenload(["demo", "--plot", str(DOCS / "figures" / "demo.png")])
     expert_time_figure().savefig(DOCS / "figures" / "expert_time.png")
+    size_figure().savefig(DOCS / "figures" / "size.png")
     by_time_figure().savefig(DOCS / "figures" / "by_time.png")
 
 

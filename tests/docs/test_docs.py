@@ -26,6 +26,7 @@ WITH_EXAMPLES = [file for file in SOURCE.rglob("*.py") if ">>> " in file.read_te
 LOAD = np.random.default_rng(0).integers(1, 1000, (12, 2, 32))
 TOLD = {
     "inspect": "12 windows, 2 layers, 32 experts",
+    "size": "Rule: ",
     "convert": "wrote the placement to",
     "measure-expert-time": "wrote 21 points of ",
 }
@@ -49,9 +50,10 @@ def commands(page: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "subcommands", "num_blocks"),
     [
-        ("README.md", {"plan", "evaluate", "replay"}, 2),
+        ("README.md", {"plan", "evaluate", "replay", "size"}, 2),
         ("docs/tutorial.md", {"plan", "evaluate"}, 2),
         ("docs/how-to/plan.md", {"plan", "evaluate", "inspect", "convert"}, 6),
+        ("docs/how-to/size.md", {"size", "plan"}, 1),
         ("docs/how-to/replay.md", {"replay", "report", "sweep"}, 3),
         ("docs/explanation/seconds.md", {"measure-expert-time", "plan"}, 3),
     ],

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".svg", ".pdf")
 COLOURS = variables("light")
 _MOST = 4.0  # times the mean that colours reach to
+_STEPS: Sequence[Sequence[float]] = (
+    (1, 2, 5),
+    (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8),
+    [n / 10 for n in range(10, 100, 2)],
+    [n / 100 for n in range(100, 1000, 5)],
+)
 _TICKS = (0.25, 0.33, 0.5, 0.67, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 
 
@@ -194,8 +200,7 @@ def _draw_times(axes: Any, unit: str, phase: str, unseen: bool) -> None:
 
 def nice_ticks(low: float, high: float) -> list[float]:
     """Return up to about ten ticks of a logarithmic scale, each a number of few digits."""
-    for steps in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(n / 10 for n in range(10, 100, 2)),
-                  tuple(n / 100 for n in range(100, 1000, 5))):  # fmt: skip
+    for steps in _STEPS:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [float(f"{s * 10.0**p:.6g}") for p in powers for s in steps]
         ticks = [tick for tick in ticks if low <= tick <= high]
