@@ -276,7 +276,7 @@ def _takes(problem: Problem, placement: Placement) -> float:
     if problem.expert_time is None:
         return evaluated(problem, placement, problem.load)[2]
     if problem.dispatch == "one":
-        return float(judge(problem, placement).seconds.mean())
+        return float(np.asarray(judge(problem, placement).seconds).mean())
     (seconds,) = planned_seconds(problem, placement).values()
     return float(seconds.mean())
 
