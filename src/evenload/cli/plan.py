@@ -22,7 +22,7 @@ _TARGET = 0.99
 
 OPTIONS = {
     "arguments": shared.LOADS,
-    "loads": shared.WINDOW | shared.READING,
+    "loads": shared.WINDOW | shared.READING | shared.ORDER,
     "cluster": shared.CLUSTER | {
         "--redundant R|auto": "Instead of --slots: slots beyond one for each expert. auto finds "
         "the fewest, equally many on each GPU, that reach the --target.",
