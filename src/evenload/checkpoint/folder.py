@@ -207,13 +207,9 @@ def _check_experts(checkpoint: Checkpoint) -> None:
 def _check_named(checkpoint: Checkpoint) -> None:
     """Refuse settings of a quantisation that treat single experts in another way than the rest."""
     everyone = set(range(checkpoint.model.num_experts))
-    for path in sorted(checkpoint.path.glob("*.json")):
-        if path == checkpoint.index or path.stat().st_size > _MOST_INDEX:
-            continue
+    for path in sorted(checkpoint.path.glob("*config*.json")):  # of the model, or of ModelOpt, GPTQ
         texts: dict[str, set[int]] = {}
         for text in re.findall(r'"((?:[^"\\]|\\.)*)"', path.read_text("utf-8", "replace")):
-            if path.name.startswith("tokenizer") or path.name == "vocab.json":
-                break
             if found := _NAMED.search(text):
                 key = text[: found.start(1)] + "*" + text[found.end(1) :]
                 texts.setdefault(key, set()).add(int(found[1]))

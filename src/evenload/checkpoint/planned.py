@@ -17,7 +17,6 @@ from evenload.io.files import some
 from evenload.io.placements import for_layers
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
-from evenload.planner import solve
 from evenload.trace import Trace, check_trace
 
 WINDOWS = 16  # of a trace that are planned for, at most
@@ -58,6 +57,8 @@ def plan_order(
     >>> plan_order([[6, 5, 2, 1]], 2).physical_to_logical
     array([[0, 3, 1, 2]])
     """
+    from evenload.planner import solve  # the solvers, which writing a checkpoint does not need
+
     array = _windows(load)
     L, E = array.shape[-2:]
     gpus, groups = positive_int("num_gpus", num_gpus), check_groups(num_groups, E)
