@@ -26,6 +26,7 @@ from benchmarks import (
     phases,
     problems,
     readers,
+    reorder,
     replay_speed,
     run,
     scaling,
@@ -519,3 +520,16 @@ def test_pages_show_the_tables_of_the_cluster_benchmark() -> None:
     assert by_eighths in pages["engines/vllm.md"]
     moves = at_once.splitlines()[3].split(" | ")[1]
     assert f"{moves} of 16,704 slots" in pages["engines/vllm.md"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="drops files from memory")
+@pytest.mark.parametrize("shape", ["single", "fused"])
+def test_reordering_is_timed_beside_a_copy(monkeypatch, shape) -> None:
+    monkeypatch.setitem(reorder.SHAPES, shape, reorder.SHAPES[shape] | {"hidden": 64, "inner": 64})
+    told = reorder.written(shape, 2e6, 1)
+    assert told["layers"] >= 1
+    assert told["bytes"] > 1e6 > told["largest"]
+    assert all(value > 0.0 for value in (*told["seconds"].values(), *told["ratios"].values()))
+    assert 1e7 < told["peak"] < 1e9
+    page = reorder.render({"traces": [], "files": [{"shape": shape, "size": "2 MB", **told}]})
+    assert f"| {shape}, 2 MB | {told['layers']} |" in page

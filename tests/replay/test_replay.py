@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from evenload import Cluster, CostModel, Placement, Trace, read_trace, solve
 from evenload import replay as replays
+from evenload.checkpoint import plan_order
 from evenload.replay import Past, get_policy, policy_names
 from evenload.replay.run import old_part
 from evenload.solvers import solver_names
@@ -237,6 +238,19 @@ def test_once() -> None:
     assert np.array_equal(result.placements[1], plan.physical_to_logical)
     for t, reached in zip(result.windows, result.balancedness, strict=True):
         assert np.array_equal(reached, plan.balancedness(LOADS[t]))
+
+
+def test_a_reordered_checkpoint_starts_from_its_plan() -> None:
+    loads = synthetic_trace(8, 2, 16, seed=3, tokens=5000)
+    cluster = Cluster(4, slots_per_gpu=4)
+    found, never = (replay(loads, cluster, name, warm_start=4) for name in ("reorder", "never"))
+    assert found.num_rebalances == 0
+    place = plan_order(loads[:4], 4)
+    np.testing.assert_array_equal(found.placements[0], place.rows)
+    np.testing.assert_array_equal(found.start_balancedness, never.balancedness)
+    assert found.balancedness.mean() > never.balancedness.mean()
+    with pytest.raises(ValueError, match=r"has 20 slots for 16 experts; use --slots 16"):
+        replay(loads, Cluster(4, slots_per_gpu=5), "reorder")
 
 
 def test_every_n() -> None:

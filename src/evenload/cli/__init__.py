@@ -22,10 +22,10 @@ __all__ = ["COMMANDS", "main", "parser_of"]
 
 COMMANDS = (
     "plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "size", "demo", "warmup",
-    "doctor", "measure-expert-time",
+    "doctor", "measure-expert-time", "reorder",
 )  # fmt: skip
 
-_FILES = ("FILE", "FOLDER", "IN", "OUT", "LOADS", "TRACE", "PLACEMENT", "REPLAYS")
+_FILES = ("FILE", "FOLDER", "IN", "OUT", "LOADS", "TRACE", "PLACEMENT", "REPLAYS", "CHECKPOINT")
 _WHOLE, _REAL = ("G", "GPU", "M", "N", "R", "S"), ("B", "P", "X")
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(_FILES, Path), **dict.fromkeys(_WHOLE, int), **dict.fromkeys(_REAL, float)
@@ -107,20 +107,22 @@ def _add(group: argparse._ActionsContainer, usage: str, text: str) -> None:
     """Add an option or argument from its usage, as ``-o, --output FILE``, ``--json``, or ``LOADS``.
 
     The word in capitals says the type, see `_TYPES`; an option without it is a switch. Behind it
-    stand ``*`` if several may be given, ``!`` if one has to be, and ``:1`` for a default.
+    stand ``*`` if several may be given, ``!`` if one has to be, ``?`` behind an argument that may
+    be left out, and ``:1`` for a default.
     """
     names, _, word = usage.rpartition(" ")
     if usage.startswith("--") and not names:
         group.add_argument(usage, action="store_true", help=text)
         return
     word, _, default = word.partition(":")
-    metavar, several = word.rstrip("*!"), "*" in word
+    metavar, several = word.rstrip("*!?"), "*" in word
     how: dict[str, Any] = {"metavar": metavar, "type": _TYPES.get(metavar, str), "help": text}
     if names:
         how |= {"action": "append" if several else "store", "required": "!" in word}
         group.add_argument(*names.split(", "), default=default or None, **how)
     else:
-        group.add_argument(metavar.lower(), nargs="+" if several else None, **how)
+        many = "+" if several else "?" if "?" in word else None
+        group.add_argument(metavar.lower(), nargs=many, **how)
 
 
 def _module(command: str) -> ModuleType:

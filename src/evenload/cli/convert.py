@@ -44,6 +44,7 @@ OPTIONS = {
         "lacks: layers of a draft model (MTP), which engines look up too.",
         **shared.LAYOUT,
     },
+    "numbers of the experts": shared.ORDER,
     "reading": shared.MAX_BYTES,
     "loads": shared.PHASE | {
         "--window N": "Take only window N of loads (from 0, or from the end: -1). Default: all.",
@@ -80,6 +81,8 @@ def _convert_loads(loads: Trace, layers: ModelLayers | None, args: Namespace) ->
     shared.say_notes(loads.notes)
     if args.fill:
         raise ValueError("--fill puts experts into a placement's layers, and these are loads")
+    for order in shared.orders_of(args):
+        loads = order.renumbered_trace(loads)
     known = loads.layers
     if layers is not None:
         loads, known = _layers_of(loads, layers), layers
@@ -99,6 +102,8 @@ def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Na
     if args.window is not None:
         raise ValueError("--window takes one of the windows of loads, and this is a placement")
     shared.both(args.fill or None, layers, "--fill is for the layers that --layers names")
+    for order in shared.orders_of(args):
+        file = order.renumbered_placement(file)
     if layers is not None:
         file = replace(file, layers=_rows(file.layers, layers, file.placement.num_layers))
         known = len(file.notes)

@@ -17,7 +17,7 @@ OPTIONS = {
         "PLACEMENT": "A file that `plan -o` wrote, or a placement of an engine, in any format that "
         "evenload reads.",
     },
-    "loads": shared.WINDOW | shared.READING,
+    "loads": shared.WINDOW | shared.READING | shared.ORDER,
     "what the file may leave out": shared.GPUS | {
         "--placement-format NAME": shared.PLACEMENT_FORMAT,
     } | shared.GROUPS,

@@ -14,7 +14,10 @@ Examples:
 """
 
 OPTIONS = {
-    "arguments": {"FILE": "Loads or a placement, in any format that evenload reads."},
+    "arguments": {
+        "FILE": "Loads or a placement, in any format that evenload reads; or evenload_order.json, "
+        "or the folder of a reordered checkpoint.",
+    },
     "what the file may leave out": shared.GPUS | {
         "--experts N": "Experts per layer, if the file does not say.",
         "--format NAME": "The file's format. Default: told by its content.",
@@ -28,12 +31,28 @@ OPTIONS = {
 def run(args: Namespace) -> None:
     """Say what a file is, and what is odd in it.
 
-    That is: loads or a placement, its shape, skew and drift. Loads are read window by window, so
-    that a trace may be larger than memory.
+    That is: loads, a placement or an order of experts, its shape, skew and drift. Loads are read
+    window by window, so that a trace may be larger than memory.
     """
+    from evenload.checkpoint.order import is_order, read_order
     from evenload.io import ClusterMissingError, PlacementFile, PlacementShape, read_anything
-    from evenload.report.inspect import inspect_loads, inspect_placement, print_facts
+    from evenload.report.inspect import (
+        Facts,
+        inspect_loads,
+        inspect_order,
+        inspect_placement,
+        print_facts,
+    )
 
+    def show(facts: Facts) -> None:
+        if args.json:
+            shared.print_json(facts.plain)
+        else:
+            print_facts(facts, sys.stdout)
+
+    if args.format is None and is_order(args.file):
+        show(inspect_order(read_order(args.file), str(args.file)))
+        return
     known, layout = True, shared.layout_of(args)
     try:
         shape = PlacementShape(args.gpus, args.nodes, args.experts)
@@ -48,7 +67,4 @@ def run(args: Namespace) -> None:
         facts = inspect_loads(found, str(args.file), name)
         shared.say_phases(found.phases)
     shared.say_notes(facts.plain["notes"])
-    if args.json:
-        shared.print_json(facts.plain)
-    else:
-        print_facts(facts, sys.stdout)
+    show(facts)

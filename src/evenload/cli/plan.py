@@ -21,7 +21,7 @@ Examples:
 
 OPTIONS = {
     "arguments": shared.LOADS,
-    "loads": shared.WINDOW | shared.READING,
+    "loads": shared.WINDOW | shared.READING | shared.ORDER,
     "cluster": shared.CLUSTER | {
         "--redundant R|auto": "Instead of --slots: slots beyond one for each expert. auto takes "
         "what `evenload size` recommends for these GPUs.",

@@ -25,8 +25,9 @@ DEFAULT_POLICIES = ["never", "once", "deepseek", "evenload"]
 REPLAY = {
     "policies": {
         "--policy NAME*": "never, once, every-N (each also with a solver: every-4:joint), "
-        "deepseek, vllm, evenload, or copy, copy:never and moonep, which copy experts for every "
-        "window; options of the solver after commas: every-4:joint,"
+        "deepseek, vllm, evenload, reorder (a checkpoint that was "
+        "reordered for the windows of the --warm-start), or copy, copy:never and moonep, which "
+        "copy experts for every window; options of the solver after commas: every-4:joint,"
         f"effort=fast. May be given repeatedly; never and once are always beside it. Default: "
         f"{', '.join(DEFAULT_POLICIES)}.",
         "--warm-start N:1": "Windows that are seen before the first is served.",

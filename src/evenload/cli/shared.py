@@ -9,12 +9,14 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evenload.checks import one_of, printable
 
 if TYPE_CHECKING:
+    from evenload.checkpoint import ExpertOrder
     from evenload.cluster import Cluster
     from evenload.cost import CostModel
     from evenload.io import LoadFile, PlacementFile
@@ -65,6 +67,12 @@ READING = {
     **PHASE,
     **MAX_BYTES,
     **LAYOUT,
+}
+ORDER = {
+    "--from-order FILE": "evenload_order.json of a reordered checkpoint, or its folder: bring what "
+    "was recorded on that model back to the first numbers of the experts.",
+    "--to-order FILE": "The same file, for the way there: from the first numbers to those of the "
+    "reordered checkpoint.",
 }
 THE_GPUS = "GPUs of the expert-parallel group."
 THE_SLOTS = (
@@ -249,7 +257,23 @@ def open_loads(args: Namespace) -> LoadFile:
     how = {"num_experts": args.experts, "format": args.format, "phase": args.phase}
     file = read_load(args.loads, args.window, **how, **layout_of(args))
     say_notes(file.notes)
+    for order in orders_of(args):
+        load = order.renumbered(file.load, file.layers)
+        trace = None if file.trace is None else order.renumbered_trace(file.trace)
+        phases = {name: order.renumbered(part, file.layers) for name, part in file.phases.items()}
+        file = replace(file, load=load, trace=trace, phases=phases)
     return file
+
+
+def orders_of(args: Namespace) -> list[ExpertOrder]:
+    """Return what `ORDER` asks for: orders that bring loads to the numbers that are wanted."""
+    given = getattr(args, "from_order", None), getattr(args, "to_order", None)
+    if given == (None, None):
+        return []
+    from evenload.checkpoint import read_order
+
+    back, there = (None if path is None else read_order(path) for path in given)
+    return [order for order in (back and back.inverse, there) if order is not None]
 
 
 def say_phases(phases: Iterable[str]) -> None:
@@ -328,11 +352,13 @@ def extras(args: Namespace, cluster: Cluster) -> dict[str, Any]:
     """Return what a summary may tell beyond balance, as arguments of `report.compare`.
 
     Routed experts are read where the file has them and they may be on several nodes, but not for
-    one window or phase: a file does not say which of its tokens are in it.
+    one window or phase: a file does not say which of its tokens are in it. Nor are they where
+    experts get other numbers.
     """
     from evenload.io import read_topk
 
     several = cluster.num_nodes > 1 and args.window is None and args.phase is None
+    several = several and not orders_of(args)
     topk = read_topk(args.loads, format=args.format) if several else None
     return {"num_groups": args.groups, "topk": topk, "split": args.split}
 

@@ -12,7 +12,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
@@ -227,17 +227,32 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
     """Remove what killed writers of files of that name left behind; what is written to is held."""
     for path in folder.glob(f".{name}.{'[0-9a-f]' * 8}.tmp"):
         with suppress(OSError), path.open("r+b") as stream:
-            _hold(stream)
+            _hold(stream.fileno())
             path.unlink()
+        if path.is_dir() and not path.is_symlink():
+            with suppress(OSError), _held(path):
+                shutil.rmtree(path)
 
 
-def _hold(stream: BinaryIO) -> None:
-    """Hold a file until it is closed, or raise `OSError` where another process does.
+def _hold(number: int) -> None:
+    """Hold an open file until it is closed, or raise `OSError` where another process does.
 
     Windows lets nobody remove a file that is open, and needs no lock.
     """
     if fcntl is not None:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder in the block; Windows opens none."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        _hold(number)
+        yield
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 @contextmanager
@@ -262,7 +277,7 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             return
         with temporary.open("xb") as stream:
             with suppress(OSError):  # a file system without locks
-                _hold(stream)
+                _hold(stream.fileno())
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -274,4 +289,34 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(Path(path))) from error
+        raise
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder that becomes the one at `path`, which is not there, once all went well.
+
+    It is a temporary one beside it until then. On any error, and on an interrupt, it goes; what a
+    killed process left there goes before.
+
+    Raises
+    ------
+    OSError
+        If a file in it cannot be written; it names `path` for the temporary folder.
+    """
+    target = Path(path).resolve()
+    remove_unfinished(target.parent, glob.escape(target.name))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir()
+        with ExitStack() as held:
+            with suppress(OSError):  # a file system without locks
+                held.enter_context(_held(temporary))
+            yield temporary
+        temporary.rename(target)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            named = str(error.filename or temporary).replace(str(temporary), str(Path(path)))
+            raise OSError(error.errno, error.strerror, named) from error
         raise

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from evenload import solve
 from evenload.arrays import Float
+from evenload.checkpoint import plan_order
 from evenload.checks import positive_int
 from evenload.cluster import Cluster
 from evenload.cost import CostModel
@@ -41,7 +42,8 @@ class Policy(Protocol):
     It should be deterministic and keep nothing between calls: what it needs of the past is in
     `Past`. Its name is for tables, its memory the windows that it wants to see, at least 1. One
     that has a number `slack` is served by a balancer that copies experts for every window, see
-    `evenload.copying`.
+    `evenload.copying`. What one that is `offline` returns is what the replay starts with, and no
+    rebalance.
     """
 
     @property
@@ -127,10 +129,39 @@ class Evenload:
         return solve(past.load, past.cluster, **options).placement
 
 
+@dataclass(frozen=True)
+class Reorder:
+    """Experts in order, in a checkpoint that was reordered for all that was seen before.
+
+    See `evenload.checkpoint`: planned once, without redundancy, and served from the first window
+    on, since an engine loads its weights so; nothing ever moves.
+    """
+
+    name: str = "reorder"
+    options: dict[str, Any] = field(default_factory=dict)
+    memory: int = 2**20  # all windows before the first that is served
+    slack: float | None = None
+    offline: bool = True
+
+    def decide(self, past: Past) -> Placement | None:
+        """Plan when first asked."""
+        if past.asked:
+            return None
+        cluster, E = past.cluster, past.load.shape[2]
+        if cluster.num_slots != E or not cluster.gpus_are_equal:
+            raise ValueError(
+                f"policy={self.name!r} has each expert once and as many on each GPU, and the "
+                f"cluster has {cluster.num_slots} slots for {E} experts; use --slots {E}, or leave "
+                "this policy out"
+            )
+        how: dict[str, Any] = {"num_groups": past.num_groups, **self.options}
+        return Placement(plan_order(past.load, cluster.num_gpus, **how).rows, cluster, E)
+
+
 def policy_names() -> list[str]:
     """Return the names that `get_policy` knows, with N for a number and SOLVER for a solver."""
     return ["never", "once", "once:SOLVER", "every-N", "every-N:SOLVER", "deepseek", "vllm",
-            "evenload", "copy", "copy:never", "moonep"]  # fmt: skip
+            "evenload", "reorder", "copy", "copy:never", "moonep"]  # fmt: skip
 
 
 def get_policy(name: str) -> Policy:
@@ -146,6 +177,9 @@ def get_policy(name: str) -> Policy:
     `evenload.solve`: ``"evenload,dispatch=even"`` plans for that whatever the windows are judged
     by.
 
+    ``"reorder"`` never moves anything: it starts from experts in order in a checkpoint that was
+    reordered for the windows of the warm start, without redundancy; see `evenload.checkpoint`.
+
     ``"copy"`` takes each window for a microbatch and balances it by copies of experts, up to
     ``copy_slack=0.05``, from homes that are planned as by ``"evenload"``; ``"copy:never"`` does so
     from what the replay starts with. ``"moonep"`` is that without any slack: the exact balance that
@@ -160,6 +194,8 @@ def get_policy(name: str) -> Policy:
     kind, _, solver = head.partition(":")
     if kind == "evenload" and not solver:
         return Evenload(name, options)
+    if head == "reorder":
+        return Reorder(name, options)
     if head in ("copy", "copy:never", "moonep") and (kind == "copy" or not options):
         slack = check_slack("copy_slack", options.get("copy_slack", SLACK))
         if head == "copy":

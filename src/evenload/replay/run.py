@@ -185,6 +185,10 @@ class _Course:
         if wanted is None:
             return
         check_same(wanted, self.current, f"what the policy {self.policy.name!r} returned")
+        if getattr(self.policy, "offline", False):
+            self.current = self.before = wanted.rewrapped(keep_numpy)
+            self.placements = [wanted.rows.astype(self.small)]
+            self.settings["start"] = "reordered"
         if wanted == self.current:
             return
         schedule = self.cost.schedule(self.current, wanted)
@@ -214,7 +218,7 @@ class _Course:
             self.copies.append(copies_by_slack([load], self.current, [self.slack, *SLACKS]))
             self.copied.append(copied_share(load, self.current, self.slack))
         never = reached  # without copies, which are no rebalance
-        if self.rebalances or self.slack is not None:
+        if self.rebalances or self.slack is not None or self.current is not self.start:
             never = np.asarray(self.start.balancedness(load, **self.how))
         found = np.maximum(never, reached)
         if self.due is not None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import check_weights
+from evenload.checkpoint.order import ExpertOrder
 from evenload.io import PlacementFile
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
@@ -334,3 +335,33 @@ def inspect_placement(file: PlacementFile, format: str, *, cluster_known: bool =
     }  # fmt: skip
     words = ", ".join(map(counted, (L, E, S), ("layer", "expert", "slot")))
     return Facts(f"{Path(file.source).name}: a placement ({format}), {words}", rows, plain)
+
+
+# ---- orders of experts -------------------------------------------------------------------------
+
+
+def inspect_order(order: ExpertOrder, source: str) -> Facts:
+    """Say what a checkpoint's order is: how many experts have other numbers, and whose it is."""
+    L, E = order.experts.shape
+    moved = (order.experts != np.arange(E)).sum(axis=1)
+    names, layer_rows, layers = _layers(order.layers, L)
+    gpus = "not said" if order.num_gpus is None else f"{order.num_gpus}"
+    rows = [
+        *layer_rows,
+        ("layers that draft", f"{order.num_drafts} of them"),
+        ("other numbers", f"{int(moved.sum()):,} of {L * E:,} experts"),
+        ("GPUs it is for", gpus),
+        ("model", order.model_type or "not said"),
+        ("first model", order.source_digest or "not said"),
+        ("loads it is for", order.load_digest or "not said"),
+    ]
+    still = [name for name, count in zip(names, moved, strict=True) if count == 0]
+    odd = [f"experts have their first numbers in {some(still)}"] if still else []
+    plain = {
+        "kind": "order", "source": source, "num_layers": L, "num_experts": E, "layers": layers,
+        "num_drafts": order.num_drafts, "moved_experts": moved.tolist(), "num_gpus": order.num_gpus,
+        "model_type": order.model_type, "source_digest": order.source_digest,
+        "load_digest": order.load_digest, "odd": odd, "notes": [],
+    }  # fmt: skip
+    words = ", ".join(map(counted, (L, E), ("layer", "expert")))
+    return Facts(f"{Path(source).name}: an order of experts, {words}", rows, plain)
