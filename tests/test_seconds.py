@@ -287,3 +287,19 @@ def test_slots_are_not_looked_for_by_time() -> None:
         ValueError, match=r"^expert_time with wanted=0\.99: slots are looked for by"
     ):
         smallest_redundancy([[1, 2, 3, 4]], 2, expert_time=ROOF, tokens_per_batch=4)
+
+
+@pytest.mark.parametrize("dispatch", ["even", "live"])
+def test_tensors_come_back_as_tensors(dispatch) -> None:
+    torch = pytest.importorskip("torch")
+    load = torch.tensor([[4.0, 2.0, 6.0], [1.0, 5.0, 3.0]])
+    how = {"expert_time": ROOF, "tokens_per_batch": 8, "dispatch": dispatch}
+    cluster = Cluster(2, slots_per_gpu=2)
+    plan, plain = solve(load, cluster, **how), solve(load.numpy(), cluster, **how)
+    for name in ("seconds", "seconds_bound"):
+        assert isinstance(getattr(plan, name), torch.Tensor)
+        assert getattr(plan, name).tolist() == getattr(plain, name).tolist()
+    for measure in (gpu_seconds, layer_seconds):
+        found = measure(plan.placement, load, **how)
+        assert isinstance(found, torch.Tensor)
+        assert found.tolist() == measure(plain.placement, load.numpy(), **how).tolist()
