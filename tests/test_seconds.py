@@ -279,3 +279,19 @@ def test_replica_seconds_are_the_tables() -> None:
     for e, p in enumerate((0.75, 0.25)):
         slow = [mean_time(BENT, 5, p, evenly(r)) / r for r in (1, 2, 3)]
         np.testing.assert_allclose(found[e], slow, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dispatch", ["even", "live"])
+def test_tensors_come_back_as_tensors(dispatch) -> None:
+    torch = pytest.importorskip("torch")
+    load = torch.tensor([[4.0, 2.0, 6.0], [1.0, 5.0, 3.0]])
+    how = {"expert_time": ROOF, "tokens_per_batch": 8, "dispatch": dispatch}
+    cluster = Cluster(2, slots_per_gpu=2)
+    plan, plain = solve(load, cluster, **how), solve(load.numpy(), cluster, **how)
+    for name in ("seconds", "seconds_bound"):
+        assert isinstance(getattr(plan, name), torch.Tensor)
+        assert getattr(plan, name).tolist() == getattr(plain, name).tolist()
+    for measure in (gpu_seconds, layer_seconds):
+        found = measure(plan.placement, load, **how)
+        assert isinstance(found, torch.Tensor)
+        assert found.tolist() == measure(plain.placement, load.numpy(), **how).tolist()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evenload.arrays import Float, Int
+from evenload.arrays import Float, Int, keep_numpy
 from evenload.cluster import Cluster
 from evenload.cost.expert_time import ExpertTime
 from evenload.cost.table import CERTAIN, TimeTable
@@ -47,14 +47,14 @@ def gpu_seconds(
     tokens_per_batch: int,
     top_k: int = 1,
     dispatch: str = "even",
-) -> Float:
+) -> Any:
     """Return the mean seconds per batch that each GPU takes for its experts, float64 [L, G].
 
     Parameters
     ----------
     placement : Placement
         Slower GPUs take longer, by the speeds of its cluster; one that is gone takes 0.
-    load : array_like, [L, E] or [E]
+    load : array_like or torch.Tensor, [L, E] or [E]
         Tokens of each expert in a window.
     expert_time : ExpertTime
         Of the fastest GPU.
@@ -77,7 +77,29 @@ def gpu_seconds(
     >>> gpu_seconds(place, [[98, 1, 1]], read, tokens_per_batch=100).round(2)
     array([[1.63, 1.63]])
     """
-    checked, _ = placement.check_load(load)
+    checked, rewrap = placement.check_load(load)
+    plain = placement.rewrapped(keep_numpy)
+    return rewrap(_gpu_seconds(plain, checked, expert_time, tokens_per_batch, top_k, dispatch))
+
+
+def layer_seconds(placement: Placement, load: Any, expert_time: ExpertTime, **how: Any) -> Any:
+    """Return the mean seconds per batch of the slowest GPU of each layer, float64 [L].
+
+    Parameters and errors are those of `gpu_seconds`.
+    """
+    checked, rewrap = placement.check_load(load)
+    each = gpu_seconds(placement.rewrapped(keep_numpy), checked, expert_time, **how)
+    return rewrap(each.max(axis=1))
+
+
+def _gpu_seconds(
+    placement: Placement,
+    checked: Float,
+    expert_time: ExpertTime,
+    tokens_per_batch: int,
+    top_k: int,
+    dispatch: str,
+) -> Float:
     check_timed(dispatch)
     rows, cluster = placement.rows, placement.cluster
     L, G = len(rows), cluster.num_gpus
@@ -102,14 +124,6 @@ def gpu_seconds(
     work = np.bincount(gpu, each * table.seconds_per_tick, L * G).reshape(L, G)  # one by one
     living = cluster.capacity > 0.0
     return np.where(living, work / np.where(living, cluster.capacity, 1.0), 0.0)
-
-
-def layer_seconds(placement: Placement, load: Any, expert_time: ExpertTime, **how: Any) -> Float:
-    """Return the mean seconds per batch of the slowest GPU of each layer, float64 [L].
-
-    Parameters and errors are those of `gpu_seconds`.
-    """
-    return np.asarray(gpu_seconds(placement, load, expert_time, **how).max(axis=1))
 
 
 def planned_seconds(problem: Problem, placement: Placement) -> dict[str, Float]:
