@@ -278,6 +278,16 @@ def test_a_source_that_changes_meanwhile(tmp_path, monkeypatch):
     )
 
 
+def test_a_source_that_becomes_shorter(tmp_path):
+    source = make(tmp_path / "model", "mixtral")
+    checkpoint = open_checkpoint(source)
+    shard = checkpoint.shards[1].path
+    shard.write_bytes(shard.read_bytes()[:-100])
+    order, out = order_of("mixtral", random_order("mixtral", 0)), tmp_path / "new"
+    call = lambda: reorder_checkpoint(checkpoint, order, out)  # noqa: E731
+    refused(tmp_path, ValueError, call, "model-00002.*: it became shorter while it was read")
+
+
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written_to(tmp_path):
     source = make(tmp_path / "model", "mixtral")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import evenload
 from evenload.arrays import Int, read_only
-from evenload.io.base import FileFormatError, PlacementFile, checking, model_layers
+from evenload.io.base import PlacementFile, checking, model_layers
 from evenload.io.files import some
 from evenload.io.json import MOST_TEXT, keys_found, lines_of, parse_json
 from evenload.io.placements import map_of
@@ -190,27 +190,30 @@ def read_order(path: str | os.PathLike[str]) -> ExpertOrder:
     file = Path(path)
     file = file / ORDER_FILE if file.is_dir() else file
     with checking(str(file)):
-        held: Any = parse_json(file, MOST_TEXT)
-        if not isinstance(held, Mapping) or held.get("format") != NAME:
-            raise ValueError(
-                f'this is no order of experts: no "format": "{NAME}"; keys found: '
-                f"{keys_found(held)}"
-            )
-        if held.get("version") != _VERSION:
-            raise ValueError(
-                f"an order of version {held.get('version')!r}, and this evenload reads version "
-                f"{_VERSION}; use the evenload that wrote it, or a newer one"
-            )
-        for key in _TEXTS:
-            if not isinstance(held.get(key), str | None):
-                raise ValueError(f"{key} is {held[key]!r}; use a text, or leave it out")
-        ids, gpus, drafts = (held.get(key) for key in ("layer_ids", "num_gpus", "num_drafts"))
-        if not isinstance(ids, list):
-            raise ValueError(f"layer_ids is {ids!r}; use a number for each layer")
-        for key, number in (("num_gpus", gpus), ("num_drafts", drafts)):
-            if not (number is None or (type(number) is int and number >= 0)):
-                raise ValueError(f"{key} is {number!r}; use a whole number, or leave it out")
-        experts = map_of(held.get("experts"), "experts")
-        about = {key: held.get(key) for key in _TEXTS}
-        return ExpertOrder(experts, model_layers(ids, None), drafts or 0, gpus, **about)
-    raise FileFormatError(str(file))
+        order: ExpertOrder = _order_of(parse_json(file, MOST_TEXT))
+    return order
+
+
+def _order_of(held: Any) -> ExpertOrder:
+    """Return the order that a file holds, which may be anything; `ValueError` if it is none."""
+    if not isinstance(held, Mapping) or held.get("format") != NAME:
+        raise ValueError(
+            f'this is no order of experts: no "format": "{NAME}"; keys found: {keys_found(held)}'
+        )
+    if held.get("version") != _VERSION:
+        raise ValueError(
+            f"an order of version {held.get('version')!r}, and this evenload reads version "
+            f"{_VERSION}; use the evenload that wrote it, or a newer one"
+        )
+    for key in _TEXTS:
+        if not isinstance(held.get(key), str | None):
+            raise ValueError(f"{key} is {held[key]!r}; use a text, or leave it out")
+    ids, gpus, drafts = (held.get(key) for key in ("layer_ids", "num_gpus", "num_drafts"))
+    if not isinstance(ids, list):
+        raise ValueError(f"layer_ids is {ids!r}; use a number for each layer")
+    for key, number in (("num_gpus", gpus), ("num_drafts", drafts)):
+        if not (number is None or (type(number) is int and number >= 0)):
+            raise ValueError(f"{key} is {number!r}; use a whole number, or leave it out")
+    experts = map_of(held.get("experts"), "experts")
+    about = {key: held.get(key) for key in _TEXTS}
+    return ExpertOrder(experts, model_layers(ids, None), drafts or 0, gpus, **about)

@@ -19,7 +19,7 @@ from evenload.arrays import Int
 from evenload.checkpoint.folder import Checkpoint, open_checkpoint, weight_map
 from evenload.checkpoint.order import ORDER_FILE, ExpertOrder, read_order
 from evenload.checkpoint.tensors import ENDING, Shard, header_bytes
-from evenload.io.base import FileFormatError
+from evenload.io.base import FileFormatError, checking
 from evenload.io.files import check_place, new_folder, some
 
 try:
@@ -211,8 +211,9 @@ def _write_shard(
         head = memoryview(header_bytes(shard, changes.names))
         while head:
             head = head[sink.write(head) :]
-        for begin, size in changes.ranges(shard):
-            _copy(source.fileno(), sink.fileno(), begin, size, count)
+        with checking(str(shard.path)):
+            for begin, size in changes.ranges(shard):
+                _copy(source.fileno(), sink.fileno(), begin, size, count)
         os.fsync(sink.fileno())
     shutil.copymode(shard.path, target)
 
@@ -237,7 +238,7 @@ def _copy(source: int, sink: int, begin: int, size: int, count: Callable[[int], 
             while piece:
                 piece = piece[os.write(sink, piece) :]
         if done == 0:
-            raise FileFormatError("a file became shorter while it was read; wait until it is whole")
+            raise ValueError("it became shorter while it was read; wait until it is whole")
         begin, size = begin + done, size - done
         count(done)
 
