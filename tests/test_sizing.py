@@ -424,6 +424,17 @@ def test_the_command_says_what_is_wrong(sizing, options, error):
     fails("size", "trace.npz", *options, error=error)
 
 
+def test_the_command_judges_one_replica_of_each_active_expert(sizing):
+    options = ("--gpus", 8, "--slots", 40, "--dispatch", "one", "--model", "gpt-oss-20b")
+    done = sizing(*options, "--tokens-per-batch", 8)
+    assert done.exit_code == 0, done.stderr
+    assert "Time: active experts on each layer's slowest GPU" in done.stdout
+    timed = sizing(*options, "--dispatch", "even", "--tokens-per-batch", 8, "--hardware", "h100-ib")
+    assert timed.exit_code == 0, timed.stderr
+    assert "8 GPUs, dispatch one: buy " in timed.stdout
+    assert "8 GPUs, dispatch even: buy none" in timed.stdout
+
+
 def test_a_plan_takes_what_is_recommended(sizing):
     advised = json.loads(sizing("--gpus", 8, "--json").stdout)["sizes"]
     done = run("plan", "trace.npz", "--gpus", 8, "--redundant", "auto", "--json")

@@ -206,7 +206,7 @@ def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, 
     if batch is None:
         return {}
     model, curve = args.model, None
-    if args.dispatch != "one":
+    if args.dispatch not in ("one", ["one"]):
         both(batch, told or None, "--tokens-per-batch is for seconds of --expert-time")
     if told in hardware_names():
         model = model or model_of(num_layers, num_experts)

@@ -79,6 +79,7 @@ def sizes_lines(advices: Sequence[Advice]) -> list[str]:
     """Return the sentences below the table."""
     first = advices[0]
     told = _ways(advices)
+    what = "active experts" if first.dispatch == "one" else "tokens"
     found = [*(f"{reason(advice, told=told)}." for advice in advices), rule(first)]
     if first.time_source:
         found.append(
@@ -86,7 +87,7 @@ def sizes_lines(advices: Sequence[Advice]) -> list[str]:
         )
     else:
         found.append(
-            "Time: tokens on each layer's slowest GPU over the mean, which is no time where "
+            f"Time: {what} on each layer's slowest GPU over the mean, which is no time where "
             "batches are small; --hardware, --model and --tokens-per-batch give seconds."
         )
     if first.time_source and told and any(advice.dispatch == "one" for advice in advices):
