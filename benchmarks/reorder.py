@@ -237,9 +237,9 @@ def render(result: dict[str, Any]) -> str:
         gained,
         "Writing a checkpoint of random bytes, until all of it is on the disk (fsync), beside "
         "`cp -r` in turn (twice; once for 10 GB): with the source dropped from memory before "
-        "(cold) or read before (warm). `single` has three tensors per expert, of which only names change; `fused` has "
-        "one tensor of all experts, which is copied expert by expert. Peak memory is all of the "
-        "process, by the operating system. "
+        "(cold) or read before (warm). `single` has three tensors per expert, of which only names "
+        "change; `fused` has one tensor of all experts, which is copied expert by expert. Peak "
+        "memory is all of the process, by the operating system. "
         f"Programs that wanted to run beside, on average: {result['load']:.0f}; "
         "the more there are, the less ratios tell.",
         table(titles, files),
