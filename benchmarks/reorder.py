@@ -195,7 +195,7 @@ def run(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
             say(f"{shape}, {told}")
             rounds = 2 if size < 5e9 and not quick else 1
             files.append({"shape": shape, "size": told, **written(shape, size, rounds)})
-    return {"traces": found, "files": files}
+    return {"traces": found, "files": files, "load": os.getloadavg()[0]}
 
 
 def render(result: dict[str, Any]) -> str:
@@ -237,9 +237,10 @@ def render(result: dict[str, Any]) -> str:
         gained,
         "Writing a checkpoint of random bytes, until all of it is on the disk (fsync), beside "
         "`cp -r` in turn (twice; once for 10 GB): with the source dropped from memory before "
-        "(cold) or read before "
-        "(warm). `single` has three tensors per expert, of which only names change; `fused` has "
-        "one tensor of all experts, which is copied expert by expert. Peak memory is all of the "
-        "process, by the operating system. The disk was shared with other programs.",
+        "(cold) or read before (warm). `single` has three tensors per expert, of which only names "
+        "change; `fused` has one tensor of all experts, which is copied expert by expert. Peak "
+        "memory is all of the process, by the operating system. "
+        f"Programs that wanted to run beside, on average: {result['load']:.0f}; "
+        "the more there are, the less ratios tell.",
         table(titles, files),
     ])  # fmt: skip

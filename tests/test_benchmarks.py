@@ -531,5 +531,7 @@ def test_reordering_is_timed_beside_a_copy(monkeypatch, shape) -> None:
     assert told["bytes"] > 1e6 > told["largest"]
     assert all(value > 0.0 for value in (*told["seconds"].values(), *told["ratios"].values()))
     assert 1e7 < told["peak"] < 1e9
-    page = reorder.render({"traces": [], "files": [{"shape": shape, "size": "2 MB", **told}]})
+    page = reorder.render(
+        {"traces": [], "files": [{"shape": shape, "size": "2 MB", **told}], "load": 1.0}
+    )
     assert f"| {shape}, 2 MB | {told['layers']} |" in page
