@@ -82,7 +82,7 @@ def test_each_size_is_judged_by_windows_that_its_plans_have_not_seen(how):
     for size in advice.sizes:
         expected = []
         for t in judged_windows(24, 3):
-            plan = solve(TRACE[max(0, t - MEMORY) : t], size.cluster, **how)
+            plan = solve(TRACE[max(0, t - MEMORY) : t], size.cluster, effort="fast", **how)
             if how:
                 expected.append(layer_seconds(plan.placement, TRACE[t], **how).mean())
             else:
@@ -128,7 +128,7 @@ def test_phases_are_planned_together_and_told_apart():
         expected = []
         for a, b in zip(judged_windows(12, 2), judged_windows(9, 2), strict=True):
             seen = {"prefill": prefill[:a], "decode": decode[:b]}
-            place = solve(seen, size.cluster, **how).placement
+            place = solve(seen, size.cluster, effort="fast", **how).placement
             expected.append([
                 layer_seconds(place, load[name][t], READING, top_k=2,
                               tokens_per_batch=how["tokens_per_batch"][name]).mean()
@@ -250,7 +250,7 @@ def test_slots_are_judged_under_the_dispatch(dispatch):
     batch = {"tokens_per_batch": 4, "top_k": 2}
     how = {"live": {}, "one": batch | {"expert_time": READING}, "static": {}}[dispatch]
     advice = advise(trace, clusters, points=1, dispatch=dispatch, **how)
-    plan = solve(trace[:3], clusters[1], dispatch=dispatch, **how)
+    plan = solve(trace[:3], clusters[1], dispatch=dispatch, effort="fast", **how)
     size = advice.sizes[1]
     assert advice.dispatch == dispatch
     if dispatch == "one":

@@ -14,6 +14,7 @@ from evenload.batches import judge
 from evenload.checks import one_of, positive_int
 from evenload.cluster import Cluster
 from evenload.cost.presets import HARDWARE, MODELS, check_model_shape, kv_bytes_per_token
+from evenload.dispatch import PLANNERS
 from evenload.forecast import is_trace
 from evenload.placement import Placement
 from evenload.plan import Plan, evaluated
@@ -178,10 +179,11 @@ def advise(
     say : callable
         Told what is tried.
     **options
-        Of `evenload.solve`: with `expert_time` and `tokens_per_batch` seconds are judged, else
-        tokens on the slowest GPU, relative to the mean. Seconds under dispatch ``"one"`` wait for
-        the slowest GPU of each batch, and under others for that with the largest mean over batches:
-        these two do not compare.
+        Of `evenload.solve`, with the effort ``"fast"`` unless another is asked for. With
+        `expert_time` and `tokens_per_batch` seconds are judged, else tokens on the slowest GPU,
+        relative to the mean. Seconds under dispatch ``"one"`` wait for the slowest GPU of each
+        batch, and under others for that with the largest mean over batches: these two do not
+        compare.
 
     Raises
     ------
@@ -198,6 +200,8 @@ def advise(
     """
     if not clusters:
         raise ValueError("clusters is empty; use those of clusters_to_try")
+    if options.get("solver", "auto") in PLANNERS:
+        options = {"effort": "fast"} | options
     windows = _Windows(load, positive_int("points", points))
     memory = _Memory(model, hardware, clusters[0], windows.shape)
     sizes, in_order = [], None

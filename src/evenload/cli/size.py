@@ -44,7 +44,8 @@ OPTIONS = {
     },
     "phases": shared.PHASE_WEIGHT,
     "search": {
-        "--effort LEVEL": "How long to search: fast, standard, thorough, or a number of steps.",
+        "--effort LEVEL": "How long to search: fast, standard, thorough, or a number of steps. "
+        "Default: fast.",
         "--points N:4": "Windows of the trace's second half that plans are judged by.",
     },
     "output": shared.JSON | {
