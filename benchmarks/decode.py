@@ -15,6 +15,7 @@ from benchmarks.problems import DATA, counted, is_here
 from evenload import Cluster, Placement, solve
 from evenload.batches import judge_batches, least_active
 from evenload.cost import ExpertTime
+from evenload.splitting.stragglers import even_quotas, straggler_seconds
 
 TITLE = "Decode"
 HARDWARE, GPUS, BATCHES, DRAWN = "h200-ib", 8, (16, 64, 256), 64
@@ -75,22 +76,16 @@ def shared_evenly(place: Placement, counts: Int, time: ExpertTime) -> tuple[floa
 
     Tokens go to the replicas in turn; which one is first changes from batch to batch.
     """
-    slots, replicas = place.logical_to_physical, place.replica_count[:, :, None]
-    L, _, X = slots.shape
-    gpu = place.cluster.gpu_of_slot[slots]
-    active, seconds = [], []
-    for b, count in enumerate(counts[..., None]):
-        turn = (np.arange(X) + b) % replicas
-        tokens = np.where(slots >= 0, count // replicas + (turn < count % replicas), 0)
-        at = np.arange(L)[:, None, None] * GPUS + gpu
-        for found, each in ((active, tokens > 0), (seconds, time.seconds(tokens))):
-            on_gpu = np.bincount(at.ravel(), each.ravel(), L * GPUS).reshape(L, GPUS)
-            found.append(on_gpu)
-    each_active, each_seconds = np.stack(active), np.stack(seconds)
+    L = len(place.logical_to_physical)
+    gpu = np.arange(L)[:, None, None] * GPUS + place.cluster.gpu_of_slot[place.logical_to_physical]
+    shared = [even_quotas(place, count, b) > 0 for b, count in enumerate(counts)]
+    active = np.stack([
+        np.bincount(gpu.ravel(), each.ravel(), L * GPUS).reshape(L, GPUS) for each in shared
+    ])  # fmt: skip
     return (
-        float(each_active.max(axis=2).mean()),
-        float(each_seconds.max(axis=2).mean()),
-        float(each_active.mean(axis=0).max(axis=1).mean()),
+        float(active.max(axis=2).mean()),
+        float(straggler_seconds(place, counts, time, [("even", 1.0)]).mean()),
+        float(active.mean(axis=0).max(axis=1).mean()),
     )
 
 

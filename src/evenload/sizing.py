@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from evenload.arrays import Float, check_load, keep_numpy, within_range
-from evenload.batches import judge
+from evenload.batches import JUDGED, JUDGED_SEED, draw
 from evenload.checks import one_of, positive_int
 from evenload.cluster import Cluster
 from evenload.cost.presets import HARDWARE, MODELS, check_model_shape, kv_bytes_per_token
@@ -20,7 +20,7 @@ from evenload.placement import Placement
 from evenload.plan import Plan, evaluated
 from evenload.planner import solve
 from evenload.problem import Problem
-from evenload.seconds import planned_seconds
+from evenload.splitting.stragglers import straggler_seconds
 from evenload.trace import Trace, check_trace
 
 MORE = (0, 1, 2, 3, 4, 6, 8)  # slots per GPU that are tried beyond the fewest
@@ -279,10 +279,9 @@ def _takes(problem: Problem, placement: Placement) -> float:
     """Return what a placement takes for a problem's load, mean over layers; see `Size`."""
     if problem.expert_time is None:
         return evaluated(problem, placement, problem.load)[2]
-    if problem.dispatch == "one":
-        return float(np.asarray(judge(problem, placement).seconds).mean())
-    (seconds,) = planned_seconds(problem, placement).values()
-    return float(seconds.mean())
+    counts, _ = draw(problem, JUDGED, JUDGED_SEED)
+    how = counts, problem.expert_time, problem.dispatches
+    return float(straggler_seconds(placement, *how).mean())
 
 
 class _Memory:

@@ -82,18 +82,11 @@ def sizes_lines(advices: Sequence[Advice]) -> list[str]:
     what = "active experts" if first.dispatch == "one" else "tokens"
     found = [*(f"{reason(advice, told=told)}." for advice in advices), rule(first)]
     if first.time_source:
-        found.append(
-            f"Time: of each layer's slowest GPU, mean over batches; experts {first.time_source}."
-        )
+        found.append(f"Time: of each layer's slowest GPU in a batch; experts {first.time_source}.")
     else:
         found.append(
             f"Time: {what} on each layer's slowest GPU over the mean, which is no time where "
             "batches are small; --hardware, --model and --tokens-per-batch give seconds."
-        )
-    if first.time_source and told and any(advice.dispatch == "one" for advice in advices):
-        found.append(
-            "Dispatch one waits for the slowest GPU of each batch, others for that with the "
-            "largest mean over batches: do not compare these."
         )
     if not first.unseen:
         found.append(

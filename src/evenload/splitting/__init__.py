@@ -23,7 +23,7 @@ from evenload.splitting.one import OneReplica
 from evenload.splitting.splits import BACKENDS, MOST_TOKENS, Splits
 from evenload.threads import spread
 
-__all__ = ["BACKENDS", "MOST_TOKENS", "OneReplica", "WaterFilling"]
+__all__ = ["BACKENDS", "MOST_TOKENS", "OneReplica", "Splits", "WaterFilling"]
 
 ROUNDS = 8
 
