@@ -114,7 +114,8 @@ def test_each_size_is_judged_by_windows_that_its_plans_have_not_seen(how):
                 expected.append(gpu_load.max(axis=1).sum() / gpu_load.mean(axis=1).sum())
         assert size.judged == pytest.approx(expected)
         assert size.next_window == {"": pytest.approx(np.mean(expected))}
-        assert size.in_sample[""] < size.next_window[""]
+        slack = 1e-12 if how else 0.0  # every expert is active in each batch
+        assert size.in_sample[""] < size.next_window[""] + slack
     assert advice.unseen
     assert advice.in_order.cluster == advice.none.cluster
     trivial = Placement.trivial(2, 16, advice.none.cluster)
