@@ -21,7 +21,6 @@ from benchmarks import (
     drift,
     efforts,
     gap,
-    live,
     memory,
     on_gpu_page,
     phases,
@@ -31,6 +30,7 @@ from benchmarks import (
     replay_speed,
     scaling,
     seconds,
+    while_serving,
 )
 from benchmarks.measure import machine, number, origin, say, table, times
 from evenload.io import replace_file
@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs"  # the page and results.json go to `benchmarks` below it, pictures to `figures`
 SECTIONS: dict[str, Any] = {
     "quality_speed": quality_speed,
-    "live": live,
+    "while_serving": while_serving,
     "efforts": efforts,
     "gap": gap,
     "dispatch": dispatch,
@@ -167,7 +167,7 @@ def main_table(results: Results) -> str:
         [
             p["name"],
             number(p["ms"]["median"]),
-            *(times(p["faster"].get(other)) for other in live.REFERENCES),
+            *(times(p["faster"].get(other)) for other in while_serving.REFERENCES),
             *(f"{means[p['name']]:.4f}" for means in reached),
             str(p["duplicates"]),
             str(p["moves"]),
@@ -183,16 +183,16 @@ def main_table(results: Results) -> str:
     )
     missing = " ".join(f"Not run: {reason}" for reason in section["result"]["missing"])
     parts = [table(head, [*rows, bound]), (told + missing).strip()]
-    if "live" in results:
-        beside = live.tables(results["live"]["result"])
+    if "while_serving" in results:
+        beside = while_serving.tables(results["while_serving"]["result"])
         said = "What runs while a model serves, beside fresh plans of the last window"
-        parts += [f"{said}, measured with {origin(results['live'])}:", *beside]
+        parts += [f"{said}, measured with {origin(results['while_serving'])}:", *beside]
     return "\n\n".join(parts)
 
 
 def _place(planner: dict[str, Any]) -> int:
     """Put what others are compared with first."""
-    known = [name == planner["name"] for name in live.REFERENCES]
+    known = [name == planner["name"] for name in while_serving.REFERENCES]
     return known.index(True) if True in known else len(known)
 
 

@@ -20,7 +20,6 @@ from benchmarks import (
     efforts,
     frozen,
     gap,
-    live,
     memory,
     on_gpu_page,
     phases,
@@ -31,6 +30,7 @@ from benchmarks import (
     run,
     scaling,
     seconds,
+    while_serving,
 )
 from benchmarks.measure import ratio, summary
 from benchmarks.planners import Planner, ours
@@ -275,18 +275,24 @@ def test_what_runs_live_is_timed_beside_fresh_plans() -> None:
         return solve(load, cluster, solver="greedy").placement.physical_to_logical
 
     theirs = Planner("vLLM 0.33.0", plan)
-    case = live.measure(small_drift(live.WINDOWS + 1), [theirs], 1)
+    case = while_serving.measure(small_drift(while_serving.WINDOWS + 1), [theirs], 1)
     names = [call["name"] for call in case["calls"]]
-    assert names == [theirs.name, live.FRESH, live.LIVE, live.LIVE_SPLIT, live.SPLIT]
+    assert names == [
+        theirs.name,
+        while_serving.FRESH,
+        while_serving.LIVE,
+        while_serving.LIVE_SPLIT,
+        while_serving.SPLIT,
+    ]
     result = {"rounds": 1, "missing": [], "busy": 7.0, "cases": [case]}
-    text = live.render(result)
+    text = while_serving.render(result)
     assert "busy with other work" in text
     assert "**small** (2 x 6 -> 9 slots, 3 GPUs)" in text
     kept = json.loads(KEPT.read_text())
-    kept["live"] = kept["quality_speed"] | {"result": result | {"busy": 0.1}}
+    kept["while_serving"] = kept["quality_speed"] | {"result": result | {"busy": 0.1}}
     first, second = run.main_table(kept).split("**small**")
     assert first.index("| vLLM 0.33.0 |") < first.index("| DeepSeek EPLB |")
-    assert f"| {live.LIVE} |" in second
+    assert f"| {while_serving.LIVE} |" in second
     assert "busy" not in first
 
 

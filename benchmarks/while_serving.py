@@ -11,7 +11,7 @@ from benchmarks.problems import Drift, drifts
 from evenload import Placement, solve
 from evenload.splitting import WaterFilling
 
-TITLE = "Live"
+TITLE = "While serving"
 REFERENCES = ("vLLM 0.33.0", "DeepSeek EPLB")
 FRESH, LIVE, SPLIT = "evenload, fresh plan", "evenload, live plan", "evenload, split of a batch"
 LIVE_SPLIT = f"{LIVE} for a live split"
