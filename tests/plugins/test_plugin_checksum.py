@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from evenload.plugins import checksum
-from evenload.plugins.checksum import checksums, differences
+from evenload import checksum
+from evenload.checksum import checksums
+from evenload.plugins.checksum import differences
 
 DTYPES = (torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.float32, torch.float16)
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import numpy as np
 
+from evenload.metrics import Facts, record
 from evenload.plugins.agreement import PART, ballot, differences, of_array
-from evenload.plugins.metrics import Facts, record
 from evenload.plugins.peers import ApartError, LateError
 from evenload.plugins.plan import (
     NO_LOAD,
