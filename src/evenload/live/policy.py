@@ -1,0 +1,53 @@
+"""What a `Balancer` plans, and when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from evenload.arrays import Float, Int
+from evenload.cluster import Cluster
+from evenload.placement import Placement
+from evenload.planner import solve
+from evenload.survive import repairs
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Plans by `evenload.solve` from what runs, every so many steps.
+
+    Another policy is an object with the same attribute and methods; one rank asks it, and the
+    others follow what it says if it is legal.
+    """
+
+    every: int = 0  #: steps between two plans; 0 for none but those that are asked for
+    #: Of `evenload.solve`, such as ``survive="gpu"`` or ``move_cost``.
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def plan(self, load: Float, current: Placement, cluster: Cluster) -> Int:
+        """Return the map to go to from what runs, int64 [L, S], on the GPUs that are alive.
+
+        Parameters
+        ----------
+        load : float64 [L, E]
+            Tokens of the last window, of all ranks.
+        current : Placement
+            What runs, or ran before GPUs died.
+        cluster : Cluster
+            The GPUs that are alive now.
+        """
+        options: dict[str, Any] = {"solver": "incremental", "current": current, **self.options}
+        return solve(load, cluster, **options).placement.rows
+
+    def repair(self, load: Float, current: Placement, cluster: Cluster) -> Int:
+        """Return the map to go to after deaths: as few moves as bring each expert back."""
+        options = {name: v for name, v in self.options.items() if name != "survive"}
+        how: dict[str, Any] = {"solver": "incremental", "current": current, **options}
+        how["max_moves"] = 0
+        return solve(load, cluster, **how).placement.rows
+
+    def ahead(self, load: Float, current: Placement) -> dict[int, Int]:
+        """Return the map to go to for each GPU that may die, see `evenload.survive.repairs`."""
+        options = {n: v for n, v in self.options.items() if n not in ("survive", "solver")}
+        options |= {"max_moves": 0}
+        return {gpu: plan.placement.rows for gpu, plan in repairs(current, load, **options).items()}
