@@ -1,4 +1,4 @@
-"""Ranks as processes that are killed, stopped, woken and joined: nothing is wrong with what is left.
+"""Ranks as processes that are killed, stopped, woken and joined: the rest is right.
 
 `make live-stress` runs more of the same seeds.
 """

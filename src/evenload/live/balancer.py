@@ -359,7 +359,10 @@ class Balancer:
         self._mover.stop.clear()
         self._planning.done(proposal, outcome, time.perf_counter() - began)
         off = "experts arrived changed, twice in a row" if outcome.reason == "checksum" else ""
-        self._note(outcome, reason=outcome.reason, off=off)
+        facts, judged = proposal.facts, None
+        if "before" in facts:
+            judged = float(facts["before"]), float(facts["after"])
+        self._note(outcome, reason=outcome.reason, off=off, balancedness=judged)
         return outcome
 
     def _note(self, outcome: Outcome | None = None, **texts: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from evenload.live.proposal import Proposal, digest_of, pack, unpack
 from evenload.live.transport import BrokenError
 from evenload.metrics import Facts, record, record_bytes
 from evenload.moves import in_old_slots
+from evenload.placement import Placement
 
 KEPT = 4  # windows whose loads are in the store
 CANNOT = "cannot: "  # in place of a proposal: why there is none
@@ -80,7 +82,8 @@ class Planning:
         if wanted is None:
             return ""
         self.mover.states.hook("proposing")
-        proposal = self._proposal(wanted, {"why": why, "seconds": time.perf_counter() - began})
+        facts = {"why": why, "seconds": time.perf_counter() - began, **self._judged(wanted)}
+        proposal = self._proposal(wanted, facts)
         if proposal is None:
             return ""
         return first_word(self.store, self.key, proposal.encode())
@@ -90,6 +93,14 @@ class Planning:
         target = in_old_slots(wanted, mover.decided, mover.cluster)
         proposal = Proposal.make(mover.decided, target, mover.cluster, mover.room, facts)
         return proposal if proposal.layers else None
+
+    def _judged(self, wanted: Int) -> dict[str, float]:
+        """Return what the map that runs and a plan reach on the last window; nothing of gaps."""
+        if self.mover.has_gaps:
+            return {}
+        plan = Placement(wanted, self.mover.cluster, self.mover.num_experts)
+        both = {"before": self.mover.as_placement(), "after": plan}
+        return {name: float(place.balancedness(self.load).mean()) for name, place in both.items()}
 
     def _wanted(self) -> tuple[Int | None, str]:
         """Return the map to go to next, if this rank knows one, and why."""
@@ -186,7 +197,8 @@ class Planning:
         engine, model = self.labels
         kept = outcome.reason or outcome.broken
         taken = float(proposal.facts.get("seconds", 0.0)) + seconds
-        record(engine, Facts(taken, outcome.moved, kept="failure" if kept else ""), model)
+        told = proposal.facts.get("before", math.nan), proposal.facts.get("after", math.nan)
+        record(engine, Facts(taken, outcome.moved, *told, kept="failure" if kept else ""), model)
         if outcome.num_bytes:
             record_bytes(engine, lambda: outcome.num_bytes, model)
 

@@ -37,6 +37,12 @@ class Policy:
             The GPUs that are alive now.
         """
         options: dict[str, Any] = {"solver": "incremental", "current": current, **self.options}
+        try:
+            return solve(load, cluster, **options).placement.rows
+        except ValueError:
+            if "survive" not in options:
+                raise
+        del options["survive"]  # with too few slots for that, balance what is left
         return solve(load, cluster, **options).placement.rows
 
     def repair(self, load: Float, current: Placement, cluster: Cluster) -> Int:
@@ -47,7 +53,14 @@ class Policy:
         return solve(load, cluster, **how).placement.rows
 
     def ahead(self, load: Float, current: Placement) -> dict[int, Int]:
-        """Return the map to go to for each GPU that may die, see `evenload.survive.repairs`."""
+        """Return the map to go to for each GPU that may die, see `evenload.survive.repairs`.
+
+        Empty where a death would leave too few slots: nothing can be planned for that.
+        """
         options = {n: v for n, v in self.options.items() if n not in ("survive", "solver")}
         options |= {"max_moves": 0}
-        return {gpu: plan.placement.rows for gpu, plan in repairs(current, load, **options).items()}
+        try:
+            plans = repairs(current, load, **options)
+        except ValueError:
+            return {}
+        return {gpu: plan.placement.rows for gpu, plan in plans.items()}

@@ -18,6 +18,8 @@ class Report:
     moved: int = 0
     num_bytes: int = 0
     restored: tuple[tuple[int, int], ...] = ()  #: layer and expert that came from `restore`
+    #: Mean balancedness on the last window, by the map that ran and by the plan that was taken.
+    balancedness: tuple[float, float] | None = None
     moving: bool = False  #: whether a plan is under way
     reason: str = ""  #: why a plan was not taken, or not to its end
     off: str = ""  #: why nothing moves any more; serving goes on
