@@ -87,6 +87,8 @@ class RandomPolicy:
         if cluster.num_living_slots < current.num_experts:
             raise ValueError("too few slots are left")
         for layer, row in enumerate(rows):
+            gaps = np.flatnonzero(cluster.living_slot & (row < 0))  # of a rank that joins
+            row[gaps] = [self.draw.randrange(current.num_experts) for _ in gaps]
             lost = sorted(set(range(current.num_experts)) - set(row.tolist()))
             for expert in lost:
                 slots = [s for s in np.flatnonzero(cluster.living_slot).tolist()
@@ -269,6 +271,7 @@ class Engine:
                 self._admit(report)
             living = json.loads(over) if over else None
             done = living is not None and sorted(report.ranks) == living
+            done = done or report.step >= spec.get("steps", 1 << 60)
             self._check_slots()
             verdict = self._forward(done)
             if verdict is None:

@@ -94,6 +94,11 @@ def make_spec(seed: int, ranks: int = 0) -> dict:  # noqa: PLR0912
     return spec
 
 
+def steps_spec(steps: int) -> dict:
+    """Return a trial without deaths, in which maps are compared in so many steps in a row."""
+    return make_spec(0, 4) | {"kills": [], "steps": steps, "pause": 0.0}
+
+
 @dataclass
 class Verdict:
     """What became of a trial."""
@@ -187,7 +192,14 @@ class _Trial:
                         joiners.remove(rank)
                         self.start(rank, joins=True)
             self._wake(stopped, now)
-            if first is not None and not pending and not joiners and not self._waking(stopped):
+            ends_itself = "steps" in self.spec
+            if (
+                not ends_itself
+                and first is not None
+                and not pending
+                and not joiners
+                and not self._waking(stopped)
+            ):
                 settled = now - max([first, *self._times])
                 if settled > (1.5 if "flip" in self.spec else 0.3):
                     self._tell_over(stopped)

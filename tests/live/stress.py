@@ -5,7 +5,9 @@ import collections
 import sys
 import time
 
-from live_trials import Trials, make_spec
+from live_trials import Trials, make_spec, steps_spec
+
+STEPS = 10_000
 
 
 def main() -> int:
@@ -36,6 +38,12 @@ def main() -> int:
                     f"{verdict.text} [{verdict.seconds:.1f} s; {', '.join(verdict.struck)}]",
                     flush=True,
                 )
+        verdict = trials.run(steps_spec(STEPS), 900.0)
+        wrong += bool(verdict.faults)
+        steps = min((r["steps"] for r in verdict.results.values()), default=0)
+        print(
+            f"two maps in one step: never in {steps} steps" if not verdict.faults else verdict.text
+        )
     finally:
         trials.close()
     took = time.monotonic() - began

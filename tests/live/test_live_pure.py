@@ -79,7 +79,7 @@ class LoopTransport:
 class NoStore:
     """A store that has died."""
 
-    def check(self, keys):
+    def compare_set(self, key, expected, wanted):
         raise RuntimeError("no store")
 
 

@@ -4,7 +4,7 @@
 """
 
 import pytest
-from live_trials import KINDS, Trials, make_spec
+from live_trials import KINDS, Trials, make_spec, steps_spec
 
 SEEDS = range(len(KINDS) * 2)
 
@@ -22,3 +22,17 @@ def test_the_rest_goes_on_and_nothing_is_wrong(verdicts, seed):
     verdict = verdicts[seed]
     assert not verdict.faults, verdict.text
     assert verdict.struck or verdict.spec["kind"] == "flip"
+
+
+def test_there_are_never_two_maps_in_a_step():
+    """Ranks compare their maps in each step, while experts move all the time.
+
+    `make live-stress` takes 10,000 steps.
+    """
+    trials = Trials()
+    verdict = trials.run(steps_spec(2_000), 240.0)
+    trials.close()
+    assert not verdict.faults, verdict.text
+    done = list(verdict.results.values())
+    assert [result["end"] for result in done] == ["done"] * 4
+    assert all(result["steps"] == 2_000 and result["moved"] > 100 for result in done)

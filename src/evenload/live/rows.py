@@ -72,6 +72,11 @@ class Rows:
         """Return the rows of a layer that no slot reads."""
         return sorted({*range(self.num_rows)}.difference(self.row_of[layer].values()))
 
+    def wait_until_free(self) -> None:
+        """Let the current stream wait for forwards that may still read rows that were given up."""
+        if self.freed is not None:
+            self.freed.wait()
+
     def views(self, layer: int, row: int) -> list[Any]:
         """Return one row of all tensors of a layer, as bytes in place."""
         import torch

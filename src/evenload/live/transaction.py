@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import Any
 
 from evenload.ballots import first_word
-from evenload.checksum import checksums
+from evenload.checksum import of_row
 from evenload.live.proposal import Link
 from evenload.live.rows import Rows
 from evenload.live.transport import BrokenError, Message, Transport
@@ -21,6 +21,7 @@ from evenload.live.transport import BrokenError, Message, Transport
 AHEAD = 2  # steps from the latest that a rank was in when it voted, to the change
 COMMIT, ABORT = "commit", "abort"
 SUM_TAG = 1 << 20  # tags of checksums lie above those of weights
+SUM_BYTES = 8
 
 
 class Vote(IntEnum):
@@ -129,15 +130,17 @@ class Transaction:
                 views = self.rows.views(layer, self.rows.row_of[layer][expert])
                 sent += self._messages(target, number, views)
                 if self.with_sums:
-                    sums.append(Message(target, SUM_TAG + number, _sum(views)))
+                    sums.append(Message(target, SUM_TAG + number, of_row(views)))
             elif target == self.rank and source >= 0:
                 views = self.rows.views(layer, self.staged[expert])
                 received += self._messages(source, number, views)
                 if self.with_sums:
-                    told.append((Message(source, SUM_TAG + number, _sum([])), views))
+                    room = views[0].new_zeros(SUM_BYTES)
+                    told.append((Message(source, SUM_TAG + number, room), views))
             elif target == self.rank:
                 vote = max(vote, self._restore(layer, expert))
         self.hook("staging")
+        self.rows.wait_until_free()
         self.transport.exchange([*sent, *sums], [*received, *(message for message, _ in told)])
         self.hook("received")
         right = all(self._same(message.tensor, views) for message, views in told)
@@ -147,7 +150,7 @@ class Transaction:
         return [Message(rank, number * len(views) + at, view) for at, view in enumerate(views)]
 
     def _same(self, told: Any, views: list[Any]) -> bool:
-        return bool((told == _sum(views)).all())
+        return bool((told == of_row(views)).all())
 
     def _restore(self, layer: int, expert: int) -> Vote:
         self.hook("restoring")
@@ -190,12 +193,3 @@ class Transaction:
         if committed:
             return Decision(True, step)
         return Decision(False, reason=mine.reason or "store")
-
-
-def _sum(views: list[Any]) -> Any:
-    """Return the checksum of one expert as bytes that can be sent; of nothing, room for one."""
-    import torch
-
-    if not views:
-        return torch.zeros(8, dtype=torch.uint8)
-    return checksums([view[None] for view in views]).view(torch.uint8)
