@@ -13,7 +13,7 @@ from typing import Any
 
 from evenload.ballots import LONGEST_WAIT, first_word, hand_in
 from evenload.checks import positive_real
-from evenload.live.transport import TorchTransport
+from evenload.live.transport import BrokenError, TorchTransport
 
 LEAST_BEATS = 10  # missed in a row before a rank counts as silent
 
@@ -130,7 +130,24 @@ class Membership:
         return store
 
     def transport(self, name: str) -> TorchTransport:
-        """Connect a group of this generation's ranks."""
+        """Connect a group of this generation's ranks.
+
+        All meet in the store first: a rank that comes late, or not at all, would make the others
+        wait in gloo, where no call for the next generation is heard.
+
+        Raises
+        ------
+        BrokenError
+            If somebody calls for the next generation, or it cannot be connected.
+        StoreLostError
+            If the store cannot be reached.
+        """
+        keys = [f"connect/{self.now.number}/{name}/{rank}" for rank in self.ranks]
+        place = self.ranks.index(self.rank)
+        waits = self.store, keys, place, "1", self.grace, "", lambda missing: self.called
+        missing = self._guarded(hand_in, *waits)
+        if missing:
+            raise BrokenError(f"ranks {[self.ranks[at] for at in missing]} did not come to connect")
         store = self.client(f"{self.now.number}/{name}")
         return TorchTransport(store, self.rank, self.ranks, self.timeout, self.backend)
 
