@@ -19,6 +19,7 @@ from benchmarks import (
     efforts,
     frozen,
     gap,
+    live,
     memory,
     on_gpu_page,
     problems,
@@ -425,3 +426,17 @@ def test_pages_show_the_tables_of_the_cluster_benchmark() -> None:
     assert by_eighths in pages["engines/vllm.md"]
     moves = at_once.splitlines()[3].split(" | ")[1]
     assert f"{moves} of 16,704 slots" in pages["engines/vllm.md"]
+
+
+def test_ranks_that_move_experts_are_put_together() -> None:
+    rank = {"bare": [1.0, 2.0], "none": [2.0, 2.0], "sums": [4.0, 4.0], "background": [5.0, 5.0],
+            "stall": [0.1, 0.3], "idle": [0.01, 0.02], "flip": [1e-4, 3e-4],
+            "death": {"noticed": 0.1, "detected": 3.0, "connected": 0.01, "repaired": 0}}  # fmt: skip
+    slow = rank | {"bare": [1.5, 1.0], "stall": [0.2, 0.0]}
+    result = live.summarised([rank, slow]) | {"rounds": 2, "load": 4.0}
+    assert result["throughput"] == {"none": (0.75 + 1.0) / 2, "sums": (0.375 + 0.5) / 2}
+    assert result["worst_stall"] == 0.3
+    assert result["stall_share"] == 0.3 / 4.0
+    text = live.render(result)
+    assert "no figure here is to be judged" in text
+    assert "| `evenload.live` with checksums | 4.000 | 0.44 |" in text
