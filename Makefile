@@ -9,10 +9,20 @@ ENGINES ?= .venv-engines
 ENGINES_STAMP := $(ENGINES)/$(shell cat constraints.txt tests/engines/requirements.txt tests/engines/wheels.txt | cksum | cut -d ' ' -f 1).stamp
 ENGINES_PIP := $(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: demo test test-engines lint bench baseline docs figures clean
+.PHONY: demo live-demo live-stress test test-engines lint bench baseline docs figures clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/evenload demo --plot evenload-demo.png
+
+# A small engine whose experts move while it answers; one of its four processes is killed, and joins again.
+live-demo: $(VENV)/dev.stamp
+	$(BIN)/python -m examples.tiny_engine
+
+# Seeded deaths of processes that move experts: make live-stress SEED=0 TRIALS=500
+SEED ?= 0
+TRIALS ?= 500
+live-stress: $(VENV)/dev.stamp
+	PYTHONPATH=tests/live $(BIN)/python tests/live/stress.py --seed $(SEED) --trials $(TRIALS)
 
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest

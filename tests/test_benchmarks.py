@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from benchmarks import (
     efforts,
     frozen,
     gap,
+    live,
     memory,
     on_gpu_page,
     phases,
@@ -541,3 +543,17 @@ def test_reordering_is_timed_beside_a_copy(monkeypatch, shape) -> None:
         {"traces": [], "files": [{"shape": shape, "size": "2 MB", **told}], "load": 1.0}
     )
     assert f"| {shape}, 2 MB | {told['layers']} |" in page
+
+
+def test_ranks_that_move_experts_are_put_together() -> None:
+    rank: dict[str, Any] = {"bare": [1.0, 2.0], "none": [2.0, 2.0], "sums": [4.0, 4.0], "background": [5.0, 5.0],
+            "stall": [0.1, 0.3], "idle": [0.01, 0.02], "flip": [1e-4, 3e-4]}  # fmt: skip
+    rank["death"] = {"noticed": 0.1, "detected": 3.0, "connected": 0.01, "repaired": 0.0}
+    slow = rank | {"bare": [1.5, 1.0], "stall": [0.2, 0.0]}
+    result = live.summarised([rank, slow]) | {"rounds": 2, "load": 4.0}
+    assert result["throughput"] == {"none": (0.75 + 1.0) / 2, "sums": (0.375 + 0.5) / 2}
+    assert result["worst_stall"] == 0.3
+    assert result["stall_share"] == 0.3 / 4.0
+    text = live.render(result)
+    assert "no figure here is to be judged" in text
+    assert "| `evenload.live` with checksums | 4.000 | 0.44 |" in text

@@ -35,6 +35,23 @@ def in_old_slots(new: NDArray[Any], old: NDArray[Any], cluster: Cluster) -> NDAr
     return result
 
 
+def transfers(before: Int, old: Cluster, after: Int, new: Cluster, count: int) -> Int:
+    """List what crosses a link between two maps, int64 [count, 5]: the columns of `Moves`.
+
+    The maps are what is in the slots [L, S], -1 for nothing, on an old and a new cluster; only GPUs
+    that are alive in the new one send. There are `count` experts that are new to their GPU.
+    """
+    from evenload.core.transfers import transfer_sources
+
+    experts = 1 + int(max(before.max(), after.max()))
+    move = np.empty((count, 5), np.int64)
+    transfer_sources(
+        before, old.first_slot, after, new.first_slot, experts, np.array(new.alive, np.uint8),
+        new.node_of_gpu, move,
+    )  # fmt: skip
+    return move
+
+
 @dataclass(frozen=True, eq=False)
 class Moves:
     """Experts that cross a link to come from one placement to another, in the order to send them.
@@ -60,14 +77,8 @@ class Moves:
 
         Placements of other layers, experts or numbers of GPUs than each other are a `ValueError`.
         """
-        from evenload.core.transfers import transfer_sources
-
-        move = np.empty((int(after.moves_from(before).sum()), 5), np.int64)
-        cluster = after.cluster
-        transfer_sources(
-            before.rows, before.cluster.first_slot, after.rows, cluster.first_slot,
-            after.num_experts, np.array(cluster.alive, np.uint8), cluster.node_of_gpu, move,
-        )  # fmt: skip
+        count = int(after.moves_from(before).sum())
+        move = transfers(before.rows, before.cluster, after.rows, after.cluster, count)
         return cls(before, after, *(np.ascontiguousarray(column) for column in move.T))
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 WORKER = """
-from evenload.plugins.metrics import Facts, record
+from evenload.metrics import Facts, record
 record("an engine", Facts(0.2, moves=7))
 """
 SAID = 'evenload_moves_total{engine="an engine",model=""} 7.0'

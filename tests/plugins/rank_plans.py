@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from evenload.plugins.agreement import digest
+from evenload.ballots import digest
 from evenload.plugins.plan import EMPTY, Request, plan_map
 from evenload.plugins.selftest import problems
 from evenload.plugins.settings import read_settings

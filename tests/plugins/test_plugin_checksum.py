@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from evenload.plugins import checksum
-from evenload.plugins.checksum import checksums, differences
+from evenload import checksum
+from evenload.checksum import checksums
+from evenload.plugins.checksum import differences
 
 DTYPES = (torch.bfloat16, torch.float8_e4m3fn, torch.int8, torch.float32, torch.float16)
 
@@ -139,3 +140,17 @@ def test_replicas_that_differed_before_are_no_fault_of_the_move():
 def test_of_what_was_nowhere_nothing_is_said():
     old, new = [-1, 1, -1, 0], [2, 1, 0, -1]
     assert said(old, new, before=(1, 11, 2, 10), after=[3, 11, 10, 4]) == ([], [])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_row_on_its_way_shows_every_flipped_bit(seed):
+    draw = np.random.default_rng(seed)
+    parts = [torch.from_numpy(draw.integers(0, 256, n).astype(np.uint8)) for n in (37, 64)]
+    right = checksum.of_row(parts)
+    assert right.shape == (8,)
+    assert torch.equal(checksum.of_row([part.clone() for part in parts]), right)
+    for _ in range(50):
+        part, bit = draw.choice([0, 1]), 1 << draw.integers(8)
+        changed = [one.clone() for one in parts]
+        changed[part][draw.integers(len(parts[part]))] ^= bit
+        assert not torch.equal(checksum.of_row(changed), right)

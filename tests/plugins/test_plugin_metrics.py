@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from evenload.plugins import metrics
-from evenload.plugins.metrics import Facts, record
+from evenload import metrics
+from evenload.metrics import Facts, record
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "metrics.md"
 LABELS = {"engine": "vLLM", "model": ""}
 WORKER = """
-from evenload.plugins.metrics import Facts, record, record_bytes
+from evenload.metrics import Facts, record, record_bytes
 {calls}
 """
 TAKEN = "record('vLLM', Facts(.2, 7, .5, .75, .625, windows=4))"

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch.distributed import FileStore, HashStore, PrefixStore, TCPStore
 
-from evenload.plugins.peers import KEPT, LateError, Peers, hand_in
+from evenload.ballots import hand_in
+from evenload.plugins.peers import KEPT, LateError, Peers
 
 RANKS = 4
 

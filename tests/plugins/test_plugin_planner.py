@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from torch.distributed import HashStore
 
-from evenload.plugins.agreement import PART
+from evenload.ballots import PART
 from evenload.plugins.peers import NEXT, LateError, Peers
 from evenload.plugins.plan import Request, plan_map
 from evenload.plugins.planner import Planner

@@ -20,9 +20,9 @@ from engine_stubs import (
 from numba.core.dispatcher import Dispatcher
 
 from evenload import Cluster, Placement, solve
+from evenload.ballots import PART
 from evenload.io import write_placement
 from evenload.plugins import planner, selftest
-from evenload.plugins.agreement import PART
 from evenload.plugins.plan import PlacementMismatchError, Request, plan_map
 from evenload.plugins.settings import Settings
 from evenload.plugins.vllm import RAY_PREFIXES, BrokenContractError, register

@@ -6,38 +6,22 @@ wrong experts without a word. What decides is the list of all digests, which all
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from evenload.ballots import PART, digest, of_array
 from evenload.cost.table import TimeTable
 from evenload.plugins.plan import Int, Request, placement_ahead, times_of
 from evenload.plugins.settings import Settings
 
-PART = 16  # bytes of a digest; a rank hands in those of its plan, its request and its policy
 ROWS = 8  # replicas of whose times ranks compare the table
-WHAT_DIFFERS = (
+WHAT_DIFFERS = (  # a rank hands in the digests of its plan, its request and its policy
     (slice(PART, 2 * PART), "ranks have different loads or old maps"),
     (slice(2 * PART, 3 * PART), "ranks have different policies or options, or their self-tests do"),
     (slice(PART), "ranks plan differently from the same load, policy and options"),
 )
-
-
-def digest(*parts: bytes) -> bytes:
-    """Return 16 bytes that tell parts from others."""
-    sha = hashlib.sha256()
-    for part in parts:
-        sha.update(len(part).to_bytes(8, "little") + part)
-    return sha.digest()[:PART]
-
-
-def of_array(array: NDArray[Any]) -> bytes:
-    """Return the digest of an array: the same for the same numbers on every machine."""
-    kind = array.dtype.newbyteorder("<")
-    return digest(repr((array.shape, kind.str)).encode(), array.astype(kind).tobytes())
 
 
 def fingerprint(settings: Settings) -> bytes:

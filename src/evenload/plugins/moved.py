@@ -13,7 +13,7 @@ from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from evenload.plugins.metrics import record_bytes
+from evenload.metrics import record_bytes
 
 if TYPE_CHECKING:
     from evenload.plugins.plan import Int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,46 +10,13 @@ from importlib import import_module
 from itertools import count
 from typing import Any
 
+from evenload.ballots import first_word, hand_in
 from evenload.plugins.settings import Settings
 
-FIRST_WAIT, LONGEST_WAIT = 0.0005, 0.02  # seconds between two looks
 KEPT = 64  # rebalances whose rounds are in the store, for a rank that is late
 STEPS = 3  # rounds of a rebalance at most
-OPEN, GIVEN_UP = "", "given up"
+GIVEN_UP = "given up"
 NEXT = "evenload/next"  # key of the rebalance that comes next, for a rank that joins
-
-
-def hand_in(
-    store: Any, keys: Sequence[str], rank: int, mine: str | bytes, timeout: float, ended: str = ""
-) -> list[int]:
-    """Put what this rank says into a store, wait for the others, and return who is missing.
-
-    Parameters
-    ----------
-    store : torch.distributed.Store
-    keys : sequence of str
-        What each rank says is under its key, by rank.
-    rank : int
-    mine : str or bytes
-        What this rank says.
-    timeout : float
-        Seconds to wait; 0 for as long as it takes.
-    ended : str, optional
-        Somebody else may end the wait by a value under this key.
-
-    Returns
-    -------
-    list of int
-        Ranks that have said nothing yet; empty where all have.
-    """
-    store.set(keys[rank], mine)
-    deadline, wait = time.monotonic() + timeout, FIRST_WAIT
-    while not store.check(list(keys)):
-        if (ended and store.check([ended])) or (timeout and time.monotonic() > deadline):
-            return [other for other, key in enumerate(keys) if not store.check([key])]
-        time.sleep(wait)  # not in the store, which would be locked for all who ask it
-        wait = min(2 * wait, LONGEST_WAIT)
-    return []
 
 
 class LateError(RuntimeError):
@@ -119,10 +85,8 @@ class Peers:
         said = f"{view}/{mine.hex()}."
         mine_at = list(here).index(self.rank)
         missing = hand_in(self.store, ballots, mine_at, said, self.timeout, end)
-        if not self.store.check([end]):
-            told = "".join(self.store.get(key).decode() for key in ballots if not missing)
-            self.store.compare_set(end, OPEN, GIVEN_UP if missing else told)
-        told = self.store.get(end).decode()
+        told = "" if missing else "".join(self.store.get(key).decode() for key in ballots)
+        told = first_word(self.store, end, told or GIVEN_UP)
         if step == 0:
             self._clean(rebalance - KEPT, here)
         if told == GIVEN_UP:

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evenload.plugins.agreement import PART, ballot, differences, of_array
-from evenload.plugins.metrics import Facts, record
+from evenload.ballots import PART, of_array
+from evenload.metrics import Facts, record
+from evenload.plugins.agreement import ballot, differences
 from evenload.plugins.peers import ApartError, LateError
 from evenload.plugins.plan import (
     NO_LOAD,

@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from evenload.ballots import digest
 from evenload.maps import EMPTY
 from evenload.placement import Placement
-from evenload.plugins.agreement import digest, fingerprint
+from evenload.plugins.agreement import fingerprint
 from evenload.plugins.plan import Outcome, Request, plan_map
 from evenload.plugins.planner import Planner
 from evenload.plugins.settings import Settings, read_settings

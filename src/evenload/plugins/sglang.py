@@ -170,7 +170,7 @@ def check_peers(store: Any, rank: int, size: int, timeout: float, num_nodes: int
     RuntimeError
         If a rank did not come within `timeout` seconds, 0 for as long as it takes.
     """
-    from evenload.plugins.peers import hand_in
+    from evenload.ballots import hand_in
 
     keys = [f"evenload/start/{number}" for number in range(size)]
     absent = hand_in(store, keys, rank, "1", timeout)

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.plugins.checksum import checksums, differences, exchange
+from evenload.checksum import checksums
+from evenload.plugins.checksum import differences, exchange
 
 MODULE = "vllm.distributed.eplb.eplb_state"
 EXPECTED = {  # of vLLM 0.33.0: one moves all layers, the other takes over one that has arrived

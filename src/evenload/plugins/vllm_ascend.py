@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import to_numpy
+from evenload.ballots import digest
 from evenload.plugins import peers
-from evenload.plugins.agreement import digest
 from evenload.plugins.plan import Int, Request
 from evenload.plugins.planner import Planner
 from evenload.plugins.selftest import planner_for

@@ -1,0 +1,1 @@
+"""A mixture-of-experts engine that is small enough to read, with a `Balancer` beneath."""
