@@ -2,14 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTHONS := $(foreach minor,12 13 14,$(shell command -v python3.$(minor)))
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+PROSE := $(wildcard *.md) docs .github
+LOWEST := .venv-lowest
+LOWEST_OF := $(shell cat pyproject.toml tests/lowest.py | cksum | cut -d ' ' -f 1)
 
 # The real engines, for `make test-engines`: an environment of its own, named by what it holds, so that it can be kept anywhere.
 ENGINES ?= .venv-engines
 ENGINES_STAMP := $(ENGINES)/$(shell cat constraints.txt tests/engines/requirements.txt tests/engines/wheels.txt | cksum | cut -d ' ' -f 1).stamp
 ENGINES_PIP := $(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: demo live-demo live-stress test test-engines lint bench baseline docs figures clean
+.PHONY: demo live-demo live-stress test test-lowest test-engines lint bench baseline docs figures dist clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/evenload demo --plot evenload-demo.png
@@ -27,6 +32,11 @@ live-stress: $(VENV)/dev.stamp
 test: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest
 
+# A sensible part of the suite under the lowest versions that pyproject.toml declares, but torch's (its wheels bring CUDA along).
+test-lowest: $(LOWEST)/$(LOWEST_OF).stamp
+	NUMBA_CACHE_DIR=$(abspath $(LOWEST))/kernels $(LOWEST)/bin/python -m pytest -W default::DeprecationWarning tests/cli tests/core/test_packing.py tests/io tests/replay \
+	  tests/report tests/solvers/test_exact.py tests/solvers/test_small.py tests/test_*_input.py tests/test_placement.py tests/test_plan.py
+
 test-engines: $(ENGINES_STAMP)
 	$(ENGINES_PIP) --editable .
 	NUMBA_CACHE_DIR=$(abspath $(ENGINES))/kernels $(ENGINES)/bin/python -m pytest -c tests/engines/pytest.ini tests/engines
@@ -35,6 +45,8 @@ lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell $(PROSE) benchmarks src tests Makefile pyproject.toml
+	$(BIN)/proselint check $(PROSE)
 
 bench: $(VENV)/dev.stamp
 	$(BIN)/python -m benchmarks.run
@@ -52,8 +64,15 @@ docs: $(VENV)/docs.stamp
 figures: $(VENV)/dev.stamp
 	$(BIN)/python docs/generate.py
 
+# What a release uploads, into dist/. The wheel is installed and tried outside the checkout, under each Python that is there.
+dist: $(VENV)/release.stamp
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	sh tests/installed.sh dist/*.whl $(abspath $(BIN))/python $(PYTHONS)
+
 clean:
-	rm -rf $(VENV) $(ENGINES) build/site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) $(LOWEST) build/site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "evenload needs Python >= 3.11: make PYTHON=python3.12 ...")'
@@ -67,6 +86,17 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --editable '.[plot,report,torch]' --group dev
 	touch $@ $(VENV)/demo.stamp
+
+$(VENV)/release.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP_INSTALL) --group release
+	touch $@
+
+$(LOWEST)/$(LOWEST_OF).stamp:
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check $$($(PYTHON) tests/lowest.py)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
 
 $(VENV)/docs.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP_INSTALL) --editable . --group docs

@@ -51,9 +51,9 @@ def splitting(section: Mapping[str, Any]) -> str:
         f"Microseconds for a batch of {result['tokens']:,} tokens with lognormal loads: the median "
         f"of {result['repeats']} times {result['calls']} replays of a CUDA graph. SGLang's solver "
         f"is `LPLBSolver._solve`, which takes one layer. In {same} of {len(ours)} runs "
-        "water-filling gave the CPU's very integers, from the graph too, without waiting for the "
-        "host. The version in torch operations is for where there is no Triton. Replicas are dealt "
-        "out at random, so balance here tells nothing of planned placements.",
+        "water-filling gave exactly the CPU's integers, from the graph too, without waiting for "
+        "the host. The version in torch operations is for where there is no Triton. Replicas are "
+        "dealt out at random, so balance here tells nothing of planned placements.",
         table(("case", "by", "one layer", "all layers, one call", "balancedness of that layer"),
               rows),
         *(f"{row['way']}, {row['case']}: {row['note']}." for row in found if "note" in row),

@@ -1,6 +1,7 @@
 """What engines record, written for the tests of reading it."""
 
 import numpy as np
+import pytest
 
 RNG = np.random.default_rng(11)
 
@@ -15,7 +16,7 @@ def slot_maps(layers, slots, experts, rng=RNG):
 
 
 def dump_stat(path, counts, **more):
-    import torch
+    torch = pytest.importorskip("torch")
 
     torch.save(
         {
@@ -34,7 +35,7 @@ def dump_passes(path, rank, passes, slots, *, tokens=None, key="primary", modes=
 
     `modes` are the passes' forward modes, 1 for extending by prompts.
     """
-    import torch
+    torch = pytest.importorskip("torch")
 
     records = []
     for mode, (number, counts) in zip(modes or [1] * len(passes), passes.items(), strict=True):

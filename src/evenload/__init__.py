@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evenload.planner import solve
     from evenload.trace import Trace
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["Cluster", "CostModel", "Placement", "Plan", "Trace", "read_trace", "solve", "warmup"]
 

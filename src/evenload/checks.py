@@ -5,6 +5,7 @@ import operator
 import os
 from bisect import bisect
 from collections.abc import Collection
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,11 @@ LARGEST_BOOST = 1e9  # far beyond any use, and no float type overflows
 
 def whole_number(name: str, value: Any, least: int = 0, most: float = LARGEST) -> int:
     """Take anything with ``__index__`` but a bool, from `least` to `most`."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or isinstance(value, bool):
+    number = None
+    if type(value).__name__ not in ("bool", "bool_"):  # NumPy 1 takes its own for integers
+        with suppress(TypeError):
+            number = operator.index(value)
+    if number is None:
         raise ValueError(f"{name}={value!r} is not an integer; use an integer of at least {least}")
     if number < least:
         raise ValueError(f"{name}={number} is less than {least}; use {least} or more")

@@ -3,6 +3,15 @@
 from importlib import import_module
 from typing import Any
 
+SOURCE = "."
+"""What pip installs: a checkout, until evenload is on PyPI; from then on ``evenload``."""
+
+
+def how_to_install(extra: str = "") -> str:
+    """Say how evenload is installed today, with an extra where one is named."""
+    command = f"pip install '{SOURCE}[{extra}]'" if extra else f"pip install {SOURCE}"
+    return f"{command} in a checkout of evenload" if SOURCE == "." else command
+
 
 def needed(
     module: str,
@@ -22,6 +31,5 @@ def needed(
     except ModuleNotFoundError:
         other = f", or {instead}" if instead else ""
         raise error(
-            f"{what} needs {package}, which is not installed; use pip install "
-            f"'evenload[{extra}]'{other}"
+            f"{what} needs {package}, which is not installed; use {how_to_install(extra)}{other}"
         ) from None

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from evenload.extras import how_to_install
+
 logger = logging.getLogger(__name__)
 
 REASONS = ("no-load", "disagreement", "timeout", "failure", "killed", "shadow", "paused")
@@ -104,8 +106,8 @@ def _metrics() -> dict[str, Any]:
         from prometheus_client import Counter, Gauge, Histogram
     except ImportError:
         logger.debug(
-            "evenload: no metrics, since prometheus_client is not installed; use pip install "
-            "'evenload[metrics]'"
+            "evenload: no metrics, since prometheus_client is not installed; use %s",
+            how_to_install("metrics"),
         )
         return {}
     labels = ("engine", "model")

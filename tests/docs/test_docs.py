@@ -13,13 +13,13 @@ from command import run
 
 import evenload
 import evenload.solvers.exact
-from evenload import Cluster, CostModel
+from evenload import Cluster, CostModel, extras
 from evenload.io import FORMATS
 from evenload.replay import policy_names
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 SOURCE = ROOT / "src"
 WITH_EXAMPLES = [file for file in SOURCE.rglob("*.py") if ">>> " in file.read_text("utf-8")]
@@ -101,6 +101,22 @@ def test_command_reference_is_current(generate) -> None:
 def test_a_page_shows_what_the_program_says(generate, name) -> None:
     page = ROOT / name
     assert page.read_text(encoding="utf-8") == generate.filled(page), "run `make figures`"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pages_install_evenload_as_messages_do(name) -> None:
+    """And a wheel has the name that it gets now."""
+    page = read(name)
+    for told in re.findall(r"pip install '?(\.|evenload)(?![\w-])", page):
+        assert told == extras.SOURCE
+    for wheel in re.findall(r"evenload-\S+\.whl", page):
+        assert wheel == f"evenload-{evenload.__version__}-py3-none-any.whl"
+
+
+def test_the_version_has_a_change_log_and_a_citation() -> None:
+    versions = re.findall(r"^## (\S+)", read("CHANGELOG.md"), flags=re.MULTILINE)
+    assert versions[:2] == ["Unreleased", evenload.__version__]
+    assert f"\nversion: {evenload.__version__}\n" in read("CITATION.cff")
 
 
 def slugs(page: str) -> set[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from evenload import metrics
+from evenload.extras import how_to_install
 from evenload.metrics import Facts, record
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "metrics.md"
@@ -119,7 +120,7 @@ def test_without_the_package_the_log_says_so_once(monkeypatch, caplog):
             record("vLLM", Facts(0.1))
     (said,) = caplog.records
     assert said.levelno == logging.DEBUG
-    assert "pip install 'evenload[metrics]'" in said.getMessage()
+    assert how_to_install("metrics") in said.getMessage()
 
 
 @pytest.mark.usefixtures("fresh")

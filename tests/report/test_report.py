@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evenload import Cluster, Placement, solve
+from evenload.extras import how_to_install
 from evenload.io import (
     LoadFile,
     PlacementFile,
@@ -350,7 +351,7 @@ def test_picture_of_unknown_kind(name, what):
 
 def test_picture_without_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    message = "a picture needs matplotlib, which is not installed; use pip install 'evenload[plot]'"
+    message = "a picture needs matplotlib, which is not installed; use " + how_to_install("plot")
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         check_plot_path("x.png")
 

@@ -1,7 +1,7 @@
 """The exact solver against every placement there is, and what it says when its effort ends."""
 
-import builtins
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +9,7 @@ from every_placement import best_balancedness, every_placement, small_cluster
 
 from evenload import Cluster
 from evenload.bounds import balancedness_bound
+from evenload.extras import how_to_install
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.solvers.joint import joint
@@ -307,15 +308,8 @@ def test_too_large_layers_are_refused():
 
 
 def test_ortools_is_missing(monkeypatch):
-    genuine = builtins.__import__
-
-    def without_ortools(name, *args, **more):
-        if name.startswith("ortools"):
-            raise ImportError(name)
-        return genuine(name, *args, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without_ortools)
+    monkeypatch.setitem(sys.modules, "ortools.sat.python.cp_model", None)
     fails(
-        "solver 'exact' needs OR-tools, which is not installed; use pip install "
-        "\"evenload[exact]\", or solver 'joint'"
+        "solver 'exact' needs OR-tools, which is not installed; use "
+        f"{how_to_install('exact')}, or solver 'joint'"
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 from evenload.checks import printable
 from evenload.cli import shared
+from evenload.extras import how_to_install
 from evenload.plugins.settings import PREFIX, Settings, is_asked_for, read_settings
 
 EXAMPLES = """
@@ -180,8 +181,8 @@ def _registration_problems(name: str) -> list[str]:
         problems.append(f"{name} is not installed here; run it in the engine's environment")
     if not _entry_points(name):
         problems.append(
-            f"no entry point `{NAME}` in the group {engine.group}; use pip install evenload in the "
-            "engine's environment"
+            f"no entry point `{NAME}` in the group {engine.group}; use "
+            f"{how_to_install()}, in the engine's environment"
         )
     if not _allowed(name):
         listed = os.environ[engine.allow_list]

@@ -52,7 +52,7 @@ def write_page(replays: Sequence[Replay], trace: Trace, path: str | os.PathLike[
     ------
     ValueError
         If the replays cannot be laid side by side, the trace is not theirs, the ending is another,
-        or plotly is not installed (``pip install 'evenload[report]'``).
+        or plotly is not installed (extra ``report``).
     OSError
         If the file cannot be written.
     """
@@ -93,7 +93,7 @@ def write_figures(
     Raises
     ------
     ValueError
-        As `write_page`, and if matplotlib is not installed (``pip install 'evenload[plot]'``).
+        As `write_page`, and if matplotlib is not installed (extra ``plot``).
     OSError
         If a file cannot be written.
     """

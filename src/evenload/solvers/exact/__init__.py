@@ -121,7 +121,7 @@ def exact(
 ) -> Answer:
     """Find the best placement there is, for small layers and for research.
 
-    Replica counts and places are searched together by CP-SAT (``pip install "evenload[exact]"``),
+    Replica counts and places are searched together by CP-SAT (extra ``exact``),
     from what ``"joint"`` finds. GPUs may differ in slots and speed, and may be gone. No expert is
     placed twice on a GPU where that can be avoided. The bound holds for such placements too, which
     are rarely better balanced. That takes a second proof, which is given at most half as many steps

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from evenload.bounds import balancedness_bound
 from evenload.cluster import Cluster
+from evenload.extras import needed
 from evenload.problem import Problem
 from evenload.seconds import least_seconds, replica_seconds
 from evenload.solvers.by_node import BEYOND_ROUNDING
@@ -37,14 +38,8 @@ MOST_OPTIONS = 500_000  # that a model takes: about a GB in CP-SAT
 
 def load_cp_model() -> Any:
     """Import ``ortools.sat.python.cp_model``; a ValueError where OR-tools is not installed."""
-    try:
-        from ortools.sat.python import cp_model
-    except ImportError as error:
-        raise ValueError(
-            "solver 'exact' needs OR-tools, which is not installed; use "
-            "pip install \"evenload[exact]\", or solver 'joint'"
-        ) from error
-    return cp_model
+    module = "ortools.sat.python.cp_model"
+    return needed(module, "OR-tools", "exact", "solver 'exact'", instead="solver 'joint'")
 
 
 @dataclass
@@ -68,7 +63,7 @@ class Budget:
         status = solver.solve(model)
         # A model that is solved at once costs a step all the same, so that every search ends.
         self.steps -= max(1.0, solver.response_proto.deterministic_time * STEPS_A_UNIT)
-        return solver, str(status.name)
+        return solver, str(solver.status_name(status))
 
 
 class Outcome(NamedTuple):
