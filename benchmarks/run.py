@@ -7,7 +7,7 @@ What ``python -m benchmarks.on_gpu`` kept beside them is shown too.
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from benchmarks import (
     seconds,
     while_serving,
 )
-from benchmarks.measure import machine, number, origin, say, table, times
+from benchmarks.measure import machine, number, origin, say, table
 from evenload.io import replace_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,56 +146,60 @@ def write(folder: Path, results: Results) -> list[Path]:
 
 
 BEGIN, END = "<!-- benchmark:begin -->", "<!-- benchmark:end -->"
-# Columns of balancedness in the README's table, and the one of them that the times are from.
-LOADS = {"lognormal 0.5": "lognormal 0.5", "lognormal 1.0": "lognormal 1.0",
-         "zipf 1.0": "zipf 1.0", "calibrated, seed 0": "DeepSeek-V3-like"}  # fmt: skip
-TIMED = "calibrated, seed 0"
+FRESH = "calibrated, seed 0"  # the load of the README's times: like DeepSeek-V3's
+# Planners in the README's table: in the drift benchmark, in that on dispatch, and fresh plans.
+PLANNERS = {
+    "vLLM 0.33.0": ("vLLM 0.33.0, last window", None, "vLLM 0.33.0"),
+    "DeepSeek EPLB": (None, "DeepSeek EPLB, last window", "DeepSeek EPLB"),
+    "evenload, for even sharing": (None, "for even sharing", "evenload auto"),
+    "evenload, for a live split": (None, "for a live split", None),
+}
 
 
 def main_table(results: Results) -> str:
-    """Return the README's tables: time on one load and mean balancedness on four; live calls.
+    """Return the README's table: recorded traffic followed window by window, and a fresh plan.
 
     Raises
     ------
     ValueError
         If it was not measured.
     """
-    if "quality_speed" not in results:
-        raise ValueError("there is no main table yet; run the benchmark quality_speed first")
-    section = results["quality_speed"]
-    cases = {case["name"]: case for case in section["result"]["main"]}
-    reached = [{p["name"]: p["mean"] for p in cases[name]["planners"]} for name in LOADS]
-    rows = [
-        [
-            p["name"],
-            number(p["ms"]["median"]),
-            *(times(p["faster"].get(other)) for other in while_serving.REFERENCES),
-            *(f"{means[p['name']]:.4f}" for means in reached),
-            str(p["duplicates"]),
-            str(p["moves"]),
-        ]
-        for p in sorted(cases[TIMED]["planners"], key=_place)
-    ]
-    bound = ["proven bound", *[""] * 3, *(f"{cases[name]['bound']:.4f}" for name in LOADS), "", ""]
-    head = ["planner", "ms", "vs vLLM", "vs DeepSeek", *LOADS.values(), "duplicates", "moves"]
+    for name in ("quality_speed", "drift", "dispatch"):
+        if name not in results:
+            raise ValueError(f"there is no main table yet; run the benchmark {name} first")
+    drifts = [of for of in results["drift"]["result"]["traces"] if of["judged"]]
+    dispatches = [of for of in results["dispatch"]["result"]["traces"] if of["measured"]]
+    cases = {case["name"]: case for case in results["quality_speed"]["result"]["main"]}
+    fresh = {p["name"]: p["ms"]["median"] for p in cases[FRESH]["planners"]}
+    rows = []
+    for shown, (alone, shared, plan) in PLANNERS.items():
+        if alone is not None:
+            each = [_planner(of["policies"], "name", alone) for of in drifts]
+            slots = [of["slots"] * of["layers"] for of in drifts]
+            even, live = _mean(p["balancedness"] for p in each), ""
+            moved = _mean(p["moves"] / of for p, of in zip(each, slots, strict=True))
+        else:
+            each = [_planner(of["planners"], "planner", shared) for of in dispatches]
+            even, moved = _mean(p["even"] for p in each), _mean(p["moves"] for p in each)
+            live = f"{_mean(p['live'] for p in each):.3f}"
+        took = "" if plan is None else f"{number(fresh[plan])} ms"
+        rows.append([shown, f"{even:.3f}", live, f"{moved:.1%}", took])
+    head = ["planner", "balancedness", "with a live split", "slots moved", "a fresh plan"]
     told = (
-        f"{cases[TIMED]['size']}. Time, duplicates and moves are of the DeepSeek-V3-like load; the "
-        "four columns in the middle are balancedness, mean over layers. Measured with "
-        f"{origin(section)}. "
+        f"Mean of {len(dispatches)} replays of recorded traffic (gpt-oss-20b, DeepSeek-V2-Lite; 8 "
+        "to 32 GPUs), per window, judged on the next window, which no planner saw. A fresh plan: "
+        f"{cases[FRESH]['size']}, on a CPU."
     )
-    missing = " ".join(f"Not run: {reason}" for reason in section["result"]["missing"])
-    parts = [table(head, [*rows, bound]), (told + missing).strip()]
-    if "while_serving" in results:
-        beside = while_serving.tables(results["while_serving"]["result"])
-        said = "What runs while a model serves, beside fresh plans of the last window"
-        parts += [f"{said}, measured with {origin(results['while_serving'])}:", *beside]
-    return "\n\n".join(parts)
+    return "\n\n".join([table(head, rows), told])
 
 
-def _place(planner: dict[str, Any]) -> int:
-    """Put what others are compared with first."""
-    known = [name == planner["name"] for name in while_serving.REFERENCES]
-    return known.index(True) if True in known else len(known)
+def _planner(rows: list[dict[str, Any]], key: str, name: str) -> dict[str, Any]:
+    return next(row for row in rows if row[key].startswith(name))
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
 
 
 def insert(text: str, content: str) -> str:

@@ -103,6 +103,15 @@ def _session(shown: str, folder: Path) -> str:
     return shown if TIME.sub("", shown) == TIME.sub("", now) else now
 
 
+def demo_figures() -> dict[str, Figure]:
+    """Draw what `evenload demo` draws, on white and on a dark page."""
+    from evenload.cli.demo import followed, made_up
+    from evenload.report.courses import draw_courses
+
+    panels = followed(made_up(0))
+    return {mode: draw_courses(panels, mode) for mode in ("light", "dark")}
+
+
 def expert_time_figure() -> Figure:
     """Draw what an expert takes for its tokens, and on average where its tokens are chance."""
     import numpy as np
@@ -215,7 +224,8 @@ def main() -> None:
     REFERENCE.write_text(command_reference(), encoding="utf-8")
     for page in sorted(DOCS.rglob("*.md")):
         page.write_text(filled(page), encoding="utf-8")
-    evenload(["demo", "--plot", str(DOCS / "figures" / "demo.png")])
+    for mode, figure in demo_figures().items():
+        figure.savefig(DOCS / "figures" / f"demo-{mode}.png")
     expert_time_figure().savefig(DOCS / "figures" / "expert_time.png")
     size_figure().savefig(DOCS / "figures" / "size.png")
     by_time_figure().savefig(DOCS / "figures" / "by_time.png")

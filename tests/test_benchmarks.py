@@ -290,12 +290,44 @@ def test_what_runs_live_is_timed_beside_fresh_plans() -> None:
     text = while_serving.render(result)
     assert "busy with other work" in text
     assert "**small** (2 x 6 -> 9 slots, 3 GPUs)" in text
+    assert f"| {while_serving.LIVE} |" in text
+    assert "busy" not in while_serving.render(result | {"busy": 0.1})
+
+
+def test_the_readme_shows_what_was_kept() -> None:
     kept = json.loads(KEPT.read_text())
-    kept["while_serving"] = kept["quality_speed"] | {"result": result | {"busy": 0.1}}
-    first, second = run.main_table(kept).split("**small**")
-    assert first.index("| vLLM 0.33.0 |") < first.index("| DeepSeek EPLB |")
-    assert f"| {while_serving.LIVE} |" in second
-    assert "busy" not in first
+    readme = (run.ROOT / "README.md").read_text()
+    assert run.insert(readme, run.main_table(kept)) == readme
+    with pytest.raises(ValueError, match="run the benchmark dispatch first"):
+        run.main_table({name: kept[name] for name in kept if name != "dispatch"})
+
+
+def test_the_pages_quote_what_was_kept() -> None:
+    """In the explanations figures stand in sentences and tables, which no script writes."""
+    results = json.loads(KEPT.read_text())
+    drifts = [of for of in results["drift"]["result"]["traces"] if of["judged"]]
+    traces = [of for of in results["dispatch"]["result"]["traces"] if of["measured"]]
+    page = (run.OUT / "explanation" / "reachable.md").read_text()
+
+    def row(name: str, *cells: str) -> str:
+        return f"| {name} | {' | '.join(cells)}"
+
+    def mean(planner: int, figure: str, order: str = "") -> float:
+        return np.mean([t["planners"][planner][figure] for t in traces if order in t["name"]])
+
+    for name, policy in (("experts in order", "never"), ("planned once", "once")):
+        each = [next(p for p in t["policies"] if p["name"] == policy) for t in drifts]
+        assert row(name, f"{np.mean([p['balancedness'] for p in each]):.3f}") in page
+    planners = ("DeepSeek EPLB", "evenload, for even sharing", "evenload, for a live split")
+    for number, name in enumerate(planners):
+        told = [f"{mean(number, figure):.3f}" for figure in ("even", "live")]
+        assert row(name, *told, f"{100 * mean(number, 'moves'):.1f} %") in page
+        orders = [(order, of) for order in ("in turn", "mixed") for of in ("even", "live")]
+        assert row(name, *(f"{mean(number, of, order):.3f}" for order, of in orders)) in page
+    for name, known in (("knows the next window's expected load", "noise"),
+                        ("knows the next window", "oracle")):  # fmt: skip
+        told = [np.mean([t["ceilings"][of][known] for t in traces]) for of in ("even", "live")]
+        assert row(name, *(f"{value:.3f}" for value in told)) in page
 
 
 def test_the_default_policy_takes_less_time_than_never_moving() -> None:
@@ -546,8 +578,10 @@ def test_reordering_is_timed_beside_a_copy(monkeypatch, shape) -> None:
 
 
 def test_ranks_that_move_experts_are_put_together() -> None:
-    rank: dict[str, Any] = {"bare": [1.0, 2.0], "none": [2.0, 2.0], "sums": [4.0, 4.0], "background": [5.0, 5.0],
-            "stall": [0.1, 0.3], "idle": [0.01, 0.02], "flip": [1e-4, 3e-4]}  # fmt: skip
+    rank: dict[str, Any] = {
+        "bare": [1.0, 2.0], "none": [2.0, 2.0], "sums": [4.0, 4.0], "background": [5.0, 5.0],
+        "stall": [0.1, 0.3], "idle": [0.01, 0.02], "flip": [1e-4, 3e-4],
+    }  # fmt: skip
     rank["death"] = {"noticed": 0.1, "detected": 3.0, "connected": 0.01, "repaired": 0.0}
     slow = rank | {"bare": [1.5, 1.0], "stall": [0.2, 0.0]}
     result = live.summarised([rank, slow]) | {"rounds": 2, "load": 4.0}

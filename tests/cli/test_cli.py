@@ -262,27 +262,55 @@ def test_evaluate_a_placement_that_does_not_fit(tmp_path, loads):
     )
 
 
+@pytest.fixture
+def small_demo(monkeypatch):
+    """Let the demo replay fewer layers, windows and GPUs."""
+    for name, value in (("_WINDOWS", 3), ("_LAYERS", 2), ("_EXPERTS", 32)):
+        monkeypatch.setattr(f"evenload.cli.demo.{name}", value)
+    monkeypatch.setattr("evenload.cli.demo._CLUSTERS", ((4, 1, 9), (16, 2, 3)))
+
+
+@pytest.mark.usefixtures("small_demo")
 def test_demo(tmp_path):
     pytest.importorskip("matplotlib")
-    picture = tmp_path / "demo.svg"
-    result = run("demo", "--seed", 5, "--plot", picture)
+    picture, trace = tmp_path / "demo.svg", tmp_path / "trace.npz"
+    result = run("demo", "--seed", 5, "--plot", picture, "--trace", trace)
     assert result.exit_code == 0, result.stderr
-    assert "58 layers x 256 experts, 288 slots on 32 GPUs, 4 nodes" in result.stdout
-    assert "DeepSeek's greedy" in result.stdout
-    assert "evenload plan YOUR_LOADS.npz" in result.stderr
+    first, theirs, even, live, wide = result.stdout.splitlines()
+    assert first.startswith("Traffic drifts over 3 windows, and each of 2 layers waits for its ")
+    for line, words in ((theirs, "DeepSeek's planner"), (even, "evenload, which"),
+                        (live, "evenload with a live"), (wide, "Wide, 16 GPUs, 3 sl")):  # fmt: skip
+        assert line.startswith(words)
+        assert " moves" in line
+    assert "No GPU is used." in result.stderr
+    assert "evenload replay YOUR_TRACE.npz" in result.stderr
     assert "kernels ready in" in result.stderr
     assert picture.stat().st_size > 1000
+    assert "4 windows, 2 layers, 32 experts" in run("inspect", trace).stdout
 
 
+@pytest.mark.usefixtures("small_demo")
+def test_demo_shows_all_figures_where_they_are_asked_for():
+    result = run("demo", "--verbose")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count("straggler") == 4  # a table for each dispatch on each cluster
+    assert result.stdout.splitlines()[-5:] == run("demo").stdout.splitlines()
+
+
+@pytest.mark.usefixtures("small_demo")
 def test_demo_as_json_depends_on_the_seed_only():
     def figures(seed):
-        plain = json.loads(run("demo", "--seed", seed, "--json").stdout)
-        return [{**p, "planning_ms": None} for p in plain["placements"]]
+        panels = json.loads(run("demo", "--seed", seed, "--json").stdout)["replays"]
+        few = panels["4 GPUs, 9 slots per GPU"]
+        names = [(of["policy"], of["dispatch"]) for of in few]
+        assert names == [("never", "even"), ("deepseek", "even"), ("deepseek", "live"),
+                         ("evenload", "even"), ("evenload", "live")]  # fmt: skip
+        return [(of["balancedness"], of["moves"], of["total_seconds"]) for of in few]
 
-    trivial, greedy, ours = figures(1)
-    assert trivial["straggler_time"] > greedy["straggler_time"] >= ours["straggler_time"] >= 1.0
-    assert figures(1) == [trivial, greedy, ours]
-    assert figures(2) != [trivial, greedy, ours]
+    never, *others = figures(1)
+    assert all(of[0] > never[0] and of[2] < never[2] for of in others)
+    assert figures(1) == [never, *others]
+    assert figures(2) != [never, *others]
 
 
 def test_warmup():

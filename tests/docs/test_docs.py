@@ -25,10 +25,11 @@ SOURCE = ROOT / "src"
 WITH_EXAMPLES = [file for file in SOURCE.rglob("*.py") if ">>> " in file.read_text("utf-8")]
 LOAD = np.random.default_rng(0).integers(1, 1000, (12, 2, 32))
 TOLD = {
-    "inspect": "12 windows, 2 layers, 32 experts",
+    "inspect": " windows, ",
     "size": "Rule: ",
     "convert": "wrote the placement to",
     "measure-expert-time": "wrote 21 points of ",
+    "demo": "Traffic drifts over 6 windows",
 }
 
 
@@ -50,7 +51,10 @@ def commands(page: str) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "subcommands", "num_blocks"),
     [
-        ("README.md", {"plan", "evaluate", "replay", "size"}, 2),
+        ("README.md", {"plan"}, 1),
+        ("docs/tutorial-live.md", {"demo", "inspect", "plan", "evaluate", "replay"}, 0),
+        ("docs/how-to/extend.md", {"inspect"}, 3),
+        ("docs/explanation/bounds.md", set(), 1),
         ("docs/tutorial.md", {"plan", "evaluate"}, 2),
         ("docs/how-to/plan.md", {"plan", "evaluate", "inspect", "convert"}, 6),
         ("docs/how-to/size.md", {"size", "plan"}, 1),
@@ -65,6 +69,9 @@ def test_examples_run(generate, tmp_path, monkeypatch, name, subcommands, num_bl
     for file, text in generate.FILE.findall(page):
         (tmp_path / file).write_text(text)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    for setting, few in (("WINDOWS", 6), ("LAYERS", 2), ("CLUSTERS", ((32, 4, 9), (64, 8, 5)))):
+        monkeypatch.setattr(f"evenload.cli.demo._{setting}", few)
     ran = commands(page)
     assert {command.split()[1] for command in ran} == subcommands
     for command in ran:

@@ -1,52 +1,115 @@
-"""``evenload demo``: what it is about, on a load like DeepSeek-V3's."""
+"""``evenload demo``: traffic drifts, and planners follow."""
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from evenload.cli import shared
 
-_WHAT = (
-    "What you see: a synthetic load like DeepSeek-V3's (58 MoE layers of 256 experts), and how\n"
-    "evenly 32 GPUs share it when experts lie in order, with DeepSeek's planner, and with ours."
-)
-_TIMES = "times: both planners compiled here; DeepSeek's own code makes the same plan in Python"
-_NEXT = "Next: evenload plan YOUR_LOADS.npz --gpus 32 --nodes 4 --slots 288 -o placement.json"
+if TYPE_CHECKING:
+    from evenload.report.courses import Panel
+    from evenload.trace import Trace
 
-OPTIONS = {"output": shared.JSON | shared.PLOT | {"--seed N:0": "Seed of the synthetic load."}}
+_WINDOWS, _LAYERS, _EXPERTS = 10, 8, 256
+_TOKENS = 2**26  # of a layer in a window: 8.4 million that go to 8 experts each
+_TOPIC = 4  # windows of a topic, on average
+_CLUSTERS = ((32, 4, 9), (128, 16, 3))  # GPUs, nodes, slots per GPU
+
+_ABOUT = (
+    f"Made-up traffic for {_LAYERS} MoE layers of {_EXPERTS} experts, as popular as DeepSeek-V3's "
+    f"were measured to be; the topic changes every {_TOPIC} windows or so. Seconds are estimated "
+    "(`evenload.CostModel`, H100s with InfiniBand): computing the experts, and waiting for moves. "
+    "No GPU is used."
+)
+_NEXT = "Next: evenload replay YOUR_TRACE.npz --gpus 32 --nodes 4 --slots 288 --hardware h100-ib"
+
+OPTIONS = {
+    "output": shared.JSON | {
+        "--verbose": "Print all figures of every policy, as `evenload replay` does.",
+        "--plot FILE": "Draw balance, moves and lost time to a .png, .svg or .pdf.",
+        "--trace FILE": "Write the made-up traffic to a .npz file, to try other commands on.",
+        "--seed N:0": "Seed of the made-up traffic.",
+    }
+}  # fmt: skip
 
 
 def run(args: Namespace) -> None:
-    """See it at work on a load like DeepSeek-V3's.
+    """See what planners reach while traffic drifts, and what their moves cost.
 
-    Plans 58 layers of 256 experts on 288 slots of 32 GPUs in 4 nodes, and compares the trivial
-    placement (experts in order), DeepSeek's greedy planner and evenload's.
+    Replays ten windows on 32 GPUs with 9 slots each, and on 128 GPUs with 3: experts never moved,
+    DeepSeek's planner, and evenload, the last two also with a live split of each batch's tokens.
     """
-    from evenload import solve
-    from evenload.clock import Stopwatch
-    from evenload.cluster import Cluster
-    from evenload.report.compare import Context, compare_plans, plan_lines
-    from evenload.synth import synthetic_load
+    from evenload import __version__
+    from evenload.cli.report import show_replays
+    from evenload.report.courses import course_lines, draw_courses
 
     shared.check_outputs(None, None, args.plot)
-    load = synthetic_load(58, 256, seed=args.seed)
-    cluster = Cluster(32, 4, num_slots=288)
-    plans = {}
-    with shared.kernels(), shared.busy("planning"):
-        for name, solver in (("DeepSeek's greedy", "greedy"), ("evenload", "auto")):
-            with Stopwatch() as watch:
-                ours = solve(load, cluster, solver=solver)
-            plans[name] = ours, 1e3 * watch.seconds
-    summaries = compare_plans(load, plans, split=args.split)
-    for line in _WHAT.splitlines():
-        shared.say(line)
-    shared.show(
-        args,
-        Context(f"synthetic load, seed {args.seed}", 58, 256, cluster),
-        summaries,
-        [*plan_lines(summaries, ours), _TIMES],
-        solver=ours.solver,
-        reason=ours.reason,
-        notes=list(ours.notes),
-    )
+    shared.check_places(args.trace)
+    if not args.json:
+        shared.say(_ABOUT)
+    trace = made_up(args.seed)
+    if args.trace is not None:
+        from evenload.io import write_load
+
+        write_load(args.trace, trace)
+        shared.say(f"wrote the traffic to {args.trace}")
+    with shared.kernels():
+        panels = followed(trace)
+    if args.plot is not None:
+        from evenload.report.figures import save_figure
+
+        with shared.drawing("the picture", args.plot):
+            save_figure(args.plot, draw_courses(panels))
+    if args.json:
+        told = {panel.title: [of.to_dict() for of in panel.replays.values()] for panel in panels}
+        shared.print_json({"evenload": __version__, "seed": args.seed, "replays": told})
+        return
+    for panel in panels if args.verbose else ():
+        show_replays(trace, list(panel.replays.values()), as_json=False)
+        sys.stdout.write("\n")
+    for line in course_lines(panels):
+        sys.stdout.write(f"{line}\n")
     shared.say(_NEXT)
+
+
+def made_up(seed: int) -> Trace:
+    """Return the traffic that the demo replays: a window to plan for, and those that follow."""
+    from evenload.synth import synthetic_trace
+    from evenload.trace import Trace
+
+    how = {"topic_windows": _TOPIC, "tokens": _TOKENS, "seed": seed}
+    load = synthetic_trace(1 + _WINDOWS, _LAYERS, _EXPERTS, **how)
+    return Trace(load, source=f"made-up traffic, seed {seed}")
+
+
+def followed(trace: Trace) -> tuple[Panel, Panel]:
+    """Replay the traffic under every policy on both clusters."""
+    from evenload.cluster import Cluster
+    from evenload.cost import CostModel
+    from evenload.replay import replay
+    from evenload.report.courses import POLICIES, Panel
+
+    # The numbers of DeepSeek-V3's experts, without its name, which is of all 58 layers.
+    cost = replace(CostModel.preset("h100-ib", "deepseek-v3"), model="")
+    each, total = trace.num_windows - 1, (trace.num_windows - 1) * len(POLICIES) * len(_CLUSTERS)
+    panels, done = [], 0
+    with shared.busy("replaying") as tell:
+        for gpus, nodes, slots in _CLUSTERS:
+            cluster, replays = Cluster(gpus, nodes, slots), {}
+            for name, (policy, dispatch) in POLICIES.items():
+
+                def progress(now: int, _: int, before: int = done) -> None:
+                    tell(before + now, total)
+
+                how: dict[str, Any] = {
+                    "dispatch": dispatch,
+                    "progress": progress,
+                    "keep_placements": False,
+                }
+                replays[name] = replay(trace, cluster, policy, cost=cost, oracle=None, **how)
+                done += each
+            panels.append(Panel(cluster, replays))
+    return panels[0], panels[1]
