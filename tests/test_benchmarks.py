@@ -430,7 +430,8 @@ def test_pages_show_the_tables_of_the_cluster_benchmark() -> None:
 
 
 def test_ranks_that_move_experts_are_put_together() -> None:
-    rank: dict[str, Any] = {"bare": [1.0, 2.0], "none": [2.0, 2.0], "sums": [4.0, 4.0], "background": [5.0, 5.0],
+    rank: dict[str, Any] = {
+            "bare": [1.0, 2.0], "none": [2.0, 2.0], "sums": [4.0, 4.0], "background": [5.0, 5.0],
             "stall": [0.1, 0.3], "idle": [0.01, 0.02], "flip": [1e-4, 3e-4]}  # fmt: skip
     rank["death"] = {"noticed": 0.1, "detected": 3.0, "connected": 0.01, "repaired": 0.0}
     slow = rank | {"bare": [1.5, 1.0], "stall": [0.2, 0.0]}
