@@ -117,6 +117,17 @@ class TornTransport(TorchTransport):
     votes = 0
 
     def most(self, numbers):
+        """Turn what posting a receive on a broken pair raises into what the protocol knows."""
+        try:
+            return self._by_messages(numbers)
+        except BrokenError:
+            raise
+        except RuntimeError as error:
+            failure = str(error)
+        self.close()
+        raise BrokenError(failure)
+
+    def _by_messages(self, numbers):
         if self.votes == 0:
             self.votes = 1  # the first is part of connecting
             return super().most(numbers)

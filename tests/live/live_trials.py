@@ -278,6 +278,7 @@ class _Trial:
                 continue
             self.verdict.results[path.name.removeprefix("result-")] = json.loads(path.read_text())
         killed = {entry.split(" ")[0] for entry in self.verdict.struck}
+        killed |= {path.name.removeprefix("struck-") for path in self.folder.glob("struck-*")}
         for name in self.processes:
             result = self.verdict.results.get(name)
             if result is None:

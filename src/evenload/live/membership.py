@@ -15,6 +15,7 @@ from evenload.ballots import LONGEST_WAIT, first_word, hand_in
 from evenload.checks import positive_real
 from evenload.live.transport import BrokenError, TorchTransport
 
+ON, OFF = "on", "off"  # whether ranks that meet are to connect: all do, or none
 LEAST_BEATS = 10  # missed in a row before a rank counts as silent
 
 
@@ -142,12 +143,12 @@ class Membership:
         StoreLostError
             If the store cannot be reached.
         """
-        keys = [f"connect/{self.now.number}/{name}/{rank}" for rank in self.ranks]
+        *keys, end = (f"connect/{self.now.number}/{name}/{of}" for of in (*self.ranks, "end"))
         place = self.ranks.index(self.rank)
-        waits = self.store, keys, place, "1", self.grace, "", lambda missing: self.called
+        waits = self.store, keys, place, "1", self.grace, end, lambda missing: self.called
         missing = self._guarded(hand_in, *waits)
-        if missing:
-            raise BrokenError(f"ranks {[self.ranks[at] for at in missing]} did not come to connect")
+        if self._guarded(first_word, self.store, end, OFF if missing else ON) == OFF:
+            raise BrokenError(f"not all of ranks {self.ranks} came to connect")
         store = self.client(f"{self.now.number}/{name}")
         return TorchTransport(store, self.rank, self.ranks, self.timeout, self.backend)
 

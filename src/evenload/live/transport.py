@@ -80,9 +80,10 @@ class TorchTransport:
                 options = distributed.ProcessGroupNCCL.Options()
                 options._timeout = timedelta(seconds=timeout)
                 self.group = distributed.ProcessGroupNCCL(store, place, len(self.ranks), options)
-            else:
-                limit = timedelta(seconds=timeout)
-                self.group = distributed.ProcessGroupGloo(store, place, len(self.ranks), limit)
+            else:  # gloo waits for a peer that has gone five times as long as it is told
+                short = timedelta(seconds=timeout / 2)
+                self.group = distributed.ProcessGroupGloo(store, place, len(self.ranks), short)
+                self.group.set_timeout(timedelta(seconds=timeout))
         except RuntimeError as error:
             return f"no group of ranks {self.ranks}: {error}"
         return ""
