@@ -29,6 +29,7 @@ TOLD = {
     "size": "Rule: ",
     "convert": "wrote the placement to",
     "measure-expert-time": "wrote 21 points of ",
+    "warmup": "all kernels ready",
     "demo": "Traffic drifts over 6 windows",
 }
 
@@ -53,6 +54,7 @@ def commands(page: str) -> list[str]:
     [
         ("README.md", {"plan"}, 1),
         ("docs/tutorial-live.md", {"demo", "inspect", "plan", "evaluate", "replay"}, 0),
+        ("docs/how-to/install.md", {"warmup"}, 1),
         ("docs/how-to/extend.md", {"inspect"}, 3),
         ("docs/explanation/bounds.md", set(), 1),
         ("docs/tutorial.md", {"plan", "evaluate"}, 2),
