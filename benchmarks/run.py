@@ -186,7 +186,8 @@ def main_table(results: Results) -> str:
     theirs, ours = rows[0], rows[2]
     claim = (
         f"Against {theirs[0]}'s own planner, evenload reaches a balancedness of {ours[1]} in the "
-        f"next window instead of {theirs[1]}, and moves {ours[3]} of the slots instead of {theirs[3]}:"
+        f"next window instead of {theirs[1]}, and moves {ours[3]} of the slots instead of "
+        f"{theirs[3]}:"
     )
     told = (
         f"Mean of {len(dispatches)} replays of recorded traffic (gpt-oss-20b, DeepSeek-V2-Lite; 8 "
