@@ -44,6 +44,7 @@ def blocks(language: str, page: str) -> list[str]:
 
 def commands(page: str) -> list[str]:
     """Return the commands of a page, from top to bottom."""
+    page = re.sub(r" \\\n +", " ", page)  # long commands go over several lines
     found = re.findall(r"```(shell|console)\n(.*?)```", page, flags=re.DOTALL)
     lines = [(kind, line) for kind, block in found for line in block.splitlines() if line.strip()]
     return [line.removeprefix("$ ") for kind, line in lines if kind == "shell" or line[0] == "$"]
