@@ -264,10 +264,9 @@ def test_evaluate_a_placement_that_does_not_fit(tmp_path, loads):
 
 @pytest.fixture
 def small_demo(monkeypatch):
-    """Let the demo replay fewer layers, windows and GPUs."""
-    for name, value in (("_WINDOWS", 3), ("_LAYERS", 2), ("_EXPERTS", 32)):
-        monkeypatch.setattr(f"evenload.cli.demo.{name}", value)
-    monkeypatch.setattr("evenload.cli.demo._CLUSTERS", ((4, 1, 9), (16, 2, 3)))
+    """Let the demo replay fewer layers and windows, on fewer GPUs."""
+    for name, few in (("WINDOWS", 3), ("LAYERS", 2), ("CLUSTERS", ((32, 4, 9), (64, 8, 5)))):
+        monkeypatch.setattr(f"evenload.cli.demo._{name}", few)
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -279,14 +278,14 @@ def test_demo(tmp_path):
     first, theirs, even, live, wide = result.stdout.splitlines()
     assert first.startswith("Traffic drifts over 3 windows, and each of 2 layers waits for its ")
     for line, words in ((theirs, "DeepSeek's planner"), (even, "evenload, which"),
-                        (live, "evenload with a live"), (wide, "Wide, 16 GPUs, 3 sl")):  # fmt: skip
+                        (live, "evenload with a live"), (wide, "Wide, 64 GPUs, 5 sl")):  # fmt: skip
         assert line.startswith(words)
         assert " moves" in line
     assert "No GPU is used." in result.stderr
-    assert "evenload replay YOUR_TRACE.npz" in result.stderr
+    assert "evenload replay trace.npz" in result.stderr
     assert "kernels ready in" in result.stderr
     assert picture.stat().st_size > 1000
-    assert "4 windows, 2 layers, 32 experts" in run("inspect", trace).stdout
+    assert "4 windows, 2 layers, 256 experts" in run("inspect", trace).stdout
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -301,7 +300,7 @@ def test_demo_shows_all_figures_where_they_are_asked_for():
 def test_demo_as_json_depends_on_the_seed_only():
     def figures(seed):
         panels = json.loads(run("demo", "--seed", seed, "--json").stdout)["replays"]
-        few = panels["4 GPUs, 9 slots per GPU"]
+        few = panels["32 GPUs, 9 slots per GPU"]
         names = [(of["policy"], of["dispatch"]) for of in few]
         assert names == [("never", "even"), ("deepseek", "even"), ("deepseek", "live"),
                          ("evenload", "even"), ("evenload", "live")]  # fmt: skip

@@ -29,6 +29,7 @@ TOLD = {
     "size": "Rule: ",
     "convert": "wrote the placement to",
     "measure-expert-time": "wrote 21 points of ",
+    "warmup": "all kernels ready",
     "demo": "Traffic drifts over 6 windows",
 }
 
@@ -43,6 +44,7 @@ def blocks(language: str, page: str) -> list[str]:
 
 def commands(page: str) -> list[str]:
     """Return the commands of a page, from top to bottom."""
+    page = re.sub(r" \\\n +", " ", page)  # long commands go over several lines
     found = re.findall(r"```(shell|console)\n(.*?)```", page, flags=re.DOTALL)
     lines = [(kind, line) for kind, block in found for line in block.splitlines() if line.strip()]
     return [line.removeprefix("$ ") for kind, line in lines if kind == "shell" or line[0] == "$"]
@@ -53,6 +55,7 @@ def commands(page: str) -> list[str]:
     [
         ("README.md", {"plan"}, 1),
         ("docs/tutorial-live.md", {"demo", "inspect", "plan", "evaluate", "replay"}, 0),
+        ("docs/how-to/install.md", {"warmup"}, 1),
         ("docs/how-to/extend.md", {"inspect"}, 3),
         ("docs/explanation/bounds.md", set(), 1),
         ("docs/tutorial.md", {"plan", "evaluate"}, 2),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from evenload.cli import shared
@@ -24,7 +23,10 @@ _ABOUT = (
     "(`evenload.CostModel`, H100s with InfiniBand): computing the experts, and waiting for moves. "
     "No GPU is used."
 )
-_NEXT = "Next: evenload replay YOUR_TRACE.npz --gpus 32 --nodes 4 --slots 288 --hardware h100-ib"
+_NEXT = (
+    "Next: evenload demo --trace trace.npz, then evenload replay trace.npz --gpus 32 --nodes 4 "
+    "--slots 288 --hardware h100-ib --model deepseek-v3; or a trace of your own"
+)
 
 OPTIONS = {
     "output": shared.JSON | {
@@ -92,8 +94,7 @@ def followed(trace: Trace) -> tuple[Panel, Panel]:
     from evenload.replay import replay
     from evenload.report.courses import POLICIES, Panel
 
-    # The numbers of DeepSeek-V3's experts, without its name, which is of all 58 layers.
-    cost = replace(CostModel.preset("h100-ib", "deepseek-v3"), model="")
+    cost = CostModel.preset("h100-ib", "deepseek-v3")
     each, total = trace.num_windows - 1, (trace.num_windows - 1) * len(POLICIES) * len(_CLUSTERS)
     panels, done = [], 0
     with shared.busy("replaying") as tell:

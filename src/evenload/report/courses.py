@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # What the demo compares: the policy and the dispatch that `replay` takes, by the name it is shown
 # under. A planner has a colour, and a live split a dashed line.
-NEVER, DEEPSEEK, DEEPSEEK_LIVE, EVEN, LIVE = COURSES = (
+NEVER, DEEPSEEK, DEEPSEEK_LIVE, EVEN, LIVE = (
     "never moved", "DeepSeek's planner", "DeepSeek's planner, live split",
     "evenload", "evenload, live split",
 )  # fmt: skip
@@ -46,8 +46,8 @@ class Panel(NamedTuple):
 
 
 def course_lines(panels: tuple[Panel, Panel]) -> list[str]:
-    """Return what the replays of `POLICIES` came to, in five sentences that explain their words."""
-    (few, wide) = panels
+    """Return what the replays came to, in five sentences that explain their words."""
+    few, wide = panels
     rows = {name: replay.figures() for name, replay in few.replays.items()}
     far = {name: replay.figures() for name, replay in wide.replays.items()}
 
