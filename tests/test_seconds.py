@@ -245,7 +245,9 @@ def test_phases_count_by_their_weight_and_seconds() -> None:
     mean = 0.75 * plan.phase_seconds["decode"] + 0.25 * plan.phase_seconds["prefill"]
     np.testing.assert_allclose(plan.seconds, mean)
     assert (plan.seconds_bound <= plan.seconds).all()
-    with pytest.raises(ValueError, match=r"^solver='exact' plans for one load, and there are several phases"):
+    with pytest.raises(
+        ValueError, match=r"^solver='exact' plans for one load, and there are several phases"
+    ):
         solve_problem(problem, "exact")
 
 
