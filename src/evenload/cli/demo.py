@@ -13,6 +13,12 @@ _WHAT = (
 _TIMES = "times: both planners compiled here; DeepSeek's own code makes the same plan in Python"
 _NEXT = "Next: evenload plan YOUR_LOADS.npz --gpus 32 --nodes 4 --slots 288 -o placement.json"
 
+EXAMPLES = """
+Examples:
+  evenload demo
+  evenload demo --plot demo.png
+"""
+
 OPTIONS = {"output": shared.JSON | shared.PLOT | {"--seed N:0": "Seed of the synthetic load."}}
 
 
