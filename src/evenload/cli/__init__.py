@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from evenload import __version__
 from evenload.checks import printable
-from evenload.cli.shared import reading, say
+from evenload.cli.shared import reading, say, verbosely
 
 __all__ = ["COMMANDS", "main", "parser_of"]
 
@@ -165,6 +165,7 @@ def parser_of(command: str | None) -> Parser:
             group = parser._positionals if arguments else parser.add_argument_group(title)
             for usage, text in options.items():
                 _add(group, usage, text)
+        _add(parser, "--verbose", "Print every note, not the first and their number.")
         parser.set_defaults(run=module.run)
         return parser
     about = "Decide on which GPU every expert of a Mixture-of-Experts model lives.\n\nCommands:"
@@ -216,6 +217,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     try:
         parsed = _parse(sys.argv[1:] if given is None else given)
+        verbosely.set(parsed.verbose)
         with reading(parsed):
             code = parsed.run(parsed)
         sys.stdout.flush()
