@@ -48,7 +48,7 @@ def evenload(arguments: list[str], folder: Path | None = None) -> str:
 def command_reference() -> str:
     """Return the Markdown of the command reference."""
     top = evenload(["--help"])
-    listed = top.partition("Commands:")[2].partition(EPILOG)[0]
+    listed = top.partition("Commands:\n")[2].partition("\n\n")[0]
     commands = re.findall(r"^  (\w[\w-]*) ", listed, flags=re.MULTILINE)
     parts = ["# Commands", "", "Written by `make figures` from the commands' own help."]
     for command in ["", *commands]:

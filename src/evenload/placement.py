@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from evenload.dispatch import (
 )
 from evenload.maps import EMPTY, NOTHING, check_map, check_split, slots_by_rank, slots_of_experts
 from evenload.threads import spread
+
+if TYPE_CHECKING:
+    from evenload.io import AnyPath
 
 NO_SPLIT = np.empty((0, 0, 0)), np.empty((0, 0, 0), np.int64)  # weights and slots where it is even
 
@@ -78,6 +81,22 @@ class Placement:
         row = np.full(cluster.num_slots, EMPTY)
         row[cluster.living_slot] = np.arange(cluster.num_living_slots) % experts
         return cls(np.tile(row, (layers, 1)), cluster, experts)
+
+    @classmethod
+    def load(cls, path: AnyPath, **shape: Any) -> Placement:
+        """Read a file of ours or of an engine, as `evenload.io.read_placement`, errors included.
+
+        `shape` are ``num_gpus``, ``num_nodes`` and ``num_experts``, for files that do not say them.
+        """
+        from evenload.io import read_placement
+
+        return read_placement(path, **shape)
+
+    def save(self, path: AnyPath, **how: Any) -> tuple[str, ...]:
+        """Write it, as `evenload.io.write_placement`; arguments, returns and errors as there."""
+        from evenload.io import write_placement
+
+        return write_placement(path, self, **how)
 
     def rewrapped(self, rewrap: Rewrap) -> Placement:
         """Return the same placement, its arrays brought to the kind that `rewrap` makes."""

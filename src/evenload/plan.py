@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from evenload.problem import Problem
 from evenload.seconds import least_seconds, over_phases, planned_seconds
 from evenload.solvers.answer import Answer
 from evenload.traffic import away_share
+
+if TYPE_CHECKING:
+    from evenload.io import AnyPath
 
 MUCH_LESS = 0.03  # balancedness lost under even sharing of which a plan warns its reader
 
@@ -344,6 +347,35 @@ class Plan:
         if self.away_share is not None:
             lines.append(f"away from home  {float(self.away_share.mean()):.2%} of the load")
         return "\n".join([*lines, *(f"note            {note}" for note in self.notes)])
+
+    def save(self, path: AnyPath, **how: Any) -> tuple[str, ...]:
+        """Write the placement with what is known of its origin, as `evenload.io.write_placement`.
+
+        The path's ending picks the format: ``.json`` and ``.npz`` (evenload's own), ``.pt``
+        (SGLang), ``.yaml`` (TensorRT-LLM). `how` are arguments of that function, whose errors are
+        the same. Returns what the format has no place for, one sentence each.
+        """
+        from evenload.io import write_placement
+
+        about = {"solver": self.solver, "load": self.problem.load}
+        if self.problem.dispatch != "even":
+            about["dispatch"] = self.problem.dispatch
+        return write_placement(path, self.placement, **{**about, **how})
+
+    def plot(self, path: AnyPath | None = None) -> Any:
+        """Draw the load of each GPU in each layer, before and after; needs matplotlib.
+
+        Returns a ``matplotlib.figure.Figure``, saved too where a path to a ``.png``, ``.svg`` or
+        ``.pdf`` is given. Without matplotlib (extra ``plot``) it is a `ValueError`.
+        """
+        from evenload.report.figures import draw_plan, drawn
+
+        return drawn(draw_plan, self, path)
+
+    def _repr_html_(self) -> str:
+        from evenload.report.html import plan_html
+
+        return plan_html(self)
 
     def _seconds_words(self) -> str:
         mean, least = (float(each.mean()) for each in (self.seconds, self.seconds_bound))

@@ -123,8 +123,19 @@ def solve(
     max_move_seconds : float, optional
         What the transfers from `current` may take at most, by `cost`: of a plan that takes more,
         only the layers that gain most time per second of transfers move.
-    solver, **options : str, default "auto", and options of the solver
+    solver : str, default "auto"
         ``"auto"`` picks the best there is for the problem; see `evenload.solvers.solver_names`.
+    **options
+        Options of the solver; ``"auto"`` takes those of the solver that it picks, see
+        `Plan.solver`, and each solver's function in `evenload.solvers` describes its own.
+
+        - ``"incremental"``: `move_cost` (balancedness that each move has to gain in its layer),
+          `max_moves` (of each layer), `max_total_moves`, `effort` and `target`;
+        - ``"joint"``, ``"exact"``: `effort` (``"fast"``, ``"standard"``, ``"thorough"`` or a number
+          of steps) and `target` (when a layer is good enough);
+        - ``"local-search"``: `effort` (a number of steps) and `target`;
+        - ``"iterated-greedy"``: `num_attempts`, `boost`, `max_swaps` and `target`;
+        - ``"greedy"``: none.
 
     Returns
     -------

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -322,15 +323,50 @@ def test_warmup():
 
 
 def test_version_and_no_arguments():
-    assert run("--version").stdout == f"evenload {__version__}\n"
+    for option in ("-V", "--version"):
+        assert run(option).stdout == f"evenload {__version__}\n"
     assert run().exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_help_has_an_example_and_shows_no_internals(command):
+    told = run(*command.split(), "--help").stdout
+    (examples,) = re.findall(r"^Examples:\n((?:  .*\n)+)", told, flags=re.MULTILINE)
+    assert f"evenload {command}".strip() in examples
+    assert not re.search(r"[<{]\w+|\bNone\b|\[\w+\[", told)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_commands_and_options():
+    script = run("completion", "bash").stdout
+    for words, completed in (
+        ("evenload pl", ["plan"]),
+        ("evenload plan --gp", ["--gpus"]),
+        ("evenload replay --warm", ["--warm-start"]),
+        ("evenload plan loa", []),
+    ):
+        ask = f"COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}; _evenload; "
+        told = subprocess.run(
+            ["bash", "-c", f"{script}\n{ask} echo ${{COMPREPLY[@]}}"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert told.stdout.split() == completed
+
+
+def test_other_shells_get_every_option_too():
+    fish = run("completion", "fish").stdout
+    assert "'__fish_seen_subcommand_from plan' -l gpus -r\n" in fish
+    assert run("completion", "bash").stdout in run("completion", "zsh").stdout
+    fails("completion", "tcsh", error="SHELL='tcsh' is unknown; use one of: bash, zsh, fish")
 
 
 def test_usage_errors():
     for given, message in (
+        (("--bogus",), "unrecognized arguments: --bogus; see evenload --help"),
+        (("plan", "x.npz", "--gpus", 4, "--live-share", "x"), "'x' is not a number; use e.g. 0.5"),
         (("plan", "x.npz"), "the following arguments are required: --gpus; see evenload plan -"),
         (("plan", "--gpus", 4), "the following arguments are required: LOADS; see evenload plan"),
-        (("plan", "x.npz", "--gpus", "many"), "--gpus: invalid int value: 'many'"),
+        (("plan", "x.npz", "--gpus", "many"), "--gpus: 'many' is not a whole number; use"),
         (("plan", "x.npz", "--gpus", 4, "--slot", 8), "unrecognized arguments: --slot 8"),
         (("unknown",), "'unknown' is not a command; use one of: plan, evaluate, convert"),
     ):

@@ -29,7 +29,11 @@ def requests(tmp_path):
 
 def test_plans_what_an_engine_recorded(tmp_path, dump):
     for loads in (dump, tmp_path, tmp_path / "*.pt"):
-        result = run("plan", loads, "--gpus", 4, "--slots", 20, "-o", tmp_path / "plan.json")
+        given = ("plan", loads, "--gpus", 4, "--slots", 20, "-o", tmp_path / "plan.json")
+        folded = run(*given)
+        (note,) = (line for line in folded.stderr.splitlines() if line.startswith("note: "))
+        assert "more; --verbose shows all)" in note
+        result = run(*given, "--verbose")
         assert result.exit_code == 0, result.stderr
         assert "left out as dense ones: 0" in result.stderr
         assert read_placement_file(tmp_path / "plan.json").layers.ids == (1, 2)

@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from inspect import cleandoc
 from pathlib import Path
@@ -16,22 +17,40 @@ from typing import Any, NoReturn
 
 from evenload import __version__
 from evenload.checks import printable
-from evenload.cli.shared import reading, say
+from evenload.cli.shared import reading, say, verbosely
 
 __all__ = ["COMMANDS", "main", "parser_of"]
 
 COMMANDS = (
     "plan", "evaluate", "convert", "inspect", "replay", "report", "sweep", "size", "demo", "warmup",
-    "doctor", "measure-expert-time", "reorder",
+    "doctor", "measure-expert-time", "reorder", "completion",
 )  # fmt: skip
 
 _FILES = ("FILE", "FOLDER", "IN", "OUT", "LOADS", "TRACE", "PLACEMENT", "REPLAYS", "CHECKPOINT")
 _WHOLE, _REAL = ("G", "GPU", "M", "N", "R", "S"), ("B", "P", "X")
+
+
+def _number(text: str, kind: type[int] | type[float], what: str) -> int | float:
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+
+
 _TYPES: dict[str, Any] = {
-    **dict.fromkeys(_FILES, Path), **dict.fromkeys(_WHOLE, int), **dict.fromkeys(_REAL, float)
-}  # fmt: skip
+    **dict.fromkeys(_FILES, Path),
+    **dict.fromkeys(_WHOLE, partial(_number, kind=int, what="a whole number; use e.g. 8")),
+    **dict.fromkeys(_REAL, partial(_number, kind=float, what="a number; use e.g. 0.5")),
+}
 
 _BAD_INPUT, _BROKEN_PIPE, _INTERRUPTED = 2, 1, 130
+
+_EXAMPLES = """
+Examples:
+  evenload demo
+  evenload plan trace.npz --gpus 32 --nodes 4 --slots 288 -o placement.json
+  evenload plan --help
+"""
 
 _EPILOG = """
 Results go to stdout, everything else to stderr.
@@ -122,6 +141,7 @@ def _add(group: argparse._ActionsContainer, usage: str, text: str) -> None:
         group.add_argument(*names.split(", "), default=default or None, **how)
     else:
         many = "+" if several else "?" if "?" in word else None
+        how["metavar"] = {"+": f"{metavar}...", "?": f"[{metavar}]"}.get(str(many), metavar)
         group.add_argument(metavar.lower(), nargs=many, **how)
 
 
@@ -145,16 +165,17 @@ def parser_of(command: str | None) -> Parser:
             group = parser._positionals if arguments else parser.add_argument_group(title)
             for usage, text in options.items():
                 _add(group, usage, text)
+        _add(parser, "--verbose", "Print every note, not the first and their number.")
         parser.set_defaults(run=module.run)
         return parser
     about = "Decide on which GPU every expert of a Mixture-of-Experts model lives.\n\nCommands:"
     for name in COMMANDS:
         summary = _module(name).run.__doc__.partition("\n")[0]
         about += f"\n  {name:8}  {summary}"
-    parser = Parser("evenload", about, _EPILOG)
-    version = f"evenload {__version__}"
-    parser.add_argument("--version", action="version", version=version, help="Show the version.")
-    parser.add_argument("command", metavar="COMMAND", help=argparse.SUPPRESS)
+    parser = Parser("evenload", about, _EXAMPLES + _EPILOG)
+    how: dict[str, Any] = {"action": "version", "version": f"evenload {__version__}"}
+    parser.add_argument("-V", "--version", help="Show the version.", **how)
+    parser.add_argument("command", metavar="COMMAND", nargs="?", help=argparse.SUPPRESS)
     return parser
 
 
@@ -196,6 +217,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     try:
         parsed = _parse(sys.argv[1:] if given is None else given)
+        verbosely.set(parsed.verbose)
         with reading(parsed):
             code = parsed.run(parsed)
         sys.stdout.flush()

@@ -28,9 +28,14 @@ _NEXT = (
     "--slots 288 --hardware h100-ib --model deepseek-v3; or a trace of your own"
 )
 
+EXAMPLES = """
+Examples:
+  evenload demo
+  evenload demo --plot demo.png
+"""
+
 OPTIONS = {
     "output": shared.JSON | {
-        "--verbose": "Print all figures of every policy, as `evenload replay` does.",
         "--plot FILE": "Draw balance, moves and lost time to a .png, .svg or .pdf.",
         "--trace FILE": "Write the made-up traffic to a .npz file, to try other commands on.",
         "--seed N:0": "Seed of the made-up traffic.",

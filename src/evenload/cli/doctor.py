@@ -119,7 +119,9 @@ def _engine(named: str | None) -> str:
     asked = [name for name in there if ENGINES[name].switch and is_asked_for(ENGINES[name].switch)]
     name = [*asked, *there, *ENGINES][0]
     others = [other for other in there if other != name]
-    shared.say_notes(f"{other} is installed too: --engine {other}" for other in others)
+    shared.say_notes(
+        (f"{other} is installed too: --engine {other}" for other in others), fold=False
+    )
     return name
 
 
@@ -247,7 +249,7 @@ def _planner(name: str, facts: dict[str, Any]) -> list[str]:
     facts["kernels"] = "compiled now" if watch.compiling else "from the cache"
     if failure:
         return [failure]
-    shared.say_notes(record.getMessage() for record in handler.buffer)
+    shared.say_notes((record.getMessage() for record in handler.buffer), fold=False)
     facts["options_digest"] = fingerprint(planner.settings).hex()
     facts["plans_digest"] = planner.policy.hex()
     return []

@@ -66,5 +66,5 @@ def run(args: Namespace) -> None:
     else:
         facts = inspect_loads(found, str(args.file), name)
         shared.say_phases(found.phases)
-    shared.say_notes(facts.plain["notes"])
+    shared.say_notes(facts.plain["notes"], fold=False)
     show(facts)

@@ -93,7 +93,6 @@ def run(args: Namespace) -> None:
     loads, weights = _loads(args, file, windows=args.next)
     plan, seconds, advice = _plan(args, file, loads, weights, running)
 
-    from evenload.io import write_placement
     from evenload.planner import tell_of_groups
     from evenload.report.compare import Context, compare_plan, phases_entry, plan_lines
     from evenload.report.sizes import sizes_entry, sizes_lines
@@ -103,11 +102,8 @@ def run(args: Namespace) -> None:
     load = plan.problem.load if args.next or plan.by_phase else file.load
     summaries = compare_plan(load, plan, 1e3 * seconds, **shared.extras(args, cluster))
     if args.output is not None:
-        about: dict[str, Any] = {"solver": plan.solver, "load": load, "layers": file.layers}
-        if args.dispatch != "even":
-            about["dispatch"] = args.dispatch
-        form = args.output_format
-        shared.say_notes(write_placement(args.output, plan.placement, format=form, **about))
+        how = {"load": load, "layers": file.layers, "format": args.output_format}
+        shared.say_notes(plan.save(args.output, **how))
         shared.say(f"wrote the placement to {args.output}")
     said = [] if advice is None else sizes_lines([advice])
     shared.show(

@@ -9,6 +9,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -399,9 +400,15 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def say_notes(notes: Iterable[str]) -> None:
-    """Print notes to stderr, one a line."""
-    for note in notes:
+verbosely: ContextVar[bool] = ContextVar("verbosely", default=False)  # what --verbose says
+
+
+def say_notes(notes: Iterable[str], *, fold: bool = True) -> None:
+    """Print notes to stderr: one a line, or folded, the first and how many more there are."""
+    lines = list(notes)
+    if fold and len(lines) > 1 and not verbosely.get():
+        lines = [f"{lines[0]} (and {len(lines) - 1} more; --verbose shows all)"]
+    for note in lines:
         say(f"note: {note}")
 
 

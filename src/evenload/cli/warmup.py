@@ -8,6 +8,12 @@ from argparse import Namespace
 
 from evenload.cli import shared
 
+EXAMPLES = """
+Examples:
+  evenload warmup
+  NUMBA_CACHE_DIR=/var/cache/evenload evenload warmup
+"""
+
 
 def run(args: Namespace) -> None:
     """Compile and cache all kernels ahead of time.

@@ -182,6 +182,21 @@ class Replay:
         notes = (*self.copy_advice, *self.notes)
         return "\n".join([*lines, *(f"note            {note}" for note in notes)])
 
+    def plot(self, path: str | os.PathLike[str] | None = None) -> Any:
+        """Draw the balancedness of each window, and when experts moved; needs matplotlib.
+
+        Returns a ``matplotlib.figure.Figure``, saved too where a path to a ``.png``, ``.svg`` or
+        ``.pdf`` is given. Without matplotlib (extra ``plot``) it is a `ValueError`.
+        """
+        from evenload.report.figures import draw_replay, drawn
+
+        return drawn(draw_replay, self, path)
+
+    def _repr_html_(self) -> str:
+        from evenload.report.html import replay_html
+
+        return replay_html(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as nested dicts and lists of plain numbers, for JSON; placements left out."""
         figures = self.figures()

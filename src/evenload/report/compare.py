@@ -122,6 +122,8 @@ class Summary:
         self.relative_load = relative_load(self.gpu_load, cluster.capacity)
         # Mean over max GPU load, [L]; and the sum over layers of the heaviest GPU's, over the sum
         # of the means: 1 at best.
+        self.balancedness: Float
+        self.straggler_time: float
         _, self.balancedness, self.straggler_time = evaluated(self.problem, p, self.problem.load)
         # Mean seconds per batch of each layer's slowest GPU, [L], and the least that can be.
         self.seconds: Float | None = None
@@ -137,16 +139,17 @@ class Summary:
             self.active, self.active_bound = judged.active, judged.active_bound
             if self.problem.expert_time is not None:
                 self.seconds, self.seconds_bound = judged.seconds, judged.seconds_bound
-        self.worst_layer = int(self.balancedness.argmin())  # the first one on ties
-        self.gap = None if self.bound is None else self.bound - self.balancedness
-        self.heaviest = self._spot(np.nanargmax(self.relative_load))
-        self.lightest = self._spot(np.nanargmin(self.relative_load))
+        self.worst_layer: int = int(self.balancedness.argmin())  # the first one on ties
+        self.gap: Float | None = None if self.bound is None else self.bound - self.balancedness
+        self.heaviest: Spot = self._spot(np.nanargmax(self.relative_load))
+        self.lightest: Spot = self._spot(np.nanargmin(self.relative_load))
         self.duplicates: Int = np.asarray(p.duplicates)
         start = self.start or Placement.trivial(p.num_layers, p.num_experts, cluster)
         self.moves: Int = np.asarray(p.moves_from(start))
         # Two of what not every load or cluster has, [L]: part of the load away from its group's
         # home node, nodes of a token.
-        self.away_share = self.nodes_per_token = None
+        self.away_share: Float | None = None
+        self.nodes_per_token: Float | None = None
         if cluster.num_nodes > 1 and self.num_groups > 1:
             self.away_share = np.asarray(away_share(p, load, self.num_groups))
         if cluster.num_nodes > 1 and self.topk is not None:
@@ -238,7 +241,9 @@ def _start(load: Any, cluster: Cluster, current: Placement | None = None, **how:
     return Summary(name, current, load, start=current, bound=bound, **how)
 
 
-def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any) -> list[Summary]:
+def compare_plans(
+    load: Any, plans: Mapping[str, tuple[Plan, float | None]], **how: Any
+) -> list[Summary]:
     """Summarise what runs now, or the trivial placement, and then each of one or more plans.
 
     `plans` are name -> (Plan, milliseconds), all on one cluster and for one dispatch, and `how` is
@@ -257,7 +262,7 @@ def compare_plans(load: Any, plans: Mapping[str, tuple[Plan, float]], **how: Any
     return found
 
 
-def compare_plan(load: Any, plan: Plan, milliseconds: float, **how: Any) -> list[Summary]:
+def compare_plan(load: Any, plan: Plan, milliseconds: float | None, **how: Any) -> list[Summary]:
     """Summarise what runs now, or the trivial placement, and one plan, named after its solver."""
     return compare_plans(load, {plan.solver: (plan, milliseconds)}, **how)
 

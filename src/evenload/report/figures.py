@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from html import unescape
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.arrays import keep_numpy
 from evenload.extras import needed
 from evenload.io import replace_file
 from evenload.report.labels import PLACES
@@ -22,6 +26,9 @@ from evenload.report.text import check_ending, counted, down, up
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from evenload.io import AnyPath
+    from evenload.plan import Plan
+    from evenload.replay import Replay
     from evenload.report.compare import Summary
     from evenload.sizing import Advice, Size
 
@@ -128,15 +135,72 @@ def draw_maps(
 
 def draw_heatmaps(title: str, summaries: Sequence[Summary], num_nodes: int = 1) -> Figure:
     """Draw the load of each GPU relative to its layer's mean, one heat map a placement."""
+    panels = [(s.name, s.relative_load, balance_words(s)) for s in summaries]
+    return draw_maps(title, panels, num_nodes)
 
-    def says(s: Summary) -> str:
-        mean, worst = down(s.balancedness.mean(), 4), down(s.balancedness.min(), 4)
-        return (
-            f"balancedness {mean} mean, {worst} worst\n"
-            f"straggler time {up(s.straggler_time, 3)} x ideal"
-        )
 
-    return draw_maps(title, [(s.name, s.relative_load, says(s)) for s in summaries], num_nodes)
+def balance_words(s: Summary) -> str:
+    """Say in two lines how balanced a placement is."""
+    mean, worst = down(s.balancedness.mean(), 4), down(s.balancedness.min(), 4)
+    return (
+        f"balancedness {mean} mean, {worst} worst\nstraggler time {up(s.straggler_time, 3)} x ideal"
+    )
+
+
+def plan_summaries(plan: Plan) -> tuple[str, list[Summary]]:
+    """Return a title, and what ran before a plan, or experts in order, beside the plan."""
+    from evenload.report.compare import Context, compare_plan
+
+    problem = replace(plan.problem, rewrap=keep_numpy)  # of tensors all is told in numbers
+    placement = plan.placement.rewrapped(keep_numpy)
+    told = replace(plan, problem=problem, placement=placement)
+    title = Context("load", placement.num_layers, placement.num_experts, placement.cluster).title()
+    return title, compare_plan(problem.load, told, None, num_groups=problem.num_groups)
+
+
+def _png(figure: Figure) -> bytes:
+    stream = BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def drawn(draw: Callable[[Any], Figure], what: Any, path: AnyPath | None) -> Any:
+    """Draw a plan or a replay, and save the picture where a path is given.
+
+    A notebook shows a figure that pyplot does not know only by a method like this one.
+    """
+    check_plot_path("x.png" if path is None else path)
+    figure: Any = draw(what)
+    figure._repr_png_ = partial(_png, figure)
+    if path is not None:
+        save_figure(path, figure)
+    return figure
+
+
+def draw_plan(plan: Plan) -> Figure:
+    """Draw the load of each GPU before and under a plan."""
+    title, summaries = plan_summaries(plan)
+    return draw_heatmaps(title, summaries, plan.placement.cluster.num_nodes)
+
+
+def draw_replay(replay: Replay) -> Figure:
+    """Draw the balancedness of each window, and when experts moved."""
+    figure = _figure(8.0, 3.9, 120)
+    axes = figure.subplots()
+    windows, colour = replay.windows, COLOURS["--policy-0"]
+    reached, grey = replay.balancedness, COLOURS["--quiet"]
+    if not np.isnan(replay.oracle).any():
+        axes.plot(windows, replay.oracle.mean(axis=1), ":", color=grey, label="oracle")
+    axes.plot(windows, replay.start_balancedness.mean(axis=1), "--", color=grey, label="unmoved")
+    axes.plot(windows, reached.mean(axis=1), color=colour, label="mean of layers")
+    axes.plot(windows, reached.min(axis=1), color=colour, linewidth=0.8, label="worst layer")
+    at = np.searchsorted(windows, replay.rebalance_window)
+    axes.plot(windows[at], reached.mean(axis=1)[at], "^", color=colour, label="experts move")
+    axes.set_title(_literal(f"{replay.policy} on {replay.cluster}"), fontsize=11)
+    axes.set_xlabel("window")
+    axes.set_ylabel("balancedness")
+    axes.legend(fontsize=8)
+    return figure
 
 
 # ---- how many slots to buy -------------------------------------------------------------------

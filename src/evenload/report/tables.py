@@ -159,13 +159,19 @@ def print_report(
     A figure that none of them has gets no row; the last of one or more columns stands out. `title`
     says what the figures are about, and `lines` are sentences below the table.
     """
+    heads, rows = report_rows(summaries)
+    print_table(title, heads, rows, lines, file, bold=len(summaries))
+
+
+def report_rows(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads, the first of which is empty, and rows of `print_report`."""
     heads = ["\n".join(textwrap.wrap(summary.name, _HEAD)) for summary in summaries]
     rows = []
     for label, cell in _ROWS:
         cells = [cell(summary) for summary in summaries]
         if any(text != _NONE for text in cells):
             rows.append([label.format(first=summaries[0].name), *cells])
-    print_table(title, ["", *heads], rows, lines, file, bold=len(summaries))
+    return ["", *heads], rows
 
 
 # ---- policies --------------------------------------------------------------------------------
