@@ -30,6 +30,7 @@ TOLD = {
     "convert": "wrote the placement to",
     "measure-expert-time": "wrote 21 points of ",
     "warmup": "all kernels ready",
+    "completion": "complete -o default",
     "demo": "Traffic drifts over 6 windows",
 }
 
@@ -47,6 +48,7 @@ def commands(page: str) -> list[str]:
     page = re.sub(r" \\\n +", " ", page)  # long commands go over several lines
     found = re.findall(r"```(shell|console)\n(.*?)```", page, flags=re.DOTALL)
     lines = [(kind, line) for kind, block in found for line in block.splitlines() if line.strip()]
+    lines = [(kind, re.sub(r'^eval "\$\((.*)\)"$', r"\1", line)) for kind, line in lines]
     return [line.removeprefix("$ ") for kind, line in lines if kind == "shell" or line[0] == "$"]
 
 
@@ -55,7 +57,7 @@ def commands(page: str) -> list[str]:
     [
         ("README.md", {"plan"}, 1),
         ("docs/tutorial-live.md", {"demo", "inspect", "plan", "evaluate", "replay"}, 0),
-        ("docs/how-to/install.md", {"warmup"}, 1),
+        ("docs/how-to/install.md", {"warmup", "completion"}, 1),
         ("docs/how-to/extend.md", {"inspect"}, 3),
         ("docs/explanation/bounds.md", set(), 1),
         ("docs/tutorial.md", {"plan", "evaluate"}, 2),
