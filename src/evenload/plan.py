@@ -196,13 +196,13 @@ class Plan:
             return None
         problem, judged = self.problem, self.one
         if judged is not None:
-            many = len(problem.phases) > 1
-            each = (
-                {p.name: judge(problem.of_load(p.load, p), self.placement) for p in problem.phases}
-                if many
-                else {problem.phases[0].name: judged}
-            )
-            return {name: problem.rewrap(np.asarray(of.seconds)) for name, of in each.items()}
+            each = [judged]
+            if len(problem.phases) > 1:
+                each = [judge(problem.of_load(p.load, p), self.placement) for p in problem.phases]
+            return {
+                phase.name: problem.rewrap(np.asarray(of.seconds))
+                for phase, of in zip(problem.phases, each, strict=True)
+            }
         if problem.dispatch not in TIMED:
             return None
         found = planned_seconds(problem, self.placement.rewrapped(keep_numpy))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import evenload
 from evenload.arrays import Int, read_only
 from evenload.io.base import PlacementFile, checking, model_layers
 from evenload.io.files import some
-from evenload.io.json import MOST_TEXT, keys_found, lines_of, parse_json
+from evenload.io.json import MOST_TEXT, check_ours, lines_of, parse_json
 from evenload.io.placements import map_of
 from evenload.layers import ModelLayers
 from evenload.placement import Placement
@@ -196,15 +195,7 @@ def read_order(path: str | os.PathLike[str]) -> ExpertOrder:
 
 def _order_of(held: Any) -> ExpertOrder:
     """Return the order that a file holds, which may be anything; `ValueError` if it is none."""
-    if not isinstance(held, Mapping) or held.get("format") != NAME:
-        raise ValueError(
-            f'this is no order of experts: no "format": "{NAME}"; keys found: {keys_found(held)}'
-        )
-    if held.get("version") != _VERSION:
-        raise ValueError(
-            f"an order of version {held.get('version')!r}, and this evenload reads version "
-            f"{_VERSION}; use the evenload that wrote it, or a newer one"
-        )
+    check_ours(held, NAME, _VERSION, "no order of experts", "an order")
     for key in _TEXTS:
         if not isinstance(held.get(key), str | None):
             raise ValueError(f"{key} is {held[key]!r}; use a text, or leave it out")

@@ -87,6 +87,20 @@ def keys_found(value: Any) -> str:
     return some(list(value))
 
 
+def check_ours(value: Any, name: str, version: int, none: str, one: str) -> None:
+    """Raise `ValueError` unless a value is an object of our format `name` and of this version.
+
+    `none` says what it is not, and `one` what it is in another version.
+    """
+    if not isinstance(value, dict) or value.get("format") != name:
+        raise ValueError(f'this is {none}: no "format": "{name}"; keys found: {keys_found(value)}')
+    if value.get("version") != version:
+        raise ValueError(
+            f"{one} of version {value.get('version')!r}, and this evenload reads version "
+            f"{version}; use the evenload that wrote it, or a newer one"
+        )
+
+
 def to_array(value: Any, name: str) -> NDArray[Any]:
     """Turn nested lists or arrays of numbers, three deep at most and of one shape, into one."""
     _check_lists(value, name)

@@ -15,7 +15,7 @@ import numpy as np
 
 import evenload
 from evenload.io.base import PlacementFile, PlacementShape, model_layers
-from evenload.io.json import MOST_TEXT, keys_found, lines_of, parse_json
+from evenload.io.json import MOST_TEXT, check_ours, lines_of, parse_json
 from evenload.io.placements import map_of, placement_file
 
 NAME = "evenload.placement"
@@ -63,15 +63,7 @@ def about_of(file: PlacementFile) -> dict[str, Any]:
 
 def file_of(value: Any, path: Path, shape: PlacementShape) -> PlacementFile:
     """Return the placement in an object as `about_of` makes it, with the experts [L, S] beside."""
-    if not isinstance(value, dict) or value.get("format") != NAME:
-        raise ValueError(
-            f'this is no placement file: no "format": "{NAME}"; keys found: {keys_found(value)}'
-        )
-    if value.get("version") != _VERSION:
-        raise ValueError(
-            f"placement file of version {value.get('version')!r}, and this evenload reads version "
-            f"{_VERSION}; use the evenload that wrote it, or a newer one"
-        )
+    check_ours(value, NAME, _VERSION, "no placement file", "placement file")
     missing = [key for key in _NEEDED if value.get(key) is None]
     if all(value.get(key) is None for key in _SLOTS):
         missing.append(" or ".join(_SLOTS))
