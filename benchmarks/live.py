@@ -21,6 +21,7 @@ def run(quick: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Let the ranks measure side by side."""
     from torch.distributed import TCPStore
 
+    os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")  # of DNS, see docs
     rounds = 2 if quick else 7
     load = os.getloadavg()[0]
     server = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)

@@ -21,6 +21,11 @@ from live_ranks import IN_RECOVERY, rank_main, store_main
 
 from evenload.live.states import POINTS
 
+# torch asks DNS who connects to its store, and both ends wait for the answer: 5 s and more where
+# there is none.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
+
+STEPS = 10_000  # in a row, in which maps are compared
 KILL, STOP = "SIGKILL", "SIGSTOP"
 BOUND = 240.0  # seconds until a trial hangs: it takes two, and much longer on a busy machine
 KINDS = (

@@ -5,9 +5,9 @@ import collections
 import sys
 import time
 
-from live_trials import Trials, make_spec, steps_spec
+from live_trials import STEPS, Trials, make_spec, steps_spec
 
-STEPS = 10_000
+EVERY = 50  # trials from one line of progress to the next
 
 
 def main() -> int:
@@ -15,7 +15,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--trials", type=int, default=500)
-    parser.add_argument("--side-by-side", type=int, default=3)
+    parser.add_argument("--side-by-side", type=int, default=4)
     parser.add_argument("--verbose", action="store_true")
     asked = parser.parse_args()
     trials, wrong, began = Trials(), 0, time.monotonic()
@@ -38,9 +38,12 @@ def main() -> int:
                     f"{verdict.text} [{verdict.seconds:.1f} s; {', '.join(verdict.struck)}]",
                     flush=True,
                 )
+            if sum(kinds.values()) % EVERY == 0:
+                passed = time.monotonic() - began
+                print(f"{sum(kinds.values())} trials, {passed:.0f} s, {wrong} wrong", flush=True)
         verdict = trials.run(steps_spec(STEPS), 900.0)
         wrong += bool(verdict.faults)
-        steps = min((r["steps"] for r in verdict.results.values()), default=0)
+        steps = min((r.get("steps", 0) for r in verdict.results.values()), default=0)
         print(
             f"two maps in one step: never in {steps} steps" if not verdict.faults else verdict.text
         )

@@ -91,7 +91,7 @@ class Balancer:
         budget = spare if budget is None else whole_number("budget", budget, most)
         self.members = members
         self.states = States(start.num_layers, hook)
-        self._client = members.client("moves")
+        self._client = members.keys("moves")
         self._mover = self.mover(
             members.rank, start, self.weights, self._client, self.states,
             budget=budget, restore=restore, with_sums=checksums,

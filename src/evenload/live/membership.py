@@ -47,8 +47,10 @@ class Membership:
     Parameters
     ----------
     store : torch.distributed.Store
-        Best a process of its own, which outlives every rank. Heartbeats, and each group that
-        connects, take a client of their own (`Store.clone`): another would wait for its turn.
+        Best a process of its own, which outlives every rank. Two clients of it are made
+        (`Store.clone`): one for heartbeats, which must not wait for their turn, and one for all
+        else. Generations to come use the same two: torch asks DNS for the name of each address
+        that connects, twice, and a store that waits for DNS answers nobody (seen: 5 s).
     rank : int
     ranks : sequence of int
         All ranks that start together; for a rank that `joins`, any of those that serve.
@@ -86,11 +88,12 @@ class Membership:
                 f"limit={limit} is less than {LEAST_BEATS} beats of {beat} s, and a busy machine "
                 f"misses some; use {LEAST_BEATS * beat:g} or more"
             )
-        self._raw, self._prefix = store, prefix
+        self._prefix = prefix
         self.rank, self.nonce = rank, secrets.token_hex(4)
         self.beat, self.limit, self.grace, self.timeout = beat, limit, grace, timeout
         self.joins, self.backend = joins, backend
-        self.store = self.client("ranks")
+        self._client, heart = self._clone(store), self._clone(store)
+        self.store = self.keys("ranks")
         self.now = Generation(0, dict.fromkeys(ranks, ""), {})
         self._called = threading.Event()  # by anyone, for the next generation
         self._lock = threading.Lock()  # of the generation and whether it was called off
@@ -98,7 +101,9 @@ class Membership:
         self._stop = threading.Event()
         self._silent: frozenset[int] = frozenset()
         self._watched: dict[int, str] = {}  # nonces of members, and of those that join them
-        self._thread = threading.Thread(target=self._beats, name="evenload-beats", daemon=True)
+        self._thread = threading.Thread(
+            target=self._beats, args=(heart,), name="evenload-beats", daemon=True
+        )
         self._thread.start()
 
     @property
@@ -122,13 +127,16 @@ class Membership:
         self._stop.set()
         self._thread.join(self.timeout)
 
-    def client(self, name: str) -> Any:
-        """Return a client of the store of its own, with keys of its own."""
+    def _clone(self, store: Any) -> Any:
+        client = store.clone()
+        client.set_timeout(timedelta(seconds=self.grace))
+        return client
+
+    def keys(self, name: str, client: Any = None) -> Any:
+        """Return the store with keys of its own."""
         from torch.distributed import PrefixStore
 
-        store: Any = PrefixStore(f"{self._prefix}/{name}", self._raw.clone())
-        store.set_timeout(timedelta(seconds=self.grace))
-        return store
+        return PrefixStore(f"{self._prefix}/{name}", client or self._client)
 
     def transport(self, name: str) -> TorchTransport:
         """Connect a group of this generation's ranks.
@@ -149,15 +157,15 @@ class Membership:
         missing = self._guarded(hand_in, *waits)
         if self._guarded(first_word, self.store, end, OFF if missing else ON) == OFF:
             raise BrokenError(f"not all of ranks {self.ranks} came to connect")
-        store = self.client(f"{self.now.number}/{name}")
+        store = self.keys(f"{self.now.number}/{name}")
         return TorchTransport(store, self.rank, self.ranks, self.timeout, self.backend)
 
     # ---- heartbeats --------------------------------------------------------------------------
 
-    def _beats(self) -> None:
-        """Beat, and look who else does and whether somebody called; with a client of its own."""
+    def _beats(self, client: Any) -> None:
+        """Beat, and look who else does and whether somebody called."""
         try:
-            store, number = self.client("ranks"), 0
+            store, number = self.keys("ranks", client), 0
             seen: dict[str, tuple[bytes, int]] = {}  # of each key: the last beat, and when
             while not self._stop.wait(self.beat):
                 number += 1

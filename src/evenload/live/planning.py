@@ -36,7 +36,7 @@ class Planning:
     ) -> None:
         self.members, self.mover, self.policy = members, mover, policy
         self.labels = engine, model
-        self.store = members.client("plans")
+        self.store = members.keys("plans")
         self.target: Int | None = None  # what `Balancer.start` was given
         self.load: Float = np.ones((len(mover.map), mover.num_experts))  # of the last window
         self._since = np.zeros_like(self.load)  # tokens of this window, of this rank
