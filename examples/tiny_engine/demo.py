@@ -10,6 +10,8 @@ import tempfile
 import time
 from typing import Any
 
+# torch asks DNS who connects to its store, and both ends wait for the answer.
+os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:1")
 FOLDER = os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="evenload-"))
 
 REQUESTS = int(os.environ.get("REQUESTS", "160"))

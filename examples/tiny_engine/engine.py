@@ -12,6 +12,7 @@ from torch.distributed import AllreduceOptions, AllToAllOptions, ReduceOp, TCPSt
 
 from evenload import Cluster, Placement
 from evenload.live import Balancer, Membership, Policy, Report
+from evenload.splitting import WaterFilling
 
 from .model import Config, Model, Request, expert, make_request
 
@@ -57,6 +58,7 @@ class Engine:
             self.store, members, start, tensors, policy, self.restore, model="tiny-qwen3-moe"
         )
         self.load = np.zeros((c.num_hidden_layers, c.num_experts))
+        self.splits: dict[int, Any] = {}  # of each layer: its map, and how it is split
         self.requests: list[Request] = []
         self.tokens = self.generation = 0
 
@@ -182,18 +184,9 @@ class Engine:
 
     def _experts(self, layer: int, x: Tensor, chosen: Tensor) -> Tensor:
         """Have each token's experts computed where the map of this step has them."""
-        ranks = self.balancer.members.ranks
-        numbers = chosen.reshape(-1).tolist()
-        np.add.at(self.load[layer], numbers, 1)
-        slots_of: dict[int, list[int]] = {}
-        for slot, number in enumerate(self.balancer.map[layer].tolist()):
-            if number >= 0:
-                slots_of.setdefault(number, []).append(slot)
-        goes = []  # the slot of each copy of a token: replicas take turns
-        turn: dict[int, int] = {}
-        for number in numbers:
-            turn[number] = turn.get(number, self.rank) + 1
-            goes.append(slots_of[number][turn[number] % len(slots_of[number])])
+        ranks, numbers = self.balancer.members.ranks, chosen.reshape(-1)
+        np.add.at(self.load[layer], numbers.numpy(), 1)
+        goes = self._slots(layer, numbers, len(ranks), ranks.index(self.rank))
         places = torch.tensor([ranks.index(slot // SLOTS) for slot in goes], dtype=torch.int64)
         order = torch.argsort(places, stable=True)
         sizes = torch.bincount(places, minlength=len(ranks)).tolist()
@@ -206,6 +199,42 @@ class Engine:
         result = torch.empty_like(copies)
         result[order] = made
         return result.view(*chosen.shape, x.shape[1])
+
+    def _slots(self, layer: int, numbers: Tensor, world: int, place: int) -> list[int]:
+        """Return the slot that computes each copy of a token: every rank splits alike.
+
+        Ranks tell each other how many tokens they have for each expert. Of what a replica gets of
+        all of them, each rank takes the part that comes after the ranks before it.
+        """
+        counts = torch.bincount(numbers, minlength=self.config.num_experts)
+        told = self._all_to_all(counts.repeat(world), [len(counts)] * world, [len(counts)] * world)
+        every = told.view(world, -1)
+        split, slot_of = self._split(layer)
+        ends = split.quotas(every.sum(dim=0).numpy())[0].cumsum(axis=1)
+        replicas = split.placement.logical_to_physical[0]
+        passed, goes = every[:place].sum(dim=0).tolist(), []
+        for number in numbers.tolist():
+            slot = replicas[number, np.searchsorted(ends[number], passed[number], side="right")]
+            goes.append(slot_of[number, int(slot) // SLOTS])
+            passed[number] += 1
+        return goes
+
+    def _split(self, layer: int) -> tuple[WaterFilling, dict[tuple[int, int], int]]:
+        """Return how a layer's tokens are split, and the slot of an expert on a rank."""
+        row = self.balancer.map[layer]
+        kept = self.splits.get(layer)
+        if kept is None or not np.array_equal(kept[0], row):
+            slot_of = {}
+            for slot in np.flatnonzero(row >= 0)[::-1].tolist():
+                slot_of[int(row[slot]), slot // SLOTS] = slot
+            full = row.reshape(RANKS, SLOTS).copy()
+            for experts in full:  # a rank that joins has gaps: as good as one expert more than once
+                experts[experts < 0] = experts.max()
+            alive = [bool(experts.max() >= 0) for experts in full]
+            cluster = Cluster(RANKS, slots_per_gpu=SLOTS, alive=alive)
+            split = WaterFilling(Placement([full.reshape(-1)], cluster, self.config.num_experts))
+            kept = self.splits[layer] = row.copy(), (split, slot_of)
+        return kept[1]
 
     def _compute(self, layer: int, tokens: Tensor, slots: Tensor) -> Tensor:
         """Compute tokens [n, H] on this rank's slots; the table says which row each reads."""
