@@ -72,9 +72,7 @@ class Demo:
         """Wait for so many answers, and print what the ranks say meanwhile."""
         shown, tokens, since = self.answered(), self._tokens(), time.monotonic()
         while True:
-            while self.store.check([f"said/{self.shown + 1}"]):
-                self.shown += 1
-                self.say(self.store.get(f"said/{self.shown}").decode())
+            self.pass_on()
             now, number = time.monotonic(), self.answered()
             if now - since > 3.0 or number >= answers:
                 speed = max(self._tokens() - tokens, 0) / max(now - since, 1e-9)
@@ -85,6 +83,12 @@ class Demo:
             if not any(process.is_alive() for process in self.ranks.values()):
                 raise SystemExit(f"all ranks have ended with {shown} answers")
             time.sleep(0.05)
+
+    def pass_on(self) -> None:
+        """Print what the ranks have said since."""
+        while self.store.check([f"said/{self.shown + 1}"]):
+            self.shown += 1
+            self.say(self.store.get(f"said/{self.shown}").decode())
 
     def _tokens(self) -> int:
         keys = [f"tokens/{rank}" for rank in self.ranks]
@@ -140,6 +144,7 @@ def main() -> int:
     demo.store.delete_key("hold")
     for process in demo.ranks.values():
         process.join(60.0)
+    demo.pass_on()
     right = demo.compare()
     show_metrics()
     demo.server.terminate()

@@ -1,6 +1,7 @@
 """The example's model: a token's logits have the same bits whatever else is computed with it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,8 @@ def test_the_demonstration_answers_all_as_a_single_process_does(tmp_path):
         capture_output=True, timeout=180, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    for said in ("rank 2 is killed", "generation 3: ranks [0, 1, 2, 3] go on",
-                 "50 of 50 answers are, token for token, those of a single process"):  # fmt: skip
-        assert said in done.stdout
+    before, _, after = done.stdout.partition("rank 2 is killed")
+    assert re.search(r"generation \d+: ranks \[0, 1, 3\] go on", after), before + after
+    assert re.search(r"generation \d+: ranks \[0, 1, 2, 3\] go on", after), after
+    assert "50 of 50 answers are, token for token, those of a single process" in after
     assert "restored" not in done.stdout
