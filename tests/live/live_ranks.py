@@ -12,6 +12,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -370,6 +371,7 @@ def truth(layer, expert, size):
 
 def rank_main(spec, rank, joins, folder) -> None:
     """Run one rank to its end, and leave what became of it in a file."""
+    assert "live_warm" in sys.modules, "the forkserver has not loaded what ranks share"
     torch.set_num_threads(1)
     name = f"{rank}{'j' if joins else ''}"
     trace = (Path(folder) / f"trace-{name}").open("w")
