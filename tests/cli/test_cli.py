@@ -362,17 +362,45 @@ def test_other_shells_get_every_option_too():
 
 def test_usage_errors():
     for given, message in (
-        (("--bogus",), "unrecognized arguments: --bogus; see evenload --help"),
+        (("--bogus",), "--bogus is not an option; see evenload --help"),
+        (("--json", "plan", "x.npz"), "--json is before the command; use evenload plan --json; "),
         (("plan", "x.npz", "--gpus", 4, "--live-share", "x"), "'x' is not a number; use e.g. 0.5"),
         (("plan", "x.npz"), "the following arguments are required: --gpus; see evenload plan -"),
         (("plan", "--gpus", 4), "the following arguments are required: LOADS; see evenload plan"),
         (("plan", "x.npz", "--gpus", "many"), "--gpus: 'many' is not a whole number; use"),
-        (("plan", "x.npz", "--gpus", 4, "--slot", 8), "unrecognized arguments: --slot 8"),
+        (
+            ("plan", "x.npz", "--GPUs=4"),
+            "--GPUs is not an option; use --gpus; see evenload plan --",
+        ),
+        (("plan", "x.npz", "-gpus", 4), "-gpus is not an option; use --gpus; see evenload plan --"),
+        (("evaluate", "--solver", "joint"), "--solver is not an option; see evenload evaluate --h"),
+        (("plan", "-m", "x.npz"), "-m is not an option; see evenload plan --help"),
+        (("plan", "x.npz", "--gpus", 4, "-o", "--json"), "-o/--output: expected one argument"),
+        (("warmup", "--", "--now"), "unrecognized arguments: -- --now; see evenload warmup --help"),
         (("unknown",), "'unknown' is not a command; use one of: plan, evaluate, convert"),
+        (("plann",), "'plann' is not a command; use plan; see evenload --help"),
     ):
         result = run(*given)
         assert (result.exit_code, result.stdout) == (2, "")
         assert message in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_mistyped_option_is_named_before_what_is_missing(command):
+    known = parser_of(command)._option_string_actions
+    for option in known:
+        typed = option[:-1]
+        if option.startswith("--") and typed not in known:
+            said = run(command, typed, 8).stderr.splitlines()[-1]
+            assert said == (
+                f"error: {typed} is not an option; use {option}; see evenload {command} --help"
+            )
+
+
+def test_values_that_begin_with_a_dash_are_no_options(loads):
+    for given in (("--window", "-1"), ("--window=-1",), ("-o./x y.json",)):
+        assert run("plan", loads, "--gpus", 4, *given).exit_code == 0
+    fails("plan", "-", "--gpus", 4, error="-: no such file or directory")
 
 
 @pytest.mark.parametrize("where", ["evenload.io.read_load", "evenload.solve", "os.fsync"])
