@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -273,7 +274,7 @@ def small_demo(monkeypatch):
 @pytest.mark.usefixtures("small_demo")
 def test_demo(tmp_path):
     pytest.importorskip("matplotlib")
-    picture, trace = tmp_path / "demo.svg", tmp_path / "trace.npz"
+    picture, trace = tmp_path / "demo.svg", tmp_path / "made up.npz"
     result = run("demo", "--seed", 5, "--plot", picture, "--trace", trace)
     assert result.exit_code == 0, result.stderr
     first, theirs, even, live, wide = result.stdout.splitlines()
@@ -283,7 +284,7 @@ def test_demo(tmp_path):
         assert line.startswith(words)
         assert " moves" in line
     assert "No GPU is used." in result.stderr
-    assert "evenload replay trace.npz" in result.stderr
+    assert f"Next: evenload replay '{trace}' --gpus 32 " in result.stderr
     assert "kernels ready in" in result.stderr
     assert picture.stat().st_size > 1000
     assert "4 windows, 2 layers, 256 experts" in run("inspect", trace).stdout
@@ -294,7 +295,9 @@ def test_demo_shows_all_figures_where_they_are_asked_for():
     result = run("demo", "--verbose")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("straggler") == 4  # a table for each dispatch on each cluster
-    assert result.stdout.splitlines()[-5:] == run("demo").stdout.splitlines()
+    plain = run("demo")
+    assert result.stdout.splitlines()[-5:] == plain.stdout.splitlines()
+    assert "Next: evenload demo --trace demo.npz, then evenload replay demo.npz " in plain.stderr
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -462,14 +465,19 @@ def test_long_work_shows_how_far_it_is(monkeypatch, terminal):
     monkeypatch.setattr(shared, "_TERMINAL_SECONDS", 0.001)
     monkeypatch.setattr(shared, "_LOG_SECONDS", 0.001)
     monkeypatch.setattr(sys, "stderr", Terminal(terminal))
+    clock = [100.0]
+    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with shared.busy("replaying") as tell:
-        for done, words in ((2, "replaying: 2 of 9, "), (3, "replaying: 3 of 9, about ")):
-            tell(done, 9)
-            while words not in sys.stderr.getvalue():  # until the thread that shows it has run
+        for clock[0], told, words in (
+            (100.0, (2, 9), "2 of 9, 0 s"),
+            (103.0, (3, 9), "3 of 9, about 18 s left after 3 s"),
+            (110.0, None, "3 of 9, about 11 s left after 10 s"),
+            (121.0, None, "3 of 9, 21 s"),  # it was wrong, and nobody knows
+            (122.0, ("32 slots",), "32 slots, 22 s"),
+        ):
+            tell(*told) if told else None
+            while f"replaying: {words}" not in sys.stderr.getvalue():  # until the thread has run
                 pass
-        tell("32 slots")
-        while "replaying: 32 slots, 0 s" not in sys.stderr.getvalue():
-            pass
         shared.say("a note")
     lines = sys.stderr.getvalue()
     assert ("\r" in lines) == terminal
