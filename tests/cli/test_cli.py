@@ -400,7 +400,8 @@ def test_a_mistyped_option_is_named_before_what_is_missing(command):
             )
 
 
-def test_values_that_begin_with_a_dash_are_no_options(loads):
+def test_values_that_begin_with_a_dash_are_no_options(monkeypatch, tmp_path, loads):
+    monkeypatch.chdir(tmp_path)
     for given in (("--window", "-1"), ("--window=-1",), ("-o./x y.json",)):
         assert run("plan", loads, "--gpus", 4, *given).exit_code == 0
     fails("plan", "-", "--gpus", 4, error="-: no such file or directory")
