@@ -1,5 +1,6 @@
 """Checks that several nouns share: each returns a plain value, or names the nearest legal one."""
 
+import difflib
 import math
 import operator
 import os
@@ -40,6 +41,12 @@ def one_of(name: str, value: Any, known: Collection[str]) -> str:
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name}={value!r} is unknown; use one of: {', '.join(known)}")
     return value
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """Say which of the known names to use: the one like `name`, else any."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"use {near[0]}" if near else f"use one of: {', '.join(known)}"
 
 
 def multiple(name: str, value: int, of_name: str, of: int) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -273,7 +274,7 @@ def small_demo(monkeypatch):
 @pytest.mark.usefixtures("small_demo")
 def test_demo(tmp_path):
     pytest.importorskip("matplotlib")
-    picture, trace = tmp_path / "demo.svg", tmp_path / "trace.npz"
+    picture, trace = tmp_path / "demo.svg", tmp_path / "made up.npz"
     result = run("demo", "--seed", 5, "--plot", picture, "--trace", trace)
     assert result.exit_code == 0, result.stderr
     first, theirs, even, live, wide = result.stdout.splitlines()
@@ -283,7 +284,7 @@ def test_demo(tmp_path):
         assert line.startswith(words)
         assert " moves" in line
     assert "No GPU is used." in result.stderr
-    assert "evenload replay trace.npz" in result.stderr
+    assert f"Next: evenload replay '{trace}' --gpus 32 " in result.stderr
     assert "kernels ready in" in result.stderr
     assert picture.stat().st_size > 1000
     assert "4 windows, 2 layers, 256 experts" in run("inspect", trace).stdout
@@ -294,7 +295,9 @@ def test_demo_shows_all_figures_where_they_are_asked_for():
     result = run("demo", "--verbose")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("straggler") == 4  # a table for each dispatch on each cluster
-    assert result.stdout.splitlines()[-5:] == run("demo").stdout.splitlines()
+    plain = run("demo")
+    assert result.stdout.splitlines()[-5:] == plain.stdout.splitlines()
+    assert "Next: evenload demo --trace demo.npz, then evenload replay demo.npz " in plain.stderr
 
 
 @pytest.mark.usefixtures("small_demo")
@@ -362,17 +365,46 @@ def test_other_shells_get_every_option_too():
 
 def test_usage_errors():
     for given, message in (
-        (("--bogus",), "unrecognized arguments: --bogus; see evenload --help"),
+        (("--bogus",), "--bogus is not an option; see evenload --help"),
+        (("--json", "plan", "x.npz"), "--json is before the command; use evenload plan --json; "),
         (("plan", "x.npz", "--gpus", 4, "--live-share", "x"), "'x' is not a number; use e.g. 0.5"),
         (("plan", "x.npz"), "the following arguments are required: --gpus; see evenload plan -"),
         (("plan", "--gpus", 4), "the following arguments are required: LOADS; see evenload plan"),
         (("plan", "x.npz", "--gpus", "many"), "--gpus: 'many' is not a whole number; use"),
-        (("plan", "x.npz", "--gpus", 4, "--slot", 8), "unrecognized arguments: --slot 8"),
+        (
+            ("plan", "x.npz", "--GPUs=4"),
+            "--GPUs is not an option; use --gpus; see evenload plan --",
+        ),
+        (("plan", "x.npz", "-gpus", 4), "-gpus is not an option; use --gpus; see evenload plan --"),
+        (("evaluate", "--solver", "joint"), "--solver is not an option; see evenload evaluate --h"),
+        (("plan", "-m", "x.npz"), "-m is not an option; see evenload plan --help"),
+        (("plan", "x.npz", "--gpus", 4, "-o", "--json"), "-o/--output: expected one argument"),
+        (("warmup", "--", "--now"), "unrecognized arguments: -- --now; see evenload warmup --help"),
         (("unknown",), "'unknown' is not a command; use one of: plan, evaluate, convert"),
+        (("plann",), "'plann' is not a command; use plan; see evenload --help"),
     ):
         result = run(*given)
         assert (result.exit_code, result.stdout) == (2, "")
         assert message in result.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_mistyped_option_is_named_before_what_is_missing(command):
+    known = parser_of(command)._option_string_actions
+    for option in known:
+        typed = option[:-1]
+        if option.startswith("--") and typed not in known:
+            said = run(command, typed, 8).stderr.splitlines()[-1]
+            assert said == (
+                f"error: {typed} is not an option; use {option}; see evenload {command} --help"
+            )
+
+
+def test_values_that_begin_with_a_dash_are_no_options(monkeypatch, tmp_path, loads):
+    monkeypatch.chdir(tmp_path)
+    for given in (("--window", "-1"), ("--window=-1",), ("-o./x y.json",)):
+        assert run("plan", loads, "--gpus", 4, *given).exit_code == 0
+    fails("plan", "-", "--gpus", 4, error="-: no such file or directory")
 
 
 @pytest.mark.parametrize("where", ["evenload.io.read_load", "evenload.solve", "os.fsync"])
@@ -434,14 +466,19 @@ def test_long_work_shows_how_far_it_is(monkeypatch, terminal):
     monkeypatch.setattr(shared, "_TERMINAL_SECONDS", 0.001)
     monkeypatch.setattr(shared, "_LOG_SECONDS", 0.001)
     monkeypatch.setattr(sys, "stderr", Terminal(terminal))
+    clock = [100.0]
+    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     with shared.busy("replaying") as tell:
-        for done, words in ((2, "replaying: 2 of 9, "), (3, "replaying: 3 of 9, about ")):
-            tell(done, 9)
-            while words not in sys.stderr.getvalue():  # until the thread that shows it has run
+        for clock[0], told, words in (
+            (100.0, (2, 9), "2 of 9, 0 s"),
+            (103.0, (3, 9), "3 of 9, about 18 s left after 3 s"),
+            (110.0, None, "3 of 9, about 11 s left after 10 s"),
+            (121.0, None, "3 of 9, 21 s"),  # it was wrong, and nobody knows
+            (122.0, ("32 slots",), "32 slots, 22 s"),
+        ):
+            tell(*told) if told else None
+            while f"replaying: {words}" not in sys.stderr.getvalue():  # until the thread has run
                 pass
-        tell("32 slots")
-        while "replaying: 32 slots, 0 s" not in sys.stderr.getvalue():
-            pass
         shared.say("a note")
     lines = sys.stderr.getvalue()
     assert ("\r" in lines) == terminal

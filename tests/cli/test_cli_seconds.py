@@ -66,6 +66,9 @@ def test_hardware_and_the_model_of_the_loads_shape_are_enough(files):
         (("--tokens-per-batch", 64, "--expert-time", "h900"),
          "expert_time='h900' names no curve; use a .csv file, or hardware and model as "
          "h100-ib:qwen3-30b-a3b"),
+        (("--tokens-per-batch", 64, "--hardware", "h100-ib", "--model", "mixtral-8x7b"),
+         "model='mixtral-8x7b' has 32 layers x 8 experts, and the load 24 x 32; use gpt-oss-20b, "
+         "or tokens_per_second and expert_bytes of your own"),
         (("--tokens-per-batch", 0, "--expert-time", "h100-ib"),
          "tokens_per_batch=0 is less than 1; use 1 or more"),
     ],

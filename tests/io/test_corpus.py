@@ -282,6 +282,15 @@ def test_tensors_by_layer(tmp_path, key, ending):
     assert read_trace(path, key="a").shape == (2, 2, 2)
 
 
+def test_requests_of_vllm_are_not_taken_for_one_of_them(tmp_path):
+    path, topk = tmp_path / "routed.npz", np.array([[[0, 1]], [[2, 3]]])
+    np.savez(path, a=topk, b=topk, prompt_tokens=[1, 1])
+    complains(path, "{path}: no key is known as loads; found: a ([2, 1, 2]), b ([2, 1, 2]), "
+              "prompt_tokens ([2]); name the one, as --key a (key=), or --format "
+              "vllm-routed-experts where each is a request of vLLM (format=)")  # fmt: skip
+    assert read_trace(path, format="vllm-routed-experts").shape == (2, 1, 4)
+
+
 @pytest.mark.parametrize("value", [{0: np.array([1, 2]), 1: np.array([3, 4])}, [[1, 2], [3, 4]]])
 def test_a_pickle_is_refused_with_a_line_that_converts_it(tmp_path, value):
     path = tmp_path / "x.pkl"

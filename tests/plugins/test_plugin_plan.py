@@ -315,6 +315,12 @@ def test_one_of_another_shape_keeps_what_runs(ahead):
         plan_map(Request(LOAD[None, :1], None, 24, 4), ahead)
 
 
+def test_one_that_is_not_there_is_named(tmp_path):
+    path = str(tmp_path / "none.json")
+    with pytest.raises(ValueError, match=rf"^EVENLOAD_PLACEMENT={path} cannot be read: No such fi"):
+        fingerprint(Settings(placement=path))
+
+
 def test_ranks_with_other_files_are_told_apart(ahead, tmp_path):
     other, same = tmp_path / "other.json", tmp_path / "same.json"
     write_placement(other, Placement(LINEAR, CLUSTER, 16))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import shutil
 import sys
@@ -11,12 +12,13 @@ from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from inspect import cleandoc
+from itertools import takewhile
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 from evenload import __version__
-from evenload.checks import printable
+from evenload.checks import nearest, printable
 from evenload.cli.shared import reading, say, verbosely
 
 __all__ = ["COMMANDS", "main", "parser_of"]
@@ -116,6 +118,18 @@ class Parser(argparse.ArgumentParser):
                 blocks.append("\n".join(line.rstrip() for line in lines))
         return "\n\n".join([*blocks, _paragraphs(self.epilog or "", width)]) + "\n"
 
+    def refuse_unknown(self, given: Sequence[str]) -> None:
+        """Complain of an option that is not known: argparse tells of a missing one before it."""
+        known = self._option_string_actions
+        for word in takewhile(lambda word: word != "--", given):
+            option = word.partition("=")[0]
+            attached = option[1:2] != "-" and option[:2] in known  # -oFILE
+            value = option[1:2] in ("", *"0123456789.") or " " in option  # -, -1, or a sentence
+            if option[:1] != "-" or option in known or attached or value:
+                continue
+            near = difflib.get_close_matches(option.lower(), known, 1, 0.7)
+            self.error(f"{option} is not an option{f'; use {near[0]}' if near else ''}")
+
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the usage, and exit."""
         told = f"error: {printable(message)}; see {self.prog} --help\n"
@@ -181,11 +195,17 @@ def parser_of(command: str | None) -> Parser:
 
 def _parse(given: Sequence[str]) -> argparse.Namespace:
     if given and given[0] in COMMANDS:
-        return parser_of(given[0]).parse_intermixed_args(given[1:])
+        parser = parser_of(given[0])
+        parser.refuse_unknown(given[1:])
+        return parser.parse_intermixed_args(given[1:])
     parser = parser_of(None)
     if given:
+        behind = [word for word in given if word in COMMANDS]
+        if behind and given[0][:1] == "-" and given[0] not in parser._option_string_actions:
+            parser.error(f"{given[0]} is before the command; use evenload {behind[0]} {given[0]}")
+        parser.refuse_unknown(given[:1])
         unknown = parser.parse_args(given[:1]).command
-        parser.error(f"{unknown!r} is not a command; use one of: {', '.join(COMMANDS)}")
+        parser.error(f"{unknown!r} is not a command; {nearest(unknown, COMMANDS)}")
     parser.print_help(sys.stderr)
     sys.exit(_BAD_INPUT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,8 @@ _ABOUT = (
     "No GPU is used."
 )
 _NEXT = (
-    "Next: evenload demo --trace trace.npz, then evenload replay trace.npz --gpus 32 --nodes 4 "
-    "--slots 288 --hardware h100-ib --model deepseek-v3; or a trace of your own"
+    "evenload replay {} --gpus 32 --nodes 4 --slots 288 --hardware h100-ib --model deepseek-v3; or "
+    "a trace of your own"
 )
 
 EXAMPLES = """
@@ -79,7 +80,9 @@ def run(args: Namespace) -> None:
         sys.stdout.write("\n")
     for line in course_lines(panels):
         sys.stdout.write(f"{line}\n")
-    shared.say(_NEXT)
+    saved = shlex.quote(str(args.trace or "demo.npz"))
+    first = "" if args.trace is not None else f"evenload demo --trace {saved}, then "
+    shared.say(f"Next: {first}{_NEXT.format(saved)}")
 
 
 def made_up(seed: int) -> Trace:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evenload.checks import one_of, printable
+from evenload.checks import printable
 
 if TYPE_CHECKING:
     from evenload.checkpoint import ExpertOrder
@@ -195,7 +195,7 @@ def by_phase(option: str, text: str, number: Callable[[str], Any]) -> dict[str, 
 
 def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, Any]:
     """Return what `BATCHES` tell for a load of that shape, as arguments of `Problem.build`."""
-    from evenload.cost import MODELS, ExpertTime, hardware_names, model_of
+    from evenload.cost import MODELS, ExpertTime, check_model_shape, hardware_names, model_of
 
     hardware = getattr(args, "hardware", None)
     told, batch = str(args.expert_time or hardware or ""), args.tokens_per_batch
@@ -207,6 +207,8 @@ def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, 
     if batch is None:
         return {}
     model, curve = args.model, None
+    if model is not None:
+        check_model_shape(model, num_layers, num_experts)
     if args.dispatch not in ("one", ["one"]):
         both(batch, told or None, "--tokens-per-batch is for seconds of --expert-time")
     if told in hardware_names():
@@ -216,7 +218,7 @@ def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, 
         curve = ExpertTime.named(told)
     k = args.top_k
     if k is None:
-        k = MODELS[one_of("--model", model or model_of(num_layers, num_experts), MODELS)].top_k
+        k = MODELS[model or model_of(num_layers, num_experts)].top_k
     if curve is not None:
         say(f"note: times of experts: {curve.source}")
     return {"expert_time": curve, "tokens_per_batch": batch, "top_k": k}
@@ -420,21 +422,23 @@ def busy(what: str) -> Iterator[Callable[..., None]]:
     """
     terminal, stop = sys.stderr.isatty(), threading.Event()
     pause, write = (_TERMINAL_SECONDS, _over) if terminal else (_LOG_SECONDS, say)
-    started, words, first = time.monotonic(), "", None
+    started, words, first, due = time.monotonic(), "", None, 0.0
 
     def tell(done: str | int, total: int | None = None) -> None:
-        nonlocal words, first
+        nonlocal words, first, due
         words = f"{done}, " if total is None else f"{done} of {total}, "
+        due, now = 0.0, time.monotonic()
         if total is None:
             return
         first = int(done) if first is None else first
         if int(done) > first:
-            left = (time.monotonic() - started) * (total - int(done)) / (int(done) - first)
-            words += f"about {left:.0f} s left after "
+            due = now + (now - started) * (total - int(done)) / (int(done) - first)
 
     def show() -> None:
         while not stop.wait(pause):
-            write(f"{what}: {words}{time.monotonic() - started:.0f} s")
+            now = time.monotonic()  # past `due` nothing is known: it waits for kernels, say
+            left = f"about {due - now:.0f} s left after " if now < due else ""
+            write(f"{what}: {words}{left}{now - started:.0f} s")
 
     clock = threading.Thread(target=show, daemon=True)
     clock.start()

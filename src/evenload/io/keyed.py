@@ -142,8 +142,10 @@ def _which(tree: dict[Any, Any], before: str) -> str:
             f"no key is known as loads; found: {listed}; use load, or layers by number, or name "
             "one by --key (key=)"
         )
-    use = f"--key {before}{first}"
-    return f"no key is known as loads; found: {listed}; name the one, as {use} (key=)"
+    use = f"--key {before}{first} (key=)"
+    if sum(len(getattr(value, "shape", ())) == 3 for _, value in there) > 1:
+        use += ", or --format vllm-routed-experts where each is a request of vLLM (format=)"
+    return f"no key is known as loads; found: {listed}; name the one, as {use}"
 
 
 def _by_number(tree: dict[Any, Any]) -> dict[int, Any] | None:

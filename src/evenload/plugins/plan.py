@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evenload.checks import multiple
+from evenload.checks import multiple, printable
 from evenload.cluster import Cluster
 from evenload.cost import ExpertTime
 from evenload.dispatch import PLANNERS, TIMED
@@ -365,11 +365,17 @@ def placement_ahead(path: str) -> Placement:
     """Read a placement, once in a process: at registration, so that no later change counts.
 
     One with dead GPUs or GPUs of different numbers of slots, which these engines do not have, is a
-    `ValueError`.
+    `ValueError`. So is one that is not there, as on a node that it was not copied to.
     """
     from evenload.io import read_placement_file
 
-    placement = read_placement_file(path).placement
+    try:
+        placement = read_placement_file(path).placement
+    except OSError as error:
+        raise ValueError(
+            f"EVENLOAD_PLACEMENT={printable(path)} cannot be read: {error.strerror or error}; put "
+            "it at that path on every node"
+        ) from None
     cluster = placement.cluster
     if not cluster.all_alive or len(set(cluster.slots)) > 1:
         raise ValueError(

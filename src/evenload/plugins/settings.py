@@ -6,14 +6,13 @@ evenload.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from evenload.checks import printable
+from evenload.checks import nearest, printable
 
 PREFIX = "EVENLOAD_"
 FLAGS = {"1": True, "true": True, "yes": True, "on": True,
@@ -201,7 +200,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     by_variable = {knob.variable: knob for knob in KNOBS}
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in by_variable:
-            raise ValueError(f"{variable} is no setting; {_nearest(variable, by_variable)}")
+            raise ValueError(f"{variable} is no setting; {nearest(variable, by_variable)}")
     file = environ.get(f"{PREFIX}OPTIONS", "")
     values = _from_file(Path(file)) if file else {}
     for variable, knob in by_variable.items():
@@ -223,11 +222,6 @@ def is_asked_for(name: str) -> bool:
         return bool(getattr(read_settings(), name))
     except ValueError:
         return os.environ.get(variable, "1").strip() != "0"
-
-
-def _nearest(name: str, known: Mapping[str, Knob]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"use {near[0]}" if near else f"use one of: {', '.join(known)}"
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -258,6 +252,6 @@ def _from_file(path: Path) -> dict[str, Any]:
     for key in said:
         if key not in knobs:
             raise ValueError(
-                f"{shown} says {key!r}, which is no setting of a file; {_nearest(key, knobs)}"
+                f"{shown} says {key!r}, which is no setting of a file; {nearest(key, knobs)}"
             )
     return {key: knobs[key].parse(value, f"{shown}: {key}") for key, value in said.items()}
