@@ -283,7 +283,7 @@ def test_demo(tmp_path):
         assert line.startswith(words)
         assert " moves" in line
     assert "No GPU is used." in result.stderr
-    assert "evenload replay trace.npz" in result.stderr
+    assert f"Next: evenload replay {trace} --gpus" in result.stderr
     assert "kernels ready in" in result.stderr
     assert picture.stat().st_size > 1000
     assert "4 windows, 2 layers, 256 experts" in run("inspect", trace).stdout

@@ -24,8 +24,8 @@ _ABOUT = (
     "No GPU is used."
 )
 _NEXT = (
-    "Next: evenload demo --trace trace.npz, then evenload replay trace.npz --gpus 32 --nodes 4 "
-    "--slots 288 --hardware h100-ib --model deepseek-v3; or a trace of your own"
+    "evenload replay {} --gpus 32 --nodes 4 --slots 288 --hardware h100-ib --model deepseek-v3; or "
+    "a trace of your own"
 )
 
 EXAMPLES = """
@@ -79,7 +79,8 @@ def run(args: Namespace) -> None:
         sys.stdout.write("\n")
     for line in course_lines(panels):
         sys.stdout.write(f"{line}\n")
-    shared.say(_NEXT)
+    first = "" if args.trace else "evenload demo --trace trace.npz, then "
+    shared.say(f"Next: {first}{_NEXT.format(args.trace or 'trace.npz')}")
 
 
 def made_up(seed: int) -> Trace:
