@@ -105,14 +105,15 @@ def test_rows_are_the_layers_that_the_config_says(deepseek):
 @pytest.mark.parametrize(
     ("file", "match"),
     [
-        (placed([[0, 1, 2, 3]] * 2, Cluster(2, slots_per_gpu=2), experts=4), "is of 4 experts a"),
+        (placed([[0, 1, 2, 3]] * 2, Cluster(2, slots_per_gpu=2), experts=4),
+         "^4 experts a layer are given, and the checkpoint has 8; use loads or a placement"),
         (placed([[*range(8), 0, 1, 2, 3]] * 2, Cluster(4, slots_per_gpu=3)),
          "12 slots a layer for 8 experts, and an order has each expert once; plan with --slots 8"),
         (placed([[*range(8)]] * 2, Cluster(3, num_slots=8)), "from 2 to 3 slots on a GPU"),
         (placed([[*range(8), -1, -1]] * 2, Cluster(5, slots_per_gpu=2,
                                                    alive=[True, True, True, True, False])),
          "GPU 4 of the placement is gone"),
-        (placed([[*range(8)]] * 5), r"5 layers, and the checkpoint has experts in 2, or 3 with"),
+        (placed([[*range(8)]] * 5), "^5 layers are given, and the checkpoint has experts in 2, or"),
         (placed([[*range(8)]], layers=[1]), "has no layer 2 of the model"),
         (placed([[0, 2, 1, 3, 4, 5, 6, 7]] * 2), r"in 2 layers \(model layers 1, 2\): each 2 pla"),
     ],

@@ -51,6 +51,13 @@ def test_a_placement_through_every_engine_and_back(tmp_path, own):
     assert back.layers == ModelLayers((3, 5))
 
 
+def test_an_unknown_ending_is_told_of_as_what_is_likely(tmp_path, own):
+    (tmp_path / "x.txt").write_text("1 2")
+    assert "is not known as a load; use one of .csv" in run("inspect", tmp_path / "x.txt").stderr
+    to_placement = run("convert", tmp_path / "x.txt", tmp_path / "y.json").stderr
+    assert "is not known as a placement; use one of .csv" in to_placement
+
+
 def test_what_is_left_out_is_said(tmp_path, own):
     result = run("convert", own, tmp_path / "x.json", "--to", "sglang")
     assert result.stderr.splitlines()[0] == (

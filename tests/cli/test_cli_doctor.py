@@ -192,6 +192,16 @@ def test_lines_end_with_the_answer(site, monkeypatch):
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1] == "evenload plans     yes"
     assert "importing vLLM" in result.stderr
+    monkeypatch.setenv("EVENLOAD_SHADOW", "1")
+    told = "evenload plans     yes, in shadow: the engine runs its own map (EVENLOAD_SHADOW)"
+    assert run("doctor").stdout.splitlines()[-1] == told
+
+
+def test_an_engine_that_is_asked_for_is_looked_at_where_it_is_missing(site, monkeypatch):
+    install(site, "vllm")
+    monkeypatch.setenv("EVENLOAD_VLLM_ASCEND", "1")
+    told = "evenload plans     no, since vllm-ascend is not installed here"
+    assert run("doctor").stdout.splitlines()[-1].startswith(told)
 
 
 def test_which_engine_is_looked_at(site, monkeypatch):

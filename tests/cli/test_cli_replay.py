@@ -95,7 +95,8 @@ def test_a_start_from_a_file(trace, tmp_path) -> None:
         (("--policy", "nevr"), "policy='nevr' is unknown; use one of: never, once, once:SOLVER, "
          "every-N, every-N:SOLVER, deepseek, vllm, evenload"),
         (("--policy", "once:best"), "solver='best' is unknown; use one of: auto, exact, greedy"),
-        (("--window", "9"), "window=9 is longer than the trace, which has 8 windows; use 8"),
+        (("--window", "9"), "window=9 makes fewer than 2 windows of the trace's 8, and a replay "
+         "plans from one and serves the next; use at most window=4"),
         (("--interval", "0"), "interval=0 is less than 1; use 1 or more"),
         (("--hardware", "abacus"), "hardware='abacus' is unknown; use one of: h100-ib"),
         (("--model", "eliza"), "model='eliza' is unknown; use one of: deepseek-v3"),

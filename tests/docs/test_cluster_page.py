@@ -67,6 +67,11 @@ def test_the_lines_to_look_for_are_lines_of_evenload() -> None:
     lines = [row.strip("`") for row in rows if re.fullmatch("`[^`]+`", row)]
     assert len(lines) >= 10
     texts = said_by_evenload()
+    shadow = (PAGE.parent / "shadow.md").read_text("utf-8")
+    own = "; the engine's own has {0.own:.4f}"
+    for said in ("shadow: ours would be ", own, "canary: {0.own:.4f}"):
+        assert said.replace("{0.own:.4f}", "0.EEEE") in shadow
+        assert any(said in text for text in texts)
     assert not [line for line in lines if not any(line in text for text in texts)]
     for text in ("balancedness {0.before:.4f} -> {0.after:.4f}", "the old map stays: {0.kept}"):
         assert any(text in said for said in texts)

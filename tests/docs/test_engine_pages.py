@@ -64,12 +64,13 @@ def test_plan_for_sglang_what_it_recorded(tmp_path) -> None:
     pytest.importorskip("torch")
     from recordings import dump_stat
 
-    counts = RNG.integers(1, 999, (12, 27, 64))  # DeepSeek-V2-Lite's shape: prices are its own
+    # DeepSeek-V2-Lite's shape: prices are its own.
+    counts = RNG.integers(1, 999, (2000, 27, 64), np.int32)
     counts[:, 0] = 0  # a dense layer
     (tmp_path / "recordings").mkdir()
     dump_stat(tmp_path / "recordings" / "expert_distribution_recorder_1700000000.0.pt", counts)
     out = run_example("sglang/plan.sh", tmp_path)
-    assert "loads (sglang-recorder), 12 windows, 26 layers, 64 experts" in out
+    assert "loads (sglang-recorder), 2,000 windows, 26 layers, 64 experts" in out
     placement = json.loads((tmp_path / "init.json").read_text())
     assert list(placement) == ["physical_to_logical_map"]
     assert np.shape(placement["physical_to_logical_map"]) == (27, 72)

@@ -9,6 +9,7 @@ import pytest
 from torch.distributed import HashStore
 
 from evenload.ballots import PART
+from evenload.placement import Placement
 from evenload.plugins.peers import NEXT, LateError, Peers
 from evenload.plugins.plan import Request, plan_map
 from evenload.plugins.planner import Planner
@@ -85,7 +86,19 @@ def test_a_shadow_hands_back_the_engines_own_and_tells_of_both(caplog):
     own = request(0).balancedness(OWN)
     assert f"shadow: ours would be balancedness 0.{f'{ours:.4f}'[2:]}"[:20] in caplog.text
     assert f"-> {ours:.4f}" in caplog.text
-    assert f"the engine's own has {own:.4f}" in caplog.text
+    cluster = request(0).cluster
+    moves = Placement(OWN, cluster, E).moves_from(Placement(LINEAR, cluster, E)).sum()
+    assert moves > 0
+    assert f"the engine's own has {own:.4f}, {moves} moves" in caplog.text
+
+
+def test_a_shadow_counts_no_moves_of_what_no_placement_is(caplog):
+    with caplog.at_level(logging.INFO):
+        Planner("vLLM", Settings(shadow=True)).rebalance(
+            request(0), lambda: np.zeros_like(OWN), alone, LOG
+        )
+    assert "the engine's own has nan, " in caplog.text
+    assert "None" not in caplog.text
 
 
 @pytest.mark.parametrize(("canary", "layers"), [("0,2", [0, 2]), ("first:3", [0, 1, 2]), ("9", [])])

@@ -483,9 +483,10 @@ OTHER = Placement.trivial(3, 8, Cluster(4, slots_per_gpu=4))
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"window": 13}, "window=13 is longer than the trace, which has 12 windows; use 12"),
+        ({"window": 13}, "window=13 makes fewer than 2 windows of the trace's 12, "),
         ({"window": 0}, "window=0 is less than 1; use 1 or more"),
-        ({"window": 12}, "the trace has 1 window, and after warm_start=1 none is left"),
+        ({"window": 12}, "window=12 makes fewer than 2 windows of the trace's 12, and a replay "
+         "plans from one and serves the next; use at most window=6, or a longer trace"),
         ({"interval": 0}, "interval=0 is less than 1; use 1 or more"),
         ({"interval": 1.5}, "interval=1.5 is not an integer"),
         ({"warm_start": 0}, "warm_start=0 is less than 1; use 1 or more"),

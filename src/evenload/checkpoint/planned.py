@@ -134,8 +134,8 @@ def order_of_placement(file: PlacementFile, checkpoint: Checkpoint) -> ExpertOrd
     cure = "plan with `evenload reorder --loads`"
     if placement.num_experts != E:
         raise ValueError(
-            f"the placement is of {placement.num_experts} experts a layer, and the checkpoint has "
-            f"{E}; use a placement of this model"
+            f"{placement.num_experts} experts a layer are given, and the checkpoint has {E}; use "
+            "loads or a placement of this model"
         )
     if not cluster.all_alive:
         raise ValueError(
@@ -176,9 +176,9 @@ def _for_model(file: PlacementFile, checkpoint: Checkpoint) -> PlacementFile:
         else:
             also = f", or {len(there)} with those that draft" if drafts else ""
             raise ValueError(
-                f"the placement has {count} layers, and the checkpoint has experts in "
-                f"{len(model.layers)}{also} (model layers {some(there, 5)}); use a placement of "
-                "this model"
+                f"{count} layers are given, and the checkpoint has experts in "
+                f"{len(model.layers)}{also} (model layers {some(there, 5)}); use loads or a "
+                "placement of this model"
             )
     with_drafts = set(there) <= known if known is not None else count == len(there)
     return for_layers(file, ModelLayers(there if with_drafts else model.layers))

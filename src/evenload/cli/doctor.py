@@ -116,7 +116,8 @@ def _engine(named: str | None) -> str:
             raise ValueError(f"--engine {named} is not known; use one of: {', '.join(ENGINES)}")
         return named
     there = [name for name in ENGINES if _installed(name)]
-    asked = [name for name in there if ENGINES[name].switch and is_asked_for(ENGINES[name].switch)]
+    asked = [name for name, engine in ENGINES.items()
+             if engine.switch and is_asked_for(engine.switch)]  # fmt: skip
     name = [*asked, *there, *ENGINES][0]
     others = [other for other in there if other != name]
     shared.say_notes(
@@ -297,7 +298,9 @@ def _lines(facts: dict[str, Any]) -> list[str]:
     shown = [(name, _word(value)) for name, value in facts.items() if name not in ANSWER]
     first, *others = facts["problems"] or [""]
     shown += [("also_wrong", problem) for problem in others]
-    shown.append(("evenload_plans", f"no, since {first}" if first else "yes"))
+    shadow = (facts["settings"] or {}).get("shadow")
+    yes = "yes, in shadow: the engine runs its own map (EVENLOAD_SHADOW)" if shadow else "yes"
+    shown.append(("evenload_plans", f"no, since {first}" if first else yes))
     return [f"{name.replace('_', ' '):18} {value}" for name, value in shown]
 
 

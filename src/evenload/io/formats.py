@@ -301,6 +301,6 @@ def find_either(path: Path, name: str | None, prefer: str | None) -> list[tuple[
     if not found and name is not None and name not in readable:
         raise FileFormatError(f"format={name!r} is not known; use one of {', '.join(readable)}")
     if not found:
-        raise refusals[-1]
+        raise refusals[prefer == "read_placement"]
     known = {f for _, f in found if name is None and f.recognises(path)}
     return sorted(found, key=lambda f: (f[1] not in known, f[0] != prefer))

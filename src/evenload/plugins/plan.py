@@ -132,6 +132,15 @@ class Request:
         layers = np.flatnonzero(self.sound)
         return self.balancedness_of(self._placement(placed, layers), layers)
 
+    def moves(self, placed: Int) -> int | None:
+        """Return the experts new to their rank by a map [L, S], in layers with a sound load.
+
+        None where nothing runs, or the map is no placement on these ranks.
+        """
+        layers = np.flatnonzero(self.sound)
+        running, after = self.running(layers), self._placement(placed, layers)
+        return None if running is None or after is None else int(after.arrivals(running).sum())
+
     def seconds(self, placed: Int, settings: Settings) -> float:
         """Do what `seconds_of` does for a map [L, S] of these ranks, not a number for none."""
         layers = np.flatnonzero(self.sound)
@@ -229,6 +238,7 @@ class Outcome:
     code: str = ""  # that in a word
     windows: int = 1  # that the plan has to hold under
     own: float = math.nan  # balancedness by the engine's own policy, where that was asked
+    own_moves: int | None = None  # by that, where something runs
     seconds: tuple[float, float] | None = None  # per batch before and after, where time counts
 
 

@@ -256,6 +256,7 @@ class Planner:
             outcome,
             map=np.where(layers[:, None], outcome.map, theirs),
             own=request.balancedness(theirs),
+            own_moves=request.moves(theirs),
         )
 
     def _tell(self, outcome: Outcome, seconds: float, logger: logging.Logger, first: bool) -> None:
@@ -272,6 +273,8 @@ class Planner:
                 level = logging.ERROR
         elif self.settings.shadow:
             text = "shadow: ours would be " + text + "; the engine's own has {0.own:.4f}"
+            if outcome.own_moves is not None:
+                text += ", {0.own_moves} moves"
         elif self.settings.canary:
             text = "canary: {0.own:.4f} by the engine's own, ours alone " + text
         if outcome.seconds is not None and not outcome.kept:

@@ -99,8 +99,8 @@ def replay(
     <Replay of once:greedy: 2 windows, balancedness 0.8500, 1 rebalances, 2 moves>
     """
     recorded = check_trace(trace)
+    first = check_warm_start(warm_start, window, recorded)
     windows = recorded.merged(window)
-    first = check_warm_start(warm_start, windows)
     chosen = get_policy(policy) if isinstance(policy, str) else check_policy(policy)
     check_cost(cost, recorded)
     settings = {
@@ -309,18 +309,21 @@ def _make_oracle(
     return lambda load: solve(load, cluster, **problem, **how).placement
 
 
-def check_warm_start(warm_start: Any, windows: Trace) -> int:
-    """Return the first window to serve; a `ValueError` if none is left."""
-    first = positive_int("warm_start", warm_start)
-    if windows.num_windows == 1:
+def check_warm_start(warm_start: Any, window: Any, recorded: Trace) -> int:
+    """Return the first window to serve, each the sum of so many; a `ValueError` if none is left."""
+    first, each = positive_int("warm_start", warm_start), positive_int("window", window)
+    most = recorded.num_windows // 2
+    if each > most:
+        use = f"at most window={most}, or a longer trace" if most else "a longer trace"
         raise ValueError(
-            "the trace has 1 window, and after warm_start=1 none is left to serve; use a shorter "
-            "window or a longer trace"
+            f"window={each} makes fewer than 2 windows of the trace's {recorded.num_windows}, and "
+            f"a replay plans from one and serves the next; use {use}"
         )
-    if first >= windows.num_windows:
+    there = recorded.num_windows // each
+    if first >= there:
         raise ValueError(
-            f"warm_start={first} leaves none of the trace's {windows.num_windows} windows to "
-            f"serve; use {windows.num_windows - 1}"
+            f"warm_start={first} leaves none of the trace's {there} windows to serve; use "
+            f"{there - 1}"
         )
     return first
 

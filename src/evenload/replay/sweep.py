@@ -104,8 +104,8 @@ def sweep(
     """
     given = check_trace(trace)
     cells = grid(given, policies, gpus, slots, windows, intervals, gpus_per_node, dispatch)
-    for merged in {cell.window for cell in cells}:
-        check_warm_start(warm_start, given.merged(merged))
+    for window in {cell.window for cell in cells}:
+        check_warm_start(warm_start, window, given)
     if executor is not None and workers is not None:
         raise ValueError(f"workers={workers} and an executor were given; leave one of them out")
     if executor is not None and not callable(getattr(executor, "submit", None)):
@@ -166,7 +166,6 @@ def grid(
     cells = []
     axes = {"gpus": gpus, "slots": slots, "windows": windows, "intervals": intervals}
     for G, S, window, interval in itertools.product(*map(_numbers, axes, axes.values())):
-        trace.merged(window)
         nodes = 1
         if gpus_per_node is not None:
             each = positive_int("gpus_per_node", gpus_per_node)
