@@ -48,7 +48,7 @@ def solve(
     top_k: int = 1,
     phase_weight: Mapping[str, float] | None = None,
     cost: CostModel | None = None,
-    max_move_seconds: float | None = None,
+    max_transfer_seconds: float | None = None,
     solver: str = "auto",
     **options: Any,
 ) -> Plan:
@@ -120,7 +120,7 @@ def solve(
         there is one. Default: prices of the
         solver ``"incremental"``, which are in balancedness. Not for the dispatch ``"copy"``, whose
         balancer fetches experts all the time.
-    max_move_seconds : float, optional
+    max_transfer_seconds : float, optional
         What the transfers from `current` may take at most, by `cost`: of a plan that takes more,
         only the layers that gain most time per second of transfers move.
     solver : str, default "auto"
@@ -203,9 +203,9 @@ def solve(
         check_model(current, problem, "current")
         problem = replace(problem, current=current.rewrapped(keep_numpy))
     notes = _ignored_groups(problem) if topology is None else ()
-    if cost is None and max_move_seconds is None:
+    if cost is None and max_transfer_seconds is None:
         return solve_problem(problem, solver, notes, **options)
-    limit = _check_cost(problem, cost, max_move_seconds)
+    limit = _check_cost(problem, cost, max_transfer_seconds)
     assert cost is not None
     priced = solver in ("auto", "incremental") and dispatch != "copy"
     if priced and "move_cost" not in options and problem.load.any():
@@ -252,26 +252,26 @@ def solve_problem(
     return Plan.evaluate(problem, answer, name, reason, notes + _what_was_impossible(problem))
 
 
-def _check_cost(problem: Problem, cost: Any, max_move_seconds: Any) -> float | None:
+def _check_cost(problem: Problem, cost: Any, max_transfer_seconds: Any) -> float | None:
     """Return the seconds that transfers may take; a `ValueError` where they cannot be told."""
     if not isinstance(cost, CostModel):
         raise ValueError(
-            f"max_move_seconds={max_move_seconds} needs to know what moves take; give cost, or "
-            "leave max_move_seconds out"
+            f"max_transfer_seconds={max_transfer_seconds} needs to know what moves take; give "
+            "cost, or leave max_transfer_seconds out"
             if cost is None
             else f"cost={cost!r} is not a CostModel; use CostModel.preset or one of your own"
         )
     if problem.current is None:
         raise ValueError("cost needs to know what runs now; give current, or leave cost out")
     cost.check_shape(*problem.load.shape)
-    if max_move_seconds is None:
+    if max_transfer_seconds is None:
         return None
     if problem.current.cluster != problem.cluster:
         raise ValueError(
-            f"max_move_seconds={max_move_seconds} cannot be kept where current is on "
+            f"max_transfer_seconds={max_transfer_seconds} cannot be kept where current is on "
             f"{problem.current.cluster}, and the plan on {problem.cluster}; leave it out"
         )
-    return not_negative("max_move_seconds", max_move_seconds)
+    return not_negative("max_transfer_seconds", max_transfer_seconds)
 
 
 def _within(plan: Plan, cost: CostModel, limit: float, options: dict[str, Any]) -> Plan:
@@ -291,7 +291,7 @@ def _within(plan: Plan, cost: CostModel, limit: float, options: dict[str, Any]) 
     if lost or not kept_homes(problem, living)[1].all():
         raise ValueError(
             f"current does not {'survive what it has to' if lost else 'keep groups on one node'}, "
-            f"and max_move_seconds={limit:g} do not suffice to come to a plan that does; use "
+            f"and max_transfer_seconds={limit:g} do not suffice to come to a plan that does; use "
             f"{seconds.sum() * 1.001:.4g}, or leave it out"
         )
     gain = problem.load.sum(axis=1) * (_slowness(problem, current) - _slowness(problem, planned))
@@ -310,7 +310,7 @@ def _within(plan: Plan, cost: CostModel, limit: float, options: dict[str, Any]) 
     rows = np.where(moving[:, None], planned.physical_to_logical, current.physical_to_logical)
     note = (
         f"{int((~moving).sum())} layers keep what runs: all moves would take {seconds.sum():.3g} s "
-        f"by the cost model, and max_move_seconds={limit:g}"
+        f"by the cost model, and max_transfer_seconds={limit:g}"
     )
     answer = Answer(Placement(rows, problem.cluster, problem.num_experts))
     return Plan.evaluate(problem, answer, plan.solver, plan.reason, (*plan.notes, note))

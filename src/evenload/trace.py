@@ -291,10 +291,10 @@ class Trace:
 
         Windows at the end that do not fill one are left out, which is said in `notes`.
         """
-        each = positive_int("window", count)
+        each = positive_int("merge", count)
         if each > self.num_windows:
             raise ValueError(
-                f"window={each} is longer than the trace, which has {self.num_windows} windows; "
+                f"merge={each} is longer than the trace, which has {self.num_windows} windows; "
                 f"use {self.num_windows}"
             )
         if each == 1:

@@ -231,8 +231,8 @@ def test_evaluate_tells_what_crosses_nodes(tmp_path):
     write_placement(path, placement)
     result = run("evaluate", loads, path, "--groups", 2)
     assert result.exit_code == 0, result.stderr
-    assert re.search(r"^away from home node +\d+\.\d\d%", result.stdout, re.MULTILINE)
-    assert re.search(r"^nodes for one token +1\.\d{3}", result.stdout, re.MULTILINE)
+    assert re.search(r"^away from home +\d+\.\d\d%", result.stdout, re.MULTILINE)
+    assert re.search(r"^nodes per token +1\.\d{3}", result.stdout, re.MULTILINE)
     plain = json.loads(run("evaluate", loads, path, "--groups", 2, "--json").stdout)
     ours = plain["placements"][-1]
     assert plain["num_groups"] == 2
@@ -274,7 +274,7 @@ def small_demo(monkeypatch):
 def test_demo(tmp_path):
     pytest.importorskip("matplotlib")
     picture, trace = tmp_path / "demo.svg", tmp_path / "trace.npz"
-    result = run("demo", "--seed", 5, "--plot", picture, "--trace", trace)
+    result = run("demo", "--seed", 5, "--plot", picture, "--save-trace", trace)
     assert result.exit_code == 0, result.stderr
     first, theirs, even, live, wide = result.stdout.splitlines()
     assert first.startswith("Traffic drifts over 3 windows, and each of 2 layers waits for its ")

@@ -92,7 +92,7 @@ OUTPUTS = [
     ("report", "no.npz", "-o", "{}.html"),
     ("sweep", "no.npz", "--gpus", 4, "--slots", 12, "-o", "{}.csv"),
     ("demo", "--plot", "{}.svg"),
-    ("demo", "--trace", "{}.npz"),
+    ("demo", "--save-trace", "{}.npz"),
 ]
 
 

@@ -49,9 +49,9 @@ def test_the_table(trace) -> None:
 def test_json_is_what_the_library_gives(trace) -> None:
     done = replaying(
         trace, "--slots", "12", "--nodes", "2", "--policy", "every-2:greedy", "--policy", "never",
-        "--window", "2", "--interval", "1", "--warm-start", "2", "--hardware", "l40s-pcie",
-        "--model", "mixtral-8x22b", "--cost", "overlap=0.75", "--sample", "0.5", "--groups", "2",
-        "--oracle", "joint", "--no-delay", "--json",
+        "--merge", "2", "--interval", "1", "--warm-start", "2", "--hardware", "l40s-pcie",
+        "--model", "mixtral-8x22b", "--cost", "overlap=0.75", "--recorded-share", "0.5",
+        "--groups", "2", "--oracle", "joint", "--no-delay", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     entry = json.loads(done.stdout)
@@ -60,10 +60,10 @@ def test_json_is_what_the_library_gives(trace) -> None:
         LOADS,
         Cluster(4, 2, num_slots=12),
         "every-2:greedy",
-        window=2,
+        merge=2,
         warm_start=2,
         cost=CostModel.preset("l40s-pcie", "mixtral-8x22b", overlap=0.75),
-        sample=0.5,
+        recorded_share=0.5,
         num_groups=2,
         oracle="joint",
         delay=False,
@@ -71,11 +71,11 @@ def test_json_is_what_the_library_gives(trace) -> None:
     ours, other = entry["replays"][0], json.loads(json.dumps(result.to_dict()))
     ours["settings"].pop("source")
     other["settings"].pop("source")
-    for clocked in ("plan_ms",):
+    for clocked in ("planning_ms",):
         ours.pop(clocked)
         other.pop(clocked)
-    ours["per_rebalance"].pop("plan_seconds")
-    other["per_rebalance"].pop("plan_seconds")
+    ours["per_rebalance"].pop("planning_seconds")
+    other["per_rebalance"].pop("planning_seconds")
     assert ours == other
 
 
@@ -95,7 +95,7 @@ def test_a_start_from_a_file(trace, tmp_path) -> None:
         (("--policy", "nevr"), "policy='nevr' is unknown; use one of: never, once, once:SOLVER, "
          "every-N, every-N:SOLVER, deepseek, vllm, evenload"),
         (("--policy", "once:best"), "solver='best' is unknown; use one of: auto, exact, greedy"),
-        (("--window", "9"), "window=9 is longer than the trace, which has 8 windows; use 8"),
+        (("--merge", "9"), "merge=9 is longer than the trace, which has 8 windows; use 8"),
         (("--interval", "0"), "interval=0 is less than 1; use 1 or more"),
         (("--hardware", "abacus"), "hardware='abacus' is unknown; use one of: h100-ib"),
         (("--model", "eliza"), "model='eliza' is unknown; use one of: deepseek-v3"),
@@ -139,7 +139,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told(monkeypatch, width) ->
     monkeypatch.setenv("TERM", "xterm")
     cluster = Cluster(4, num_slots=12)
     names = ("never", "every-4:joint,effort=fast")
-    cells = {"gpus": 4, "slots": 12, "window": 1, "interval": 1}
+    cells = {"num_gpus": 4, "num_slots": 12, "merge": 1, "interval": 1}
     rows = [replay(LOADS, cluster, name, cost=COST).figures() | cells for name in names]
     stream = Terminal()
     print_policies("title", rows, policy_lines(rows), stream, cells=True)
@@ -156,8 +156,8 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told(monkeypatch, width) ->
 
 def test_what_a_sweep_is_for() -> None:
     def row(gpus, slots, policy, seconds):
-        cell = {"gpus": gpus, "slots": slots, "policy": policy, "dispatch": "even"}
-        cell |= {"window": 1, "interval": 1, "outlasted": 0}
+        cell = {"num_gpus": gpus, "num_slots": slots, "policy": policy, "dispatch": "even"}
+        cell |= {"merge": 1, "interval": 1, "outlasted": 0}
         return cell | {"total_seconds": seconds, "net_seconds": 2.0 - seconds}
 
     rows = [row(8, 32, "a", 2.0), row(8, 32, "b", 1.5), row(8, 40, "a", 1.005)]
@@ -218,7 +218,7 @@ def test_prices_are_told_or_those_of_the_shape(trace, tmp_path) -> None:
         assert (cost["model"], cost["expert_bytes"]) == ("", 1e9)
 
 
-LONG = ("--sample", 1e-9)  # windows of seconds, as those of servers
+LONG = ("--recorded-share", 1e-9)  # windows of seconds, as those of servers
 
 
 def test_never_and_once_stand_beside_what_is_asked_for(trace) -> None:
@@ -257,7 +257,7 @@ def test_moves_that_outlast_their_window_are_a_warning(trace) -> None:
         done.stdout,
         re.M,
     )
-    assert "--sample 0.01" in done.stdout
+    assert "--recorded-share 0.01" in done.stdout
     assert "warning" not in replaying(trace, "--slots", 12, "--policy", "deepseek", *LONG).stdout
 
 

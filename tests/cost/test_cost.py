@@ -282,7 +282,7 @@ def test_a_move_costs_the_time_that_serving_stands_still() -> None:
     assert cost.move_cost(load, one) == pytest.approx(0.5 * 0.002 / 2 / 0.2)
     assert cost.move_cost(load, two) == pytest.approx(0.5 * 0.011 / 2 / 0.2)
     assert cost.move_cost(load, one, windows=4) == pytest.approx(0.5 * 0.002 / 2 / 0.8)
-    assert cost.move_cost(load, one, sample=0.1) == pytest.approx(0.5 * 0.002 / 2 / 2.0)
+    assert cost.move_cost(load, one, recorded_share=0.1) == pytest.approx(0.5 * 0.002 / 2 / 2.0)
     gone = Cluster(4, slots_per_gpu=2, alive=[True, True, False, False])
     assert cost.move_cost(load, gone) == pytest.approx(0.5 * 0.002 / 1 / 0.4)
     hidden = replace(LARGE, tokens_per_second=1000.0, overlap=1.0)
@@ -294,7 +294,7 @@ def test_a_move_costs_the_time_that_serving_stands_still() -> None:
     [
         ({"load": np.zeros((2, 4))}, "load has no tokens"),
         ({"windows": 0}, "windows=0"),
-        ({"sample": 2.0}, "sample=2.0 is a part and more than 1; use 1 or less"),
+        ({"recorded_share": 2.0}, "recorded_share=2.0 is a part and more than 1; use 1 or less"),
     ],
 )
 def test_a_move_cost_of_nothing_is_refused(changed, message) -> None:

@@ -64,8 +64,8 @@ def test_figures_are_what_they_say(trace):
             assert plain[name] is None
             continue
         assert plain[name]["mean"] == pytest.approx(np.mean(there))
-        assert plain[name]["most"] == pytest.approx(max(there))
-        assert column[plain[name]["most_layer"]] == pytest.approx(max(there))
+        assert plain[name]["largest"] == pytest.approx(max(there))
+        assert column[plain[name]["largest_layer"]] == pytest.approx(max(there))
 
 
 def test_chance_alone_is_told_from_drift():
@@ -83,8 +83,8 @@ def test_tokens():
     trace[1] *= 3
     tokens = facts(trace).plain["tokens_per_layer"]
     assert tokens == {
-        "mean": 200 / 3, "least": 40.0, "least_window": 0, "most": 120.0, "most_window": 1,
-        "multiple_of": 40,
+        "mean": 200 / 3, "smallest": 40.0, "smallest_window": 0, "largest": 120.0,
+        "largest_window": 1, "multiple_of": 40,
     }  # fmt: skip
 
 

@@ -24,8 +24,8 @@ _ABOUT = (
     "No GPU is used."
 )
 _NEXT = (
-    "Next: evenload demo --trace trace.npz, then evenload replay trace.npz --gpus 32 --nodes 4 "
-    "--slots 288 --hardware h100-ib --model deepseek-v3; or a trace of your own"
+    "Next: evenload demo --save-trace trace.npz, then evenload replay trace.npz --gpus 32 "
+    "--nodes 4 --slots 288 --hardware h100-ib --model deepseek-v3; or a trace of your own"
 )
 
 EXAMPLES = """
@@ -37,7 +37,7 @@ Examples:
 OPTIONS = {
     "output": shared.JSON | {
         "--plot FILE": "Draw balance, moves and lost time to a .png, .svg or .pdf.",
-        "--trace FILE": "Write the made-up traffic to a .npz file, to try other commands on.",
+        "--save-trace FILE": "Write the made-up traffic to a .npz file, to try other commands on.",
         "--seed N:0": "Seed of the made-up traffic.",
     }
 }  # fmt: skip
@@ -54,15 +54,15 @@ def run(args: Namespace) -> None:
     from evenload.report.courses import course_lines, draw_courses
 
     shared.check_outputs(None, None, args.plot)
-    shared.check_places(args.trace)
+    shared.check_places(args.save_trace)
     if not args.json:
         shared.say(_ABOUT)
     trace = made_up(args.seed)
-    if args.trace is not None:
+    if args.save_trace is not None:
         from evenload.io import write_load
 
-        write_load(args.trace, trace)
-        shared.say(f"wrote the traffic to {args.trace}")
+        write_load(args.save_trace, trace)
+        shared.say(f"wrote the traffic to {args.save_trace}")
     with shared.kernels():
         panels = followed(trace)
     if args.plot is not None:

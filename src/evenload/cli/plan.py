@@ -58,7 +58,7 @@ OPTIONS = {
         "balancedness. Default: with --hardware the time that it takes, over that of serving the "
         "loads once; else 0.1 over the slots of a layer.",
         "--max-moves M": "With --current: experts of each layer that may move at most.",
-        "--max-move-seconds X": "With --hardware: what all transfers may take at most, by the "
+        "--max-transfer-seconds X": "With --hardware: what all transfers may take at most, by the "
         "cost model; the layers move that gain most.",
         **shared.PRICES,
         "--hardware NAME": "With --current or --tokens-per-batch: whose seconds moves and experts "
@@ -152,7 +152,7 @@ def _plan(
 
     names = (
         *("topology", "solver", "cross_node_price", "move_cost", "max_moves"),
-        *("survive", "survive_count", "max_move_seconds"),
+        *("survive", "survive_count", "max_transfer_seconds"),
     )
     asked = {name: getattr(args, name) for name in names}
     asked |= {"current": running, "num_groups": args.groups}
@@ -223,7 +223,7 @@ def _check(args: Namespace) -> None:
         (args.max_moves, args.current, "--max-moves limits moves from --current"),
         (args.hardware, args.current or args.tokens_per_batch or auto,
          "--hardware is for moves from --current or for --tokens-per-batch"),
-        (args.max_move_seconds, args.hardware, "--max-move-seconds needs the --hardware"),
+        (args.max_transfer_seconds, args.hardware, "--max-transfer-seconds needs the --hardware"),
         (args.model, args.hardware or args.expert_time or auto,
          "--model is for --hardware or --expert-time"),
         (args.cost, args.hardware, "--cost changes numbers of --hardware"),

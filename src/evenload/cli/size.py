@@ -22,7 +22,7 @@ Examples:
 OPTIONS = {
     "arguments": shared.TRACE,
     "trace": shared.READING | {
-        "--window N:1": "Recorded windows that are summed into one.",
+        "--merge N:1": "Recorded windows summed into one.",
     },
     "cluster": {
         "--gpus G*!": f"{shared.THE_GPUS} May be given repeatedly.",
@@ -69,7 +69,7 @@ def run(args: Namespace) -> None:
 
     shared.check_outputs(None, None, args.plot)
     recorded = shared.open_trace(args.trace, args, apart=True)
-    trace = recorded.merged(args.window)
+    trace = recorded.merged(args.merge)
     load = shared.phases_of(trace)
     gpus = _gpus(args, trace.num_experts)
     options = _options(args, trace)

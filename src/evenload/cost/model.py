@@ -178,7 +178,7 @@ class CostModel:
         return (1.0 - self.overlap) * schedule.seconds
 
     def move_cost(
-        self, load: Any, cluster: Cluster, *, windows: int = 1, sample: float = 1.0
+        self, load: Any, cluster: Cluster, *, windows: int = 1, recorded_share: float = 1.0
     ) -> float:
         """Return what moving one expert costs in balancedness, for the solver ``"incremental"``.
 
@@ -186,8 +186,8 @@ class CostModel:
         until the next decision: what a move has to gain there, in the last GPU's time over the
         mean, to pay. Half of the GPUs are taken to send at once, to others of their node where
         there is one node, else to another node. The load [L, E] is of a window to come, or one like
-        it; there are `windows` until the next decision. It has the part `sample`, in (0, 1], of the
-        served tokens. One without tokens is a `ValueError`.
+        it; there are `windows` until the next decision. It holds `recorded_share`, in
+        (0, 1], of the served tokens. One without tokens is a `ValueError`.
 
         Examples
         --------
@@ -202,5 +202,5 @@ class CostModel:
         bandwidth = self.bandwidth_between_nodes if far else self.bandwidth_in_node
         at_once = max(len(cluster.living_gpus) // 2, 1)
         moving = (1.0 - self.overlap) * (self.latency + self.expert_bytes / bandwidth) / at_once
-        serving = tokens / (part("sample", sample) * self.tokens_per_second)
+        serving = tokens / (part("recorded_share", recorded_share) * self.tokens_per_second)
         return moving / (serving / float(cluster.capacity.sum()))

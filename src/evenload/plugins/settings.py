@@ -116,7 +116,7 @@ class Settings:
     """Every setting's value, and what each means."""
 
     # fmt: off
-    options: str = _knob(TEXT, "", "a file (.toml or .json) that says the knobs below by their "
+    options: str = _knob(TEXT, "", "a file (.toml or .json) with the settings below, under their "
         "names in small letters; an environment variable beats it", in_file=False)
     vllm: bool = _knob(FLAG, False, "install evenload as vLLM's policy `default`")
     vllm_ascend: bool = _knob(FLAG, False,

@@ -32,7 +32,7 @@ class Past:
     num_groups: int
     cost: CostModel
     interval: int = 1
-    sample: float = 1.0
+    recorded_share: float = 1.0
     dispatch: str = "even"
 
 
@@ -120,10 +120,13 @@ class Evenload:
             options.setdefault(
                 "move_cost",
                 past.cost.move_cost(
-                    past.load[-1], past.cluster, windows=past.interval, sample=past.sample
+                    past.load[-1],
+                    past.cluster,
+                    windows=past.interval,
+                    recorded_share=past.recorded_share,
                 ),
             )
-        if "max_move_seconds" in options:
+        if "max_transfer_seconds" in options:
             options["cost"] = past.cost
         options |= {"current": past.current, "num_groups": past.num_groups}
         return solve(past.load, past.cluster, **options).placement
@@ -173,7 +176,7 @@ def get_policy(name: str) -> Policy:
     keeps slots inside GPUs. ``"evenload"`` plans from the current placement for what the last
     windows let expect. Options of the solver follow after commas: ``"evenload,move_cost=0.003"``
     asks each move for that much balancedness, and not for the seconds that it takes, and
-    ``"evenload,max_move_seconds=0.5"`` ends each rebalance after so many. So do those of
+    ``"evenload,max_transfer_seconds=0.5"`` ends each rebalance after so many. So do those of
     `evenload.solve`: ``"evenload,dispatch=even"`` plans for that whatever the windows are judged
     by.
 

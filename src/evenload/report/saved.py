@@ -101,7 +101,7 @@ def _span(windows: Any) -> str:
 def check_together(replays: Sequence[Replay], trace: Trace) -> None:
     """Raise `ValueError` where one page cannot show all replays.
 
-    That is: there is none, two have one name and dispatch, they differ in cluster, window or the
+    That is: there is none, two have one name and dispatch, they differ in cluster, merge or the
     windows that they served, one has not kept its placements, or the trace is not the one they
     served.
     """
@@ -118,7 +118,7 @@ def check_together(replays: Sequence[Replay], trace: Trace) -> None:
     for other in replays:
         for what, ours, theirs in (
             ("cluster", first.cluster, other.cluster),
-            ("window", first.window, other.window),
+            ("merge", first.merge, other.merge),
             ("layers", first.balancedness.shape[1], other.balancedness.shape[1]),
         ):
             if ours != theirs:
@@ -144,7 +144,7 @@ def check_together(replays: Sequence[Replay], trace: Trace) -> None:
             f"trace has {trace.num_layers} layers x {trace.num_experts} experts, and the replays "
             f"{layers} x {experts}; use the trace that they served"
         )
-    needed = (int(first.windows[-1]) + 1) * first.window
+    needed = (int(first.windows[-1]) + 1) * first.merge
     if trace.num_windows < needed:
         raise ValueError(
             f"trace has {trace.num_windows} windows, and the replays served {needed}; use the "
