@@ -188,8 +188,8 @@ def main_table(results: Results) -> str:
     theirs, ours = rows[0], rows[2]
     claim = (
         f"Against {theirs[0]}'s own planner, evenload reaches a balancedness of {ours[1]} instead "
-        f"of {theirs[1]} in the next window, which no planner saw, and moves {ours[3]} of the slots "
-        f"instead of {theirs[3]}:"
+        f"of {theirs[1]} in the next window, which no planner saw, and moves {ours[3]} of the "
+        f"slots instead of {theirs[3]}:"
     )
     told = (
         f"Mean of {len(dispatches)} [replays of recorded traffic](docs/benchmarks/README.md#drift) "

@@ -66,7 +66,7 @@ def test_less_than_a_layer_still_moves_some_experts() -> None:
 
 
 def test_a_policy_keeps_to_its_seconds() -> None:
-    how = {"cost": COST, "start": CURRENT, "sample": 1e-3, "delay": False, "oracle": None}
+    how = {"cost": COST, "start": CURRENT, "recorded_share": 1e-3, "delay": False, "oracle": None}
     free = replay(LOADS, CLUSTER, "evenload", **how)
     limit = 0.4 * free.transfer_seconds.max()
     held = replay(LOADS, CLUSTER, f"evenload,max_transfer_seconds={limit}", **how)
@@ -87,7 +87,9 @@ def test_moves_that_have_to_be_made_are_not_left_out(how, wrong) -> None:
         rows = np.tile([0, 1, 2, 3, 4, 5, 6, 7, *range(4), 0, 1, 2, 3], (6, 1))
     how |= {"current": Placement(rows, cluster, 8), "cost": COST}
     free = solve(load, cluster, **how)
-    with pytest.raises(ValueError, match=f"^current does not {wrong}, and max_move_sec") as told:
+    with pytest.raises(
+        ValueError, match=f"^current does not {wrong}, and max_transfer_sec"
+    ) as told:
         solve(load, cluster, max_transfer_seconds=1e-3, **how)
     enough = float(re.search(r"use (\S+), or", str(told.value))[1])
     assert solve(load, cluster, max_transfer_seconds=enough, **how).placement == free.placement

@@ -72,8 +72,15 @@ def test_another_process_scrapes_what_workers_recorded(tmp_path):
     assert counted == {"rebalances": 3, "moves": 14, "moved_bytes": 14e6, "disagreements": 1}
     assert value("kept_total", reason="disagreement") == 1
     assert value("kept_total", reason="no-load") == 0
-    assert (value("planning_seconds_count"), value("plan_seconds_sum")) == (3, pytest.approx(40.4))
-    assert value("planning_seconds_bucket", le="0.25") == value("plan_seconds_bucket", le="30.0") == 2
+    assert (value("planning_seconds_count"), value("planning_seconds_sum")) == (
+        3,
+        pytest.approx(40.4),
+    )
+    assert (
+        value("planning_seconds_bucket", le="0.25")
+        == value("planning_seconds_bucket", le="30.0")
+        == 2
+    )
     assert value("windows") == 5
     assert value("paused") == 0
     assert start <= value("last_rebalance_timestamp_seconds") <= time.time()

@@ -133,7 +133,7 @@ def _precise(seconds: float) -> str:
 
 _ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("balancedness, mean", lambda s: _mean(s.balancedness, down)),
-    ("balancedness, worst layer", lambda s: f"{down(s.balancedness.min())}\nlayer {s.worst_layer}"),
+    ("balancedness, worst", lambda s: f"{down(s.balancedness.min())}\nlayer {s.worst_layer}"),
     ("bound, mean", lambda s: _mean(s.bound, up)),
     ("gap, mean", lambda s: _mean(s.gap, up)),
     ("seconds per batch, mean", lambda s: _mean(s.seconds, _precise)),
