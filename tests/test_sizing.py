@@ -431,7 +431,7 @@ def test_the_command_says_what_it_does_not_know(sizing):
         ),
         (
             ("--gpus", 8, "--hardware", "h100-ib"),
-            "no preset has 2 layers x 32 experts; give model, as gpt-oss-20b, or "
+            "no model of the presets has 2 layers x 32 experts; use gpt-oss-20b, or "
             "tokens_per_second and expert_bytes of your own",
         ),
         (
@@ -492,12 +492,12 @@ def test_plan_takes_clusters_of_all_kinds(planning):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--redundant", "x"), "--redundant x is no number"),
+        (("--redundant", "x"), "--redundant x is not a number"),
         (("--redundant", "3", "--slots", "40"), "--slots and --redundant are two ways"),
         (("--redundant", "auto", "--dead", "1"), "leave out --slots, --speed and --dead"),
         (("--speed", "1,b"), "--speed 1,b: not numbers"),
         (("--speed", "1,2"), "speed has 2 entries for num_gpus=8"),
-        (("--dead", "9"), "--dead 9 is no GPU; use 0 to 7"),
+        (("--dead", "9"), "--dead 9 is not a GPU number number; use 0 to 7"),
         (tuple(f"--dead={gpu}" for gpu in range(8)), "--dead: all 8 GPUs are gone"),
         (("--topology", "loose"), "use one of: strict, prefer, ignore"),
         (("--effort", "hard"), "use one of: fast, standard, thorough"),

@@ -320,7 +320,7 @@ class Placement:
         """
         last = self.cluster.num_gpus - 1
         if not isinstance(gpus, Iterable):
-            raise ValueError(f"gpus={gpus!r} is no collection of GPU numbers; use e.g. [0]")
+            raise ValueError(f"gpus={gpus!r} is not a collection of GPU numbers; use e.g. [0]")
         dead = [whole_number("gpus", g, most=last) for g in gpus]
         return self._rewrap(~np.delete(self._held(), dead, axis=2).any(axis=2))
 

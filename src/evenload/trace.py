@@ -190,7 +190,7 @@ class Trace:
             raise ValueError(
                 f"phase={name!r} is not in the trace, which has {there}; use one of them"
                 if there
-                else f"phase={name!r}: what phase tokens are of is not known here; leave it out"
+                else f"phase={name!r}: the file does not tell phases apart; leave it out"
             )
         part = self.phases[name]
         numbers = [t for t in range(len(part)) if part.read(t).any()]

@@ -362,12 +362,14 @@ def test_other_shells_get_every_option_too():
 
 def test_usage_errors():
     for given, message in (
-        (("--bogus",), "unrecognized arguments: --bogus; see evenload --help"),
+        (("--bogus",), "--bogus is unknown; see evenload --help"),
         (("plan", "x.npz", "--gpus", 4, "--live-share", "x"), "'x' is not a number; use e.g. 0.5"),
-        (("plan", "x.npz"), "the following arguments are required: --gpus; see evenload plan -"),
-        (("plan", "--gpus", 4), "the following arguments are required: LOADS; see evenload plan"),
+        (("plan", "x.npz"), "error: --gpus missing; see evenload plan -"),
+        (("plan", "--gpus", 4), "error: LOADS missing; see evenload plan"),
         (("plan", "x.npz", "--gpus", "many"), "--gpus: 'many' is not a whole number; use"),
-        (("plan", "x.npz", "--gpus", 4, "--slot", 8), "unrecognized arguments: --slot 8"),
+        (("plan", "x.npz", "--gpus", 4, "--slot", 8), "--slot 8 is unknown; use --slots; see"),
+        (("plan", "x.npz", "--gpus"), "error: --gpus needs a value; see"),
+        (("plan", "x.npz", "--json=1"), "error: --json takes no value; leave '1' out; see"),
         (("unknown",), "'unknown' is not a command; use one of: plan, evaluate, convert"),
     ):
         result = run(*given)

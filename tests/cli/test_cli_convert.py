@@ -110,7 +110,8 @@ def test_a_recorders_dump_is_both(tmp_path, shared):
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (["--to", "other"], "--to other is no format that is written; use csv, npy, npz, parquet "
+        (["--to", "other"], "--to other is not a format that is written; use csv, npy, npz, "
+                            "parquet "
          "for loads, evenload, evenload-npz, sglang, tensorrt-llm, vllm-ascend for a placement"),
         (["--from", "sglang"], "{own}: no key 'physical_to_logical_map'; keys found: format, "
          "version, evenload, num_gpus, num_nodes, slots_per_gpu, num_experts, solver, load_digest, "
@@ -123,7 +124,8 @@ def test_a_recorders_dump_is_both(tmp_path, shared):
          "name those alone, or put experts in order into the others with `evenload convert --fill` "
          "(fill=True)"),
         (["--fill"], "--fill is for the layers that --layers names; give both, or neither"),
-        (["--layers", "3-"], "--layers 3-: '3-' is no layer; use numbers and ranges, e.g. 3-60 or "
+        (["--layers", "3-"], "--layers 3-: '3-' is not a layer; use numbers and ranges, e.g. 3-60 "
+                             "or "
          "1,3,5"),
         (["--layers", "5,3"], "layer ids (5, 3): 3 follows 5; use numbers that rise from 0"),
     ],

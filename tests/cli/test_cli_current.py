@@ -128,7 +128,7 @@ def test_moves_are_priced_and_limited_in_seconds(trace, current):
     [
         (("--max-transfer-seconds", 1), "--max-transfer-seconds needs the --hardware; give both"),
         (("--model", "gpt-oss-20b"), "--model is for --hardware or --expert-time; give both"),
-        (("--hardware", "h100-ib"), "no preset has 3 layers x 16 experts; give model"),
+        (("--hardware", "h100-ib"), "no model of the presets has 3 layers x 16 experts; use"),
         (("--hardware", "h100-ib", "--model", "kimi-k2"), "model='kimi-k2' has 60 layers x 384"),
     ],
 )

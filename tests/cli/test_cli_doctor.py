@@ -85,7 +85,7 @@ def test_a_node_that_plans(site, engine):
         ("vllm", {"VLLM_PLUGINS": "lora, evenload"}, "use VLLM_PLUGINS=lora, evenload,evenload"),
         ("vllm", {"VLLM_PLUGINS": ""}, "VLLM_PLUGINS='' lacks 'evenload'"),
         ("sglang", {"SGLANG_PLUGINS": "other"}, "use SGLANG_PLUGINS=other,evenload"),
-        ("sglang", {"EVENLOAD_EFORT": "1"}, "EVENLOAD_EFORT is no setting; use EVENLOAD_EFFORT"),
+        ("sglang", {"EVENLOAD_EFORT": "1"}, "EVENLOAD_EFORT is not a setting; use EVENLOAD_EFFORT"),
         ("sglang", {"EVENLOAD_PLACEMENT": "a.json"}, "EVENLOAD_PLACEMENT=a.json is for vLLM"),
         ("sglang", {"EVENLOAD_OPTIONS": "none.toml"}, "none.toml cannot be read"),
     ],

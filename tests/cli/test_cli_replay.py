@@ -100,7 +100,7 @@ def test_a_start_from_a_file(trace, tmp_path) -> None:
         (("--hardware", "abacus"), "hardware='abacus' is unknown; use one of: h100-ib"),
         (("--model", "eliza"), "model='eliza' is unknown; use one of: deepseek-v3"),
         (("--cost", "latency=-1"), "latency=-1.0 is not finite and above 0; use e.g. 1.0"),
-        (("--cost", "speed=1"), "speed is no number of a CostModel; use one of: tokens_per"),
+        (("--cost", "speed=1"), "speed is not a number of a CostModel; use one of: tokens_per"),
         (
             ("--report", "page.pdf"),
             "page.pdf: pages with the ending '.pdf' are not known; use one of .html, .htm",
@@ -197,11 +197,12 @@ def test_prices_are_told_or_those_of_the_shape(trace, tmp_path) -> None:
 
     for more, message in (
         ((), "seconds need --hardware; use one of: h100-ib, "),
-        (("--hardware", "h100-ib"), "no preset has 2 layers x 8 experts; give model, as "
+        (("--hardware", "h100-ib"), "no model of the presets has 2 layers x 8 experts; use "
          "mixtral-8x7b, mixtral-8x22b, or tokens_per_second and expert_bytes of your own"),
         (("--hardware", "h100-ib", "--model", "deepseek-v3"), "model='deepseek-v3' has 58 layers x "
          "256 experts, and the load 2 x 8; use mixtral-8x7b, "),
-        (("--hardware", "h100-ib", "--cost", "expert_bytes=1e6"), "no preset has 2 layers x 8"),
+        (("--hardware", "h100-ib", "--cost", "expert_bytes=1e6"), "no model of the presets has 2 "
+                                                                  "layers x 8"),
     ):  # fmt: skip
         done = priced(*more)
         assert (done.exit_code, done.stdout) == (2, "")

@@ -72,7 +72,7 @@ def test_png_named_csv_or_json(tmp_path):
     for name in ("x.csv", "x.json"):
         (tmp_path / name).write_bytes(PNG)
     decode = "'utf-8' codec can't decode byte 0x89 in position 0: invalid start byte"
-    complains(tmp_path / "x.csv", f"{{path}}: this is no comma-separated text ({decode})")
+    complains(tmp_path / "x.csv", f"{{path}}: this is not comma-separated text ({decode})")
     complains(tmp_path / "x.json", f"{{path}}: this is no JSON ({decode})")
 
 
@@ -196,8 +196,8 @@ def test_npz_without_a_known_key(tmp_path):
             "1,2\n\n3,4\n",
             ", line 2: 0 columns, and line 1 has 2; every row needs one column an expert",
         ),
-        ("a,b\n1,2\n3,x\n", ", line 3, column 2: 'x' is no number"),
-        ("1,2\n3,\n", ", line 2, column 2: '' is no number"),
+        ("a,b\n1,2\n3,x\n", ", line 3, column 2: 'x' is not a number"),
+        ("1,2\n3,\n", ", line 2, column 2: '' is not a number"),
         ("a,b\n", ": no row of numbers; write one row a layer"),
         ("\n", ": no row of numbers; write one row a layer"),
         (

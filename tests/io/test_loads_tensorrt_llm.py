@@ -94,8 +94,12 @@ def test_stages_of_a_pipeline(tmp_path):
 @pytest.mark.parametrize(
     ("key", "counts", "message"),
     [
-        ("9", np.zeros(E, int), "the key '9' is no iteration and layer, as '100_3' would be"),
-        ("-1_2", np.zeros(E, int), "the key '-1_2' is no iteration and layer, as '100_3' would be"),
+        ("9", np.zeros(E, int), "the key '9' is not an iteration and layer, as '100_3' would be"),
+        (
+            "-1_2",
+            np.zeros(E, int),
+            "the key '-1_2' is not an iteration and layer, as '100_3' would be",
+        ),
         (
             "9_1",
             np.zeros(E + 1, int),

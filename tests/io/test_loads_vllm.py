@@ -154,7 +154,7 @@ def test_equals_its_twin(tmp_path_factory, wanted):
             "with --enable-return-routed-experts",
         ),
         ({"routed_experts": 5}, "routed_experts is 5; use nested lists"),
-        ({"routed_experts": "%%"}, "routed_experts is no base64 (Only base64 data is allowed)"),
+        ({"routed_experts": "%%"}, "routed_experts is not base64 (Only base64 data is allowed)"),
         (
             {"routed_experts": "aGVsbG8="},
             "routed_experts: the array's header is cut off or damaged (EOF: reading magic string, "
@@ -166,7 +166,8 @@ def test_equals_its_twin(tmp_path_factory, wanted):
          "make all of one shape"),
         ([[[1, 16]]], "routed_experts has 16; use experts 0 to 15"),
         ([[[1, -2]]], "routed_experts has -2; use experts 0 to 15"),
-        ([[[1, -1]]], "routed_experts[0, 0, 1]=-1 is no expert, and others of its row are; padding "
+        ([[[1, -1]]], "routed_experts[0, 0, 1]=-1 is not an expert, and others of its row are; "
+                      "padding "
          "is -1 in the whole row"),
         ([[[-1, -1]]], "routed_experts is -1 throughout, which is padding; no token was routed"),
         ([[[0.5, 1]]], "routed_experts has dtype float64; use an integer dtype"),

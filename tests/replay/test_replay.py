@@ -306,7 +306,9 @@ def test_options_of_solvers() -> None:
 )  # fmt: skip
 def test_unknown_policies_are_refused_with_the_list(name) -> None:
     if name is None or name == 3:
-        with pytest.raises(ValueError, match=r"is no policy; use a name, or an object with name"):
+        with pytest.raises(
+            ValueError, match=r"is not a policy; use a name, or an object with name"
+        ):
             replay(LOADS, CLUSTER, name)
         return
     listed = "never, once, once:SOLVER|use one of: auto, |is less than 1; use 1|write it as name="
@@ -504,9 +506,10 @@ OTHER = Placement.trivial(3, 8, Cluster(4, slots_per_gpu=4))
         ({"start": 3}, "start=3 is not a Placement"),
         ({"num_groups": 3}, "num_groups=3 does not divide num_experts=8; use 2 or 4"),
         ({"recorded_share": 0}, "recorded_share=0.0 is not finite and above 0"),
-        ({"recorded_share": 2}, "recorded_share=2.0 is a part and more than 1; use 1 or less"),
+        ({"recorded_share": 2}, "recorded_share=2.0 is more than 1; use 1 or less"),
         ({"oracle": "best"}, "solver='best' is unknown; use one of: auto, "),
-        ({"oracle": 3}, "oracle=3 is no oracle; use 'fast', a solver's name, a function or None"),
+        ({"oracle": 3}, "oracle=3 is not an oracle; use 'fast', a solver's name, a function or "
+                        "None"),
         ({"policy": Recorder([OTHER])}, "what the policy 'recorder' returned is on Cluster("),
         ({"policy": Recorder([LOADS[0]])}, "what the policy 'recorder' returned=array("),
         ({"policy": Recorder(memory=0)}, "memory of the policy 'recorder'=0 is less than 1"),

@@ -213,7 +213,9 @@ def test_a_file_that_is_no_cell_is_named(tmp_path) -> None:
     whole = path.read_text()
     for text in (whole[:30], "[]", whole.replace('"interval"', '"else"')):
         path.write_text(text)
-        with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: this is no finished cell"):
+        with pytest.raises(
+            ValueError, match=f"^{re.escape(str(path))}: this is not a finished cell"
+        ):
             sweep(LOADS, **GRID, folder=tmp_path, workers=1)
 
 

@@ -134,7 +134,7 @@ def test_odd_loads(place, value, odd):
 
 def test_numbers_that_are_no_counts():
     found = facts(even(plainly()) / 3)
-    assert "not all numbers are whole: these are no counts of tokens" in found.odd
+    assert "not all numbers are whole: these are not counts of tokens" in found.odd
     assert found.plain["drift_by_chance"] is None
 
 
@@ -155,7 +155,7 @@ def test_nothing_at_all():
     ("bad", "message"),
     [
         (-1.0, r"^window 1: load\[0, 0\]=-1.0 is not a finite number >= 0; use 0 or more$"),
-        (1e200, r"^window 1: load 1e\+200 is no number of tokens; use 1e\+150 or less$"),
+        (1e200, r"^window 1: load 1e\+200 is not a number of tokens; use 1e\+150 or less$"),
     ],
 )
 def test_numbers_that_are_none(bad, message):

@@ -206,5 +206,5 @@ def test_bad_input_has_its_own_message():
         OneReplica(place).quotas(torch.tensor([[1, 2, 3]]), backend="triton")
     with pytest.raises(ValueError, match=r"expert_time is beyond tensors on 'cpu'"):
         OneReplica(place, expert_time=READING).quotas(torch.tensor([[1, 2, 3]]), backend="torch")
-    with pytest.raises(ValueError, match=r"is no whole number"):
+    with pytest.raises(ValueError, match=r"is not a whole number"):
         OneReplica(place).quotas([[1.5, 2, 3]])

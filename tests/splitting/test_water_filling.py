@@ -230,7 +230,7 @@ def test_tensors_come_back_as_tensors_and_one_layer_needs_no_axis():
     [
         ([[4, 2]], None, r"counts has shape \(1, 2\).*\(1, 3\)"),
         ([[4, 2, -1]], None, r"\[0, 2\]=-1"),
-        ([[4, 2, 0.5]], None, r"counts\[0, 2\]=0.5 is no whole number"),
+        ([[4, 2, 0.5]], None, r"counts\[0, 2\]=0.5 is not a whole number"),
         ([[MOST_TOKENS, 2, 1]], None, "1099511627779.*is past 1099511627776"),
         ([[4, 2, 1]], "torch", "backend='torch' takes a tensor"),
         ([[4, 2, 1]], "cuda", "backend='cuda' is unknown; use one of: compiled, torch, triton"),

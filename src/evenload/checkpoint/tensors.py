@@ -106,7 +106,7 @@ def _tensor(value: Mapping[str, Any]) -> Tensor:
     (begin, end), shape, dtype = value["data_offsets"], value["shape"], value["dtype"]
     numbers = [begin, end, *shape]
     if not (isinstance(dtype, str) and all(type(n) is int and n >= 0 for n in numbers)):
-        raise ValueError(f"{value} is no tensor")
+        raise ValueError(f"{value} is not a tensor")
     if end < begin:
         raise ValueError(f"{value} ends before it begins")
     return Tensor(dtype, tuple(shape), begin, end)

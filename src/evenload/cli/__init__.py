@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from inspect import cleandoc
@@ -17,7 +19,7 @@ from typing import Any, NoReturn
 
 from evenload import __version__
 from evenload.checks import printable
-from evenload.cli.shared import reading, say, verbosely
+from evenload.cli.shared import folded_notes, reading, say
 
 __all__ = ["COMMANDS", "main", "parser_of"]
 
@@ -44,6 +46,15 @@ _TYPES: dict[str, Any] = {
 }
 
 _BAD_INPUT, _BROKEN_PIPE, _INTERRUPTED = 2, 1, 130
+
+# What argparse says, and how it is told here.
+_SAID = (
+    ("the following arguments are required: (.*)", r"\1 missing"),
+    ("argument (.+?)(?:/-.*)?: expected one argument", r"\1 needs a value"),
+    ("argument (.+?)(?:/-.*)?: ignored explicit argument (.*)", r"\1 takes no value; leave \2 out"),
+    ("argument (.+?)(?:/-.*)?: (.*)", r"\1: \2"),
+    ("unrecognized arguments: (.*)", r"\1 is unknown"),
+)
 
 _EXAMPLES = """
 Examples:
@@ -117,7 +128,13 @@ class Parser(argparse.ArgumentParser):
         return "\n\n".join([*blocks, _paragraphs(self.epilog or "", width)]) + "\n"
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the usage, and exit."""
+        """Say what is wrong with the usage in our own words, not argparse's, and exit."""
+        for theirs, ours in _SAID:
+            message = re.sub(f"^{theirs}$", ours, message)
+        known = [name for action in self._actions for name in action.option_strings]
+        unknown = re.match(r"(--?[^ =]+)\b.* is unknown$", message)
+        near = get_close_matches(unknown[1], known, 1) if unknown else []
+        message += f"; use {near[0]}" if near else ""
         told = f"error: {printable(message)}; see {self.prog} --help\n"
         self.exit(_BAD_INPUT, self.format_usage() + told)
 
@@ -165,7 +182,7 @@ def parser_of(command: str | None) -> Parser:
             group = parser._positionals if arguments else parser.add_argument_group(title)
             for usage, text in options.items():
                 _add(group, usage, text)
-        _add(parser, "--verbose", "Print every note, not the first and their number.")
+        _add(parser, "--verbose", "Print every note, not only the first.")
         parser.set_defaults(run=module.run)
         return parser
     about = "Decide on which GPU every expert of a Mixture-of-Experts model lives.\n\nCommands:"
@@ -217,8 +234,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     try:
         parsed = _parse(sys.argv[1:] if given is None else given)
-        verbosely.set(parsed.verbose)
-        with reading(parsed):
+        with folded_notes(parsed.verbose), reading(parsed):
             code = parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads on, as in `evenload plan ... | head -1`

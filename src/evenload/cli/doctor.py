@@ -91,8 +91,8 @@ def run(args: Namespace) -> int:
     engine if that is installed, and tests the planner as the plug-in does. `settings digest` and
     `plans digest` must be the same on all nodes.
 
-    The exit code is 0 if evenload would plan, else 1, and the last line has the first reason. What
-    only the running engine knows is not looked at: whether expert balancing is on, and, in SGLang,
+    The exit code is 0 if evenload would plan, else 1, and the last line has the first reason. It
+    cannot see what only the running engine knows: whether expert balancing is on, and, in SGLang,
     whether --eplb-algorithm names evenload.
     """
     name = _engine(args.engine)

@@ -30,13 +30,13 @@ REPLAY = {
         "copy experts for every window; options of the solver after commas: every-4:joint,"
         f"effort=fast. May be given repeatedly; never and once are always beside it. Default: "
         f"{', '.join(DEFAULT_POLICIES)}.",
-        "--warm-start N:1": "Windows that are seen before the first is served.",
+        "--warm-start N:1": "Windows that policies see before the first one is served.",
         **shared.GROUPS,
         "--dispatch NAME*": "How replicas are picked for tokens: even, live, nearest or static. "
         "Policies plan for it where they can, and are compared under each. May be given "
         "repeatedly. Default: even.",
-        "--oracle NAME:fast": "Who plans each window on itself, for the regret: fast, a solver, "
-        "auto, or none.",
+        "--oracle NAME:fast": "Solver that plans each window on itself, for the regret: fast, "
+        "auto, another solver's name, or none.",
     },
     "costs": {
         **shared.PRICES,

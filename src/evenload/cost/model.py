@@ -117,7 +117,7 @@ class CostModel:
         for name in numbers:
             if name not in own:
                 raise ValueError(
-                    f"{name} is no number of a CostModel; use one of: {', '.join(own)}"
+                    f"{name} is not a number of a CostModel; use one of: {', '.join(own)}"
                 )
         speed = UTILISATION * machine.flops(experts.dtype) / experts.operations
         links = machine.bandwidth_in_node, machine.bandwidth_between_nodes

@@ -154,7 +154,7 @@ def model_of(num_layers: int, num_experts: int) -> str:
         if (experts.num_layers, experts.num_experts) == (num_layers, num_experts):
             return name
     raise ValueError(
-        f"no preset has {num_layers} layers x {num_experts} experts; give model, as "
+        f"no model of the presets has {num_layers} layers x {num_experts} experts; use "
         f"{fitting_models(num_layers, num_experts)}"
     )
 

@@ -117,7 +117,7 @@ def _check_experts(array: NDArray[Any]) -> None:
     bad = (array < -1) | (array >= slots)
     if bad.any():
         raise ValueError(
-            f"physical_to_logical{first_bad(array, bad)} is no expert; {slots} slots hold 0 to "
+            f"physical_to_logical{first_bad(array, bad)} is not an expert; {slots} slots hold 0 to "
             f"{slots - 1} at most"
         )
 

@@ -145,7 +145,7 @@ class RankCounts:
                 match = _KEY.fullmatch(name)
                 if match is None:
                     raise ValueError(
-                        f"the key {name[:60]!r} is no iteration and layer, as '100_3' would be"
+                        f"the key {name[:60]!r} is not an iteration and layer, as '100_3' would be"
                     )
                 if dtype not in _INTEGERS or shape != (num_experts,):
                     raise ValueError(
@@ -291,7 +291,7 @@ def _value(event: Any, events: Iterator[Any], depth: int) -> Any:
             items.append(_value(part, events, depth + 1))
             continue
         if type(part).__name__ != "ScalarEvent":
-            raise _refused(part, "a key is no plain word or number")
+            raise _refused(part, "a key is not a plain word or number")
         key = _value(part, events, depth + 1)
         if key in pairs:
             raise _refused(part, f"the key {key} is there twice")

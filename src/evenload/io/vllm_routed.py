@@ -312,7 +312,7 @@ def _array(value: Any) -> NDArray[Any]:
         return to_array(value, _KEY)
     if not isinstance(value, str):
         raise ValueError(f"{_KEY} is {json.dumps(value)[:40]}; use nested lists")
-    with refusing(f"{_KEY} is no base64", binascii.Error, ValueError):
+    with refusing(f"{_KEY} is not base64", binascii.Error, ValueError):
         content = base64.b64decode(value, validate=True)
     try:
         return read_array(io.BytesIO(content), len(content))

@@ -201,7 +201,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     by_variable = {knob.variable: knob for knob in KNOBS}
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in by_variable:
-            raise ValueError(f"{variable} is no setting; {_nearest(variable, by_variable)}")
+            raise ValueError(f"{variable} is not a setting; {_nearest(variable, by_variable)}")
     file = environ.get(f"{PREFIX}OPTIONS", "")
     values = _from_file(Path(file)) if file else {}
     for variable, knob in by_variable.items():
@@ -258,6 +258,6 @@ def _from_file(path: Path) -> dict[str, Any]:
     for key in said:
         if key not in knobs:
             raise ValueError(
-                f"{shown} says {key!r}, which is no setting of a file; {_nearest(key, knobs)}"
+                f"{shown} says {key!r}, which is not a setting of a file; {_nearest(key, knobs)}"
             )
     return {key: knobs[key].parse(value, f"{shown}: {key}") for key, value in said.items()}

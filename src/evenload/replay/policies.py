@@ -60,7 +60,8 @@ def check_policy(value: Any) -> Policy:
     name = getattr(value, "name", None)
     if not isinstance(name, str) or not callable(getattr(value, "decide", None)):
         raise ValueError(
-            f"policy={value!r} is no policy; use a name, or an object with name, memory and decide"
+            f"policy={value!r} is not a policy; use a name, or an object with name, memory and "
+            "decide"
         )
     positive_int(f"memory of the policy {name!r}", getattr(value, "memory", None))
     policy: Policy = value
@@ -191,7 +192,7 @@ def get_policy(name: str) -> Policy:
     """
     known = ", ".join(policy_names())
     if not isinstance(name, str):
-        raise ValueError(f"policy={name!r} is no name; use one of: {known}")
+        raise ValueError(f"policy={name!r} is not a name; use one of: {known}")
     head, *rest = name.split(",")
     options = dict(_option(part, name) for part in rest)
     kind, _, solver = head.partition(":")
@@ -223,7 +224,7 @@ def _option(text: str, name: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key.isidentifier() and equals and value):
         raise ValueError(
-            f"policy={name!r}: {text!r} is no option; write it as name=value, e.g. effort=fast"
+            f"policy={name!r}: {text!r} is not an option; write it as name=value, e.g. effort=fast"
         )
     for convert in (int, float):
         try:

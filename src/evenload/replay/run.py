@@ -294,7 +294,7 @@ def _make_oracle(
         return oracle  # type: ignore[no-any-return]
     if not isinstance(oracle, str):
         raise ValueError(
-            f"oracle={oracle!r} is no oracle; use 'fast', a solver's name, a function or None"
+            f"oracle={oracle!r} is not an oracle; use 'fast', a solver's name, a function or None"
         )
     how: dict[str, Any] = {"solver": oracle}
     if oracle == "fast":  # a fifth of the time that the last bit of the balancedness takes

@@ -272,4 +272,4 @@ class _Store:
                 return row
         except (ValueError, KeyError, TypeError):
             pass
-        raise ValueError(f"{path}: this is no finished cell of a sweep; delete it")
+        raise ValueError(f"{path}: this is not a finished cell of a sweep; delete it")

@@ -104,7 +104,8 @@ class Scan:
             most = load.max(axis=1)
             if most.max() > _MOST:
                 raise ValueError(
-                    f"window {t}: load {most.max():g} is no number of tokens; use {_MOST:g} or less"
+                    f"window {t}: load {most.max():g} is not a number of tokens; use {_MOST:g} or "
+                    "less"
                 )
             self.total += load
             self.tokens[t] = load.sum(axis=1)
@@ -173,7 +174,7 @@ def _odd_in_loads(scan: Scan, names: list[str]) -> Iterator[str]:
             f"{uneven[0]}; each token visits as many experts in every layer"
         )
     if not scan.whole:
-        yield "not all numbers are whole: these are no counts of tokens"
+        yield "not all numbers are whole: these are not counts of tokens"
     if scan.flat.any():
         what = "every window" if scan.flat.all() else "some window"
         flat = counted(int(scan.flat.any(axis=0).sum()), "layer")

@@ -85,9 +85,12 @@ def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
             return replays
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError,
             zipfile.BadZipFile) as error:  # fmt: skip
+        # NumPy takes what is no archive for a pickle, and says how to load that.
+        why = f" ({error})" if zipfile.is_zipfile(path) else ""
         raise FileFormatError(
-            f"{path}: no replays are in it ({error}); use a file that `evenload replay --save` "
-            "wrote with this version"
+            f"{path}: no replays are in it{why}; use a file that `evenload replay --save` wrote "
+            "with "
+            "this version"
         ) from None
 
 

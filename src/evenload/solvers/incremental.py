@@ -166,7 +166,7 @@ def incremental(
         effort, a target outside (0, 1], the topology ``"prefer"``, or too few moves to come to a
         plan that keeps groups on nodes from one that does not.
     """
-    steps = check_effort(effort, STEPS, "steps")
+    steps = check_effort(effort, STEPS)
     goal = 1.0 / (fraction("target", target) or CLOSE)
     goal = 0.0 if problem.dispatch == "copy" else goal
     slots = problem.cluster.num_living_slots

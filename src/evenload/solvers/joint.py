@@ -57,7 +57,7 @@ def joint(
     ValueError
         For an unknown effort, or a target outside (0, 1].
     """
-    trials = check_effort(effort, TRIALS, "trials")
+    trials = check_effort(effort, TRIALS)
     close = fraction("target", target) or CLOSE
     cluster, load = problem.cluster, problem.load
     if problem.topology == "prefer":

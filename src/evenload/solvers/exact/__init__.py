@@ -57,7 +57,7 @@ def solve_exactly(
 
     Parameters and errors are those of `exact`.
     """
-    goal, steps = fraction("target", target), check_effort(effort, EFFORTS, "steps")
+    goal, steps = fraction("target", target), check_effort(effort, EFFORTS)
     load_cp_model()
     if problem.topology == "prefer":
         raise ValueError(
