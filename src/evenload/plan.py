@@ -150,7 +150,7 @@ class Plan:
 
     @property
     def current(self) -> Placement | None:
-        """What ran before, None if that was not told; with NumPy arrays."""
+        """The placement that ran before, with NumPy arrays; None if it was not given."""
         return self.problem.current
 
     @cached_property
@@ -164,7 +164,7 @@ class Plan:
 
     @cached_property
     def by_phase(self) -> dict[str, Reached]:
-        """What each phase reaches, by its name; nothing for a load that is not by phase."""
+        """What each phase reaches, by its name; empty unless the load is given by phase."""
         problem, found = self.problem, {}
         for phase in problem.phases if problem.sample_phase is not None else ():
             alone = problem.of_load(phase.load, phase)
@@ -191,7 +191,7 @@ class Plan:
 
     @cached_property
     def phase_seconds(self) -> dict[str, Any] | None:
-        """What `seconds` is the mean of: that of each phase by its name, float64 [L] each."""
+        """Seconds of each phase by its name, float64 [L] each; `seconds` is their mean."""
         if self.problem.expert_time is None:
             return None
         problem, judged = self.problem, self.one

@@ -58,7 +58,7 @@ class Size:
 
     @property
     def left(self) -> float:
-        """Memory left for KV cache: bytes per GPU where they are known, else a part of it."""
+        """Memory left for KV cache: bytes per GPU if known, else relative to that of `none`."""
         return 1.0 - UNKNOWN * self.redundant_per_gpu if self.room is None else self.room
 
     @property

@@ -135,11 +135,11 @@ class CostModel:
 
     @property
     def expert_time(self) -> ExpertTime:
-        """The time of tokens that wait for no weights: proportional to their number."""
+        """An expert time without weights to wait for: proportional to the number of tokens."""
         return ExpertTime.linear(self.tokens_per_second)
 
     def straggler_seconds(self, gpu_load: Any, capacity: Any = None) -> Float:
-        """Return the seconds that a layer takes until its last GPU is done, float64 [...].
+        """Return the seconds of a layer's slowest GPU, float64 [...].
 
         `gpu_load` is [..., G], tokens on each GPU; `capacity` [G] is that of the `Cluster`, or None
         where all are alike.
@@ -183,7 +183,7 @@ class CostModel:
         """Return what moving one expert costs in balancedness, for the solver ``"incremental"``.
 
         The seconds that serving stands still for one move, over those that a balanced layer takes
-        until the next decision: what a move has to gain there, in the last GPU's time over the
+        until the next decision: what a move has to gain there, in the slowest GPU's time over the
         mean, to pay. Half of the GPUs are taken to send at once, to others of their node where
         there is one node, else to another node. The load [L, E] is of a window to come, or one like
         it; there are `windows` until the next decision. It holds `recorded_share`, in

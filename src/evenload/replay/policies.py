@@ -98,7 +98,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Evenload:
-    """Ours: plan for what the past windows let expect, moving only what is worth it.
+    """Ours: plan for the load that past windows forecast, moving only what is worth it.
 
     Leaving the trivial placement, which an engine starts with, is free: it is made for no load, and
     at a price per move a plan would stay near it. From then on a move has to gain the seconds that
@@ -135,7 +135,7 @@ class Evenload:
 
 @dataclass(frozen=True)
 class Reorder:
-    """Experts in order, in a checkpoint that was reordered for all that was seen before.
+    """Experts in order, in a checkpoint that was reordered for the windows of the warm start.
 
     See `evenload.checkpoint`: planned once, without redundancy, and served from the first window
     on, since an engine loads its weights so; nothing ever moves.
@@ -169,7 +169,7 @@ def policy_names() -> list[str]:
 
 
 def get_policy(name: str) -> Policy:
-    """Return a policy by name; the message for one that there is not lists those that there are.
+    """Return a policy by name; the error for an unknown name lists the known ones.
 
     ``"never"`` keeps what the replay starts with. ``"once"`` plans the last window when first
     asked, ``"every-N"`` each N-th time, the first included; also with a solver:

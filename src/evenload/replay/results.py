@@ -77,7 +77,7 @@ class Replay:
 
     @property
     def straggler_seconds(self) -> Float:
-        """What each layer took: until its last GPU was done, float64 [W, L]."""
+        """Time of each layer's slowest GPU, float64 [W, L]."""
         return self.mean_seconds / self.balancedness
 
     @property

@@ -23,7 +23,7 @@ _KIND = "evenload replays, version 1"
 
 
 def check_saved_path(path: str | os.PathLike[str]) -> None:
-    """Raise `ValueError` unless replays can be kept in a file of that name: one ending in .npz."""
+    """Raise `ValueError` unless a name for a file of replays ends in .npz."""
     check_ending(path, [".npz"], "replays are not kept in files with {}")
 
 
