@@ -364,8 +364,8 @@ def test_usage_errors():
     for given, message in (
         (("--bogus",), "--bogus is unknown; see evenload --help"),
         (("plan", "x.npz", "--gpus", 4, "--live-share", "x"), "'x' is not a number; use e.g. 0.5"),
-        (("plan", "x.npz"), "error: --gpus missing; see evenload plan -"),
-        (("plan", "--gpus", 4), "error: LOADS missing; see evenload plan"),
+        (("plan", "x.npz"), "error: missing --gpus; see evenload plan -"),
+        (("plan", "--gpus", 4), "error: missing LOADS; see evenload plan"),
         (("plan", "x.npz", "--gpus", "many"), "--gpus: 'many' is not a whole number; use"),
         (("plan", "x.npz", "--gpus", 4, "--slot", 8), "--slot 8 is unknown; use --slots; see"),
         (("plan", "x.npz", "--gpus"), "error: --gpus needs a value; see"),

@@ -49,7 +49,7 @@ _BAD_INPUT, _BROKEN_PIPE, _INTERRUPTED = 2, 1, 130
 
 # What argparse says, and how it is told here.
 _SAID = (
-    ("the following arguments are required: (.*)", r"\1 missing"),
+    ("the following arguments are required: (.*)", r"missing \1"),
     ("argument (.+?)(?:/-.*)?: expected one argument", r"\1 needs a value"),
     ("argument (.+?)(?:/-.*)?: ignored explicit argument (.*)", r"\1 takes no value; leave \2 out"),
     ("argument (.+?)(?:/-.*)?: (.*)", r"\1: \2"),

@@ -113,9 +113,10 @@ def incremental(
     It lowers the slowest GPU's time, averaged over the samples, relative to that of a load divided
     at will, plus `move_cost` per move. With an `expert_time`, time counts tokens and weights, and
     "at will" means with the best number of replicas of each expert; else it counts tokens alone.
-    The search is threshold accepting from what runs now, and from a fresh plan whose GPUs are matched with the running ones
-    so that most experts stay (an assignment problem); each layer takes what costs less, and never
-    more than what runs. Without a current placement a fresh plan is improved under the samples.
+    The search is threshold accepting from what runs now, and from a fresh plan whose GPUs are
+    matched with the running ones so that most experts stay (an assignment problem); each layer
+    takes what costs less, and never more than what runs. Without a current placement a fresh plan
+    is improved under the samples.
 
     For the dispatch ``"live"`` the slowest GPU's time is that of the best split of each sample, so
     that GPUs get linked by the experts that they share; see `core.flow`, `core.live`. For
@@ -125,9 +126,10 @@ def incremental(
     can be divided as well as that, rounded up.
 
     For the dispatch ``"copy"`` the tokens above every GPU's mean take the place of the slowest
-    GPU's time: those, more than anything else that was tried, tell how many experts a balancer copies.
-    (Worse on real loads: their squares, or roots; the number of GPUs above, however smoothed; and
-    to count from the limit on, as samples are noisy: only slack beyond 7 % is left out.)
+    GPU's time: those, more than anything else that was tried, tell how many experts a balancer
+    copies. (Worse on real loads: their squares, or roots; the number of GPUs above, however
+    smoothed; and to count from the limit on, as samples are noisy: only slack beyond 7 % is left
+    out.)
 
     Parameters
     ----------
