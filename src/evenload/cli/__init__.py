@@ -80,9 +80,9 @@ def _names(action: argparse.Action) -> str:
 
 def _explained(action: argparse.Action) -> str:
     if action.option_strings and action.required:
-        return f"{action.help} [required]"
+        return f"{action.help} Required."
     shown = action.option_strings and action.default not in (None, False, argparse.SUPPRESS)
-    return f"{action.help} [default: {action.default}]" if shown else str(action.help)
+    return f"{action.help} Default: {action.default}." if shown else str(action.help)
 
 
 def _wrapped(text: str, width: int) -> list[str]:

@@ -28,7 +28,7 @@ OPTIONS = {
     "planning": {
         "--loads FILE": "Plan at once for these loads, without redundancy: experts are numbered as "
         "in CHECKPOINT. Any file that `evenload plan` reads.",
-        "--gpus G": "GPUs of the expert-parallel group. Needed with --loads.",
+        "--gpus G": "GPUs of the expert-parallel group. Required with --loads.",
         "--nodes N": "For PLACEMENT: nodes of these GPUs, if the file does not say. Default: 1.",
         "--dispatch NAME:even": "even, or copy: homes for a balancer that copies experts for every "
         "microbatch, as MoonEP.",
