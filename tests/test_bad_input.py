@@ -606,7 +606,7 @@ def test_number_of_threads(monkeypatch, value):
         ),
         (
             [0, 1, 2, 3, 0],
-            "physical_to_logical has 5 slots a layer, and the cluster has num_slots=6; use 6",
+            "physical_to_logical has 5 slots per layer, and the cluster has num_slots=6; use 6",
         ),
         (
             [[0, 1, 2, 3, 0, 1], [0, 1, 1, 3, 0, 1]],
@@ -655,7 +655,7 @@ def test_maps(physical_to_logical, message):
         ),
         (
             [0, 1, 2],
-            "physical_to_logical has 3 slots a layer, and the cluster has num_slots=6; use 6",
+            "physical_to_logical has 3 slots per layer, and the cluster has num_slots=6; use 6",
         ),
     ],
 )

@@ -25,7 +25,7 @@ def check_map(array: NDArray[Any], cluster: Cluster, num_experts: int) -> tuple[
         raise ValueError(f"physical_to_logical has dtype {array.dtype}; use an integer dtype")
     if array.shape[-1] != cluster.num_slots:
         raise ValueError(
-            f"physical_to_logical has {array.shape[-1]} slots a layer, and the cluster has "
+            f"physical_to_logical has {array.shape[-1]} slots per layer, and the cluster has "
             f"num_slots={cluster.num_slots}; use {cluster.num_slots}"
         )
     experts = read_only(np.array(array, np.int64, order="C", ndmin=2))

@@ -265,7 +265,7 @@ class Plan:
 
         Under the topology ``"strict"``, of any placement that keeps each group on one node. See
         `evenload.bounds`; computed when first asked for, which takes longer than a plan where there
-        are two slots a GPU.
+        are two slots per GPU.
         """
         proven = 1.0 if self.proven is None else self.proven
         return self.problem.rewrap(np.minimum(balancedness_bound(self.problem), proven))

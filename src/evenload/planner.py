@@ -378,7 +378,7 @@ def _what_was_impossible(problem: Problem) -> tuple[str, ...]:
     useful = sum(min(cluster.slots[g], may_hold) for g in cluster.living_gpus)
     if living > useful:
         notes.append(
-            f"{living - useful} duplicates a layer cannot be avoided: {useful} slots hold every "
+            f"{living - useful} duplicates per layer cannot be avoided: {useful} slots hold every "
             f"expert once on each GPU that may have it, and there are {living}"
         )
     return tuple(notes)

@@ -106,7 +106,7 @@ def test_a_start_from_a_file(trace, tmp_path) -> None:
             "page.pdf: pages with the ending '.pdf' are not known; use one of .html, .htm",
         ),
         (("--slots", "6"), "num_slots=6 is fewer than num_experts=8"),
-        (("--experts", "9"), "trace.npz: the file has 8 experts a layer, and num_experts=9"),
+        (("--experts", "9"), "trace.npz: the file has 8 experts per layer, and num_experts=9"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(trace, more, message) -> None:

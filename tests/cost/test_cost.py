@@ -272,7 +272,7 @@ def test_experts_make_up_most_of_their_model() -> None:
 
 
 def test_a_move_costs_the_time_that_serving_stands_still() -> None:
-    """Two of four GPUs send at once; 800 tokens a layer keep each GPU busy for 0.2 s."""
+    """Two of four GPUs send at once; 800 tokens per layer keep each GPU busy for 0.2 s."""
     load = np.full((3, 4), 200.0)
     cost = CostModel(
         tokens_per_second=1000.0, expert_bytes=1e6, bandwidth_in_node=1e9,

@@ -281,7 +281,7 @@ def test_number_of_experts_that_does_not_fit(tmp_path):
     path = save(tmp_path / "x.npy", LOAD)
     complains(
         path,
-        "{path}: the file has 8 experts a layer, and num_experts=9 was given; use 8, or leave it "
+        "{path}: the file has 8 experts per layer, and num_experts=9 was given; use 8, or leave it "
         "out",
         num_experts=9,
     )

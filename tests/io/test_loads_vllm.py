@@ -182,7 +182,8 @@ def test_other_complaints(tmp_path):
     path = lines(tmp_path / "x.jsonl", [[[1, 2]]], [[[1, 2], [3, 4]]])
     complains(
         path,
-        "{path}, line 2: routed_experts has (2, 2) layers and experts a token, and that of {path}, "
+        "{path}, line 2: routed_experts has (2, 2) layers and experts per token, and that of "
+        "{path}, "
         "line 1 has (1, 2); give requests of one model",
     )
     path.write_text("[[[1, 2]]]\n[[[1,")

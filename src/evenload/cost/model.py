@@ -84,8 +84,8 @@ class CostModel:
     #: experts counts 8 times, as in a load).
     tokens_per_second: float
     expert_bytes: float  #: of one expert's weights in one layer
-    bandwidth_in_node: float  #: bytes a second from a GPU to another of its node
-    bandwidth_between_nodes: float  #: bytes a second from a GPU to one of another node
+    bandwidth_in_node: float  #: bytes per second from a GPU to another of its node
+    bandwidth_between_nodes: float  #: bytes per second from a GPU to one of another node
     latency: float = LATENCY  #: seconds before the first byte of a round of transfers arrives
     overlap: float = OVERLAP  #: part, 0 to 1, of the time of transfers in which serving goes on
     #: The preset whose experts these are, which `check_shape` holds a load against; empty where

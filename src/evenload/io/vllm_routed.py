@@ -125,7 +125,7 @@ def _requests(
             first = first or (where, here)
             if here != first[1]:
                 raise ValueError(
-                    f"{_KEY} has {here} layers and experts a token, and that of {first[0]} has "
+                    f"{_KEY} has {here} layers and experts per token, and that of {first[0]} has "
                     f"{first[1]}; give requests of one model"
                 )
             if bad.size:

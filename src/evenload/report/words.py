@@ -101,7 +101,7 @@ _WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "start": ("starting placement", _text),
     # Four digits are more than anybody measured.
     "cost: tokens_per_second": (
-        "tokens a second through an expert", lambda v: f"{float(f'{v:.4g}'):,.0f}"),
+        "tokens per second through an expert", lambda v: f"{float(f'{v:.4g}'):,.0f}"),
     "cost: expert_bytes": ("weights of an expert", show_bytes),
     "cost: bandwidth_in_node": ("bandwidth inside a node", _bandwidth),
     "cost: bandwidth_between_nodes": ("bandwidth between nodes", _bandwidth),
