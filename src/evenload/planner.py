@@ -372,7 +372,7 @@ def _what_was_impossible(problem: Problem) -> tuple[str, ...]:
         dead = cluster.num_gpus - len(cluster.living_gpus)
         notes.append(
             f"{dead} of {cluster.num_gpus} GPUs are gone: their {cluster.num_slots - living} slots "
-            "a layer hold nothing (-1)"
+            "per layer hold nothing (-1)"
         )
     may_hold = problem.num_experts // (len(cluster.living_by_node) if problem.hierarchical else 1)
     useful = sum(min(cluster.slots[g], may_hold) for g in cluster.living_gpus)
