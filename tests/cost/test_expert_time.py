@@ -319,7 +319,9 @@ def test_gpus_of_different_types() -> None:
     assert curves_of_gpus([ROOF, BENT, ROOF], 3) == ([ROOF, BENT], [0, 1, 0])
     with pytest.raises(ValueError, match=r"^expert_time has 2 curves for 3 GPUs; use one, or 3$"):
         curves_of_gpus([ROOF, BENT], 3)
-    with pytest.raises(ValueError, match=r"^expert_time\[1\]=5 is no ExpertTime; use one per GPU$"):
+    with pytest.raises(
+        ValueError, match=r"^expert_time\[1\]=5 is not an ExpertTime; use one per GPU$"
+    ):
         curves_of_gpus([ROOF, 5], 2)
     slow = ExpertTime([(n, 2 * s) for n, s in BENT.points])
     ticks = TimeTable.build([BENT, slow], 8).ticks

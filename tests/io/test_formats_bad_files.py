@@ -65,7 +65,9 @@ def test_wrong_kind(tmp_path, content, kind, ending, what):
 
 def test_npy_named_npz(tmp_path):
     save(tmp_path / "x.npy", LOAD).rename(tmp_path / "x.npz")
-    complains(tmp_path / "x.npz", "{path}: this is no .npz archive: it is a .npy file (rename it)")
+    complains(
+        tmp_path / "x.npz", "{path}: this is not a .npz archive: it is a .npy file (rename it)"
+    )
 
 
 def test_png_named_csv_or_json(tmp_path):
@@ -73,7 +75,7 @@ def test_png_named_csv_or_json(tmp_path):
         (tmp_path / name).write_bytes(PNG)
     decode = "'utf-8' codec can't decode byte 0x89 in position 0: invalid start byte"
     complains(tmp_path / "x.csv", f"{{path}}: this is not comma-separated text ({decode})")
-    complains(tmp_path / "x.json", f"{{path}}: this is no JSON ({decode})")
+    complains(tmp_path / "x.json", f"{{path}}: this is not JSON ({decode})")
 
 
 def test_truncated_npz(tmp_path):
@@ -133,7 +135,7 @@ def test_array_too_large_to_read_at_once(tmp_path):
 def test_truncated_npy_header(tmp_path, end):
     path = save(tmp_path / "x.npy", LOAD)
     path.write_bytes(path.read_bytes()[: end or 5])
-    message = "header is cut off or damaged" if end else "this is no .npy file"
+    message = "header is cut off or damaged" if end else "this is not a .npy file"
     with pytest.raises(FileFormatError, match=message):
         read_load(path)
 
@@ -218,7 +220,7 @@ def test_csv_complaints(tmp_path, text, message):
     [
         (
             "[[1, 2",
-            ", line 1, column 7: this is no JSON, or it is cut off (Expecting ',' delimiter)",
+            ", line 1, column 7: this is not JSON, or it is cut off (Expecting ',' delimiter)",
         ),
         (
             '{"a": 1, "b": 2}',
@@ -244,7 +246,7 @@ def test_json_complaints(tmp_path, text, message):
 
 def test_deeply_nested_json(tmp_path):
     (tmp_path / "x.json").write_text("[" * 100_000)
-    with pytest.raises(FileFormatError, match="this is no JSON"):
+    with pytest.raises(FileFormatError, match="this is not JSON"):
         read_load(tmp_path / "x.json")
 
 

@@ -61,7 +61,7 @@ def save(path, value):
         ),
         (
             {"logical_count": torch.ones(2, 2, dtype=torch.int64).to_sparse()},
-            "its pickle is refused: it names torch._utils._rebuild_sparse_tensor, which is no "
+            "its pickle is refused: it names torch._utils._rebuild_sparse_tensor, which is not a "
             "plain "
             "value; only tensors and plain values are read",
         ),

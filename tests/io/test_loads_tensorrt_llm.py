@@ -161,5 +161,7 @@ def test_cut_off(tmp_path, keep):
     folder = dump_iterations(tmp_path / "x", ranks_of(1), E)
     path = folder / "rank0.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(FileFormatError, match=f"^{path}: this is no .safetensors file, or it is "):
+    with pytest.raises(
+        FileFormatError, match=f"^{path}: this is not a .safetensors file, or it is "
+    ):
         read_load(folder)

@@ -189,7 +189,7 @@ def test_other_complaints(tmp_path):
     path.write_text("[[[1, 2]]]\n[[[1,")
     complains(
         path,
-        "{path}, line 2: this is no JSON, or it is cut off (Expecting value: line 1 column 6 "
+        "{path}, line 2: this is not JSON, or it is cut off (Expecting value: line 1 column 6 "
         "(char 5))",
     )
     path.write_text("\n\n")

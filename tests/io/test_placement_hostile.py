@@ -52,8 +52,8 @@ def head(**changes):
         ),
         (head(physical_to_logical=[[10**30] * 12]), "has dtype object; use whole numbers"),
         (head(solver=[1]), "solver is [1]; use a text, or leave it out"),
-        ('{"physical_to_logical_map": ' + "[" * 100_000, "this is no JSON"),
-        ('{"physical_to_logical_map": [[0, 1' + "0" * 5000 + "]]}", "this is no JSON"),
+        ('{"physical_to_logical_map": ' + "[" * 100_000, "this is not JSON"),
+        ('{"physical_to_logical_map": [[0, 1' + "0" * 5000 + "]]}", "this is not JSON"),
         ('{"physical_to_logical_map": [[0.5, 1]]}', "has dtype float64; use whole numbers"),
         (
             head(physical_to_logical=[[*range(8), 0, 0, 0, -1]] * 2),
@@ -80,7 +80,7 @@ def test_text_of_no_placements_size(tmp_path):
         stream.truncate(2**25 + 1)
     refused(path, "the text takes 33554433 bytes, more than the 33554432 that are held at once")
     with max_bytes(2**25 + 1):  # as it says
-        refused(path, "this is no JSON")
+        refused(path, "this is not JSON")
 
 
 BOMB = "a: &a [0, 1]\n" + "".join(
@@ -120,7 +120,7 @@ BOMB = "a: &a [0, 1]\n" + "".join(
         ("initial_global_assignments: {3: [0, '1']}\n", "layer 3 has '1'; use the number of an"),
         ("initial_global_assignments: {3: [0, 0x1]}\n", "layer 3 has '0x1'; use the number"),
         ("initial_global_assignments: {3: 5}\n", "layer 3 is '5'; use the experts of its slots"),
-        ("a: [1,\x00 2]", "this is no YAML"),
+        ("a: [1,\x00 2]", "this is not YAML"),
     ],
 )
 def test_yaml(tmp_path, text, message):

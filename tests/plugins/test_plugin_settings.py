@@ -63,7 +63,7 @@ def test_what_cannot_be_read_is_said_in_a_sentence(environment, says):
         ('{"efort": 1}', "says 'efort', which is not a setting of a file; use effort"),
         ('{"max_moves": 1.0}', "max_moves=1.0 is not an integer"),
         ('{"max_moves": true}', "max_moves=True is not an integer"),
-        ('{"options": "other.json"}', "no setting of a file"),
+        ('{"options": "other.json"}', "not a setting of a file"),
         ("[1]", "holds a list"),
         ("[" * 100_000, "cannot be read"),
         ("{", "cannot be read"),

@@ -198,7 +198,7 @@ def test_threads_change_nothing(monkeypatch):
 def test_bad_input_has_its_own_message():
     torch = pytest.importorskip("torch")
     place = Placement([[0, 1, 0, 2]], Cluster(2, slots_per_gpu=2), 3)
-    with pytest.raises(ValueError, match=r"expert_time=3 is no ExpertTime; use one, or None"):
+    with pytest.raises(ValueError, match=r"expert_time=3 is not an ExpertTime; use one, or None"):
         OneReplica(place, expert_time=3)
     with pytest.raises(ValueError, match=r"rounds=0"):
         OneReplica(place, rounds=0)

@@ -247,7 +247,7 @@ def test_other_mistakes_are_refused_too(monkeypatch):
         WaterFilling(None)
     for bad, says in [
         ([4, 2, -1], "=-1"),
-        ([4, 2, 0.5], "0.5 is no whole"),
+        ([4, 2, 0.5], "0.5 is not a whole"),
         ([2**40, 1, 1], "past"),
     ]:
         with pytest.raises(ValueError, match=says):

@@ -73,7 +73,7 @@ def read_shard(path: Path) -> Shard:
         length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else size
         if length > min(size - _LENGTH.size, _LONGEST):
             raise FileFormatError(
-                f"{path}: this is no .safetensors file, or it is cut off in its header "
+                f"{path}: this is not a .safetensors file, or it is cut off in its header "
                 f"({kind_of(path)}); fetch it again"
             )
         text = stream.read(length)

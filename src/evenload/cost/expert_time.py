@@ -196,7 +196,7 @@ def curves_of_gpus(
         raise ValueError(f"expert_time has {len(each)} curves for {G} GPUs; use one, or {G}")
     for gpu, curve in enumerate(each):
         if not isinstance(curve, ExpertTime):
-            raise ValueError(f"expert_time[{gpu}]={curve!r} is no ExpertTime; use one per GPU")
+            raise ValueError(f"expert_time[{gpu}]={curve!r} is not an ExpertTime; use one per GPU")
     curves = list(dict.fromkeys(each))
     return curves, [curves.index(curve) for curve in each]
 

@@ -42,22 +42,23 @@ def read_load(
 
 
 def parse_json(path: Path, most: int | None = None) -> Any:
-    """Return the value in a JSON file; what is no JSON is refused with its line and column.
+    """Return the value in a JSON file; what is not JSON is refused with its line and column.
 
     Lists of numbers are arrays, but where `most` says how many bytes a placement usually has.
     """
     check_bytes("the text", path.stat().st_size, most or MOST_BYTES)
-    with refusing("this is no JSON", UnicodeDecodeError, RecursionError):
+    with refusing("this is not JSON", UnicodeDecodeError, RecursionError):
         if most is None:
             with suppress(UnclearError):
                 return read_json(path)
-    with refusing("this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
+    with refusing("this is not JSON", UnicodeDecodeError, RecursionError, ValueError):
         text = path.read_text(encoding="utf-8-sig")
         try:
             return json.loads(text, object_pairs_hook=partial(once, str(path)))
         except json.JSONDecodeError as error:
             raise FileFormatError(
-                f"{path}, line {error.lineno}, column {error.colno}: this is no JSON, or it is cut "
+                f"{path}, line {error.lineno}, column {error.colno}: this is not JSON, or it is "
+                "cut "
                 f"off ({error.msg})"
             ) from None
 

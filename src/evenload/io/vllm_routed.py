@@ -243,7 +243,7 @@ def _read_line(path: Path, start: int, where: str) -> Routed | None:
         stream.seek(start)
         line = stream.readline(most_bytes() + 1)
     with checking(where):
-        with refusing("this is no JSON, or it is cut off", ValueError, RecursionError):
+        with refusing("this is not JSON, or it is cut off", ValueError, RecursionError):
             text = line.decode("utf-8-sig")
             value = json.loads(text, object_pairs_hook=partial(once, where))
         parts = [part for part in _parts(value) if part.get(_KEY) is not None]

@@ -67,7 +67,7 @@ class OneReplica(Splits):
     ) -> None:
         super().__init__(placement, rounds)
         if expert_time is not None and not isinstance(expert_time, ExpertTime):
-            raise ValueError(f"expert_time={expert_time!r} is no ExpertTime; use one, or None")
+            raise ValueError(f"expert_time={expert_time!r} is not an ExpertTime; use one, or None")
         self.expert_time = expert_time
 
     def replica(self, counts: Any, backend: str | None = None) -> Any:
