@@ -105,7 +105,7 @@ def test_rows_are_the_layers_that_the_config_says(deepseek):
 @pytest.mark.parametrize(
     ("file", "match"),
     [
-        (placed([[0, 1, 2, 3]] * 2, Cluster(2, slots_per_gpu=2), experts=4), "is of 4 experts a"),
+        (placed([[0, 1, 2, 3]] * 2, Cluster(2, slots_per_gpu=2), experts=4), "is of 4 experts per"),
         (placed([[*range(8), 0, 1, 2, 3]] * 2, Cluster(4, slots_per_gpu=3)),
          "12 slots per layer for 8 experts, and an order has each expert once; plan with --slots "
          "8"),

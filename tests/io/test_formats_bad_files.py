@@ -60,7 +60,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(50)
 def test_wrong_kind(tmp_path, content, kind, ending, what):
     path = tmp_path / f"x{ending}"
     path.write_bytes(content)
-    complains(path, f"{{path}}: this is no {what}: {kind}")
+    complains(path, f"{{path}}: this is not a {what}: {kind}")
 
 
 def test_npy_named_npz(tmp_path):

@@ -88,13 +88,14 @@ def keys_found(value: Any) -> str:
     return some(list(value))
 
 
-def check_ours(value: Any, name: str, version: int, none: str, one: str) -> None:
+def check_ours(value: Any, name: str, version: int, one: str) -> None:
     """Raise `ValueError` unless a value is an object of our format `name` and of this version.
 
-    `none` says what it is not, and `one` what it is in another version.
+    `one` says what it is then, with its article.
     """
     if not isinstance(value, dict) or value.get("format") != name:
-        raise ValueError(f'this is {none}: no "format": "{name}"; keys found: {keys_found(value)}')
+        found = keys_found(value)
+        raise ValueError(f'this is not {one}: no "format": "{name}"; keys found: {found}')
     if value.get("version") != version:
         raise ValueError(
             f"{one} of version {value.get('version')!r}, and this evenload reads version "
