@@ -83,7 +83,8 @@ def changed(path: Path, **changes) -> Path:
         ),
         (
             {"version": 2},
-            "a placement file of version 2, and this evenload reads version 1; use the evenload that "
+            "a placement file of version 2, and this evenload reads version 1; use the evenload "
+            "that "
             "wrote it, or a newer one",
         ),
         ({"num_gpus": None}, "the placement file has no key num_gpus"),
