@@ -139,7 +139,7 @@ def _drift(old: dict[str, Any], new: dict[str, Any], verdict: Verdict, _: str) -
         for moves, b in zip(np.mean(old[name]["moves"], axis=1), below, strict=True):
             if b > most:
                 verdict.worse.append(
-                    f"drift, {name}: {100 * b:.2f} points lower at {moves:.1f} moves a window "
+                    f"drift, {name}: {100 * b:.2f} points lower at {moves:.1f} moves per window "
                     f"(noise {100 * noise:.2f})"
                 )
     if lower:

@@ -16,7 +16,7 @@ TITLE = "Copies of experts for a microbatch"
 SEEN, EVERY, SLACK = 16, 8, 0.05  # windows planned from, and from one plan to the next
 MODELS = ("gpt-oss-20b", "deepseek-v2-lite")
 HEAD = ("trace, GPUs/slots", "homes", *(f"{slack:.0%} slack" for slack in SLACKS),
-        "tokens moved at 5%", "moves a plan")  # fmt: skip
+        "tokens moved at 5%", "moves per plan")  # fmt: skip
 
 Load = NDArray[np.float64]
 

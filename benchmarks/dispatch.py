@@ -238,11 +238,11 @@ def render(result: dict[str, Any]) -> str:
         "![balance against moves by dispatch](../figures/dispatch.png)",
         _in_short([trace for trace in result["traces"] if trace["measured"]]),
         table(("trace, GPUs/slots", "planner", "even", "live", "worst window, live", "moves",
-               "below the ceiling, even", "below the ceiling, live", "CPU ms a plan"),
+               "below the ceiling, even", "below the ceiling, live", "CPU ms per plan"),
               [row for trace in result["traces"] for row in _rows(trace)]),
         "Steps of a layer against quality, mean over the four measured traces on 16 GPUs "
         "(`effort=`; by default 8000 there):",
-        table(("steps", "even", "live", "moves", "CPU ms a plan"), steps),
+        table(("steps", "even", "live", "moves", "CPU ms per plan"), steps),
         f"Batches of 1,024 tokens on {SIXTEEN} GPUs, split evenly, by rounds of water-filling, and "
         "exactly; the placements were planned for a live split of the windows before:",
         table(("trace", "slots", "even", *(f"rounds: {n}" for n in ROUNDS), "exact"),
@@ -322,7 +322,7 @@ def draw(result: dict[str, Any], file: Path | BinaryIO) -> None:
         colour = "tab:orange" if made == "even" else "tab:blue"
         axes.plot([100 * row["moves"] for row in curve], [row[judged] for row in curve], style,
                   color=colour, label=label, markersize=5)  # fmt: skip
-    axes.set_xlabel("moves a window, % of all slots (log)")
+    axes.set_xlabel("moves per window, % of all slots (log)")
     axes.set_xscale("symlog", linthresh=0.5)
     axes.set_ylabel("balancedness of the next window")
     axes.set_title(

@@ -18,7 +18,7 @@ from evenload.synth import synthetic_trace
 TITLE = "Drift"
 PRICES = (0.0, 0.0002, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.005, 0.01, 0.02)
 THEIRS, FREE = "DeepSeek EPLB, last window", "incremental 0"
-HEAD = ("trace, GPUs/slots", "policy", "next window", "worst window", "regret", "moves a window",
+HEAD = ("trace, GPUs/slots", "policy", "next window", "worst window", "regret", "moves per window",
         "moves / DeepSeek's")  # fmt: skip
 
 Load = NDArray[np.float64]

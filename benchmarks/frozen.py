@@ -300,7 +300,7 @@ def golden(say: Say) -> dict[str, str]:
     for policy in ("never", "every-1:greedy"):
         trace = synthetic_trace(12, 4, 32, seed=0)
         cost = CostModel(**CostModel.preset("h100-ib", "deepseek-v3").numbers)
-        how = {"cost": cost, "oracle": None, "sample": 1e-3}
+        how = {"cost": cost, "oracle": None, "recorded_share": 1e-3}
         told = replay(trace, Cluster(8, 2, num_slots=40), policy, **how)
         found[f"replay {policy}"] = digest(_told(told.balancedness), _told(told.mean_seconds))
     if GOLDEN.is_dir():

@@ -23,7 +23,7 @@ ROUNDING = 1e-9  # absolute: a bound below the optimum by more than this would b
 HEAD = ("slots/GPUs load", "effort", "median", "90 % of layers", "largest")
 HEAD_EXACT = ("E/S/G load", "K", "layers", "proven", "optimum, mean", "joint, mean",
               "joint optimal", "optimum - joint, largest", "bound - optimum, median", "largest",
-              "least", "s a layer")  # fmt: skip
+              "least", "s per layer")  # fmt: skip
 
 
 @dataclass(frozen=True)

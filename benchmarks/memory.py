@@ -107,7 +107,7 @@ def _dumps(num_bytes: float, say: Callable[[str], None]) -> list[dict[str, Any]]
     with TemporaryDirectory() as folder:
         small, large = Path(folder, "small_0.pt"), Path(folder, "large_0.pt")
         for tokens in TOKENS:
-            say(f"a dump of {tokens} tokens a pass")
+            say(f"a dump of {tokens} tokens per pass")
             write_dump(small, 1, tokens)
             write_dump(large, num_bytes, tokens)
             told = json.loads(fresh(["-c", READ.format(small=str(small), large=str(large))]))
@@ -158,5 +158,5 @@ def render(result: dict[str, Any]) -> str:
         "included; output counts the slot map and the replica counts.",
         table(head, rows),
         "Reading a per_token dump of SGLang's recorder, of DeepSeek-V3's shape, as a trace:",
-        table(("tokens a pass", "file MB", "windows", "peak MB", "s"), dumps),
+        table(("tokens per pass", "file MB", "windows", "peak MB", "s"), dumps),
     ])  # fmt: skip

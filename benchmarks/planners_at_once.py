@@ -40,7 +40,7 @@ def main() -> int:
     sys.stdout.write(
         f"{PLANNERS} planners at once on {os.cpu_count()} cores, {WINDOWS} windows: "
         f"{1e3 * median:.0f} ms CPU a plan, at most {1e3 * max(took):.0f} ms\n"
-        f"1 % of {INTERVAL} steps at {1e3 * median / (0.01 * INTERVAL):.1f} ms a step\n"
+        f"1 % of {INTERVAL} steps at {1e3 * median / (0.01 * INTERVAL):.1f} ms per step\n"
     )
     return 0
 

@@ -62,7 +62,7 @@ def gains(model: str, quick: bool) -> Iterator[dict[str, Any]]:
                 cluster, half = Cluster(gpus, num_slots=E), T // 2
                 tokens = sum(trace.window(t).sum() for t in range(half, T)) / (T - half)
                 sample = float(tokens / gpus / cost.tokens_per_second / SECONDS)
-                how = {"cost": cost, "sample": sample, "warm_start": half, "oracle": None}
+                how = {"cost": cost, "recorded_share": sample, "warm_start": half, "oracle": None}
                 replays = {name: replay(trace, cluster, name, **how) for name in POLICIES}
                 batches = recorded[len(recorded) // 2 :]
                 homes = {

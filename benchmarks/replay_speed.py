@@ -37,7 +37,8 @@ COST = evenload.CostModel.preset("h100-ib", "deepseek-v3")
 
 def run(trace):
     return replay(trace, evenload.Cluster({gpus}, 4, num_slots={slots}), {policy!r}, cost=COST,
-                  interval={interval}, oracle={oracle!r}, sample=1e-3, keep_placements={keep})
+                  interval={interval}, oracle={oracle!r}, recorded_share=1e-3,
+                  keep_placements={keep})
 
 trace = evenload.read_trace({path!r})
 run(evenload.Trace(trace.last(12, 12)))

@@ -187,14 +187,13 @@ def main_table(results: Results) -> str:
     head = ["planner", "balancedness", "with a live split", "slots moved", "a fresh plan"]
     theirs, ours = rows[0], rows[2]
     claim = (
-        f"Against {theirs[0]}'s own planner, evenload reaches a balancedness of {ours[1]} in the "
-        f"next window instead of {theirs[1]}, and moves {ours[3]} of the slots instead of "
-        f"{theirs[3]}:"
+        f"Against {theirs[0]}'s own planner, evenload reaches a balancedness of {ours[1]} instead "
+        f"of {theirs[1]} in the next window, which no planner saw, and moves {ours[3]} of the "
+        f"slots instead of {theirs[3]}:"
     )
     told = (
-        f"Mean of {len(dispatches)} replays of recorded traffic (gpt-oss-20b, DeepSeek-V2-Lite; 8 "
-        "to 32 GPUs), per window, judged on the next window, which no planner saw. A fresh plan: "
-        f"{cases[FRESH]['size']}, on a CPU."
+        f"Mean of {len(dispatches)} [replays of recorded traffic](docs/benchmarks/README.md#drift) "
+        f"on 8 to 32 GPUs. A fresh plan: {cases[FRESH]['size']}, on a CPU."
     )
     return "\n\n".join([claim, table(head, rows), told])
 

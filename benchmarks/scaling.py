@@ -25,7 +25,7 @@ AXES: dict[str, list[Size]] = {
     "E": [(58, experts, 576, 32) for experts in (32, 64, 128, 256, 512)],
     "S": [(58, 256, slots, 32) for slots in (288, 576, 1152, 2304, 4096)],
     "G": [(58, 512, 4096, gpus) for gpus in (16, 64, 256, 512, 1024)],
-    "S, E and G, 4 slots a GPU": [
+    "S, E and G, 4 slots per GPU": [
         (58, slots // 8, slots, slots // 4) for slots in (256, 512, 1024, 2048, 4096)
     ],
     "largest": [LARGEST],
@@ -36,10 +36,10 @@ AXES: dict[str, list[Size]] = {
 # call itself costs.
 SEARCHED: dict[str, list[Size]] = {
     "G, 4096 slots": [(16, 512, 4096, gpus) for gpus in (256, 512, 1024)],
-    "S, E and G, 4 slots a GPU": [
+    "S, E and G, 4 slots per GPU": [
         (16, slots // 8, slots, slots // 4) for slots in (256, 512, 1024, 2048, 4096)
     ],
-    "S, E and G, 2 slots a GPU": [
+    "S, E and G, 2 slots per GPU": [
         (16, slots // 2, slots, slots // 2) for slots in (256, 512, 1024, 2048)
     ],
 }
@@ -125,12 +125,12 @@ def render(result: dict[str, Any]) -> str:
         "exponent is the slope of a layer's time along the axis, both logarithmic; that of S log S "
         f"between {fewest} and {most} slots is {reference:.2f}.",
         "![time against each axis](../figures/scaling.png)",
-        table(("axis", *HEAD, "ms", "us a layer", "us a layer / (S log2 S)", "balancedness",
+        table(("axis", *HEAD, "ms", "µs per layer", "µs per layer / (S log2 S)", "balancedness",
                "bound", "exponent"), rows),
-        "The same by effort, where few slots a GPU leave the layers below the target of local "
-        "search, so that they are searched. Along G the slots a GPU fall from 16 to 4 and the "
+        "The same by effort, where few slots per GPU leave the layers below the target of local "
+        "search, so that they are searched. Along G the slots per GPU fall from 16 to 4 and the "
         "search begins on the way: its exponent counts that change too.",
-        table(("solver and effort", "axis", *HEAD, "us a layer", "balancedness", "bound",
+        table(("solver and effort", "axis", *HEAD, "µs per layer", "balancedness", "bound",
                "exponent"), searched),
     ])  # fmt: skip
 

@@ -22,7 +22,7 @@ def measure(drift: Drift) -> dict[str, Any]:
     cost = CostModel.preset(HARDWARE, model)
     tokens = trace[drift.warm :].sum() / (len(trace) - drift.warm)
     sample = float(tokens / cluster.capacity.sum() / cost.tokens_per_second / WINDOW)
-    how = {"cost": cost, "sample": sample, "warm_start": drift.warm, "oracle": None}
+    how = {"cost": cost, "recorded_share": sample, "warm_start": drift.warm, "oracle": None}
     figures = [replay(trace, cluster, name, **how).figures() for name in POLICIES]
     told = ("policy", "total_seconds", "move_seconds", "moves", "net_seconds")
     return {

@@ -364,7 +364,7 @@ for_each_gpu = pytest.mark.parametrize("name", ["slots", "speed", "alive"])
 @for_each_gpu
 @pytest.mark.parametrize("value", [3, 1.5, True, "12", {1: 2, 3: 4}, {1, 2}])
 def test_no_sequence(name, value):
-    message = f"{name}={value!r} is no sequence; use one entry for each GPU"
+    message = f"{name}={value!r} is not a sequence; use one entry for each GPU"
     fails(message, of_cluster(name), value)
 
 
@@ -417,7 +417,9 @@ def test_a_speed_next_to_nothing():
 
 @pytest.mark.parametrize("value", [1, 0, "yes", None, 1.0])
 def test_alive_is_yes_or_no(value):
-    fails(f"alive[1]={value!r} is no bool; use True or False", of_cluster("alive"), [True, value])
+    fails(
+        f"alive[1]={value!r} is not a bool; use True or False", of_cluster("alive"), [True, value]
+    )
 
 
 def test_no_gpu_is_alive():
@@ -596,15 +598,15 @@ def test_number_of_threads(monkeypatch, value):
 @pytest.mark.parametrize(
     ("physical_to_logical", "message"),
     [
-        ([0, 1, 2, 3, 0, 4], "physical_to_logical[5]=4 is no expert; use 0 to 3"),
-        ([[0, 1, 2, 3, 0, -1]], "physical_to_logical[0, 5]=-1 is no expert; use 0 to 3"),
+        ([0, 1, 2, 3, 0, 4], "physical_to_logical[5]=4 is not an expert; use 0 to 3"),
+        ([[0, 1, 2, 3, 0, -1]], "physical_to_logical[0, 5]=-1 is not an expert; use 0 to 3"),
         (
             np.array([0, 1, 2, 3, 0, 2**63], np.uint64),
-            f"physical_to_logical[5]={2**63} is no expert; use 0 to 3",
+            f"physical_to_logical[5]={2**63} is not an expert; use 0 to 3",
         ),
         (
             [0, 1, 2, 3, 0],
-            "physical_to_logical has 5 slots a layer, and the cluster has num_slots=6; use 6",
+            "physical_to_logical has 5 slots per layer, and the cluster has num_slots=6; use 6",
         ),
         (
             [[0, 1, 2, 3, 0, 1], [0, 1, 1, 3, 0, 1]],
@@ -644,16 +646,16 @@ def test_maps(physical_to_logical, message):
             [0, 1, 2, 2, -1, -1],
             "physical_to_logical[3]=2 is on a GPU that is not alive; use -1 there",
         ),
-        ([0, -1, 1, -1, -1, -1], "physical_to_logical[1]=-1 is no expert; use 0 to 2"),
-        ([0, 1, 2, -1, -2, -1], "physical_to_logical[4]=-2 is no expert; use 0 to 2"),
-        ([[0, 1, 2, -1, -1, 3]], "physical_to_logical[0, 5]=3 is no expert; use 0 to 2"),
+        ([0, -1, 1, -1, -1, -1], "physical_to_logical[1]=-1 is not an expert; use 0 to 2"),
+        ([0, 1, 2, -1, -2, -1], "physical_to_logical[4]=-2 is not an expert; use 0 to 2"),
+        ([[0, 1, 2, -1, -1, 3]], "physical_to_logical[0, 5]=3 is not an expert; use 0 to 2"),
         (
             [[0, 1, 2, -1, -1, -1], [0, 1, 1, -1, -1, -1]],
             "physical_to_logical: expert 2 has no slot in layer 1; give every expert at least one",
         ),
         (
             [0, 1, 2],
-            "physical_to_logical has 3 slots a layer, and the cluster has num_slots=6; use 6",
+            "physical_to_logical has 3 slots per layer, and the cluster has num_slots=6; use 6",
         ),
     ],
 )
@@ -665,8 +667,8 @@ def test_maps_of_a_cluster_with_a_gpu_that_is_gone(physical_to_logical, message)
 @pytest.mark.parametrize(
     ("replica_rank", "message"),
     [
-        ([[0, 0, 0, 0, 2, 1]], "replica_rank[0, 4]=2 is no replica; use 0 to 1"),
-        ([[0, 0, -1, 0, 1, 1]], "replica_rank[0, 2]=-1 is no replica; use 0 to 0"),
+        ([[0, 0, 0, 0, 2, 1]], "replica_rank[0, 4]=2 is not a replica; use 0 to 1"),
+        ([[0, 0, -1, 0, 1, 1]], "replica_rank[0, 2]=-1 is not a replica; use 0 to 0"),
         (
             [[0, 1, 0, 0, 1, 1]],
             "replica_rank gives two replicas of expert 1 in layer 0 one number; use each of 0 to 1 "

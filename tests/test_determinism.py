@@ -18,7 +18,7 @@ from evenload import Cluster, solve
 from evenload.cost import ExpertTime
 
 SOLVERS = ("greedy", "iterated-greedy", "local-search", "joint")
-# Two and three slots a GPU, GPUs that differ, and groups that may leave their node.
+# Two and three slots per GPU, GPUs that differ, and groups that may leave their node.
 HARDER = (
     (Cluster(48, slots_per_gpu=2), {}),
     (Cluster(32, slots_per_gpu=3), {}),

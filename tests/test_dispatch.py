@@ -290,7 +290,7 @@ def test_no_placement_beats_the_bound(E, G, K):
 
 
 def test_live_reaches_what_the_bound_on_even_sharing_forbids():
-    """Two slots a GPU and a spare one: partners bind even sharing alone."""
+    """Two slots per GPU and a spare one: partners bind even sharing alone."""
     rng = np.random.default_rng(7)
     beaten = 0
     for _ in range(40):

@@ -189,7 +189,8 @@ def test_more_slots_than_experts_on_every_gpu(solver):
     plan = solve(LOAD[:, :4], Cluster(3, slots_per_gpu=6), solver=solver)
     assert_every_expert_placed(plan.placement)
     note = (
-        "6 duplicates a layer cannot be avoided: 12 slots hold every expert once on each GPU that "
+        "6 duplicates per layer cannot be avoided: 12 slots hold every expert once on each GPU "
+        "that "
         "may have it, and there are 18"
     )
     assert plan.notes == (note,)
@@ -202,7 +203,8 @@ def test_more_slots_than_experts_on_every_gpu(solver):
 def test_more_slots_than_experts_on_every_gpu_of_a_node():
     plan = solve(LOAD, Cluster(4, 2, slots_per_gpu=5), num_groups=2)
     assert plan.notes == (
-        "4 duplicates a layer cannot be avoided: 16 slots hold every expert once on each GPU that "
+        "4 duplicates per layer cannot be avoided: 16 slots hold every expert once on each GPU "
+        "that "
         "may have it, and there are 20",
     )
     np.testing.assert_array_equal(plan.duplicates, [4, 4, 4])

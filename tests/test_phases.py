@@ -162,7 +162,7 @@ def test_by_time_both_phases_together_take_less_than_with_a_plan_for_one():
     took, both = seconds_of(plan.placement, LOADS)
     for name, of in plan.by_phase.items():
         assert float(of.seconds.sum()) == pytest.approx(took[name])
-        assert f"{1e6 * of.seconds.mean():.2f} us per layer and batch, mean" in plan.summary()
+        assert f"{1e6 * of.seconds.mean():.2f} µs per layer and batch, mean" in plan.summary()
         how = TIMES | {"tokens_per_batch": TIMES["tokens_per_batch"][name]}
         alone = solve(LOADS[name], CLUSTER, **how)
         assert both < 0.97 * seconds_of(alone.placement, LOADS)[1]

@@ -82,7 +82,7 @@ def test_summary():
         "balancedness    mean 0.8333, worst layer 0.6667",
         "bound           mean 0.8333 (gap 0.0000, largest 0.0000)",
         "dispatch        even; under others: live 0.8333, nearest 0.8333, static 0.8333",
-        "straggler time  1.3333 x the mean",
+        "straggler time  1.3333 x ideal",
         "duplicates      0",
     ]
 

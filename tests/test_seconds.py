@@ -267,9 +267,9 @@ def test_a_move_is_priced_in_the_seconds_of_the_batches_served() -> None:
     price = replace(cost, tokens_per_second=256 / whole).move_cost(load, cluster)
     same = solve(load, cluster, move_cost=price, **how)
     assert plan.placement == same.placement
-    none = solve(load, cluster, cost=cost, max_move_seconds=0.0, **how)
+    none = solve(load, cluster, cost=cost, max_transfer_seconds=0.0, **how)
     assert none.placement == runs
-    some = solve(load, cluster, cost=cost, max_move_seconds=4e-5, **how)
+    some = solve(load, cluster, cost=cost, max_transfer_seconds=4e-5, **how)
     assert cost.schedule(runs, some.placement).seconds <= 4e-5
     assert plan.seconds.sum() <= some.seconds.sum() <= none.seconds.sum()
 

@@ -102,7 +102,7 @@ def test_windows_are_judged_in_the_second_half(num_windows, points):
 def test_each_size_is_judged_by_windows_that_its_plans_have_not_seen(how):
     """The same as plans made one by one here."""
     advice = advise(TRACE, clusters_to_try(16, 4, slots=[20]), points=3, **how)
-    assert [size.redundant for size in advice.sizes] == [0, 1]
+    assert [size.redundant_per_gpu for size in advice.sizes] == [0, 1]
     for size in advice.sizes:
         expected = []
         for t in judged_windows(24, 3):
@@ -117,12 +117,12 @@ def test_each_size_is_judged_by_windows_that_its_plans_have_not_seen(how):
         slack = 1e-12 if how else 0.0  # every expert is active in each batch
         assert size.in_sample[""] < size.next_window[""] + slack
     assert advice.unseen
-    assert advice.in_order.cluster == advice.none.cluster
+    assert advice.trivial.cluster == advice.none.cluster
     trivial = Placement.trivial(2, 16, advice.none.cluster)
     ordered = [trivial.gpu_load(TRACE[t]) for t in judged_windows(24, 3)]
     if not how:
         waits = [load.max(axis=1).sum() / load.mean(axis=1).sum() for load in ordered]
-        assert advice.in_order.judged == pytest.approx(waits)
+        assert advice.trivial.judged == pytest.approx(waits)
 
 
 @pytest.mark.parametrize("load", [LOAD, TRACE[:1], LOAD[0], Trace(TRACE[:1])])
@@ -216,7 +216,7 @@ def sizes_of(*times, rooms=None):
     rooms = rooms or [None] * len(times)
     return tuple(
         replace(
-            SIZE, redundant=n, judged=np.atleast_1d(np.array(time, float)), room=room,
+            SIZE, redundant_per_gpu=n, judged=np.atleast_1d(np.array(time, float)), room=room,
             in_sample={"": float(np.mean(time))}, cluster=Cluster(4, slots_per_gpu=4 + n),
         )
         for n, (time, room) in enumerate(zip(times, rooms, strict=True))
@@ -262,7 +262,7 @@ def test_a_recommendation_is_worth_it(times, known):
     assert chosen.cost <= sizes[0].cost
     assert chosen.cost <= 1.0205 * best.cost
     for size in sizes:
-        if size.redundant < chosen.redundant:
+        if size.redundant_per_gpu < chosen.redundant_per_gpu:
             assert size.cost > 1.0099 * best.cost
 
 
@@ -292,8 +292,8 @@ def test_decode_that_reads_more_weights_with_replicas_buys_none():
     by_time = advise(
         trace, clusters_to_try(16, 4), expert_time=READING, tokens_per_batch=512, top_k=4
     )
-    assert by_tokens.chosen.redundant > 0
-    assert by_time.chosen.redundant == 0
+    assert by_tokens.chosen.redundant_per_gpu > 0
+    assert by_time.chosen.redundant_per_gpu == 0
     assert "4 GPUs: buy none: 1 redundant slot per GPU takes " in reason(by_time)
 
 
@@ -306,10 +306,10 @@ def test_real_decode_of_v2_lite_buys_none():
     how = {"expert_time": ExpertTime.preset("h100-ib", "deepseek-v2-lite"), "top_k": 6}
     clusters = clusters_to_try(64, 8, slots=[72, 80])
     advice = advise(trace, clusters, points=2, tokens_per_batch=64, **how)
-    assert advice.chosen.redundant == 0
+    assert advice.chosen.redundant_per_gpu == 0
     assert advice.sizes[2].time > advice.sizes[1].time
-    assert advice.sizes[2].time > 1.02 * advice.in_order.time
-    assert advice.none.time <= 1.01 * advice.in_order.time
+    assert advice.sizes[2].time > 1.02 * advice.trivial.time
+    assert advice.none.time <= 1.01 * advice.trivial.time
 
 
 # ---- words, table and picture ----------------------------------------------------------------
@@ -318,7 +318,7 @@ def test_real_decode_of_v2_lite_buys_none():
 def test_the_sentence_tells_time_and_memory():
     how = {"model": "gpt-oss-20b", "hardware": "h100-ib"}
     advice = advise(skewed(6, 2, 32), clusters_to_try(32, 8, slots=[40]), **how)
-    assert advice.chosen.redundant == 1
+    assert advice.chosen.redundant_per_gpu == 1
     assert reason(advice).startswith("8 GPUs: buy 1 redundant slot per GPU (40 a layer): saves ")
     assert reason(advice).endswith(
         "% of the time, for 0.3173 GB per GPU or 12,909 tokens of KV cache, 0.5% of what is left"
@@ -431,7 +431,7 @@ def test_the_command_says_what_it_does_not_know(sizing):
         ),
         (
             ("--gpus", 8, "--hardware", "h100-ib"),
-            "no preset has 2 layers x 32 experts; give model, as gpt-oss-20b, or "
+            "no model of the presets has 2 layers x 32 experts; use gpt-oss-20b, or "
             "tokens_per_second and expert_bytes of your own",
         ),
         (
@@ -492,12 +492,12 @@ def test_plan_takes_clusters_of_all_kinds(planning):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--redundant", "x"), "--redundant x is no number"),
+        (("--redundant", "x"), "--redundant x is not a number"),
         (("--redundant", "3", "--slots", "40"), "--slots and --redundant are two ways"),
         (("--redundant", "auto", "--dead", "1"), "leave out --slots, --speed and --dead"),
         (("--speed", "1,b"), "--speed 1,b: not numbers"),
         (("--speed", "1,2"), "speed has 2 entries for num_gpus=8"),
-        (("--dead", "9"), "--dead 9 is no GPU; use 0 to 7"),
+        (("--dead", "9"), "--dead 9 is not a GPU number number; use 0 to 7"),
         (tuple(f"--dead={gpu}" for gpu in range(8)), "--dead: all 8 GPUs are gone"),
         (("--topology", "loose"), "use one of: strict, prefer, ignore"),
         (("--effort", "hard"), "use one of: fast, standard, thorough"),

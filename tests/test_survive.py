@@ -283,7 +283,7 @@ def test_what_a_placement_says_of_deaths():
     assert not place.survives("node", 2)
     assert place.lost_with([1, 2]).tolist() == [[False, False, True]]
     assert not place.lost_with([]).any()
-    with pytest.raises(ValueError, match="gpus=0 is no collection"):
+    with pytest.raises(ValueError, match="gpus=0 is not a collection"):
         place.lost_with(0)
     with pytest.raises(ValueError, match="gpus=4 is more than 3"):
         place.lost_with([4])

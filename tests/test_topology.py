@@ -185,7 +185,7 @@ def test_the_plan_is_that_of_the_living_gpus(solver, alive, nodes, num_groups):
 def test_gpus_that_are_gone_are_noted():
     cluster = Cluster(4, slots_per_gpu=4, alive=[True, False, True, False])
     (note,) = solve(LOAD, cluster).notes
-    assert note == "2 of 4 GPUs are gone: their 8 slots a layer hold nothing (-1)"
+    assert note == "2 of 4 GPUs are gone: their 8 slots per layer hold nothing (-1)"
 
 
 @pytest.mark.parametrize("solver", ["auto", *FOR_EQUAL_GPUS])

@@ -147,7 +147,7 @@ def test_as_many_nodes_as_fit_one_integer():
     [
         (np.zeros((3, 2, 2)), r"^topk has dtype float64"),
         (np.zeros((3, 1, 2), int), r"^topk has shape \(3, 1, 2\)"),
-        (np.full((3, 2, 2), 9), r"^topk\[0, 0, 0\]=9 is no expert; use 0 to 3"),
+        (np.full((3, 2, 2), 9), r"^topk\[0, 0, 0\]=9 is not an expert; use 0 to 3"),
     ],
 )
 def test_routed_experts_that_are_none(topk, message):

@@ -100,7 +100,7 @@ class Judged:
     active_bound: Float  #: the least that any placement can have, [L]
     gpu_load: Float  #: tokens of each GPU in the load, [L, G]
     work: Float  #: what GPUs do, over their speeds, if that could be divided at will, [L]
-    latest: Float  #: when the last GPU is done, [L]
+    latest: Float  #: the slowest GPU's time, [L]
     earliest: Float  #: when it is at the earliest, with any placement, [L]
     seconds_per_tick: float | None  #: of those three; None where they count active experts
 

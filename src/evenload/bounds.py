@@ -59,7 +59,7 @@ def balancedness_bound(problem: Problem, *, thorough: bool = True) -> Float:
 
     Where groups must stay on one node, of placements that keep to that. In each layer the strongest
     of the arguments counts, see `evenload.bounds`; 1 for a layer without load. Only `thorough`
-    looks for partners: milliseconds for a layer with two or three slots a GPU, against some 50
+    looks for partners: milliseconds for a layer with two or three slots per GPU, against some 50
     microseconds for all other arguments.
     """
     if problem.dispatch == "one":

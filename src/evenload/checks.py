@@ -97,7 +97,7 @@ def part(name: str, value: Any, *, above_zero: bool = True) -> float:
     """Take a number up to 1, above 0 or from it."""
     number = (positive_real if above_zero else not_negative)(name, value)
     if number > 1.0:
-        raise ValueError(f"{name}={number} is a part and more than 1; use 1 or less")
+        raise ValueError(f"{name}={number} is more than 1; use 1 or less")
     return number
 
 

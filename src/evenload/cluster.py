@@ -249,7 +249,7 @@ def check_groups(num_groups: int, num_experts: int) -> int:
 def _one_for_each(name: str, value: Any, num_gpus: int) -> list[tuple[str, Any]]:
     """Pair the entry of each GPU with its name, as ``speed[2]``."""
     if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
-        raise ValueError(f"{name}={value!r} is no sequence; use one entry for each GPU")
+        raise ValueError(f"{name}={value!r} is not a sequence; use one entry for each GPU")
     entries = np.atleast_1d(value) if isinstance(value, np.ndarray) else value
     if len(entries) != num_gpus:
         raise ValueError(
@@ -290,7 +290,7 @@ def _check_alive(alive: Any, num_gpus: int) -> tuple[bool, ...]:
         return (True,) * num_gpus
     for name, value in (entries := _one_for_each("alive", alive, num_gpus)):
         if not isinstance(value, bool | np.bool_):
-            raise ValueError(f"{name}={value!r} is no bool; use True or False")
+            raise ValueError(f"{name}={value!r} is not a bool; use True or False")
     if not any(value for _, value in entries):
         raise ValueError(f"alive: all {num_gpus} GPUs are dead; use True for 1 or more")
     return tuple(bool(value) for _, value in entries)

@@ -121,7 +121,7 @@ def copy_experts(
     """
     checked, _ = homes.check_load(load)
     whole = checked.astype(np.int64)
-    refuse("load", checked, checked != whole, "is no whole number of tokens; use counts")
+    refuse("load", checked, checked != whole, "is not a whole number of tokens; use counts")
     most = 2**62 if max_copies is None else whole_number("max_copies", max_copies)
     return copied(whole, homes, check_slack("slack", slack), most)
 

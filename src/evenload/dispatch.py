@@ -1,7 +1,7 @@
 """How an engine picks a replica for each token: what part of its expert's tokens each one gets.
 
 - ``"even"``: every replica of an expert gets as many (vLLM; SGLang without an all-to-all backend);
-- ``"live"``: what lets the last GPU be done soonest, found for every batch (SGLang's ``lp``,
+- ``"live"``: what makes the slowest GPU fastest, found for every batch (SGLang's ``lp``,
   DeepSeek's LPLB), see `evenload.core.split`;
 - ``"nearest"``, ``"static"``: every rank has its own way, by where the replicas are. A rank takes
   the first replica on its own GPU; else the first on its node, unless the node has all of them;

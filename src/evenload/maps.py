@@ -25,7 +25,7 @@ def check_map(array: NDArray[Any], cluster: Cluster, num_experts: int) -> tuple[
         raise ValueError(f"physical_to_logical has dtype {array.dtype}; use an integer dtype")
     if array.shape[-1] != cluster.num_slots:
         raise ValueError(
-            f"physical_to_logical has {array.shape[-1]} slots a layer, and the cluster has "
+            f"physical_to_logical has {array.shape[-1]} slots per layer, and the cluster has "
             f"num_slots={cluster.num_slots}; use {cluster.num_slots}"
         )
     experts = read_only(np.array(array, np.int64, order="C", ndmin=2))
@@ -52,7 +52,7 @@ def _check_experts(array: NDArray[Any], cluster: Cluster, num_experts: int) -> N
     """Say which slot holds what it must not; an int64 would not hold every uint64."""
     empty = array == EMPTY
     no_expert = ((array < 0) | (array >= num_experts)) & ~(empty & ~cluster.living_slot)
-    refuse("physical_to_logical", array, no_expert, f"is no expert; use 0 to {num_experts - 1}")
+    refuse("physical_to_logical", array, no_expert, f"is not an expert; use 0 to {num_experts - 1}")
     dead = ~empty & ~cluster.living_slot
     refuse("physical_to_logical", array, dead, f"is on a GPU that is not alive; use {EMPTY} there")
 
@@ -78,7 +78,7 @@ def slots_by_rank(physical_to_logical: Int, count: Int, replica_rank: Any) -> In
     replicas = np.take_along_axis(count, np.where(held, physical_to_logical, 0), axis=1)
     bad = held & ((rank < 0) | (rank >= replicas))
     if bad.any():
-        refuse("replica_rank", rank, bad, f"is no replica; use 0 to {replicas[bad][0] - 1}")
+        refuse("replica_rank", rank, bad, f"is not a replica; use 0 to {replicas[bad][0] - 1}")
     slots = slots_of_experts(physical_to_logical, count, rank.astype(np.int64, order="C"))
     twice = (slots >= 0).sum(axis=2) < count
     if twice.any():

@@ -117,7 +117,7 @@ def _metrics() -> dict[str, Any]:
     text = "Rebalances that kept the old map, by reason"
     made["kept"] = Counter("evenload_kept", text, (*labels, "reason"))
     text = "Seconds from the request of a map to the map"
-    made["plan_seconds"] = Histogram("evenload_plan_seconds", text, labels, buckets=SECONDS)
+    made["planning_seconds"] = Histogram("evenload_planning_seconds", text, labels, buckets=SECONDS)
     return made
 
 
@@ -146,7 +146,7 @@ def _record(metrics: dict[str, Any], labels: tuple[str, str], facts: Facts) -> N
         if not math.isnan(value):
             metrics[name].labels(*labels).set(value)
     if not math.isnan(facts.seconds):
-        metrics["plan_seconds"].labels(*labels).observe(facts.seconds)
+        metrics["planning_seconds"].labels(*labels).observe(facts.seconds)
 
 
 @cache

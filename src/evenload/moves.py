@@ -26,7 +26,7 @@ def keep_slots(placement: Placement, current: Placement) -> Placement:
 
 
 def in_old_slots(new: NDArray[Any], old: NDArray[Any], cluster: Cluster) -> NDArray[Any]:
-    """Do what `keep_slots` does for slots [L, S]; what is no expert in `old` stands for nothing."""
+    """Do what `keep_slots` does for slots [L, S]; numbers in `old` may be other than experts."""
     from evenload.core.transfers import keep_slots as compiled
 
     result = np.array(new, np.int64, order="C")

@@ -32,7 +32,7 @@ def check_batches(
     """Return the three as plain values, or raise `ValueError` for what does not go together."""
     if expert_time is not None and not isinstance(expert_time, ExpertTime):
         raise ValueError(
-            f"expert_time={expert_time!r} is no ExpertTime; use ExpertTime.preset, "
+            f"expert_time={expert_time!r} is not an ExpertTime; use ExpertTime.preset, "
             "ExpertTime.read, or points of one's own"
         )
     if expert_time is not None and dispatch != "one":

@@ -239,13 +239,13 @@ class Placement:
         """Return mean / max GPU load of each layer, float64 [L] in (0, 1]; 1 where all is zero.
 
         On GPUs of different speed: the time that the layer would take if its load could be divided
-        at will, over the time until the last GPU is done. Parameters and errors as `gpu_load`.
+        at will, over the time of the slowest GPU. Parameters and errors as `gpu_load`.
         """
         checked, rewrap = self.check_load(load)
         return rewrap(self._evaluated(within_range(checked), split, dispatch, tokens_from)[1])
 
     def split(self, load: Any) -> Any:
-        """Divide each expert's tokens among its replicas so that the last GPU is done soonest.
+        """Divide each expert's tokens among its replicas so that the slowest GPU is fastest.
 
         Returns float64 [L, E, X]: the part of its expert's tokens that each replica gets, in the
         order of `logical_to_physical`, 0 where that is padded. Each expert's add up to 1. The load
@@ -320,7 +320,7 @@ class Placement:
         """
         last = self.cluster.num_gpus - 1
         if not isinstance(gpus, Iterable):
-            raise ValueError(f"gpus={gpus!r} is no collection of GPU numbers; use e.g. [0]")
+            raise ValueError(f"gpus={gpus!r} is not a collection of GPU numbers; use e.g. [0]")
         dead = [whole_number("gpus", g, most=last) for g in gpus]
         return self._rewrap(~np.delete(self._held(), dead, axis=2).any(axis=2))
 

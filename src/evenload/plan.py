@@ -150,7 +150,7 @@ class Plan:
 
     @property
     def current(self) -> Placement | None:
-        """What ran before, None if that was not told; with NumPy arrays."""
+        """The placement that ran before, with NumPy arrays; None if it was not given."""
         return self.problem.current
 
     @cached_property
@@ -164,7 +164,7 @@ class Plan:
 
     @cached_property
     def by_phase(self) -> dict[str, Reached]:
-        """What each phase reaches, by its name; nothing for a load that is not by phase."""
+        """What each phase reaches, by its name; empty unless the load is given by phase."""
         problem, found = self.problem, {}
         for phase in problem.phases if problem.sample_phase is not None else ():
             alone = problem.of_load(phase.load, phase)
@@ -191,7 +191,7 @@ class Plan:
 
     @cached_property
     def phase_seconds(self) -> dict[str, Any] | None:
-        """What `seconds` is the mean of: that of each phase by its name, float64 [L] each."""
+        """Seconds of each phase by its name, float64 [L] each; `seconds` is their mean."""
         if self.problem.expert_time is None:
             return None
         problem, judged = self.problem, self.one
@@ -265,7 +265,7 @@ class Plan:
 
         Under the topology ``"strict"``, of any placement that keeps each group on one node. See
         `evenload.bounds`; computed when first asked for, which takes longer than a plan where there
-        are two slots a GPU.
+        are two slots per GPU.
         """
         proven = 1.0 if self.proven is None else self.proven
         return self.problem.rewrap(np.minimum(balancedness_bound(self.problem), proven))
@@ -310,17 +310,17 @@ class Plan:
             f"bound           mean {float(self.bound.mean()):.4f} "
             f"(gap {float(self.gap.mean()):.4f}, largest {float(self.gap.max()):.4f})",
             f"dispatch        {self._dispatch_words}",
-            f"straggler time  {self.straggler_time:.4f} x the mean",
+            f"straggler time  {self.straggler_time:.4f} x ideal",
             f"duplicates      {int(self.duplicates.sum())}",
         ]
         for name, of in self.by_phase.items():
             timed = ""
             if of.seconds is not None:
-                timed = f"{1e6 * float(of.seconds.mean()):.2f} us per layer and batch, "
+                timed = f"{1e6 * float(of.seconds.mean()):.2f} µs per layer and batch, "
             lines.append(
                 f"{name:<15} {timed}mean {float(of.balancedness.mean()):.4f}, worst layer "
-                f"{float(of.balancedness.min()):.4f}, straggler time {of.straggler_time:.4f} x the "
-                f"mean, weight {of.weight:.2f}"
+                f"{float(of.balancedness.min()):.4f}, straggler time {of.straggler_time:.4f} x "
+                f"ideal, weight {of.weight:.2f}"
             )
         if self.problem.survive is not None:
             what, count = self.problem.survive
@@ -381,14 +381,14 @@ class Plan:
         mean, least = (float(each.mean()) for each in (self.seconds, self.seconds_bound))
         worst = float(self.seconds.max())
         return (
-            f"mean {1e6 * mean:.2f} us per layer and batch, worst layer {1e6 * worst:.2f} us; "
-            f"bound mean {1e6 * least:.2f} us"
+            f"mean {1e6 * mean:.2f} µs per layer and batch, worst layer {1e6 * worst:.2f} µs; "
+            f"bound mean {1e6 * least:.2f} µs"
         )
 
     def __repr__(self) -> str:
         timed = ""
         if self.seconds is not None:
-            timed = f"{1e6 * float(self.seconds.mean()):.2f} us per layer and batch, "
+            timed = f"{1e6 * float(self.seconds.mean()):.2f} µs per layer and batch, "
         phases = "".join(
             f"{name} {float(of.balancedness.mean()):.4f}, " for name, of in self.by_phase.items()
         )

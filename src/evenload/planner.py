@@ -48,7 +48,7 @@ def solve(
     top_k: int = 1,
     phase_weight: Mapping[str, float] | None = None,
     cost: CostModel | None = None,
-    max_move_seconds: float | None = None,
+    max_transfer_seconds: float | None = None,
     solver: str = "auto",
     **options: Any,
 ) -> Plan:
@@ -71,58 +71,58 @@ def solve(
         Groups of experts that routing keeps on one node (8 for DeepSeek-V3).
     topology : {"strict", "prefer", "ignore"}, optional
         ``"strict"`` keeps all replicas of a group on one node (DeepSeek's hierarchical policy).
-        ``"prefer"`` keeps one of each of its experts on its home node, and places further replicas
-        anywhere where they gain more than the tokens cost that leave the node. ``"ignore"`` plans
-        as if there were no groups. Default: strict where the groups divide over the nodes; else
-        the plan ignores them and says so.
+        ``"prefer"`` keeps one replica of each expert on its group's home node, and places others
+        anywhere if they gain more than the price of the tokens that leave the node. ``"ignore"``
+        plans as if there were no groups. Default: strict if the groups divide evenly over the
+        nodes; else the plan ignores them and says so.
     cross_node_price : float, default 1
-        For ``"prefer"``: what one token costs that is computed away from its group's home node, in
-        tokens computed by a GPU.
+        For ``"prefer"``: price of a token computed away from its group's home node, in tokens
+        computed by a GPU.
     dispatch : {"even", "live", "nearest", "static", "copy", "one"}, default "even"
-        How the engine picks a replica for a token, see `evenload.dispatch`: what the plan is made
-        for and measured by. A plan for ``"live"`` is poor where tokens are shared evenly, see
-        `Plan.under`. A plan for ``"copy"`` is one of homes, and perhaps a few residents more, for
-        a balancer that copies experts for every microbatch, see `evenload.copying`: `Plan.copies`.
-        A plan for ``"one"`` is one for small batches, in which one replica of each active expert is
-        used, see `evenload.splitting.OneReplica`: `Plan.active`. Takes `tokens_per_batch`.
+        How the engine picks a replica for a token, see `evenload.dispatch`. The plan is made for it
+        and measured by it. A plan for ``"live"`` is poor under even sharing, see `Plan.under`. A
+        plan for ``"copy"`` gives homes to a balancer that copies experts for every microbatch, see
+        `evenload.copying` and `Plan.copies`. A plan for ``"one"`` is for small batches, in which
+        each active expert uses one replica, see `evenload.splitting.OneReplica` and `Plan.active`;
+        it needs `tokens_per_batch`.
     live_share : float, default 1
-        For ``"live"``: part of the time, above 0, in which the engine has the live split; in the
-        rest it shares evenly.
+        For ``"live"``: share of the time, above 0 and at most 1, in which the engine splits live;
+        in the rest it shares evenly.
     tokens_from : array_like or torch.Tensor, [G], optional
         For ``"nearest"`` and ``"static"``: how many tokens start on each GPU, or anything
         proportional; 0 on those that are not alive. Default: equally many on each.
     copy_slack : float, default 0.05
-        For ``"copy"``: tokens that the balancer leaves on a GPU beyond its part of all, over that.
+        For ``"copy"``: how far the balancer lets a GPU exceed its equal part of the tokens,
+        relative to that part.
     survive : {"gpu", "node"}, optional
-        Keep copies of every expert on so many GPUs, or nodes, that it still has one when any one
-        dies. Takes slots for two copies of each expert.
+        Keep copies of every expert on several GPUs, or nodes, so that none is lost when any one
+        dies. Needs slots for two copies of each expert.
     survive_count : int, default 1
-        How many may die at once; takes slots for a copy more than that of each expert.
+        How many may die at once. Needs slots for one copy more than that of each expert.
     estimator : {"adaptive", "last", "mean", "ewma"}, optional
         For a trace: what predicts the window after it, see `evenload.forecast.forecast`. Default:
         ``"adaptive"``.
     expert_time : ExpertTime, optional
-        Seconds that one expert takes a GPU of full speed for its tokens in a batch: plans then make
-        the slowest GPU's mean time short, not its number of tokens, see `Plan.seconds`. Takes
-        `tokens_per_batch`. Where tokens and time are in proportion plans are the same as without;
-        so they are under a live split, which shares tokens.
+        Seconds that a GPU of full speed takes for one expert's tokens in a batch. The plan then
+        makes the slowest GPU's mean time short, not its number of tokens, see `Plan.seconds`. Needs
+        `tokens_per_batch`. If time is proportional to tokens, or under a live split, plans are the
+        same as without.
     tokens_per_batch : int or dict, optional
         Tokens that all GPUs together put through a layer at once; by phase where these differ.
     top_k : int, default 1
-        Experts that a token of those goes to. 1 where `tokens_per_batch` counts a token once for
-        each expert that it goes to.
+        Experts per token of `tokens_per_batch`. Leave it at 1 if that number counts a token once
+        for each of its experts.
     phase_weight : dict, optional
-        For loads by phase: how much each counts, beside the others. Default: each the same, however
-        many tokens it has; with `tokens_per_batch`, as much as it has batches.
+        For loads by phase: the weight of each. Default: equal weights, however many tokens a phase
+        has; with `tokens_per_batch`, in proportion to its batches.
     cost : CostModel, optional
-        What moves from `current` take: unless `move_cost` says another price, each has to gain that
-        time, of serving the load's tokens (a trace's last window's) once, by `expert_time` where
-        there is one. Default: prices of the
-        solver ``"incremental"``, which are in balancedness. Not for the dispatch ``"copy"``, whose
-        balancer fetches experts all the time.
-    max_move_seconds : float, optional
-        What the transfers from `current` may take at most, by `cost`: of a plan that takes more,
-        only the layers that gain most time per second of transfers move.
+        Seconds of moves from `current`. Each move has to gain the time that it takes, while the
+        load's tokens (a trace's last window's) are served once, by `expert_time` if there is one;
+        `move_cost` sets another price. Default: the prices of the solver ``"incremental"``, in
+        balancedness. Not for the dispatch ``"copy"``, whose balancer fetches experts all the time.
+    max_transfer_seconds : float, optional
+        Most seconds that the transfers from `current` may take, by `cost`. If a plan takes more,
+        only the layers move that gain most time per second of transfers.
     solver : str, default "auto"
         ``"auto"`` picks the best there is for the problem; see `evenload.solvers.solver_names`.
     **options
@@ -147,16 +147,19 @@ def solve(
     Raises
     ------
     ValueError
-        For an illegal load, anything unknown, and what cannot be combined: fewer slots than
-        experts, groups that do not divide the experts, a topology that cannot be met, a price
-        without ``"prefer"``, a dispatch other than ``"even"`` with ``"prefer"`` or with a solver
-        but ``"incremental"``, an expert's time for a solver but that or ``"exact"``, or for a
-        dispatch but ``"even"``, ``"live"`` or ``"one"``, a live share, tokens or slack for another
-        dispatch, too few slots, GPUs or nodes to survive with, topology ``"prefer"`` or
-        ``"strict"`` that leaves copies no other node, an estimator without a trace, a current
-        placement of another model, a cost or seconds of moves without what moves would start from;
-        phases of different models, weights of unknown phases, or loads by phase with topology
-        ``"prefer"`` or with a solver but ``"incremental"``.
+        For an illegal load, an unknown name, or parts that do not go together:
+
+        - fewer slots than experts, or too few slots, GPUs or nodes to survive with;
+        - groups that do not divide the experts, or a topology that cannot be met;
+        - a price without ``"prefer"``, or a live share, tokens or slack without their dispatch;
+        - a dispatch other than ``"even"`` with ``"prefer"``, or with a solver other than
+          ``"incremental"``;
+        - an expert time with another solver than that or ``"exact"``, or with another dispatch than
+          ``"even"``, ``"live"`` or ``"one"``;
+        - an estimator without a trace, or a current placement of another model;
+        - a cost or a limit on transfers without a current placement;
+        - phases of different models, weights of unknown phases, or loads by phase with
+          ``"prefer"`` or with a solver other than ``"incremental"``.
 
     Examples
     --------
@@ -203,9 +206,9 @@ def solve(
         check_model(current, problem, "current")
         problem = replace(problem, current=current.rewrapped(keep_numpy))
     notes = _ignored_groups(problem) if topology is None else ()
-    if cost is None and max_move_seconds is None:
+    if cost is None and max_transfer_seconds is None:
         return solve_problem(problem, solver, notes, **options)
-    limit = _check_cost(problem, cost, max_move_seconds)
+    limit = _check_cost(problem, cost, max_transfer_seconds)
     assert cost is not None
     priced = solver in ("auto", "incremental") and dispatch != "copy"
     if priced and "move_cost" not in options and problem.load.any():
@@ -252,26 +255,26 @@ def solve_problem(
     return Plan.evaluate(problem, answer, name, reason, notes + _what_was_impossible(problem))
 
 
-def _check_cost(problem: Problem, cost: Any, max_move_seconds: Any) -> float | None:
+def _check_cost(problem: Problem, cost: Any, max_transfer_seconds: Any) -> float | None:
     """Return the seconds that transfers may take; a `ValueError` where they cannot be told."""
     if not isinstance(cost, CostModel):
         raise ValueError(
-            f"max_move_seconds={max_move_seconds} needs to know what moves take; give cost, or "
-            "leave max_move_seconds out"
+            f"max_transfer_seconds={max_transfer_seconds} needs to know what moves take; give "
+            "cost, or leave max_transfer_seconds out"
             if cost is None
             else f"cost={cost!r} is not a CostModel; use CostModel.preset or one of your own"
         )
     if problem.current is None:
         raise ValueError("cost needs to know what runs now; give current, or leave cost out")
     cost.check_shape(*problem.load.shape)
-    if max_move_seconds is None:
+    if max_transfer_seconds is None:
         return None
     if problem.current.cluster != problem.cluster:
         raise ValueError(
-            f"max_move_seconds={max_move_seconds} cannot be kept where current is on "
+            f"max_transfer_seconds={max_transfer_seconds} cannot be kept where current is on "
             f"{problem.current.cluster}, and the plan on {problem.cluster}; leave it out"
         )
-    return not_negative("max_move_seconds", max_move_seconds)
+    return not_negative("max_transfer_seconds", max_transfer_seconds)
 
 
 def _within(plan: Plan, cost: CostModel, limit: float, options: dict[str, Any]) -> Plan:
@@ -291,7 +294,7 @@ def _within(plan: Plan, cost: CostModel, limit: float, options: dict[str, Any]) 
     if lost or not kept_homes(problem, living)[1].all():
         raise ValueError(
             f"current does not {'survive what it has to' if lost else 'keep groups on one node'}, "
-            f"and max_move_seconds={limit:g} do not suffice to come to a plan that does; use "
+            f"and max_transfer_seconds={limit:g} do not suffice to come to a plan that does; use "
             f"{seconds.sum() * 1.001:.4g}, or leave it out"
         )
     gain = problem.load.sum(axis=1) * (_slowness(problem, current) - _slowness(problem, planned))
@@ -310,7 +313,7 @@ def _within(plan: Plan, cost: CostModel, limit: float, options: dict[str, Any]) 
     rows = np.where(moving[:, None], planned.physical_to_logical, current.physical_to_logical)
     note = (
         f"{int((~moving).sum())} layers keep what runs: all moves would take {seconds.sum():.3g} s "
-        f"by the cost model, and max_move_seconds={limit:g}"
+        f"by the cost model, and max_transfer_seconds={limit:g}"
     )
     answer = Answer(Placement(rows, problem.cluster, problem.num_experts))
     return Plan.evaluate(problem, answer, plan.solver, plan.reason, (*plan.notes, note))
@@ -369,13 +372,13 @@ def _what_was_impossible(problem: Problem) -> tuple[str, ...]:
         dead = cluster.num_gpus - len(cluster.living_gpus)
         notes.append(
             f"{dead} of {cluster.num_gpus} GPUs are gone: their {cluster.num_slots - living} slots "
-            "a layer hold nothing (-1)"
+            "per layer hold nothing (-1)"
         )
     may_hold = problem.num_experts // (len(cluster.living_by_node) if problem.hierarchical else 1)
     useful = sum(min(cluster.slots[g], may_hold) for g in cluster.living_gpus)
     if living > useful:
         notes.append(
-            f"{living - useful} duplicates a layer cannot be avoided: {useful} slots hold every "
+            f"{living - useful} duplicates per layer cannot be avoided: {useful} slots hold every "
             f"expert once on each GPU that may have it, and there are {living}"
         )
     return tuple(notes)

@@ -41,7 +41,7 @@ class Size:
     """One number of slots, and what plans with it come to."""
 
     cluster: Cluster
-    redundant: int  #: slots per GPU beyond the fewest that hold every expert
+    redundant_per_gpu: int  #: slots per GPU beyond the fewest that hold every expert
     #: By phase: mean seconds per layer and batch of the slowest GPU, or, where experts' time is not
     #: known, its tokens over the mean GPU's; on the loads that the plans were made from.
     in_sample: Mapping[str, float]
@@ -58,8 +58,8 @@ class Size:
 
     @property
     def left(self) -> float:
-        """Memory left for KV cache: bytes per GPU where they are known, else a part of it."""
-        return 1.0 - UNKNOWN * self.redundant if self.room is None else self.room
+        """Memory left for KV cache: bytes per GPU if known, else relative to that of `none`."""
+        return 1.0 - UNKNOWN * self.redundant_per_gpu if self.room is None else self.room
 
     @property
     def cost(self) -> float:
@@ -76,7 +76,7 @@ class Advice:
 
     dispatch: str
     sizes: tuple[Size, ...]  #: slots ascending, from the fewest on
-    in_order: Size  #: the fewest slots with experts in order, as engines start
+    trivial: Size  #: the fewest slots with experts in order, as engines start
     best: Size  #: that of least cost
     chosen: Size  #: what is recommended; `none` where buying does not pay
     time_source: str | None  #: where experts' seconds come from; None where tokens are counted
@@ -195,7 +195,7 @@ def advise(
     >>> advice = advise([[70, 30, 50, 50]], clusters_to_try(4, 2))
     >>> [(size.cluster.num_slots, round(size.time, 3)) for size in advice.sizes]
     [(4, 1.0), (6, 1.0), (8, 1.0)]
-    >>> advice.chosen.redundant
+    >>> advice.chosen.redundant_per_gpu
     0
     """
     if not clusters:
@@ -204,20 +204,20 @@ def advise(
         options = {"effort": "fast"} | options
     windows = _Windows(load, positive_int("points", points))
     memory = _Memory(model, hardware, clusters[0], windows.shape)
-    sizes, in_order = [], None
+    sizes, trivial = [], None
     for cluster in clusters:
         say(f"{cluster.num_slots} slots on {cluster.num_gpus} GPUs")
         plans = [solve(seen, cluster, **options) for seen in windows.before]
         sizes.append(memory.of(cluster, [windows.judge(n, p) for n, p in enumerate(plans)]))
-        if in_order is None:
-            trivial = Placement.trivial(*windows.shape, cluster)
-            judged = [windows.judge(n, plan, trivial) for n, plan in enumerate(plans)]
-            in_order = memory.of(cluster, judged)
-    assert in_order is not None
+        if trivial is None:
+            start = Placement.trivial(*windows.shape, cluster)
+            judged = [windows.judge(n, plan, start) for n, plan in enumerate(plans)]
+            trivial = memory.of(cluster, judged)
+    assert trivial is not None
     curve, dispatch = plans[0].problem.expert_time, plans[0].problem.dispatch
     source = None if curve is None else curve.source
     best, chosen = _chosen(sizes)
-    return Advice(dispatch, tuple(sizes), in_order, best, chosen, source, bool(windows.after))
+    return Advice(dispatch, tuple(sizes), trivial, best, chosen, source, bool(windows.after))
 
 
 class _Windows:
@@ -315,7 +315,7 @@ class _Memory:
         return replace(
             size,
             weight_bytes=taken,
-            kv_tokens=size.redundant * self._slot_bytes / kv_bytes_per_token(self._model),
+            kv_tokens=size.redundant_per_gpu * self._slot_bytes / kv_bytes_per_token(self._model),
             room=None if self._room is None else self._room - taken,
         )
 

@@ -23,7 +23,7 @@ def repairs(
     max_moves: int = 0,
     **options: Any,
 ) -> dict[int, Plan]:
-    """Plan for the death of each living GPU, or of each node: where to go from what runs.
+    """Plan ahead for the death of each living GPU, or of each node, from what runs.
 
     Each plan moves as few experts as its death leaves possible, and balances the GPUs that are left
     within that: none move where every expert keeps a copy (see `Placement.survives`), and else

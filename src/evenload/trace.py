@@ -190,7 +190,7 @@ class Trace:
             raise ValueError(
                 f"phase={name!r} is not in the trace, which has {there}; use one of them"
                 if there
-                else f"phase={name!r}: what phase tokens are of is not known here; leave it out"
+                else f"phase={name!r}: the file does not tell phases apart; leave it out"
             )
         part = self.phases[name]
         numbers = [t for t in range(len(part)) if part.read(t).any()]
@@ -291,10 +291,10 @@ class Trace:
 
         Windows at the end that do not fill one are left out, which is said in `notes`.
         """
-        each = positive_int("window", count)
+        each = positive_int("merge", count)
         if each > self.num_windows:
             raise ValueError(
-                f"window={each} is longer than the trace, which has {self.num_windows} windows; "
+                f"merge={each} is longer than the trace, which has {self.num_windows} windows; "
                 f"use {self.num_windows}"
             )
         if each == 1:

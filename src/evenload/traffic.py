@@ -43,7 +43,7 @@ def nodes_per_token(placement: Placement, topk: Any) -> Float:
 
     The fewest nodes that between them hold a replica of each of its experts, exactly. `topk` is
     integer, [tokens, L, k]: the experts that each token was routed to in each layer. A number that
-    is no expert, and a placement on more than 62 nodes, are a `ValueError`.
+    is not an expert, and a placement on more than 62 nodes, are a `ValueError`.
     """
     from evenload.core.transfers import mean_visits
 
@@ -60,7 +60,7 @@ def nodes_per_token(placement: Placement, topk: Any) -> Float:
         raise ValueError(f"topk has dtype {routed.dtype}; use an integer dtype")
     if routed.min() < 0 or routed.max() >= placement.num_experts:
         outside = (routed < 0) | (routed >= placement.num_experts)
-        refuse("topk", routed, outside, f"is no expert; use 0 to {placement.num_experts - 1}")
+        refuse("topk", routed, outside, f"is not an expert; use 0 to {placement.num_experts - 1}")
     routed = routed.astype(np.int64, order="C")
     held = np.zeros_like(placement.counts)
     layer, slot = np.nonzero(placement.rows >= 0)

@@ -106,7 +106,7 @@ def test_the_file_is_read_as_it_was_written(tmp_path):
     ("change", "match"),
     [
         ({"format": "x"}, 'no "format": "evenload.order"'),
-        ({"version": 2}, "an order of version 2"),
+        ({"version": 2}, "an order of experts of version 2"),
         ({"layer_ids": None}, "layer_ids is None"),
         ({"layer_ids": [3, 4]}, "layers names 2 layers, and experts has 3"),
         ({"layer_ids": [4, 3, 6]}, "3 follows 4"),

@@ -106,9 +106,10 @@ def test_rows_are_the_layers_that_the_config_says(deepseek):
     ("file", "match"),
     [
         (placed([[0, 1, 2, 3]] * 2, Cluster(2, slots_per_gpu=2), experts=4),
-         "^4 experts a layer are given, and the checkpoint has 8; use loads or a placement"),
+         "^4 experts per layer are given, and the checkpoint has 8; use loads or a placement"),
         (placed([[*range(8), 0, 1, 2, 3]] * 2, Cluster(4, slots_per_gpu=3)),
-         "12 slots a layer for 8 experts, and an order has each expert once; plan with --slots 8"),
+         "12 slots per layer for 8 experts, and an order has each expert once; plan with --slots "
+         "8"),
         (placed([[*range(8)]] * 2, Cluster(3, num_slots=8)), "from 2 to 3 slots on a GPU"),
         (placed([[*range(8), -1, -1]] * 2, Cluster(5, slots_per_gpu=2,
                                                    alive=[True, True, True, True, False])),

@@ -232,8 +232,8 @@ def test_evaluate_tells_what_crosses_nodes(tmp_path):
     write_placement(path, placement)
     result = run("evaluate", loads, path, "--groups", 2)
     assert result.exit_code == 0, result.stderr
-    assert re.search(r"^away from home node +\d+\.\d\d%", result.stdout, re.MULTILINE)
-    assert re.search(r"^nodes for one token +1\.\d{3}", result.stdout, re.MULTILINE)
+    assert re.search(r"^away from home +\d+\.\d\d%", result.stdout, re.MULTILINE)
+    assert re.search(r"^nodes per token +1\.\d{3}", result.stdout, re.MULTILINE)
     plain = json.loads(run("evaluate", loads, path, "--groups", 2, "--json").stdout)
     ours = plain["placements"][-1]
     assert plain["num_groups"] == 2
@@ -275,7 +275,7 @@ def small_demo(monkeypatch):
 def test_demo(tmp_path):
     pytest.importorskip("matplotlib")
     picture, trace = tmp_path / "demo.svg", tmp_path / "made up.npz"
-    result = run("demo", "--seed", 5, "--plot", picture, "--trace", trace)
+    result = run("demo", "--seed", 5, "--plot", picture, "--save-trace", trace)
     assert result.exit_code == 0, result.stderr
     first, theirs, even, live, wide = result.stdout.splitlines()
     assert first.startswith("Traffic drifts over 3 windows, and each of 2 layers waits for its ")
@@ -368,8 +368,8 @@ def test_usage_errors():
         (("--bogus",), "--bogus is not an option; see evenload --help"),
         (("--json", "plan", "x.npz"), "--json is before the command; use evenload plan --json; "),
         (("plan", "x.npz", "--gpus", 4, "--live-share", "x"), "'x' is not a number; use e.g. 0.5"),
-        (("plan", "x.npz"), "the following arguments are required: --gpus; see evenload plan -"),
-        (("plan", "--gpus", 4), "the following arguments are required: LOADS; see evenload plan"),
+        (("plan", "x.npz"), "error: missing --gpus; see evenload plan -"),
+        (("plan", "--gpus", 4), "error: missing LOADS; see evenload plan"),
         (("plan", "x.npz", "--gpus", "many"), "--gpus: 'many' is not a whole number; use"),
         (
             ("plan", "x.npz", "--GPUs=4"),
@@ -378,8 +378,11 @@ def test_usage_errors():
         (("plan", "x.npz", "-gpus", 4), "-gpus is not an option; use --gpus; see evenload plan --"),
         (("evaluate", "--solver", "joint"), "--solver is not an option; see evenload evaluate --h"),
         (("plan", "-m", "x.npz"), "-m is not an option; see evenload plan --help"),
-        (("plan", "x.npz", "--gpus", 4, "-o", "--json"), "-o/--output: expected one argument"),
-        (("warmup", "--", "--now"), "unrecognized arguments: -- --now; see evenload warmup --help"),
+        (("plan", "x.npz", "--gpus", 4, "-o", "--json"), "-o needs a value; see"),
+        (("warmup", "--", "--now"), "-- --now is unknown; see evenload warmup --help"),
+        (("plan", "x.npz", "--gpus", 4, "--slot", 8), "--slot is not an option; use --slots; see"),
+        (("plan", "x.npz", "--gpus"), "error: --gpus needs a value; see"),
+        (("plan", "x.npz", "--json=1"), "error: --json takes no value; leave '1' out; see"),
         (("unknown",), "'unknown' is not a command; use one of: plan, evaluate, convert"),
         (("plann",), "'plann' is not a command; use plan; see evenload --help"),
     ):

@@ -92,7 +92,7 @@ OUTPUTS = [
     ("report", "no.npz", "-o", "{}.html"),
     ("sweep", "no.npz", "--gpus", 4, "--slots", 12, "-o", "{}.csv"),
     ("demo", "--plot", "{}.svg"),
-    ("demo", "--trace", "{}.npz"),
+    ("demo", "--save-trace", "{}.npz"),
 ]
 
 
@@ -173,7 +173,7 @@ def test_the_layers_of_a_draft_model(tmp_path):
         error=f"{p}: the placement has no layer 3 of the model; it has 1 to 4; name those alone, "
         "or put experts in order into the others with `evenload convert --fill` (fill=True)",
     )
-    result = run(*words, "--fill")
+    result = run(*words, "--fill", "--verbose")
     assert result.exit_code == 0, result.stderr
     assert (
         f"note: {p}: 2 layers are not in it and have experts in order, as engines start (model "

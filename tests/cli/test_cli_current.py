@@ -115,7 +115,7 @@ def test_moves_are_priced_and_limited_in_seconds(trace, current):
     free = json.loads(planned("--move-cost", 0, "--json"))
     limit = free["transfer_seconds"] / 2
     assert free["move_seconds"] == limit
-    held = json.loads(planned("--move-cost", 0, "--max-move-seconds", limit, "--json"))
+    held = json.loads(planned("--move-cost", 0, "--max-transfer-seconds", limit, "--json"))
     assert 0 < held["transfer_seconds"] <= limit
     assert "keep what runs: all moves would take" in held["notes"][-1]
     assert "moves take" in planned("--move-cost", 0)
@@ -126,9 +126,9 @@ def test_moves_are_priced_and_limited_in_seconds(trace, current):
 @pytest.mark.parametrize(
     ("options", "error"),
     [
-        (("--max-move-seconds", 1), "--max-move-seconds needs the --hardware; give both"),
+        (("--max-transfer-seconds", 1), "--max-transfer-seconds needs the --hardware; give both"),
         (("--model", "gpt-oss-20b"), "--model is for --hardware or --expert-time; give both"),
-        (("--hardware", "h100-ib"), "no preset has 3 layers x 16 experts; give model"),
+        (("--hardware", "h100-ib"), "no model of the presets has 3 layers x 16 experts; use"),
         (("--hardware", "h100-ib", "--model", "kimi-k2"), "model='kimi-k2' has 60 layers x 384"),
     ],
 )

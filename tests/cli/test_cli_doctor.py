@@ -74,7 +74,7 @@ def test_a_node_that_plans(site, engine):
     assert facts["problems"] == []
     assert (facts["hook"], facts["group_of_ranks"]) == ("found", "found")
     assert facts["entry_point"].startswith("evenload.plugins.")
-    assert facts["options_digest"] == fingerprint(Settings()).hex()
+    assert facts["settings_digest"] == fingerprint(Settings()).hex()
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_node_that_plans(site, engine):
         ("vllm", {"VLLM_PLUGINS": "lora, evenload"}, "use VLLM_PLUGINS=lora, evenload,evenload"),
         ("vllm", {"VLLM_PLUGINS": ""}, "VLLM_PLUGINS='' lacks 'evenload'"),
         ("sglang", {"SGLANG_PLUGINS": "other"}, "use SGLANG_PLUGINS=other,evenload"),
-        ("sglang", {"EVENLOAD_EFORT": "1"}, "EVENLOAD_EFORT is no setting; use EVENLOAD_EFFORT"),
+        ("sglang", {"EVENLOAD_EFORT": "1"}, "EVENLOAD_EFORT is not a setting; use EVENLOAD_EFFORT"),
         ("sglang", {"EVENLOAD_PLACEMENT": "a.json"}, "EVENLOAD_PLACEMENT=a.json is for vLLM"),
         ("sglang", {"EVENLOAD_OPTIONS": "none.toml"}, "none.toml cannot be read"),
     ],
@@ -159,7 +159,7 @@ def test_digests_are_those_that_ranks_compare(site, monkeypatch):
     assert facts["plans_digest"] == planner.policy.hex()
     changed = diagnose("vllm", EVENLOAD_SOLVER="greedy")
     assert changed["settings"] == {"solver": "greedy"}
-    for digest in ("options_digest", "plans_digest"):
+    for digest in ("settings_digest", "plans_digest"):
         assert changed[digest] != facts[digest]
     assert facts["kernels"] == "from the cache"
     assert facts["self_test_seconds"] > 0

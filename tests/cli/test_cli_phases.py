@@ -98,13 +98,13 @@ def test_what_is_refused(tmp_path, file):
           error=f"{file}: phase='warm' is not in the trace, which has prefill and decode; use one "
           "of them")  # fmt: skip
     fails("plan", one, *PLACE, "--phase", "decode",
-          error=f"{one}: phase='decode': what phase tokens are of is not known here; leave it "
+          error=f"{one}: phase='decode': the file does not tell phases apart; leave it "
           "out")  # fmt: skip
     fails("plan", one, *PLACE, "--phase-weight", "decode=2",
           error="--phase-weight is for a plan for several phases, and this is of one load; leave "
           "it out")  # fmt: skip
     fails("plan", file, *PLACE, "--phase-weight", "decode=x",
-          error="--phase-weight decode=x: 'decode=x' is no number of a phase; write it as "
+          error="--phase-weight decode=x: 'decode=x' is not a phase with its number; use e.g. "
           "prefill=1,decode=2")  # fmt: skip
     fails("plan", file, *PLACE, "--phase-weight", "warm=2",
           error="phase_weight has 'warm', and load no such phase; use 'prefill', 'decode'"

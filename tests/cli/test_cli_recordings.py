@@ -29,9 +29,10 @@ def requests(tmp_path):
 
 def test_plans_what_an_engine_recorded(tmp_path, dump):
     for loads in (dump, tmp_path, tmp_path / "*.pt"):
-        given = ("plan", loads, "--gpus", 4, "--slots", 20, "-o", tmp_path / "plan.json")
-        folded = run(*given)
+        given = ("plan", loads, "--gpus", 4, "-o", tmp_path / "plan.json")
+        folded = run(*given, "--output-format", "sglang")  # notes of three kinds: no --slots either
         (note,) = (line for line in folded.stderr.splitlines() if line.startswith("note: "))
+        given = ("plan", loads, "--gpus", 4, "--slots", 20, "-o", tmp_path / "plan.json")
         assert "more; --verbose shows all)" in note
         result = run(*given, "--verbose")
         assert result.exit_code == 0, result.stderr

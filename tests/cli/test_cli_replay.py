@@ -49,9 +49,9 @@ def test_the_table(trace) -> None:
 def test_json_is_what_the_library_gives(trace) -> None:
     done = replaying(
         trace, "--slots", "12", "--nodes", "2", "--policy", "every-2:greedy", "--policy", "never",
-        "--window", "2", "--interval", "1", "--warm-start", "2", "--hardware", "l40s-pcie",
-        "--model", "mixtral-8x22b", "--cost", "overlap=0.75", "--sample", "0.5", "--groups", "2",
-        "--oracle", "joint", "--no-delay", "--json",
+        "--merge", "2", "--interval", "1", "--warm-start", "2", "--hardware", "l40s-pcie",
+        "--model", "mixtral-8x22b", "--cost", "overlap=0.75", "--recorded-share", "0.5",
+        "--groups", "2", "--oracle", "joint", "--no-delay", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     entry = json.loads(done.stdout)
@@ -60,10 +60,10 @@ def test_json_is_what_the_library_gives(trace) -> None:
         LOADS,
         Cluster(4, 2, num_slots=12),
         "every-2:greedy",
-        window=2,
+        merge=2,
         warm_start=2,
         cost=CostModel.preset("l40s-pcie", "mixtral-8x22b", overlap=0.75),
-        sample=0.5,
+        recorded_share=0.5,
         num_groups=2,
         oracle="joint",
         delay=False,
@@ -71,11 +71,11 @@ def test_json_is_what_the_library_gives(trace) -> None:
     ours, other = entry["replays"][0], json.loads(json.dumps(result.to_dict()))
     ours["settings"].pop("source")
     other["settings"].pop("source")
-    for clocked in ("plan_ms",):
+    for clocked in ("planning_ms",):
         ours.pop(clocked)
         other.pop(clocked)
-    ours["per_rebalance"].pop("plan_seconds")
-    other["per_rebalance"].pop("plan_seconds")
+    ours["per_rebalance"].pop("planning_seconds")
+    other["per_rebalance"].pop("planning_seconds")
     assert ours == other
 
 
@@ -95,19 +95,19 @@ def test_a_start_from_a_file(trace, tmp_path) -> None:
         (("--policy", "nevr"), "policy='nevr' is unknown; use one of: never, once, once:SOLVER, "
          "every-N, every-N:SOLVER, deepseek, vllm, evenload"),
         (("--policy", "once:best"), "solver='best' is unknown; use one of: auto, exact, greedy"),
-        (("--window", "9"), "window=9 makes fewer than 2 windows of the trace's 8, and a replay "
-         "plans from one and serves the next; use at most window=4"),
+        (("--merge", "9"), "merge=9 makes fewer than 2 windows of the trace's 8, and a replay "
+         "plans from one and serves the next; use at most merge=4"),
         (("--interval", "0"), "interval=0 is less than 1; use 1 or more"),
         (("--hardware", "abacus"), "hardware='abacus' is unknown; use one of: h100-ib"),
         (("--model", "eliza"), "model='eliza' is unknown; use one of: deepseek-v3"),
         (("--cost", "latency=-1"), "latency=-1.0 is not finite and above 0; use e.g. 1.0"),
-        (("--cost", "speed=1"), "speed is no number of a CostModel; use one of: tokens_per"),
+        (("--cost", "speed=1"), "speed is not a number of a CostModel; use one of: tokens_per"),
         (
             ("--report", "page.pdf"),
             "page.pdf: pages with the ending '.pdf' are not known; use one of .html, .htm",
         ),
         (("--slots", "6"), "num_slots=6 is fewer than num_experts=8"),
-        (("--experts", "9"), "trace.npz: the file has 8 experts a layer, and num_experts=9"),
+        (("--experts", "9"), "trace.npz: the file has 8 experts per layer, and num_experts=9"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_sentence(trace, more, message) -> None:
@@ -140,7 +140,7 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told(monkeypatch, width) ->
     monkeypatch.setenv("TERM", "xterm")
     cluster = Cluster(4, num_slots=12)
     names = ("never", "every-4:joint,effort=fast")
-    cells = {"gpus": 4, "slots": 12, "window": 1, "interval": 1}
+    cells = {"num_gpus": 4, "num_slots": 12, "merge": 1, "interval": 1}
     rows = [replay(LOADS, cluster, name, cost=COST).figures() | cells for name in names]
     stream = Terminal()
     print_policies("title", rows, policy_lines(rows), stream, cells=True)
@@ -157,8 +157,8 @@ def test_a_narrow_terminal_gets_fewer_columns_and_is_told(monkeypatch, width) ->
 
 def test_what_a_sweep_is_for() -> None:
     def row(gpus, slots, policy, seconds):
-        cell = {"gpus": gpus, "slots": slots, "policy": policy, "dispatch": "even"}
-        cell |= {"window": 1, "interval": 1, "outlasted": 0}
+        cell = {"num_gpus": gpus, "num_slots": slots, "policy": policy, "dispatch": "even"}
+        cell |= {"merge": 1, "interval": 1, "outlasted": 0}
         return cell | {"total_seconds": seconds, "net_seconds": 2.0 - seconds}
 
     rows = [row(8, 32, "a", 2.0), row(8, 32, "b", 1.5), row(8, 40, "a", 1.005)]
@@ -198,11 +198,12 @@ def test_prices_are_told_or_those_of_the_shape(trace, tmp_path) -> None:
 
     for more, message in (
         ((), "seconds need --hardware; use one of: h100-ib, "),
-        (("--hardware", "h100-ib"), "no preset has 2 layers x 8 experts; give model, as "
+        (("--hardware", "h100-ib"), "no model of the presets has 2 layers x 8 experts; use "
          "mixtral-8x7b, mixtral-8x22b, or tokens_per_second and expert_bytes of your own"),
         (("--hardware", "h100-ib", "--model", "deepseek-v3"), "model='deepseek-v3' has 58 layers x "
          "256 experts, and the load 2 x 8; use mixtral-8x7b, "),
-        (("--hardware", "h100-ib", "--cost", "expert_bytes=1e6"), "no preset has 2 layers x 8"),
+        (("--hardware", "h100-ib", "--cost", "expert_bytes=1e6"), "no model of the presets has 2 "
+                                                                  "layers x 8"),
     ):  # fmt: skip
         done = priced(*more)
         assert (done.exit_code, done.stdout) == (2, "")
@@ -219,7 +220,7 @@ def test_prices_are_told_or_those_of_the_shape(trace, tmp_path) -> None:
         assert (cost["model"], cost["expert_bytes"]) == ("", 1e9)
 
 
-LONG = ("--sample", 1e-9)  # windows of seconds, as those of servers
+LONG = ("--recorded-share", 1e-9)  # windows of seconds, as those of servers
 
 
 def test_never_and_once_stand_beside_what_is_asked_for(trace) -> None:
@@ -258,7 +259,7 @@ def test_moves_that_outlast_their_window_are_a_warning(trace) -> None:
         done.stdout,
         re.M,
     )
-    assert "--sample 0.01" in done.stdout
+    assert "--recorded-share 0.01" in done.stdout
     assert "warning" not in replaying(trace, "--slots", 12, "--policy", "deepseek", *LONG).stdout
 
 

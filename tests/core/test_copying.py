@@ -126,7 +126,7 @@ def test_exact_balance_copies_no_more_than_moonep_does():
 @pytest.mark.parametrize(
     ("load", "how", "message"),
     [
-        ([1.5, 1, 1, 1], {}, "load[0, 0]=1.5 is no whole number of tokens; use counts"),
+        ([1.5, 1, 1, 1], {}, "load[0, 0]=1.5 is not a whole number of tokens; use counts"),
         ([1, 1, 1], {}, "load has shape (1, 3)"),
         ([1, 1, 1, 1], {"slack": -0.1}, "slack=-0.1"),
         ([1, 1, 1, 1], {"max_copies": -1}, "max_copies=-1 is less than 0"),

@@ -211,9 +211,7 @@ def test_costs_are_above_zero(name, value) -> None:
 
 
 def test_other_bad_costs() -> None:
-    complains(
-        "overlap=1.5 is a part and more than 1; use 1 or less", lambda: replace(LARGE, overlap=1.5)
-    )
+    complains("overlap=1.5 is more than 1; use 1 or less", lambda: replace(LARGE, overlap=1.5))
     complains(
         "overlap=-0.5 is not finite and at least 0; use e.g. 0 or 1.0",
         lambda: replace(LARGE, overlap=-0.5),
@@ -226,7 +224,7 @@ def test_other_bad_costs() -> None:
         CostModel.preset("h900", "kimi-k2")
     with pytest.raises(ValueError, match=r"^model='gpt-5' is unknown; use one of: deepseek-v3, "):
         CostModel.preset("h100-ib", "gpt-5")
-    with pytest.raises(ValueError, match=r"^speed is no number of a CostModel; use one"):
+    with pytest.raises(ValueError, match=r"^speed is not a number of a CostModel; use one"):
         CostModel.preset("h100-ib", "kimi-k2", speed=3.0)
 
 
@@ -249,7 +247,9 @@ def test_experts_of_a_preset_are_those_of_a_load() -> None:
         for other in ((shape[0] + 1, shape[1]), (shape[0], shape[1] + 1)):
             with pytest.raises(ValueError, match=f"^model='{re.escape(name)}' has {shape[0]} lay"):
                 cost.check_shape(*other)
-    with pytest.raises(ValueError, match=r"^no preset has 24 layers x 33 experts; give model, as "):
+    with pytest.raises(
+        ValueError, match=r"^no model of the presets has 24 layers x 33 experts; use "
+    ):
         model_of(24, 33)
     own = CostModel.preset("h100-ib", "kimi-k2", tokens_per_second=1e6, expert_bytes=1e7)
     assert own.model == ""
@@ -272,7 +272,7 @@ def test_experts_make_up_most_of_their_model() -> None:
 
 
 def test_a_move_costs_the_time_that_serving_stands_still() -> None:
-    """Two of four GPUs send at once; 800 tokens a layer keep each GPU busy for 0.2 s."""
+    """Two of four GPUs send at once; 800 tokens per layer keep each GPU busy for 0.2 s."""
     load = np.full((3, 4), 200.0)
     cost = CostModel(
         tokens_per_second=1000.0, expert_bytes=1e6, bandwidth_in_node=1e9,
@@ -282,7 +282,7 @@ def test_a_move_costs_the_time_that_serving_stands_still() -> None:
     assert cost.move_cost(load, one) == pytest.approx(0.5 * 0.002 / 2 / 0.2)
     assert cost.move_cost(load, two) == pytest.approx(0.5 * 0.011 / 2 / 0.2)
     assert cost.move_cost(load, one, windows=4) == pytest.approx(0.5 * 0.002 / 2 / 0.8)
-    assert cost.move_cost(load, one, sample=0.1) == pytest.approx(0.5 * 0.002 / 2 / 2.0)
+    assert cost.move_cost(load, one, recorded_share=0.1) == pytest.approx(0.5 * 0.002 / 2 / 2.0)
     gone = Cluster(4, slots_per_gpu=2, alive=[True, True, False, False])
     assert cost.move_cost(load, gone) == pytest.approx(0.5 * 0.002 / 1 / 0.4)
     hidden = replace(LARGE, tokens_per_second=1000.0, overlap=1.0)
@@ -294,7 +294,7 @@ def test_a_move_costs_the_time_that_serving_stands_still() -> None:
     [
         ({"load": np.zeros((2, 4))}, "load has no tokens"),
         ({"windows": 0}, "windows=0"),
-        ({"sample": 2.0}, "sample=2.0 is a part and more than 1; use 1 or less"),
+        ({"recorded_share": 2.0}, "recorded_share=2.0 is more than 1; use 1 or less"),
     ],
 )
 def test_a_move_cost_of_nothing_is_refused(changed, message) -> None:

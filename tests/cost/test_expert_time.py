@@ -67,7 +67,7 @@ def test_points_and_what_is_between_and_past_them() -> None:
          " again"),
         ([(0, 0.1), (2, 1.5)], "points[0] starts above 0, at 0.1 s for 0 tokens, which take no"
          " time; use 0 s, or leave the point out"),
-        ([(1, 2.0)], "points has one point, which is no curve; use at least two"),
+        ([(1, 2.0)], "points has one point, which is not a curve; use at least two"),
         ([(1, -2.0), (2, 1.5)], "points[0] has -2.0 seconds, below 0; use 0 or more"),
         ([(-1, 2.0), (2, 1.5)], "points[0] has -1.0 tokens, below 0; use 0 or more"),
         ([(1, 2.0), (2, float("nan"))], "points[1] has NaN seconds; measure it again, or leave it"
@@ -82,9 +82,9 @@ def test_points_and_what_is_between_and_past_them() -> None:
          " each number"),
         ([(1, 2.0), (2, 2.0)], "points ends flat at 2 s, as if more tokens never took longer;"
          " measure more tokens"),
-        ([], "points are no pairs of numbers; use [(tokens, seconds), ...]"),
-        ([1, 2], "points are no pairs of numbers; use [(tokens, seconds), ...]"),
-        ("curve.csv", "points are no pairs of numbers; use [(tokens, seconds), ...]"),
+        ([], "points are not pairs of numbers; use [(tokens, seconds), ...]"),
+        ([1, 2], "points are not pairs of numbers; use [(tokens, seconds), ...]"),
+        ("curve.csv", "points are not pairs of numbers; use [(tokens, seconds), ...]"),
     ],
 )  # fmt: skip
 def test_what_is_no_curve(points, message) -> None:
@@ -204,7 +204,8 @@ def test_a_file_of_what_layers_took(tmp_path) -> None:
          "measure both again"),
         ("tokens,seconds\n1,nan\n2,1\n", "points[0] has NaN seconds; measure it again, or leave it"
          " out"),
-        ("active,tokens,seconds\n2,8,1\n", "points has one point, which is no curve; use at least"
+        ("active,tokens,seconds\n2,8,1\n", "points has one point, which is not a curve; use at "
+                                           "least"
          " two"),
         ("active,tokens,seconds\n2,8,nan\n2,9,1\n", "line 2 is '2,8,nan'; use numbers of at least 0"
          ", and at least 1 active"),
@@ -318,7 +319,9 @@ def test_gpus_of_different_types() -> None:
     assert curves_of_gpus([ROOF, BENT, ROOF], 3) == ([ROOF, BENT], [0, 1, 0])
     with pytest.raises(ValueError, match=r"^expert_time has 2 curves for 3 GPUs; use one, or 3$"):
         curves_of_gpus([ROOF, BENT], 3)
-    with pytest.raises(ValueError, match=r"^expert_time\[1\]=5 is no ExpertTime; use one per GPU$"):
+    with pytest.raises(
+        ValueError, match=r"^expert_time\[1\]=5 is not an ExpertTime; use one per GPU$"
+    ):
         curves_of_gpus([ROOF, 5], 2)
     slow = ExpertTime([(n, 2 * s) for n, s in BENT.points])
     ticks = TimeTable.build([BENT, slow], 8).ticks

@@ -4,6 +4,7 @@ import doctest
 import importlib
 import re
 import shlex
+import tomllib
 from dataclasses import fields
 from pathlib import Path
 
@@ -159,6 +160,15 @@ def test_links_lead_somewhere(name) -> None:
 def test_the_readme_leads_to_the_pages() -> None:
     targets = re.findall(r"\]\(([^)#:]+)", read("README.md"))
     assert {"docs/index.md", "docs/tutorial.md", "CONTRIBUTING.md", "CHANGELOG.md"} <= set(targets)
+
+
+def test_what_pypi_shows_of_the_readme_has_no_link_into_the_repository() -> None:
+    settings = tomllib.loads(read("pyproject.toml"))["tool"]["hatch"]["metadata"]["hooks"]
+    page = read("README.md")
+    for rule in settings["fancy-pypi-readme"]["substitutions"]:
+        assert re.search(rule["pattern"], page)
+        page = re.sub(rule["pattern"], rule["replacement"], page)
+    assert not re.search(r"\]\((?!https://)|src(set)?=", page)
 
 
 def test_the_pages_on_replays_and_formats_name_everything() -> None:

@@ -84,26 +84,28 @@ TABLES = [
          "row numbers out, or head it layer",
          mended="layer,0,1\n0,10,20\n1,5,7\n", after=LONG),
     Case("thousands.csv", '"1,234",900,12\n800,901,13\n700,600,15\n',
-         refused=", line 1, column 1: '1,234' is no number, and other cells of the line are; if it "
+         refused=", line 1, column 1: '1,234' is not a number, and other cells of the line are; "
+                 "if it "
          "is a header, none may be",
          mended="1234,900,12\n800,901,13\n700,600,15\n",
          after=[[1234, 900, 12], [800, 901, 13], [700, 600, 15]]),
     Case("hex.csv", "0x10,2\n3,4\n",
-         refused=", line 1, column 1: '0x10' is no number, and other cells of the line are; if it "
+         refused=", line 1, column 1: '0x10' is not a number, and other cells of the line are; if "
+                 "it "
          "is a header, none may be", mended="16,2\n3,4\n", after=[[16, 2], [3, 4]]),
     Case("underscore.csv", "1_0,2_0\n3,4\n",
-         refused=", line 1, column 1: '1_0' is no number; write it in digits alone, or give the "
+         refused=", line 1, column 1: '1_0' is not a number; write it in digits alone, or give the "
          "column a name that is none", mended="10,20\n3,4\n", after=[[10, 20], [3, 4]]),
     Case("underscore2.csv", "10,20\n3,4_0\n",
-         refused=", line 2, column 2: '4_0' is no number", mended="10,20\n3,40\n",
+         refused=", line 2, column 2: '4_0' is not a number", mended="10,20\n3,40\n",
          after=[[10, 20], [3, 40]]),
-    Case("digits.csv", "10,20\n3,\u0664\n", refused=", line 2, column 2: '\u0664' is no number",
+    Case("digits.csv", "10,20\n3,\u0664\n", refused=", line 2, column 2: '\u0664' is not a number",
          mended="10,20\n3,4\n", after=[[10, 20], [3, 4]]),
     Case("spaces.csv", "10 20\n5 7\n",
-         refused=", line 1, column 1: '10 20' is no number; separate numbers by commas: "
+         refused=", line 1, column 1: '10 20' is not a number; separate numbers by commas: "
          "tr -s ' ' , < IN > OUT", mended="10,20\n5,7\n", after=LONG),
     Case("mac.csv", "10,20\r5,7\r",
-         refused=": this is no comma-separated text: its lines end in a carriage return; "
+         refused=": this is not comma-separated text: its lines end in a carriage return; "
          "tr '\\r' '\\n' < IN > OUT", mended="10,20\n5,7\n",
          after=LONG),
     Case("placed.csv", "Expert,Node\n0,1\n1,0\n2,1\n3,0\n",

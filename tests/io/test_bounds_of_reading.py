@@ -158,7 +158,7 @@ def test_a_table_of_text_says_what_all_of_it_takes(tmp_path, ending):
 def test_a_quote_that_is_never_closed_takes_one_pass(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text('1,2\n"' + "\n1" * 500_000)
-    refused(path, "this is no comma-separated text")
+    refused(path, "this is not comma-separated text")
 
 
 def test_names_that_are_there_twice_are_found_in_one_pass(tmp_path):
@@ -268,7 +268,7 @@ def test_a_name_that_would_move_the_cursor(tmp_path):
     ("target", "message"),
     [
         ("no/x.json", "{target}: the folder {tmp}/no does not exist; make it first"),
-        ("file/x.json", "{target}: the folder {tmp}/file is no folder; give another"),
+        ("file/x.json", "{target}: the folder {tmp}/file is not a folder; give another"),
         ("folder", "{target}: this is a folder; give a file in it"),
     ],
 )

@@ -96,11 +96,12 @@ def test_topk_with_number_of_experts_in_the_file(tmp_path):
 @pytest.mark.parametrize(
     ("topk", "message"),
     [
-        ([[[0, 8]]], "topk[0, 0, 1]=8 is no expert; use 0 to 7"),
-        ([[[-2, 1]]], "topk[0, 0, 0]=-2 is no expert; use 0 to 7"),
+        ([[[0, 8]]], "topk[0, 0, 1]=8 is not an expert; use 0 to 7"),
+        ([[[-2, 1]]], "topk[0, 0, 0]=-2 is not an expert; use 0 to 7"),
         (
             [[[-1, 1]]],
-            "topk[0, 0, 0]=-1 is no expert, and others of its row are; padding is -1 in the whole "
+            "topk[0, 0, 0]=-1 is not an expert, and others of its row are; padding is -1 in the "
+            "whole "
             "row",
         ),
         ([[0, 1]], "topk has shape (1, 2); use [tokens, layers, k], at least 1 of each"),

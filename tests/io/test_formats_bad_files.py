@@ -60,20 +60,22 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(50)
 def test_wrong_kind(tmp_path, content, kind, ending, what):
     path = tmp_path / f"x{ending}"
     path.write_bytes(content)
-    complains(path, f"{{path}}: this is no {what}: {kind}")
+    complains(path, f"{{path}}: this is not a {what}: {kind}")
 
 
 def test_npy_named_npz(tmp_path):
     save(tmp_path / "x.npy", LOAD).rename(tmp_path / "x.npz")
-    complains(tmp_path / "x.npz", "{path}: this is no .npz archive: it is a .npy file (rename it)")
+    complains(
+        tmp_path / "x.npz", "{path}: this is not a .npz archive: it is a .npy file (rename it)"
+    )
 
 
 def test_png_named_csv_or_json(tmp_path):
     for name in ("x.csv", "x.json"):
         (tmp_path / name).write_bytes(PNG)
     decode = "'utf-8' codec can't decode byte 0x89 in position 0: invalid start byte"
-    complains(tmp_path / "x.csv", f"{{path}}: this is no comma-separated text ({decode})")
-    complains(tmp_path / "x.json", f"{{path}}: this is no JSON ({decode})")
+    complains(tmp_path / "x.csv", f"{{path}}: this is not comma-separated text ({decode})")
+    complains(tmp_path / "x.json", f"{{path}}: this is not JSON ({decode})")
 
 
 def test_truncated_npz(tmp_path):
@@ -133,7 +135,7 @@ def test_array_too_large_to_read_at_once(tmp_path):
 def test_truncated_npy_header(tmp_path, end):
     path = save(tmp_path / "x.npy", LOAD)
     path.write_bytes(path.read_bytes()[: end or 5])
-    message = "header is cut off or damaged" if end else "this is no .npy file"
+    message = "header is cut off or damaged" if end else "this is not a .npy file"
     with pytest.raises(FileFormatError, match=message):
         read_load(path)
 
@@ -196,8 +198,8 @@ def test_npz_without_a_known_key(tmp_path):
             "1,2\n\n3,4\n",
             ", line 2: 0 columns, and line 1 has 2; every row needs one column an expert",
         ),
-        ("a,b\n1,2\n3,x\n", ", line 3, column 2: 'x' is no number"),
-        ("1,2\n3,\n", ", line 2, column 2: '' is no number"),
+        ("a,b\n1,2\n3,x\n", ", line 3, column 2: 'x' is not a number"),
+        ("1,2\n3,\n", ", line 2, column 2: '' is not a number"),
         ("a,b\n", ": no row of numbers; write one row a layer"),
         ("\n", ": no row of numbers; write one row a layer"),
         (
@@ -218,7 +220,7 @@ def test_csv_complaints(tmp_path, text, message):
     [
         (
             "[[1, 2",
-            ", line 1, column 7: this is no JSON, or it is cut off (Expecting ',' delimiter)",
+            ", line 1, column 7: this is not JSON, or it is cut off (Expecting ',' delimiter)",
         ),
         (
             '{"a": 1, "b": 2}',
@@ -244,7 +246,7 @@ def test_json_complaints(tmp_path, text, message):
 
 def test_deeply_nested_json(tmp_path):
     (tmp_path / "x.json").write_text("[" * 100_000)
-    with pytest.raises(FileFormatError, match="this is no JSON"):
+    with pytest.raises(FileFormatError, match="this is not JSON"):
         read_load(tmp_path / "x.json")
 
 
@@ -281,7 +283,7 @@ def test_number_of_experts_that_does_not_fit(tmp_path):
     path = save(tmp_path / "x.npy", LOAD)
     complains(
         path,
-        "{path}: the file has 8 experts a layer, and num_experts=9 was given; use 8, or leave it "
+        "{path}: the file has 8 experts per layer, and num_experts=9 was given; use 8, or leave it "
         "out",
         num_experts=9,
     )

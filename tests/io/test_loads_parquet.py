@@ -150,7 +150,7 @@ def test_other_complaints(tmp_path):
         num_experts=4,
     )
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(FileFormatError, match="this is no Parquet file, or it is cut off"):
+    with pytest.raises(FileFormatError, match="this is not a Parquet file, or it is cut off"):
         read_load(path)
 
 

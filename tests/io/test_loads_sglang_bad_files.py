@@ -61,7 +61,7 @@ def save(path, value):
         ),
         (
             {"logical_count": torch.ones(2, 2, dtype=torch.int64).to_sparse()},
-            "its pickle is refused: it names torch._utils._rebuild_sparse_tensor, which is no "
+            "its pickle is refused: it names torch._utils._rebuild_sparse_tensor, which is not a "
             "plain "
             "value; only tensors and plain values are read",
         ),
@@ -174,7 +174,7 @@ class Bomb:
 
 def test_code_in_a_pickle_is_not_run(tmp_path):
     path = save(tmp_path / "x.pt", {"logical_count": Bomb(tmp_path / "ran")})
-    with pytest.raises(FileFormatError, match="which is no plain value"):
+    with pytest.raises(FileFormatError, match="which is not a plain value"):
         read_load(path)
     assert not (tmp_path / "ran").exists()
 
@@ -187,9 +187,10 @@ def test_numpy_in_a_pickle(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (pickle.dumps([1]), "this is no file that torch.save wrote (torch 1.6 or newer): it is a "
+        (pickle.dumps([1]), "this is not a file that torch.save wrote (torch 1.6 or newer): it is "
+                            "a "
          "Python pickle"),
-        (b"hello", "this is no file that torch.save wrote (torch 1.6 or newer): it starts with "
+        (b"hello", "this is not a file that torch.save wrote (torch 1.6 or newer): it starts with "
          "b'hello'"),
     ],
 )  # fmt: skip
@@ -203,7 +204,7 @@ def test_cut_off(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     complains(
         path,
-        "{path}: this is no file that torch.save wrote (torch 1.6 or newer): it is cut off or "
+        "{path}: this is not a file that torch.save wrote (torch 1.6 or newer): it is cut off or "
         "damaged",
     )
 
@@ -241,8 +242,8 @@ for _ in range(500):
     [
         (hostile({DEEP: 1}), KEYS),
         (hostile({2**61 - 1: 1}), KEYS),
-        (hostile(set()), "it names __builtin__.set, which is no plain value"),
-        (hostile(bytearray(b"x")), "it names __builtin__.bytearray, which is no plain value"),
+        (hostile(set()), "it names __builtin__.set, which is not a plain value"),
+        (hostile(bytearray(b"x")), "it names __builtin__.bytearray, which is not a plain value"),
         (hostile([1], protocol=4), "it is of protocol 4; torch.save writes 2"),
         (hostile([1])[:-3], "it is cut off or damaged"),
         (

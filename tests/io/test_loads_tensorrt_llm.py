@@ -94,8 +94,12 @@ def test_stages_of_a_pipeline(tmp_path):
 @pytest.mark.parametrize(
     ("key", "counts", "message"),
     [
-        ("9", np.zeros(E, int), "the key '9' is no iteration and layer, as '100_3' would be"),
-        ("-1_2", np.zeros(E, int), "the key '-1_2' is no iteration and layer, as '100_3' would be"),
+        ("9", np.zeros(E, int), "the key '9' is not an iteration and layer, as '100_3' would be"),
+        (
+            "-1_2",
+            np.zeros(E, int),
+            "the key '-1_2' is not an iteration and layer, as '100_3' would be",
+        ),
         (
             "9_1",
             np.zeros(E + 1, int),
@@ -157,5 +161,7 @@ def test_cut_off(tmp_path, keep):
     folder = dump_iterations(tmp_path / "x", ranks_of(1), E)
     path = folder / "rank0.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(FileFormatError, match=f"^{path}: this is no .safetensors file, or it is "):
+    with pytest.raises(
+        FileFormatError, match=f"^{path}: this is not a .safetensors file, or it is "
+    ):
         read_load(folder)

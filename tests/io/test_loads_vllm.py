@@ -154,7 +154,7 @@ def test_equals_its_twin(tmp_path_factory, wanted):
             "with --enable-return-routed-experts",
         ),
         ({"routed_experts": 5}, "routed_experts is 5; use nested lists"),
-        ({"routed_experts": "%%"}, "routed_experts is no base64 (Only base64 data is allowed)"),
+        ({"routed_experts": "%%"}, "routed_experts is not base64 (Only base64 data is allowed)"),
         (
             {"routed_experts": "aGVsbG8="},
             "routed_experts: the array's header is cut off or damaged (EOF: reading magic string, "
@@ -166,7 +166,8 @@ def test_equals_its_twin(tmp_path_factory, wanted):
          "make all of one shape"),
         ([[[1, 16]]], "routed_experts has 16; use experts 0 to 15"),
         ([[[1, -2]]], "routed_experts has -2; use experts 0 to 15"),
-        ([[[1, -1]]], "routed_experts[0, 0, 1]=-1 is no expert, and others of its row are; padding "
+        ([[[1, -1]]], "routed_experts[0, 0, 1]=-1 is not an expert, and others of its row are; "
+                      "padding "
          "is -1 in the whole row"),
         ([[[-1, -1]]], "routed_experts is -1 throughout, which is padding; no token was routed"),
         ([[[0.5, 1]]], "routed_experts has dtype float64; use an integer dtype"),
@@ -181,13 +182,14 @@ def test_other_complaints(tmp_path):
     path = lines(tmp_path / "x.jsonl", [[[1, 2]]], [[[1, 2], [3, 4]]])
     complains(
         path,
-        "{path}, line 2: routed_experts has (2, 2) layers and experts a token, and that of {path}, "
+        "{path}, line 2: routed_experts has (2, 2) layers and experts per token, and that of "
+        "{path}, "
         "line 1 has (1, 2); give requests of one model",
     )
     path.write_text("[[[1, 2]]]\n[[[1,")
     complains(
         path,
-        "{path}, line 2: this is no JSON, or it is cut off (Expecting value: line 1 column 6 "
+        "{path}, line 2: this is not JSON, or it is cut off (Expecting value: line 1 column 6 "
         "(char 5))",
     )
     path.write_text("\n\n")

@@ -76,7 +76,7 @@ def test_a_negative_number_does_not_hide_in_the_sum():
 def test_phases_that_are_not_there():
     with pytest.raises(ValueError, match="phase='x' is not in the trace, which has prefill and de"):
         Trace.of_phases(BOTH).phase("x")
-    with pytest.raises(ValueError, match="phase='decode': what phase tokens are of is not known"):
+    with pytest.raises(ValueError, match="phase='decode': the file does not tell phases apart"):
         Trace(PREFILL).phase("decode")
     with pytest.raises(ValueError, match="phase='b' has no token in any window"):
         Trace.of_phases({"a": PREFILL, "b": 0 * PREFILL}).phase("b")
@@ -216,7 +216,7 @@ def test_a_parquet_column_of_other_names(tmp_path):
 
     columns = {"layer": [0, 0], "expert": [0, 1], "tokens": [5, 6]}
     for phase, message in (
-        (["decode", "x"], "column 'phase' has 'x', which is no phase"),
+        (["decode", "x"], "column 'phase' has 'x', which is not a phase"),
         (pa.array([b"x", b"y"]), "column 'phase' is of type binary; use prefill and decode"),
     ):
         pq.write_table(pa.table(columns | {"phase": phase}), tmp_path / "x.parquet")

@@ -77,13 +77,14 @@ def changed(path: Path, **changes) -> Path:
     [
         (
             {"format": "other"},
-            'this is no placement file: no "format": "evenload.placement"; keys found: format, '
+            'this is not a placement file: no "format": "evenload.placement"; keys found: format, '
             "version, evenload, num_gpus, num_nodes, slots_per_gpu, num_experts, "
             "physical_to_logical",
         ),
         (
             {"version": 2},
-            "placement file of version 2, and this evenload reads version 1; use the evenload that "
+            "a placement file of version 2, and this evenload reads version 1; use the evenload "
+            "that "
             "wrote it, or a newer one",
         ),
         ({"num_gpus": None}, "the placement file has no key num_gpus"),
@@ -94,7 +95,7 @@ def changed(path: Path, **changes) -> Path:
         ),
         ({"speed": [1, 2]}, "speed has 2 entries for num_gpus=4; use 4"),
         ({"speed": [1, 2, 0, 1]}, "speed[2]=0.0 is not finite and above 0; use e.g. 1.0"),
-        ({"alive": [1, 1, 1, 0]}, "alive[0]=1 is no bool; use True or False"),
+        ({"alive": [1, 1, 1, 0]}, "alive[0]=1 is not a bool; use True or False"),
         (
             {"alive": [True, True, True, False]},
             "physical_to_logical[0, 9]=1 is on a GPU that is not alive; use -1 there",
@@ -119,7 +120,7 @@ def test_placement_complaints(tmp_path, changes, message):
 
 def test_placement_file_that_is_a_list(tmp_path):
     (tmp_path / "p.json").write_text("[1]")
-    with pytest.raises(FileFormatError, match=r"this is no placement file.*keys found: list$"):
+    with pytest.raises(FileFormatError, match=r"this is not a placement file.*keys found: list$"):
         read_placement(tmp_path / "p.json")
 
 

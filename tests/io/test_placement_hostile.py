@@ -46,13 +46,19 @@ def head(**changes):
         (head(layer_ids=[1, 10**15]), "the model's layer 1000000000000000 is past 65536"),
         (head(layer_ids=[1]), "layer_ids has 1 numbers, and there are 2 layers"),
         (head(layer_ids=[2, 1]), "1 follows 2; use numbers that rise from 0"),
-        (head(physical_to_logical=[[2**62] * 12]), "is no expert; 12 slots hold 0 to 11 at most"),
+        (
+            head(physical_to_logical=[[2**62] * 12]),
+            "is not an expert; 12 slots hold 0 to 11 at most",
+        ),
         (head(physical_to_logical=[[10**30] * 12]), "has dtype object; use whole numbers"),
         (head(solver=[1]), "solver is [1]; use a text, or leave it out"),
-        ('{"physical_to_logical_map": ' + "[" * 100_000, "this is no JSON"),
-        ('{"physical_to_logical_map": [[0, 1' + "0" * 5000 + "]]}", "this is no JSON"),
+        ('{"physical_to_logical_map": ' + "[" * 100_000, "this is not JSON"),
+        ('{"physical_to_logical_map": [[0, 1' + "0" * 5000 + "]]}", "this is not JSON"),
         ('{"physical_to_logical_map": [[0.5, 1]]}', "has dtype float64; use whole numbers"),
-        (head(physical_to_logical=[[*range(8), 0, 0, 0, -1]] * 2), "[0, 11]=-1 is no expert; use"),
+        (
+            head(physical_to_logical=[[*range(8), 0, 0, 0, -1]] * 2),
+            "[0, 11]=-1 is not an expert; use",
+        ),
         ('{"physical_to_logical_map": []}', "the placement has shape [0]; use [layers, slots]"),
         ('{"moe_layer_count": 9, "layer_list": []}', "no list 'layer_list'; found: "),
         (
@@ -74,7 +80,7 @@ def test_text_of_no_placements_size(tmp_path):
         stream.truncate(2**25 + 1)
     refused(path, "the text takes 33554433 bytes, more than the 33554432 that are held at once")
     with max_bytes(2**25 + 1):  # as it says
-        refused(path, "this is no JSON")
+        refused(path, "this is not JSON")
 
 
 BOMB = "a: &a [0, 1]\n" + "".join(
@@ -95,7 +101,7 @@ BOMB = "a: &a [0, 1]\n" + "".join(
             "initial_global_assignments:\n  3: [0, 1]\n  3: [1, 0]\n",
             "line 3: the key 3 is there twice",
         ),
-        ("? [1, 2]\n: 3\n", "line 1: a key is no plain word or number"),
+        ("? [1, 2]\n: 3\n", "line 1: a key is not a plain word or number"),
         ("!!python/object/apply:os.system ['true']", "line 1: anchors (&name) and tags"),
         ("--- 1\n--- 2\n", "line 2: a second document starts; use one"),
         ("", "the file is empty (0 bytes)"),
@@ -114,7 +120,7 @@ BOMB = "a: &a [0, 1]\n" + "".join(
         ("initial_global_assignments: {3: [0, '1']}\n", "layer 3 has '1'; use the number of an"),
         ("initial_global_assignments: {3: [0, 0x1]}\n", "layer 3 has '0x1'; use the number"),
         ("initial_global_assignments: {3: 5}\n", "layer 3 is '5'; use the experts of its slots"),
-        ("a: [1,\x00 2]", "this is no YAML"),
+        ("a: [1,\x00 2]", "this is not YAML"),
     ],
 )
 def test_yaml(tmp_path, text, message):
@@ -217,7 +223,9 @@ def test_what_older_torch_wrote(tmp_path):
     path = tmp_path / "x.pt"
     torch.save({"physical_to_logical_map": torch.zeros(1)}, path,
                _use_new_zipfile_serialization=False)  # fmt: skip
-    refused(path, "this is no file that torch.save wrote (torch 1.6 or newer): it is a Python pic")
+    refused(
+        path, "this is not a file that torch.save wrote (torch 1.6 or newer): it is a Python pic"
+    )
 
 
 def test_a_compressed_pickle(tmp_path):

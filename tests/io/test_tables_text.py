@@ -109,5 +109,5 @@ def test_damaged_gzip(tmp_path, end):
     path = tmp_path / "x.csv.gz"
     content = gzip.compress(b"layer,expert,count\n" + b"0,0,1\n0,1,2\n")
     path.write_bytes(content[: min(end, len(content) - 9)])
-    with pytest.raises(FileFormatError, match=f"^{re.escape(str(path))}: this is no comma-sep"):
+    with pytest.raises(FileFormatError, match=f"^{re.escape(str(path))}: this is not comma-sep"):
         read_load(path)

@@ -111,7 +111,7 @@ HUGE = b"\x8a\x08" + b"\xff" * 7 + b"\x7f"  # 2**63 - 1
         (tensor(b"X\x01\0\0\x002", b"K\x01\x85") + b".", "without numbers, a shape"),
         (tensor(b"K\x01\x85", b"K\x01\x85", kind=b"Quint8") + b".", "torch.Quint8Storage, which"),
         (tensor(b"K\x01\x85", b"K\x01\x85").replace(b"\x000X\x03", b"\x009X\x03") + b".", "not in"),
-        (b"cbuiltins\neval\nX\x01\0\0\x001\x85R.", "it names builtins.eval, which is no plain"),
+        (b"cbuiltins\neval\nX\x01\0\0\x001\x85R.", "it names builtins.eval, which is not a plain"),
         (b"c__main__\n\x80\n)\x81.", "damaged"),
         (b"X\xff\xff\xff\xffabc.", "damaged"),
         (b"K\x01K\x02K\x03s.", "it puts a value into a int"),

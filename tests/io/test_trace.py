@@ -42,7 +42,7 @@ def test_windows_are_those_of_the_array(loads: np.ndarray) -> None:
 def test_merged_windows_are_sums(loads: np.ndarray, count: int) -> None:
     trace = Trace(loads)
     if count > len(loads):
-        with pytest.raises(ValueError, match=rf"^window={count} is longer .* use {len(loads)}$"):
+        with pytest.raises(ValueError, match=rf"^merge={count} is longer .* use {len(loads)}$"):
             trace.merged(count)
         return
     merged = trace.merged(count)
@@ -183,7 +183,7 @@ def test_numbers_out_of_range_are_refused() -> None:
     complains("window=-1 is less than 0; use 0 or more", lambda: trace.window(-1))
     complains("until=8 is past the trace, which has 7 windows; use 7", lambda: trace.last(1, 8))
     complains("count=0 is less than 1; use 1 or more", lambda: trace.last(0, 3))
-    complains("window=0 is less than 1; use 1 or more", lambda: trace.merged(0))
+    complains("merge=0 is less than 1; use 1 or more", lambda: trace.merged(0))
 
 
 def test_damaged_files_are_told(tmp_path) -> None:

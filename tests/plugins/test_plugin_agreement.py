@@ -144,7 +144,7 @@ def a_duplicate(request, placed):
     ("change", "says"),
     [
         (an_expert_gone, "is none: .* expert 3 has no slot in layer 0"),
-        (out_of_range, r"is none: physical_to_logical\[0, 0\]=99 is no expert"),
+        (out_of_range, r"is none: physical_to_logical\[0, 0\]=99 is not an expert"),
         (another_slot, "moves expert .* from slot to slot of a rank"),
         (an_idle_layer, "changes a layer without load"),
         (worse_than_greedy, "has balancedness 0.5.*, and the greedy one 0.9"),

@@ -72,8 +72,15 @@ def test_another_process_scrapes_what_workers_recorded(tmp_path):
     assert counted == {"rebalances": 3, "moves": 14, "moved_bytes": 14e6, "disagreements": 1}
     assert value("kept_total", reason="disagreement") == 1
     assert value("kept_total", reason="no-load") == 0
-    assert (value("plan_seconds_count"), value("plan_seconds_sum")) == (3, pytest.approx(40.4))
-    assert value("plan_seconds_bucket", le="0.25") == value("plan_seconds_bucket", le="30.0") == 2
+    assert (value("planning_seconds_count"), value("planning_seconds_sum")) == (
+        3,
+        pytest.approx(40.4),
+    )
+    assert (
+        value("planning_seconds_bucket", le="0.25")
+        == value("planning_seconds_bucket", le="30.0")
+        == 2
+    )
     assert value("windows") == 5
     assert value("paused") == 0
     assert start <= value("last_rebalance_timestamp_seconds") <= time.time()
@@ -94,7 +101,7 @@ def test_nothing_is_set_that_was_never_known(tmp_path):
     worker(tmp_path, "record('vLLM', Facts(float('nan')))")
     value = scrape(tmp_path)
     assert value("balancedness_realised") is None
-    assert value("plan_seconds_count") is None
+    assert value("planning_seconds_count") is None
     assert value("moved_bytes_total") is None  # no engine told how many
 
 
@@ -109,7 +116,7 @@ def test_one_process_has_them_in_its_default_registry():
     shown = "import prometheus_client; print(prometheus_client.generate_latest().decode())"
     text = worker(None, TAKEN.replace("windows=4)", "windows=4), 'Qwen/Qwen3-30B-A3B'"), shown)
     assert 'evenload_moves_total{engine="vLLM",model="Qwen/Qwen3-30B-A3B"} 7.0' in text
-    assert "# TYPE evenload_plan_seconds histogram" in text
+    assert "# TYPE evenload_planning_seconds histogram" in text
 
 
 @pytest.mark.usefixtures("fresh")
@@ -146,6 +153,6 @@ def test_registering_imports_no_prometheus_client():
 def test_the_page_names_every_metric_and_reason():
     page = PAGE.read_text(encoding="utf-8")
     names = [f"evenload_{name}_total" for name in (*metrics.COUNTERS, "kept")]
-    names += [f"evenload_{name}" for name in (*metrics.GAUGES, "plan_seconds")]
+    names += [f"evenload_{name}" for name in (*metrics.GAUGES, "planning_seconds")]
     assert not [name for name in names if f"`{name}`" not in page]
     assert not [reason for reason in (*metrics.REASONS, metrics.OTHER) if f"`{reason}`" not in page]

@@ -118,4 +118,4 @@ def test_the_log_tells_seconds(caplog) -> None:
     logger = logging.getLogger("evenload.test")
     with caplog.at_level(logging.INFO, logger.name):
         Planner("vLLM", TIMED).rebalance(request(), lambda: START, None, logger)
-    assert re.search(r"[\d.]+ -> [\d.]+ us per layer and batch", caplog.text)
+    assert re.search(r"[\d.]+ -> [\d.]+ µs per layer and batch", caplog.text)

@@ -40,7 +40,7 @@ def test_the_environment_beats_the_file(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
-        ({"EVENLOAD_EFORT": "fast"}, "EVENLOAD_EFORT is no setting; use EVENLOAD_EFFORT"),
+        ({"EVENLOAD_EFORT": "fast"}, "EVENLOAD_EFORT is not a setting; use EVENLOAD_EFFORT"),
         ({"EVENLOAD_EFFORT": "slow"}, "use one of: fast, standard, thorough, or a number"),
         ({"EVENLOAD_EFFORT": "-1"}, "use one of: fast"),
         ({"EVENLOAD_MOVE_COST": "nan"}, "EVENLOAD_MOVE_COST='nan' is not a number of at least 0"),
@@ -60,10 +60,10 @@ def test_what_cannot_be_read_is_said_in_a_sentence(environment, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('{"efort": 1}', "says 'efort', which is no setting of a file; use effort"),
+        ('{"efort": 1}', "says 'efort', which is not a setting of a file; use effort"),
         ('{"max_moves": 1.0}', "max_moves=1.0 is not an integer"),
         ('{"max_moves": true}', "max_moves=True is not an integer"),
-        ('{"options": "other.json"}', "no setting of a file"),
+        ('{"options": "other.json"}', "not a setting of a file"),
         ("[1]", "holds a list"),
         ("[" * 100_000, "cannot be read"),
         ("{", "cannot be read"),

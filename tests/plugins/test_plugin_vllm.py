@@ -195,7 +195,7 @@ def test_a_failed_self_test_leaves_vllms_own_policy(policies, monkeypatch, caplo
     ("name", "value", "says"),
     [
         ("EVENLOAD_SOLVER", "best", "solver='best' is unknown"),
-        ("EVENLOAD_EFORT", "fast", "EVENLOAD_EFORT is no setting"),
+        ("EVENLOAD_EFORT", "fast", "EVENLOAD_EFORT is not a setting"),
         ("EVENLOAD_NUM_THREADS", "0", "EVENLOAD_NUM_THREADS='0' is not a positive integer"),
     ],
 )

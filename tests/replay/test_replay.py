@@ -306,7 +306,9 @@ def test_options_of_solvers() -> None:
 )  # fmt: skip
 def test_unknown_policies_are_refused_with_the_list(name) -> None:
     if name is None or name == 3:
-        with pytest.raises(ValueError, match=r"is no policy; use a name, or an object with name"):
+        with pytest.raises(
+            ValueError, match=r"is not a policy; use a name, or an object with name"
+        ):
             replay(LOADS, CLUSTER, name)
         return
     listed = "never, once, once:SOLVER|use one of: auto, |is less than 1; use 1|write it as name="
@@ -368,7 +370,7 @@ def test_net_seconds_by_hand_add_up() -> None:
     assert result.move_seconds.tolist() == [6.0]
     assert result.net_seconds.tolist() == [6.0]
     assert result.outlasted.tolist() == [False]
-    assert result.bytes.tolist() == [20.0]
+    assert result.moved_bytes.tolist() == [20.0]
     assert result.total_seconds == 30.0
     # Moved back after one window it saved 4 s for 6; going back saves nothing, and costs 6 again.
     loads = [hot, hot, hot]
@@ -392,7 +394,7 @@ def test_net_seconds_by_hand_add_up() -> None:
 
 def test_a_trace_that_is_a_sample_stands_for_more_seconds() -> None:
     whole = replay(LOADS, CLUSTER, "deepseek", delay=False)
-    tenth = replay(LOADS, CLUSTER, "deepseek", delay=False, sample=0.1)
+    tenth = replay(LOADS, CLUSTER, "deepseek", delay=False, recorded_share=0.1)
     np.testing.assert_allclose(tenth.mean_seconds, 10 * whole.mean_seconds)
     assert np.array_equal(tenth.balancedness, whole.balancedness)
     assert np.array_equal(tenth.move_seconds, whole.move_seconds)
@@ -408,7 +410,7 @@ def test_scaling_the_load_changes_no_decision(factor) -> None:
 
 
 def test_windows_intervals_and_notes() -> None:
-    result = replay(LOADS[:11], CLUSTER, "deepseek", window=2, warm_start=2, interval=2)
+    result = replay(LOADS[:11], CLUSTER, "deepseek", merge=2, warm_start=2, interval=2)
     assert result.windows.tolist() == [2, 3, 4]
     left_out = "the last 1 of 11 windows are left out: they do not fill a window of 2"
     assert result.notes == (left_out,)
@@ -458,7 +460,7 @@ def test_the_dictionary_is_plain() -> None:
     entry = json.loads(json.dumps(result.to_dict()))
     assert entry["settings"]["cost"]["expert_bytes"] == 1e6
     assert sum(entry["per_rebalance"]["moves"]) == entry["moves"] == result.moves.sum()
-    assert len(entry["per_window"]["balancedness"]) == entry["windows"]
+    assert len(entry["per_window"]["balancedness"]) == entry["num_windows"]
     assert entry["total_seconds"] == result.total_seconds
 
 
@@ -483,10 +485,10 @@ OTHER = Placement.trivial(3, 8, Cluster(4, slots_per_gpu=4))
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"window": 13}, "window=13 makes fewer than 2 windows of the trace's 12, "),
-        ({"window": 0}, "window=0 is less than 1; use 1 or more"),
-        ({"window": 12}, "window=12 makes fewer than 2 windows of the trace's 12, and a replay "
-         "plans from one and serves the next; use at most window=6, or a longer trace"),
+        ({"merge": 13}, "merge=13 makes fewer than 2 windows of the trace's 12, "),
+        ({"merge": 0}, "merge=0 is less than 1; use 1 or more"),
+        ({"merge": 12}, "merge=12 makes fewer than 2 windows of the trace's 12, and a replay "
+         "plans from one and serves the next; use at most merge=6, or a longer trace"),
         ({"interval": 0}, "interval=0 is less than 1; use 1 or more"),
         ({"interval": 1.5}, "interval=1.5 is not an integer"),
         ({"warm_start": 0}, "warm_start=0 is less than 1; use 1 or more"),
@@ -504,10 +506,11 @@ OTHER = Placement.trivial(3, 8, Cluster(4, slots_per_gpu=4))
          "(3, 8) are wanted"),
         ({"start": 3}, "start=3 is not a Placement"),
         ({"num_groups": 3}, "num_groups=3 does not divide num_experts=8; use 2 or 4"),
-        ({"sample": 0}, "sample=0.0 is not finite and above 0"),
-        ({"sample": 2}, "sample=2.0 is a part and more than 1; use 1 or less"),
+        ({"recorded_share": 0}, "recorded_share=0.0 is not finite and above 0"),
+        ({"recorded_share": 2}, "recorded_share=2.0 is more than 1; use 1 or less"),
         ({"oracle": "best"}, "solver='best' is unknown; use one of: auto, "),
-        ({"oracle": 3}, "oracle=3 is no oracle; use 'fast', a solver's name, a function or None"),
+        ({"oracle": 3}, "oracle=3 is not an oracle; use 'fast', a solver's name, a function or "
+                        "None"),
         ({"policy": Recorder([OTHER])}, "what the policy 'recorder' returned is on Cluster("),
         ({"policy": Recorder([LOADS[0]])}, "what the policy 'recorder' returned=array("),
         ({"policy": Recorder(memory=0)}, "memory of the policy 'recorder'=0 is less than 1"),
@@ -527,13 +530,13 @@ def test_bad_input_is_refused(how, message) -> None:
 
 def test_a_real_trace_as_published(shared) -> None:
     trace = read_trace(shared / "data" / "gpt-oss-20b.npz")
-    result = replay(trace, Cluster(8, num_slots=40), "deepseek", window=10, delay=False)
+    result = replay(trace, Cluster(8, num_slots=40), "deepseek", merge=10, delay=False)
     # A full reshuffle on the last window: 0.889 on the next one, about 760 of 960 slots moved.
     assert result.balancedness.mean() == pytest.approx(0.889, abs=0.001)
     assert result.moves.sum(axis=1).mean() == pytest.approx(760, abs=10)
     assert result.oracle.mean() > 0.999
     memory = replay(
-        Trace(np.stack(list(trace))), Cluster(8, num_slots=40), "deepseek", window=10, delay=False
+        Trace(np.stack(list(trace))), Cluster(8, num_slots=40), "deepseek", merge=10, delay=False
     )
     assert np.array_equal(memory.balancedness, result.balancedness)
 
@@ -549,7 +552,7 @@ cost = CostModel.preset('h100-ib', 'deepseek-v3')
 digest = hashlib.sha256()
 for policy in ("vllm", "every-2:joint", "evenload"):
     result = replay(synthetic_trace(5), Cluster(32, 4, num_slots=288), policy,
-                    cost=cost, sample=1e-3)
+                    cost=cost, recorded_share=1e-3)
     for name in ("balancedness", "oracle", "saved_seconds", "transfer_seconds", "placements"):
         digest.update(getattr(result, name).tobytes())
 print(digest.hexdigest())

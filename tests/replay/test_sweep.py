@@ -26,9 +26,9 @@ from evenload.synth import synthetic_trace
 LOADS = synthetic_trace(8, 2, 8, seed=2, tokens=2000)
 GRID = {
     "policies": ["never", "deepseek"],
-    "gpus": [2, 4],
-    "slots": [8, 12],
-    "intervals": [1, 3],
+    "num_gpus": [2, 4],
+    "num_slots": [8, 12],
+    "interval": [1, 3],
     "oracle": None,
     "cost": LARGE,
 }
@@ -39,7 +39,7 @@ PRICES = [word for name, n in LARGE.numbers.items() for word in ("--cost", f"{na
 
 
 def without_times(rows):
-    return [{name: row[name] for name in row if name != "plan_ms"} for row in rows]
+    return [{name: row[name] for name in row if name != "planning_ms"} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +52,14 @@ def test_every_cell_is_the_replay_of_its_own(expected) -> None:
     for row in expected:
         result = replay(
             LOADS,
-            Cluster(row["gpus"], num_slots=row["slots"]),
+            Cluster(row["num_gpus"], num_slots=row["num_slots"]),
             row["policy"],
             cost=LARGE,
             interval=row["interval"],
             oracle=None,
         )
         figures = result.figures()
-        assert all(row[name] == figures[name] for name in figures if name != "plan_ms")
+        assert all(row[name] == figures[name] for name in figures if name != "planning_ms")
 
 
 def test_processes_and_threads_give_the_same(expected, tmp_path) -> None:
@@ -184,7 +184,7 @@ def test_an_error_in_one_cell_loses_no_other(tmp_path) -> None:
 
 
 def test_a_larger_grid_runs_only_what_is_new(expected, tmp_path) -> None:
-    small = {**GRID, "gpus": 2}
+    small = {**GRID, "num_gpus": 2}
     sweep(LOADS, **small, folder=tmp_path, workers=1)
     files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     assert len(files) == 8
@@ -195,11 +195,11 @@ def test_a_larger_grid_runs_only_what_is_new(expected, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"sample": 0.5}, {"cost": replace(LARGE, overlap=1.0)}, {"delay": False}, {"oracle": "fast"},
-     {"warm_start": 2}, {"windows": 2}, {"gpus_per_node": 2, "gpus": [4]}],
+    [{"recorded_share": 0.5}, {"cost": replace(LARGE, overlap=1.0)}, {"delay": False},
+     {"oracle": "fast"}, {"warm_start": 2}, {"merge": 2}, {"gpus_per_node": 2, "num_gpus": [4]}],
 )  # fmt: skip
 def test_other_settings_are_other_cells(tmp_path, change) -> None:
-    grid = {**GRID, "gpus": [4], "policies": ["never"]}
+    grid = {**GRID, "num_gpus": [4], "policies": ["never"]}
     sweep(LOADS, **grid, folder=tmp_path, workers=1)
     sweep(LOADS, **{**grid, **change}, folder=tmp_path, workers=1)
     assert len(list(tmp_path.glob("*.json"))) == 2 * 4
@@ -213,7 +213,9 @@ def test_a_file_that_is_no_cell_is_named(tmp_path) -> None:
     whole = path.read_text()
     for text in (whole[:30], "[]", whole.replace('"interval"', '"else"')):
         path.write_text(text)
-        with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: this is no finished cell"):
+        with pytest.raises(
+            ValueError, match=f"^{re.escape(str(path))}: this is not a finished cell"
+        ):
             sweep(LOADS, **GRID, folder=tmp_path, workers=1)
 
 
@@ -222,9 +224,11 @@ def test_nodes_hold_a_number_of_gpus() -> None:
     from evenload.trace import Trace
 
     cells = grid(Trace(LOADS), ["never"], [2, 8, 16], 16, 1, 1, 8)
-    assert [cell.nodes for cell in cells] == [1, 1, 2]
+    assert [cell.num_nodes for cell in cells] == [1, 1, 2]
     assert cells[2] == Cell("never", 16, 2, 16, 1, 1)
-    with pytest.raises(ValueError, match="gpus=12 is not a multiple of gpus_per_node=8; use 8 or"):
+    with pytest.raises(
+        ValueError, match="num_gpus=12 is not a multiple of gpus_per_node=8; use 8 or"
+    ):
         grid(Trace(LOADS), ["never"], [12], 16, 1, 1, 8)
 
 
@@ -233,17 +237,17 @@ def test_nodes_hold_a_number_of_gpus() -> None:
     [
         ({"policies": ["never", "nevr"]}, "policy='nevr' is unknown; use one of: never, once"),
         ({"policies": []}, "policies is empty; use one or more"),
-        ({"gpus": [0]}, "gpus=0 is less than 1; use 1 or more"),
-        ({"gpus": []}, "gpus is empty; use one number or more"),
-        ({"slots": [8, 4]}, "slots=4 is fewer than num_experts=8"),
-        ({"windows": [1, 9]}, "window=9 makes fewer than 2 windows of the trace's 8, and"),
-        ({"windows": [8]}, "window=8 makes fewer than 2 windows of the trace's 8, and a replay"),
-        ({"intervals": [0]}, "intervals=0 is less than 1; use 1 or more"),
+        ({"num_gpus": [0]}, "num_gpus=0 is less than 1; use 1 or more"),
+        ({"num_gpus": []}, "num_gpus is empty; use one number or more"),
+        ({"num_slots": [8, 4]}, "num_slots=4 is fewer than num_experts=8"),
+        ({"merge": [1, 9]}, "merge=9 makes fewer than 2 windows of the trace's 8, and"),
+        ({"merge": [8]}, "merge=8 makes fewer than 2 windows of the trace's 8, and a replay"),
+        ({"interval": [0]}, "interval=0 is less than 1; use 1 or more"),
         ({"warm_start": 8}, "warm_start=8 leaves none of the trace's 8 windows to serve; use 7"),
         ({"oracle": "best"}, "solver='best' is unknown; use one of: auto, "),
         ({"oracle": len}, "oracle=<built-in function len>: a sweep takes 'fast', a solver's name"),
         ({"cost": 0}, "cost=0 is not a CostModel"),
-        ({"sample": -1}, "sample=-1.0 is not finite and above 0"),
+        ({"recorded_share": -1}, "recorded_share=-1.0 is not finite and above 0"),
         ({"workers": 0}, "workers=0 is less than 1; use 1 or more"),
         ({"executor": 3}, "executor=3 has no submit()"),
         ({"executor": Stopping(0), "workers": 2}, "workers=2 and an executor were given"),
@@ -265,7 +269,9 @@ def test_results_in_every_format(expected, tmp_path) -> None:
     assert parquet.read_table(tmp_path / "rows.parquet").to_pylist() == expected
     assert json.loads((tmp_path / "rows.json").read_text()) == expected
     head, first, *_ = (tmp_path / "rows.csv").read_text().splitlines()
-    assert head.startswith("policy,gpus,nodes,slots,window,interval,dispatch,windows,balancedness")
+    assert head.startswith(
+        "policy,num_gpus,num_nodes,num_slots,merge,interval,dispatch,num_windows,balancedness"
+    )
     assert first.startswith("never,2,1,8,1,1,even,7,")
     with pytest.raises(ValueError, match=r"ending '\.txt'; use one of \.parquet, \.csv, \.json"):
         write_results(tmp_path / "rows.txt", expected)
@@ -296,7 +302,7 @@ def test_the_command_prints_a_table_and_writes_the_rows(tmp_path, sweeping) -> N
     assert re.search(r"^never +2 +8 +1 +1 +0\.\d{4}", done.stdout, flags=re.MULTILINE)
     assert re.search(r"^4 GPUs: \w+ on \d+ slots takes the least time", done.stdout, re.MULTILINE)
     rows = json.loads(out.read_text())
-    assert [row["slots"] for row in rows] == [8, 8, 12, 12] * 2
+    assert [row["num_slots"] for row in rows] == [8, 8, 12, 12] * 2
     assert len(list((tmp_path / "rows.json.cells").glob("*.json"))) == 8
     again = sweeping("--workers", 1, "-o", out, "--json")
     assert json.loads(again.stdout)["cells"] == rows  # times and all: nothing ran again
@@ -348,7 +354,7 @@ def test_the_command_can_be_interrupted_and_goes_on(tmp_path) -> None:
 
 
 def test_dispatches_are_an_axis(tmp_path):
-    how = {"policies": ["never"], "gpus": 2, "slots": 8, "folder": tmp_path, "workers": 1}
+    how = {"policies": ["never"], "num_gpus": 2, "num_slots": 8, "folder": tmp_path, "workers": 1}
     how["cost"] = LARGE
     rows = sweep(LOADS, dispatch=["even", "live"], **how)
     assert [row["dispatch"] for row in rows] == ["even", "live"]

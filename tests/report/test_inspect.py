@@ -64,8 +64,8 @@ def test_figures_are_what_they_say(trace):
             assert plain[name] is None
             continue
         assert plain[name]["mean"] == pytest.approx(np.mean(there))
-        assert plain[name]["most"] == pytest.approx(max(there))
-        assert column[plain[name]["most_layer"]] == pytest.approx(max(there))
+        assert plain[name]["largest"] == pytest.approx(max(there))
+        assert column[plain[name]["largest_layer"]] == pytest.approx(max(there))
 
 
 def test_chance_alone_is_told_from_drift():
@@ -83,8 +83,8 @@ def test_tokens():
     trace[1] *= 3
     tokens = facts(trace).plain["tokens_per_layer"]
     assert tokens == {
-        "mean": 200 / 3, "least": 40.0, "least_window": 0, "most": 120.0, "most_window": 1,
-        "multiple_of": 40,
+        "mean": 200 / 3, "smallest": 40.0, "smallest_window": 0, "largest": 120.0,
+        "largest_window": 1, "multiple_of": 40,
     }  # fmt: skip
 
 
@@ -134,7 +134,7 @@ def test_odd_loads(place, value, odd):
 
 def test_numbers_that_are_no_counts():
     found = facts(even(plainly()) / 3)
-    assert "not all numbers are whole: these are no counts of tokens" in found.odd
+    assert "not all numbers are whole: these are not counts of tokens" in found.odd
     assert found.plain["drift_by_chance"] is None
 
 
@@ -155,7 +155,7 @@ def test_nothing_at_all():
     ("bad", "message"),
     [
         (-1.0, r"^window 1: load\[0, 0\]=-1.0 is not a finite number >= 0; use 0 or more$"),
-        (1e200, r"^window 1: load 1e\+200 is no number of tokens; use 1e\+150 or less$"),
+        (1e200, r"^window 1: load 1e\+200 is not a number of tokens; use 1e\+150 or less$"),
     ],
 )
 def test_numbers_that_are_none(bad, message):

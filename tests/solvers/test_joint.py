@@ -230,7 +230,7 @@ def test_a_higher_level_goes_on_where_a_lower_one_ends(E, G, K):
 
 def test_an_unknown_level_is_answered_with_the_list():
     message = "effort='hard' is unknown; use one of: fast, standard, thorough, or a number of"
-    with pytest.raises(ValueError, match=f"^{message} trials$"):
+    with pytest.raises(ValueError, match=f"^{message} steps$"):
         solve([[1.0, 2.0]], Cluster(2, slots_per_gpu=2), effort="hard")
 
 

@@ -198,7 +198,7 @@ def test_threads_change_nothing(monkeypatch):
 def test_bad_input_has_its_own_message():
     torch = pytest.importorskip("torch")
     place = Placement([[0, 1, 0, 2]], Cluster(2, slots_per_gpu=2), 3)
-    with pytest.raises(ValueError, match=r"expert_time=3 is no ExpertTime; use one, or None"):
+    with pytest.raises(ValueError, match=r"expert_time=3 is not an ExpertTime; use one, or None"):
         OneReplica(place, expert_time=3)
     with pytest.raises(ValueError, match=r"rounds=0"):
         OneReplica(place, rounds=0)
@@ -206,5 +206,5 @@ def test_bad_input_has_its_own_message():
         OneReplica(place).quotas(torch.tensor([[1, 2, 3]]), backend="triton")
     with pytest.raises(ValueError, match=r"expert_time is beyond tensors on 'cpu'"):
         OneReplica(place, expert_time=READING).quotas(torch.tensor([[1, 2, 3]]), backend="torch")
-    with pytest.raises(ValueError, match=r"is no whole number"):
+    with pytest.raises(ValueError, match=r"is not a whole number"):
         OneReplica(place).quotas([[1.5, 2, 3]])

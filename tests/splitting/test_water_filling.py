@@ -230,7 +230,7 @@ def test_tensors_come_back_as_tensors_and_one_layer_needs_no_axis():
     [
         ([[4, 2]], None, r"counts has shape \(1, 2\).*\(1, 3\)"),
         ([[4, 2, -1]], None, r"\[0, 2\]=-1"),
-        ([[4, 2, 0.5]], None, r"counts\[0, 2\]=0.5 is no whole number"),
+        ([[4, 2, 0.5]], None, r"counts\[0, 2\]=0.5 is not a whole number"),
         ([[MOST_TOKENS, 2, 1]], None, "1099511627779.*is past 1099511627776"),
         ([[4, 2, 1]], "torch", "backend='torch' takes a tensor"),
         ([[4, 2, 1]], "cuda", "backend='cuda' is unknown; use one of: compiled, torch, triton"),
@@ -247,7 +247,7 @@ def test_other_mistakes_are_refused_too(monkeypatch):
         WaterFilling(None)
     for bad, says in [
         ([4, 2, -1], "=-1"),
-        ([4, 2, 0.5], "0.5 is no whole"),
+        ([4, 2, 0.5], "0.5 is not a whole"),
         ([2**40, 1, 1], "past"),
     ]:
         with pytest.raises(ValueError, match=says):

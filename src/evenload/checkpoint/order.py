@@ -195,7 +195,7 @@ def read_order(path: str | os.PathLike[str]) -> ExpertOrder:
 
 def _order_of(held: Any) -> ExpertOrder:
     """Return the order that a file holds, which may be anything; `ValueError` if it is none."""
-    check_ours(held, NAME, _VERSION, "no order of experts", "an order")
+    check_ours(held, NAME, _VERSION, "an order of experts")
     for key in _TEXTS:
         if not isinstance(held.get(key), str | None):
             raise ValueError(f"{key} is {held[key]!r}; use a text, or leave it out")

@@ -134,7 +134,7 @@ def order_of_placement(file: PlacementFile, checkpoint: Checkpoint) -> ExpertOrd
     cure = "plan with `evenload reorder --loads`"
     if placement.num_experts != E:
         raise ValueError(
-            f"{placement.num_experts} experts a layer are given, and the checkpoint has {E}; use "
+            f"{placement.num_experts} experts per layer are given, and the checkpoint has {E}; use "
             "loads or a placement of this model"
         )
     if not cluster.all_alive:
@@ -144,7 +144,8 @@ def order_of_placement(file: PlacementFile, checkpoint: Checkpoint) -> ExpertOrd
         )
     if placement.num_slots != E:
         raise ValueError(
-            f"the placement has {placement.num_slots} slots a layer for {E} experts, and an order "
+            f"the placement has {placement.num_slots} slots per layer for {E} experts, and an "
+            "order "
             f"has each expert once; plan with --slots {E}, or {cure}"
         )
     if len(set(cluster.slots)) > 1:

@@ -73,7 +73,7 @@ def read_shard(path: Path) -> Shard:
         length = _LENGTH.unpack(head)[0] if len(head) == _LENGTH.size else size
         if length > min(size - _LENGTH.size, _LONGEST):
             raise FileFormatError(
-                f"{path}: this is no .safetensors file, or it is cut off in its header "
+                f"{path}: this is not a .safetensors file, or it is cut off in its header "
                 f"({kind_of(path)}); fetch it again"
             )
         text = stream.read(length)
@@ -106,7 +106,7 @@ def _tensor(value: Mapping[str, Any]) -> Tensor:
     (begin, end), shape, dtype = value["data_offsets"], value["shape"], value["dtype"]
     numbers = [begin, end, *shape]
     if not (isinstance(dtype, str) and all(type(n) is int and n >= 0 for n in numbers)):
-        raise ValueError(f"{value} is no tensor")
+        raise ValueError(f"{value} is not a tensor")
     if end < begin:
         raise ValueError(f"{value} ends before it begins")
     return Tensor(dtype, tuple(shape), begin, end)

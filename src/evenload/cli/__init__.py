@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 
 from evenload import __version__
 from evenload.checks import nearest, printable
-from evenload.cli.shared import reading, say, verbosely
+from evenload.cli.shared import folded_notes, reading, say
 
 __all__ = ["COMMANDS", "main", "parser_of"]
 
@@ -47,6 +48,15 @@ _TYPES: dict[str, Any] = {
 
 _BAD_INPUT, _BROKEN_PIPE, _INTERRUPTED = 2, 1, 130
 
+# What argparse says, and how it is told here.
+_SAID = (
+    ("the following arguments are required: (.*)", r"missing \1"),
+    ("argument (.+?)(?:/-.*)?: expected one argument", r"\1 needs a value"),
+    ("argument (.+?)(?:/-.*)?: ignored explicit argument (.*)", r"\1 takes no value; leave \2 out"),
+    ("argument (.+?)(?:/-.*)?: (.*)", r"\1: \2"),
+    ("unrecognized arguments: (.*)", r"\1 is unknown"),
+)
+
 _EXAMPLES = """
 Examples:
   evenload demo
@@ -71,9 +81,9 @@ def _names(action: argparse.Action) -> str:
 
 def _explained(action: argparse.Action) -> str:
     if action.option_strings and action.required:
-        return f"{action.help} [required]"
+        return f"{action.help} Required."
     shown = action.option_strings and action.default not in (None, False, argparse.SUPPRESS)
-    return f"{action.help} [default: {action.default}]" if shown else str(action.help)
+    return f"{action.help} Default: {action.default}." if shown else str(action.help)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -131,7 +141,9 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{option} is not an option{f'; use {near[0]}' if near else ''}")
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the usage, and exit."""
+        """Say what is wrong with the usage in our own words, not argparse's, and exit."""
+        for theirs, ours in _SAID:
+            message = re.sub(f"^{theirs}$", ours, message)
         told = f"error: {printable(message)}; see {self.prog} --help\n"
         self.exit(_BAD_INPUT, self.format_usage() + told)
 
@@ -179,7 +191,7 @@ def parser_of(command: str | None) -> Parser:
             group = parser._positionals if arguments else parser.add_argument_group(title)
             for usage, text in options.items():
                 _add(group, usage, text)
-        _add(parser, "--verbose", "Print every note, not the first and their number.")
+        _add(parser, "--verbose", "Print every note, not only the first.")
         parser.set_defaults(run=module.run)
         return parser
     about = "Decide on which GPU every expert of a Mixture-of-Experts model lives.\n\nCommands:"
@@ -237,8 +249,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """
     try:
         parsed = _parse(sys.argv[1:] if given is None else given)
-        verbosely.set(parsed.verbose)
-        with reading(parsed):
+        with folded_notes(parsed.verbose), reading(parsed):
             code = parsed.run(parsed)
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads on, as in `evenload plan ... | head -1`

@@ -27,7 +27,7 @@ _DIGITS = 5  # of a layer's number
 OPTIONS = {
     "arguments": {
         "IN": "Loads or a placement, in any format that evenload reads.",
-        "OUT": "Where it goes. Loads: a .npz, .npy, .csv (one window) or .parquet file. "
+        "OUT": "File to write. Loads: a .npz, .npy, .csv (one window) or .parquet file. "
         "Placements: .json or .npz (evenload's own), .pt (SGLang), .yaml (TensorRT-LLM), or what "
         "--to says.",
     },
@@ -38,10 +38,11 @@ OPTIONS = {
     },
     "what the file may leave out": shared.GPUS | {
         "--experts N": "Experts per layer, if IN does not say.",
-        "--layers A-B,...": "The model's MoE layers, e.g. 3-60: names those of a file that does "
-        "not, and takes only these of one that has others too (SGLang's has dense ones).",
-        "--fill": "Put experts in order, as engines start, into those of --layers that a placement "
-        "lacks: layers of a draft model (MTP), which engines look up too.",
+        "--layers A-B,...": "The model's MoE layers, e.g. 3-60. Names the layers of a file that "
+        "does not name them, or picks these from a file that has others too (SGLang's has dense "
+        "layers).",
+        "--fill": "Fill those of --layers that a placement lacks with experts in order, as "
+        "engines start: layers of a draft model (MTP), which engines look up too.",
         **shared.LAYOUT,
     },
     "numbers of the experts": shared.ORDER,
@@ -119,7 +120,7 @@ def _rows(known: ModelLayers | None, wanted: ModelLayers, there: int) -> ModelLa
 
     if known is not None or not len(wanted) <= wanted.ids[-1] < there:
         return known
-    shared.say(f"note: IN names no layers; its rows are taken as the model's 0 to {there - 1}")
+    shared.say_notes([f"IN names no layers; its rows are taken as the model's 0 to {there - 1}"])
     return ModelLayers(range(there))
 
 
@@ -168,7 +169,8 @@ def _layers(text: str | None) -> ModelLayers | None:
         ends = [first, last if dash else first]
         if not all(end.isascii() and end.isdigit() and len(end) <= _DIGITS for end in ends):
             raise ValueError(
-                f"--layers {text}: {part!r} is no layer; use numbers and ranges, e.g. 3-60 or 1,3,5"
+                f"--layers {text}: {part!r} is not a layer; use numbers and ranges, e.g. 3-60 or "
+                "1,3,5"
             )
         ids += range(int(ends[0]), int(ends[1]) + 1)
     return ModelLayers(ids)
@@ -188,7 +190,7 @@ def _writable(target: Path, to_format: str | None) -> list[str]:
     wanted = target.suffix.lower() if to_format is None else to_format
     if able := [ability for ability in _WRITE if wanted in keys(ability)]:
         return able
-    what = f"--to {to_format} is no format that is written"
+    what = f"--to {to_format} is not a format that is written"
     if to_format is None:
         what = f"{target}: a file with {unknown_ending(target)} is of no format that is written"
     loads, placements = (", ".join(keys(ability)) for ability in _WRITE)

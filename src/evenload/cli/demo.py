@@ -38,7 +38,7 @@ Examples:
 OPTIONS = {
     "output": shared.JSON | {
         "--plot FILE": "Draw balance, moves and lost time to a .png, .svg or .pdf.",
-        "--trace FILE": "Write the made-up traffic to a .npz file, to try other commands on.",
+        "--save-trace FILE": "Write the made-up traffic to a .npz file, to try other commands on.",
         "--seed N:0": "Seed of the made-up traffic.",
     }
 }  # fmt: skip
@@ -55,15 +55,15 @@ def run(args: Namespace) -> None:
     from evenload.report.courses import course_lines, draw_courses
 
     shared.check_outputs(None, None, args.plot)
-    shared.check_places(args.trace)
+    shared.check_places(args.save_trace)
     if not args.json:
         shared.say(_ABOUT)
     trace = made_up(args.seed)
-    if args.trace is not None:
+    if args.save_trace is not None:
         from evenload.io import write_load
 
-        write_load(args.trace, trace)
-        shared.say(f"wrote the traffic to {args.trace}")
+        write_load(args.save_trace, trace)
+        shared.say(f"wrote the traffic to {args.save_trace}")
     with shared.kernels():
         panels = followed(trace)
     if args.plot is not None:
@@ -80,8 +80,8 @@ def run(args: Namespace) -> None:
         sys.stdout.write("\n")
     for line in course_lines(panels):
         sys.stdout.write(f"{line}\n")
-    saved = shlex.quote(str(args.trace or "demo.npz"))
-    first = "" if args.trace is not None else f"evenload demo --trace {saved}, then "
+    saved = shlex.quote(str(args.save_trace or "demo.npz"))
+    first = "" if args.save_trace is not None else f"evenload demo --save-trace {saved}, then "
     shared.say(f"Next: {first}{_NEXT.format(saved)}")
 
 

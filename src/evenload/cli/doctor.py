@@ -88,11 +88,11 @@ def run(args: Namespace) -> int:
     """Say whether evenload would plan on this node, and why not.
 
     Run it on each node, in the environment and with the variables of the engine. It imports the
-    engine if that is installed, and tests the planner as the plug-in does. `options digest` and
+    engine if that is installed, and tests the planner as the plug-in does. `settings digest` and
     `plans digest` must be the same on all nodes.
 
-    The exit code is 0 if evenload would plan, else 1, and the last line has the first reason. What
-    only the running engine knows is not looked at: whether expert balancing is on, and, in SGLang,
+    The exit code is 0 if evenload would plan, else 1, and the last line has the first reason. It
+    cannot see what only the running engine knows: whether expert balancing is on, and, in SGLang,
     whether --eplb-algorithm names evenload.
     """
     name = _engine(args.engine)
@@ -251,7 +251,7 @@ def _planner(name: str, facts: dict[str, Any]) -> list[str]:
     if failure:
         return [failure]
     shared.say_notes((record.getMessage() for record in handler.buffer), fold=False)
-    facts["options_digest"] = fingerprint(planner.settings).hex()
+    facts["settings_digest"] = fingerprint(planner.settings).hex()
     facts["plans_digest"] = planner.policy.hex()
     return []
 

@@ -19,7 +19,7 @@ OPTIONS = {
         "--dtype NAME:bf16": "Type of the weights: bf16 or fp8.",
     },
     "what to measure": {
-        "--experts N": "Most experts that are active at once. Default: 32, and 4 on a CPU.",
+        "--experts N": "Most experts active at once. Default: 32, and 4 on a CPU.",
         "--device NAME": "cuda or cpu. Default: the GPU, if torch finds one.",
     },
     "output": {"-o, --output FILE!": "The curve, a .csv."},
@@ -30,7 +30,8 @@ def run(args: Namespace) -> None:
     """Measure how long experts take for their tokens, on the GPU at hand.
 
     Runs torch's grouped matrix products of one MoE layer with 1 to all active experts and 1 to
-    4096 tokens per expert. A GPU takes some seconds. A CPU measures less, and itself.
+    4096 tokens per expert. A GPU takes some seconds. On a CPU, fewer points are measured, and
+    they are the CPU's.
     """
     from evenload.checks import unknown_ending
     from evenload.cost.measure import measure_expert_time

@@ -32,11 +32,11 @@ OPTIONS = {
         "--survive-count N": "For --survive: how many may die at once. Default: 1.",
     },
     "groups of experts": shared.GROUPS | {
-        "--topology NAME": "strict (all of a group on one node), prefer (one replica of each on "
-        "its group's node, others where they pay), or ignore. Default: strict where the groups "
-        "divide evenly over the nodes, else ignore.",
-        "--cross-node-price P": "For --topology prefer: what a token costs that is computed away "
-        "from its group's node, in tokens computed by a GPU. Default: 1.",
+        "--topology NAME": "strict (keep each group on one node), prefer (one replica of each "
+        "expert on its group's node, others where that pays), or ignore. Default: strict where "
+        "the groups divide evenly over the nodes, else ignore.",
+        "--cross-node-price P": "For --topology prefer: price of a token computed away from its "
+        "group's node, in tokens computed by a GPU. Default: 1.",
     },
     "dispatch": shared.DISPATCH | shared.LIVE_SHARE | shared.COPY_SLACK,
     "seconds": shared.BATCHES,
@@ -47,23 +47,23 @@ OPTIONS = {
         "plug-in adds.",
         "--effort LEVEL": "How long to search, for the solvers auto, joint and exact: fast, "
         "standard, thorough, or a number of steps.",
-        "--next": "Plan a trace for the window after it: for a forecast, and so that it holds "
-        "under the last windows.",
+        "--next": "Plan for the window after the trace: by a forecast, and so that the plan also "
+        "fits the last windows.",
     },
     "moves": {
         "--current FILE": "Running placement: the plan moves few experts from it, see --move-cost "
         "and --max-moves.",
         "--current-format NAME": shared.PLACEMENT_FORMAT,
         "--move-cost P": "With --current: minimum gain required per move in its layer, in "
-        "balancedness. Default: with --hardware the time that it takes, over that of serving the "
-        "loads once; else 0.1 over the slots of a layer.",
-        "--max-moves M": "With --current: experts of each layer that may move at most.",
-        "--max-move-seconds X": "With --hardware: what all transfers may take at most, by the "
-        "cost model; the layers move that gain most.",
+        "balancedness. Default: 0.1 divided by the slots of a layer; with --hardware, the time "
+        "of the move divided by the time of serving the loads once.",
+        "--max-moves M": "With --current: most experts per layer that may move.",
+        "--max-transfer-seconds X": "With --hardware: most seconds that all transfers may take, "
+        "by the cost model. The layers that gain most move.",
         **shared.PRICES,
-        "--hardware NAME": "With --current or --tokens-per-batch: whose seconds moves and experts "
-        "take; with --redundant auto: whose memory. h100-ib, h200-ib, h800-ib, ascend-910c, "
-        "ascend-910b, l40s-pcie or h100-pcie.",
+        "--hardware NAME": "Machine for the seconds of moves (--current) and of experts "
+        "(--tokens-per-batch), and for the memory (--redundant auto): h100-ib, h200-ib, h800-ib, "
+        "ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
     },
     "output": shared.JSON | shared.PLOT | {
         "-o, --output FILE": "Write the placement to a file: .json or .npz (evenload's own), .pt "
@@ -152,7 +152,7 @@ def _plan(
 
     names = (
         *("topology", "solver", "cross_node_price", "move_cost", "max_moves"),
-        *("survive", "survive_count", "max_move_seconds"),
+        *("survive", "survive_count", "max_transfer_seconds"),
     )
     asked = {name: getattr(args, name) for name in names}
     asked |= {"current": running, "num_groups": args.groups}
@@ -223,7 +223,7 @@ def _check(args: Namespace) -> None:
         (args.max_moves, args.current, "--max-moves limits moves from --current"),
         (args.hardware, args.current or args.tokens_per_batch or auto,
          "--hardware is for moves from --current or for --tokens-per-batch"),
-        (args.max_move_seconds, args.hardware, "--max-move-seconds needs the --hardware"),
+        (args.max_transfer_seconds, args.hardware, "--max-transfer-seconds needs the --hardware"),
         (args.model, args.hardware or args.expert_time or auto,
          "--model is for --hardware or --expert-time"),
         (args.cost, args.hardware, "--cost changes numbers of --hardware"),
@@ -252,7 +252,7 @@ def _slots(args: Namespace, num_experts: int) -> int | None:
         raise ValueError(shared.ONE_WAY)
     if not (args.redundant.isascii() and args.redundant.isdigit()):
         raise ValueError(
-            f"--redundant {args.redundant} is no number; use one of at least 0, or auto"
+            f"--redundant {args.redundant} is not a number; use one of at least 0, or auto"
         )
     return num_experts + int(args.redundant)
 
@@ -275,7 +275,7 @@ def _alive(args: Namespace) -> list[bool] | None:
         return None
     dead, gpus = set(args.dead), whole_number("num_gpus", args.gpus, 1, MOST_GPUS)
     for gpu in sorted(dead - set(range(gpus))):
-        raise ValueError(f"--dead {gpu} is no GPU; use 0 to {gpus - 1}")
+        raise ValueError(f"--dead {gpu} is not a GPU number; use 0 to {gpus - 1}")
     if len(dead) == gpus:
         raise ValueError(f"--dead: all {gpus} GPUs are gone; leave 1 or more")
     return [gpu not in dead for gpu in range(gpus)]

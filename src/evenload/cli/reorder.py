@@ -28,7 +28,7 @@ OPTIONS = {
     "planning": {
         "--loads FILE": "Plan at once for these loads, without redundancy: experts are numbered as "
         "in CHECKPOINT. Any file that `evenload plan` reads.",
-        "--gpus G": "GPUs of the expert-parallel group. Needed with --loads.",
+        "--gpus G": "GPUs of the expert-parallel group. Required with --loads.",
         "--nodes N": "For PLACEMENT: nodes of these GPUs, if the file does not say. Default: 1.",
         "--dispatch NAME:even": "even, or copy: homes for a balancer that copies experts for every "
         "microbatch, as MoonEP.",
@@ -37,8 +37,8 @@ OPTIONS = {
     },
     "loads": shared.WINDOW | shared.READING,
     "output": {
-        "-o, --output FOLDER!": "The new folder, which must not be there.",
-        "--undo": "Give the experts of a reordered CHECKPOINT their first numbers back.",
+        "-o, --output FOLDER!": "The new folder; it must not exist yet.",
+        "--undo": "Give the experts of a reordered CHECKPOINT their original numbers back.",
     },
 }  # fmt: skip
 
@@ -50,8 +50,8 @@ def run(args: Namespace) -> None:
     expert's weights, its router row and its correction bias get the same new number. The
     new folder has evenload_order.json, which tells which expert is which.
 
-    DeepSeek-V2/V3, Kimi-K2, GLM-4 MoE, Qwen2/3-MoE, OLMoE, Mixtral and gpt-oss are understood, with
-    their quantisations. Where a tensor is not, nothing is written.
+    It knows DeepSeek-V2/V3, Kimi-K2, GLM-4 MoE, Qwen2/3-MoE, OLMoE, Mixtral and gpt-oss, with their
+    quantisations. If it does not know a tensor, it writes nothing.
     """
     from evenload.checkpoint import open_checkpoint, reorder_checkpoint, undo_order
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 Examples:
-  evenload replay trace.npz --gpus 8 --slots 40 --hardware h100-ib --window 2
+  evenload replay trace.npz --gpus 8 --slots 40 --hardware h100-ib --merge 2
   evenload replay trace.npz --gpus 8 --slots 40 --hardware h100-ib --policy every-4:joint
 """
 
@@ -30,19 +30,19 @@ REPLAY = {
         "copy experts for every window; options of the solver after commas: every-4:joint,"
         f"effort=fast. May be given repeatedly; never and once are always beside it. Default: "
         f"{', '.join(DEFAULT_POLICIES)}.",
-        "--warm-start N:1": "Windows that are seen before the first is served.",
+        "--warm-start N:1": "Windows that policies see before the first one is served.",
         **shared.GROUPS,
         "--dispatch NAME*": "How replicas are picked for tokens: even, live, nearest or static. "
         "Policies plan for it where they can, and are compared under each. May be given "
         "repeatedly. Default: even.",
-        "--oracle NAME:fast": "Who plans each window on itself, for the regret: fast, a solver, "
-        "auto, or none.",
+        "--oracle NAME:fast": "Solver that plans each window on itself, for the regret: fast, "
+        "auto, another solver's name, or none.",
     },
     "costs": {
         **shared.PRICES,
-        "--sample X:1.0": "Fraction of the served tokens that the trace recorded: 0.01 for one in "
-        "a hundred. Without it such windows count as a hundredth of the serving that they stand "
-        "for, beside which no move pays.",
+        "--recorded-share X:1.0": "Share of the served tokens that the trace recorded, above "
+        "0 and at most 1: 0.01 if it has one token in a hundred. Each window then stands for a "
+        "hundred times as much serving.",
         "--no-delay": "Let moves take effect at once; they still cost what they cost.",
     },
 }
@@ -52,7 +52,7 @@ OPTIONS = {
     "cluster": shared.CLUSTER,
     **REPLAY,
     "windows": {
-        "--window N:1": "Recorded windows that are summed into one.",
+        "--merge N:1": "Recorded windows summed into one.",
         "--interval N:1": "Windows from one decision to the next.",
         "--start FILE": "Placement that serves at first, in any format that evenload reads. "
         "Default: experts in order.",
@@ -85,7 +85,7 @@ def run(args: Namespace) -> None:
         check_saved_path(args.save)
     shared.check_places(args.report, args.save)
     trace = shared.open_trace(args.trace, args)
-    how = settings_of(args, trace) | {"window": args.window, "interval": args.interval}
+    how = settings_of(args, trace) | {"merge": args.merge, "interval": args.interval}
     how["start"] = shared.open_placement("start", args, trace.num_experts, trace.layers)
     cluster = shared.cluster_of(args, args.slots, trace.num_experts)
     started = time.perf_counter()
@@ -125,6 +125,6 @@ def settings_of(args: Namespace, trace: Trace) -> dict[str, Any]:
         "cost": shared.cost_of(args, trace.num_layers, trace.num_experts),
         "num_groups": args.groups,
         "oracle": None if args.oracle == "none" else args.oracle,
-        "sample": args.sample,
+        "recorded_share": args.recorded_share,
         "delay": not args.no_delay,
     }

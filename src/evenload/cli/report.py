@@ -82,7 +82,7 @@ def show_replays(trace: Trace, replays: Sequence[Replay], as_json: bool) -> None
 
     first = replays[0]
     context = Context(trace.source, trace.num_layers, trace.num_experts, first.cluster)
-    windows = f"{len(first.windows)} windows of {first.window}, decisions every {first.interval}"
+    windows = f"{len(first.windows)} windows of {first.merge}, decisions every {first.interval}"
     cost = first.settings["cost"]
     named = " on ".join(filter(None, (cost["model"], cost["hardware"]))) or "one's own numbers"
     by_dispatch: dict[str, list[dict[str, Any]]] = {}

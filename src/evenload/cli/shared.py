@@ -47,33 +47,32 @@ MAX_BYTES = {
     "1073741824 (1 GiB).",
 }
 LAYOUT = {
-    "--as NAME": "How numbers lie that can be read in two ways: long (rows of layer, expert and "
-    "count), loads (tokens, whatever they look like) or placement.",
+    "--as NAME": "How to read numbers that could mean two things: long (rows of layer, expert "
+    "and count), loads (tokens, whatever they look like) or placement.",
     "--key NAME": "Key under which the loads are, in a .json, .npz or .pt file; parts joined by "
     "dots.",
     "--window-tokens N": "Tokens of a window, for a log of routed experts. Default: each request "
     "is a window.",
 }
 PHASE = {
-    "--phase NAME": "Take the tokens of one phase, prefill or decode, where the file tells them "
-    "apart. Default: all of them.",
+    "--phase NAME": "Take only the tokens of one phase, prefill or decode, from a file that "
+    "tells them apart. Default: all tokens.",
 }
 READING = {
     "--experts N": "Experts per layer, for a file of routed experts (`topk`) that does not say.",
     "--format NAME": "Format of the loads: npz, npy, csv, json, parquet, sglang-recorder, "
     "sglang-logical-count, tensorrt-llm-statistics, vllm-routed-experts, vllm-ascend-load or "
-    "route-log. "
-    "Default: told by the file's ending and content. A .npy or .npz or folder of routed experts "
-    "[tokens, layers, k] of vLLM's requests has to be named.",
+    "route-log. Default: told by the file's ending and content. Required for routed experts of "
+    "vLLM [tokens, layers, k] in a .npy, a .npz or a folder.",
     **PHASE,
     **MAX_BYTES,
     **LAYOUT,
 }
 ORDER = {
-    "--from-order FILE": "evenload_order.json of a reordered checkpoint, or its folder: bring what "
-    "was recorded on that model back to the first numbers of the experts.",
-    "--to-order FILE": "The same file, for the way there: from the first numbers to those of the "
-    "reordered checkpoint.",
+    "--from-order FILE": "Convert the numbers of experts from those of a reordered checkpoint to "
+    "the original ones. FILE is its evenload_order.json, or its folder.",
+    "--to-order FILE": "The reverse: from the original numbers to those of the reordered "
+    "checkpoint.",
 }
 THE_GPUS = "GPUs of the expert-parallel group."
 THE_SLOTS = (
@@ -94,40 +93,42 @@ DISPATCH = {
     "evaluate also know one (one replica of each active expert, for --tokens-per-batch).",
 }
 LIVE_SHARE = {
-    "--live-share P": "For --dispatch live: part of the time with the live split; tokens are "
-    "shared evenly in the rest. Default: 1.",
+    "--live-share P": "For --dispatch live: share of the time in which the engine splits tokens "
+    "live; in the rest it shares them evenly. Default: 1.",
 }
 COPY_SLACK = {
     "--copy-slack P": "For --dispatch copy (homes for a balancer that copies experts for every "
-    "microbatch, as MoonEP): tokens that it leaves on a GPU beyond its part. Default: 0.05.",
+    "microbatch, as MoonEP): how far a GPU may stay above its share of the tokens. Default: "
+    "0.05.",
 }
 GPUS = {
     "--gpus G": "GPUs that a placement is for, if its file does not say.",
     "--nodes N": "Nodes of these GPUs, if the file does not say. Default: 1.",
 }
 PRICES = {
-    "--hardware NAME": "What a second is: h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, "
-    "l40s-pcie or h100-pcie. Needed.",
+    "--hardware NAME": "Machine that the seconds are for: h100-ib, h200-ib, h800-ib, "
+    "ascend-910c, ascend-910b, l40s-pcie or h100-pcie. Required, unless --cost gives all "
+    "numbers.",
     "--model NAME": "Whose experts move: deepseek-v3, deepseek-r1, deepseek-v2-lite, "
     "qwen3-235b-a22b, qwen3-30b-a3b, gpt-oss-20b, gpt-oss-120b, kimi-k2, glm-4.5, olmoe-1b-7b, "
     "mixtral-8x7b or mixtral-8x22b. Default: the one that has these layers and experts.",
-    "--cost NAME=X*": "Another number of the cost model: tokens_per_second, expert_bytes, "
-    "bandwidth_in_node, bandwidth_between_nodes (bytes per second), latency (seconds) or "
-    "overlap (0 to 1). With the first two no model is needed, with the first four no hardware. "
-    "May be given repeatedly.",
+    "--cost NAME=X*": "Replace one number of the cost model: tokens_per_second, expert_bytes, "
+    "bandwidth_in_node, bandwidth_between_nodes (bytes per second), latency (seconds) or overlap "
+    "(0 to 1). With the first two no model is needed, with the first four no hardware. May be "
+    "given repeatedly.",
 }
 PHASE_WEIGHT = {
-    "--phase-weight NAME=X,...": "For a file of several phases: how much each counts, as "
-    "prefill=1,decode=2. Default: each the same, however many tokens it has; with "
-    "--expert-time, as much as it has batches.",
+    "--phase-weight NAME=X,...": "For a file of several phases: the weight of each, e.g. "
+    "prefill=1,decode=2. Default: equal weights, however many tokens a phase has; with "
+    "--expert-time, in proportion to its batches.",
 }
 BATCHES = {
-    "--expert-time NAME": "Count seconds, not tokens: what an expert takes a GPU for its tokens. A "
-    ".csv of `evenload measure-expert-time`, or hardware as for --hardware.",
-    "--tokens-per-batch N|NAME=N,...": "For --expert-time or --dispatch one: tokens that all GPUs "
-    "put through a layer at once; where a plan is for several phases, of each: "
+    "--expert-time NAME": "Plan by seconds, not by tokens: how long a GPU takes for an expert's "
+    "tokens. A .csv of `evenload measure-expert-time`, or hardware as for --hardware.",
+    "--tokens-per-batch N|NAME=N,...": "For --expert-time or --dispatch one: tokens that all "
+    "GPUs together put through a layer at once. For several phases, one number each: "
     "prefill=8192,decode=256.",
-    "--top-k N": "For --tokens-per-batch: experts that a token goes to. Default: as in the model.",
+    "--top-k N": "For --tokens-per-batch: experts per token. Default: the model's.",
 }
 MODEL = {"--model NAME": PRICES["--model NAME"].replace("experts move", "experts they are")}
 PLACEMENT_FORMAT = (
@@ -138,7 +139,7 @@ JSON = {"--json": "Print one JSON object, not a table."}
 PLOT = {
     "--plot FILE": "Draw the load of each GPU in each layer, before and after, to a .png, .svg or "
     ".pdf.",
-    "--split": "Tell also what the placement would reach with a live split of tokens.",
+    "--split": "Also show what the placement would reach with a live split of tokens.",
 }
 
 
@@ -188,7 +189,8 @@ def by_phase(option: str, text: str, number: Callable[[str], Any]) -> dict[str, 
             found[name] = number(told)
         except ValueError:
             raise ValueError(
-                f"{option} {text}: {part!r} is no number of a phase; write it as prefill=1,decode=2"
+                f"{option} {text}: {part!r} is not a phase with its number; use e.g. "
+                "prefill=1,decode=2"
             ) from None
     return found
 
@@ -200,8 +202,15 @@ def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, 
     hardware = getattr(args, "hardware", None)
     told, batch = str(args.expert_time or hardware or ""), args.tokens_per_batch
     if batch is not None:
-        signed = batch.lstrip("-").isdecimal() and batch.isascii()
-        batch = int(batch) if signed else by_phase("--tokens-per-batch", batch, int)
+        if batch.lstrip("-").isdecimal() and batch.isascii():
+            batch = int(batch)
+        elif "=" in batch:
+            batch = by_phase("--tokens-per-batch", batch, int)
+        else:
+            raise ValueError(
+                f"--tokens-per-batch {batch} is not a whole number; use e.g. 64, or one for each "
+                "phase: prefill=8192,decode=64"
+            )
     both(args.expert_time, batch, "--expert-time is for batches of --tokens-per-batch")
     both(args.top_k, batch, "--top-k is of the tokens of --tokens-per-batch")
     if batch is None:
@@ -220,7 +229,7 @@ def batches_of(args: Namespace, num_layers: int, num_experts: int) -> dict[str, 
     if k is None:
         k = MODELS[model or model_of(num_layers, num_experts)].top_k
     if curve is not None:
-        say(f"note: times of experts: {curve.source}")
+        say_notes([f"times of experts: {curve.source}"])
     return {"expert_time": curve, "tokens_per_batch": batch, "top_k": k}
 
 
@@ -283,7 +292,7 @@ def say_phases(phases: Iterable[str]) -> None:
     """Tell that several phases are taken together, if there are any."""
     if len(names := list(phases)) > 1:
         several = " and ".join(names)
-        say(f"note: the phases {several} are taken together; --phase {names[-1]} takes one")
+        say_notes([f"the phases {several} are taken together; --phase {names[-1]} takes one"])
 
 
 def open_trace(path: Path, args: Namespace, *, apart: bool = False) -> Trace:
@@ -344,10 +353,11 @@ def cluster_of(args: Namespace, slots: int | None, num_experts: int, **how: Any)
     living = args.gpus if how.get("alive") is None else sum(how["alive"])
     smallest = Cluster.smallest_for(num_experts, max(living, 1))
     cluster = Cluster(args.gpus, args.nodes, smallest.slots_per_gpu, **how)
-    say(
-        f"note: no --slots: {cluster.num_slots} for {num_experts} experts; one more on each GPU "
-        f"for replicas of busy experts would be --slots {cluster.num_slots + cluster.num_gpus}"
-    )
+    more = cluster.num_slots + cluster.num_gpus
+    say_notes([
+        f"no --slots: {cluster.num_slots} for {num_experts} experts; one more on each GPU for "
+        f"replicas of busy experts would be --slots {more}"
+    ])  # fmt: skip
     return cluster
 
 
@@ -402,16 +412,33 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-verbosely: ContextVar[bool] = ContextVar("verbosely", default=False)  # what --verbose says
+_folded: ContextVar[list[str] | None] = ContextVar("folded", default=None)
 
 
 def say_notes(notes: Iterable[str], *, fold: bool = True) -> None:
-    """Print notes to stderr: one a line, or folded, the first and how many more there are."""
-    lines = list(notes)
-    if fold and len(lines) > 1 and not verbosely.get():
-        lines = [f"{lines[0]} (and {len(lines) - 1} more; --verbose shows all)"]
-    for note in lines:
+    """Print notes to stderr, one a line; within `folded_notes` at its end, unless not to `fold`."""
+    folded = _folded.get()
+    if fold and folded is not None:
+        folded.extend(notes)
+        return
+    for note in notes:
         say(f"note: {note}")
+
+
+@contextmanager
+def folded_notes(verbose: bool) -> Iterator[None]:
+    """Print the block's notes as one line when it ends: the first, and how many more there are.
+
+    All of them, as they come, where that is wanted.
+    """
+    notes: list[str] = []
+    before = _folded.set(None if verbose else notes)
+    try:
+        yield
+    finally:
+        _folded.reset(before)
+        more = f" (and {len(notes) - 1} more; --verbose shows all)" if len(notes) > 1 else ""
+        say_notes(f"{note}{more}" for note in notes[:1])
 
 
 @contextmanager

@@ -22,7 +22,7 @@ Examples:
 OPTIONS = {
     "arguments": shared.TRACE,
     "trace": shared.READING | {
-        "--window N:1": "Recorded windows that are summed into one.",
+        "--merge N:1": "Recorded windows summed into one.",
     },
     "cluster": {
         "--gpus G*!": f"{shared.THE_GPUS} May be given repeatedly.",
@@ -37,8 +37,8 @@ OPTIONS = {
         "static, or one (with --tokens-per-batch). May be given repeatedly. Default: even.",
     },
     "seconds and memory": {
-        "--hardware NAME": "Whose memory, and with --tokens-per-batch whose seconds: h100-ib, "
-        "h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
+        "--hardware NAME": "Machine for the memory and, with --tokens-per-batch, for the "
+        "seconds: h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
         "--model NAME": f"{shared.MODEL['--model NAME']} Not needed for tokens alone.",
         **shared.BATCHES,
     },
@@ -59,9 +59,9 @@ def run(args: Namespace) -> None:
     """Say how many slots to buy, for each number of GPUs.
 
     For each number of slots, plans are made from windows of the trace and judged by the window
-    after them, in tokens or, with --tokens-per-batch, in seconds. Recommended are the fewest slots
-    that take about the least time, and none where that saves too little. What slots take of the KV
-    cache counts where --hardware is named. Phases that the file tells apart are judged together.
+    after them, in tokens or, with --tokens-per-batch, in seconds. It recommends the fewest slots
+    that take nearly the least time, or none if they save too little. With --hardware, the KV cache
+    that slots displace counts too. Phases that the file tells apart are judged together.
     """
     from evenload.dispatch import DISPATCHES
     from evenload.report.sizes import print_sizes, sizes_entry
@@ -69,7 +69,7 @@ def run(args: Namespace) -> None:
 
     shared.check_outputs(None, None, args.plot)
     recorded = shared.open_trace(args.trace, args, apart=True)
-    trace = recorded.merged(args.window)
+    trace = recorded.merged(args.merge)
     load = shared.phases_of(trace)
     gpus = _gpus(args, trace.num_experts)
     options = _options(args, trace)

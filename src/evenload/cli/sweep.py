@@ -32,7 +32,7 @@ OPTIONS = {
     },
     **REPLAY,
     "windows": {
-        "--window N*": "Recorded windows summed into one. May be given repeatedly. Default: 1.",
+        "--merge N*": "Recorded windows summed into one. May be given repeatedly. Default: 1.",
         "--interval N*": "Windows from one decision to the next. May be given repeatedly. "
         "Default: 1.",
     },
@@ -48,7 +48,7 @@ OPTIONS = {
 
 
 def run(args: Namespace) -> None:
-    """Replay a grid of policies, dispatches, GPUs, slots, windows and intervals.
+    """Replay a grid: policies, dispatches, GPUs, slots, merged windows and intervals.
 
     Answers what a policy is worth on other clusters; how many slots to buy, `evenload size` says.
     Interrupted, or with more values, the same command goes on from what is done.
@@ -66,11 +66,11 @@ def run(args: Namespace) -> None:
             rows = sweep(
                 trace,
                 policies=policies_of(args),
-                gpus=args.gpus,
-                slots=slots_of(args.slots, args.redundant, trace.num_experts),
+                num_gpus=args.gpus,
+                num_slots=slots_of(args.slots, args.redundant, trace.num_experts),
                 folder=folder,
-                windows=args.window or 1,
-                intervals=args.interval or 1,
+                merge=args.merge or 1,
+                interval=args.interval or 1,
                 dispatch=dispatches_of(args),
                 gpus_per_node=args.gpus_per_node,
                 executor=pool,

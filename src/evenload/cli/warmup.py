@@ -18,8 +18,8 @@ Examples:
 def run(args: Namespace) -> None:
     """Compile and cache all kernels ahead of time.
 
-    No later call waits for it then. Run it once after installing, for example while building a
-    container image.
+    Later calls then do not wait for the compiler. Run it once after installing, for example while
+    building a container image.
     """
     from evenload import warmup
 

@@ -31,7 +31,7 @@ SENDS, RECEIVES = 1, 2
 def keep_slots(physical_to_logical: Any, before: Any, first_slot: Any, num_experts: Any) -> None:
     """Reorder each GPU's slots so that an expert that was there keeps its slot: [L, S], in place.
 
-    `before` [L, S] is what each slot holds now; what is no expert stands for nothing.
+    `before` [L, S] is what each slot holds now; what is not an expert stands for nothing.
     """
     L, S = physical_to_logical.shape
     left = np.zeros(num_experts, np.int64)  # slots that each expert of a GPU has still to get

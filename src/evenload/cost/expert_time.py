@@ -196,7 +196,7 @@ def curves_of_gpus(
         raise ValueError(f"expert_time has {len(each)} curves for {G} GPUs; use one, or {G}")
     for gpu, curve in enumerate(each):
         if not isinstance(curve, ExpertTime):
-            raise ValueError(f"expert_time[{gpu}]={curve!r} is no ExpertTime; use one per GPU")
+            raise ValueError(f"expert_time[{gpu}]={curve!r} is not an ExpertTime; use one per GPU")
     curves = list(dict.fromkeys(each))
     return curves, [curves.index(curve) for curve in each]
 
@@ -208,9 +208,9 @@ def _checked(points: Any) -> tuple[tuple[float, float], ...]:
     except (TypeError, ValueError):
         array = np.empty(0)
     if array.ndim != 2 or array.shape[1] != 2:
-        raise ValueError("points are no pairs of numbers; use [(tokens, seconds), ...]")
+        raise ValueError("points are not pairs of numbers; use [(tokens, seconds), ...]")
     if len(array) == 1:
-        raise ValueError("points has one point, which is no curve; use at least two")
+        raise ValueError("points has one point, which is not a curve; use at least two")
     tokens, seconds = array.T
     for name, column in (("tokens", tokens), ("seconds", seconds)):
         if np.isnan(column).any():

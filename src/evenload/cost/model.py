@@ -84,8 +84,8 @@ class CostModel:
     #: experts counts 8 times, as in a load).
     tokens_per_second: float
     expert_bytes: float  #: of one expert's weights in one layer
-    bandwidth_in_node: float  #: bytes a second from a GPU to another of its node
-    bandwidth_between_nodes: float  #: bytes a second from a GPU to one of another node
+    bandwidth_in_node: float  #: bytes per second from a GPU to another of its node
+    bandwidth_between_nodes: float  #: bytes per second from a GPU to one of another node
     latency: float = LATENCY  #: seconds before the first byte of a round of transfers arrives
     overlap: float = OVERLAP  #: part, 0 to 1, of the time of transfers in which serving goes on
     #: The preset whose experts these are, which `check_shape` holds a load against; empty where
@@ -117,7 +117,7 @@ class CostModel:
         for name in numbers:
             if name not in own:
                 raise ValueError(
-                    f"{name} is no number of a CostModel; use one of: {', '.join(own)}"
+                    f"{name} is not a number of a CostModel; use one of: {', '.join(own)}"
                 )
         speed = UTILISATION * machine.flops(experts.dtype) / experts.operations
         links = machine.bandwidth_in_node, machine.bandwidth_between_nodes
@@ -135,11 +135,11 @@ class CostModel:
 
     @property
     def expert_time(self) -> ExpertTime:
-        """The time of tokens that wait for no weights: proportional to their number."""
+        """An expert time without weights to wait for: proportional to the number of tokens."""
         return ExpertTime.linear(self.tokens_per_second)
 
     def straggler_seconds(self, gpu_load: Any, capacity: Any = None) -> Float:
-        """Return the seconds that a layer takes until its last GPU is done, float64 [...].
+        """Return the seconds of a layer's slowest GPU, float64 [...].
 
         `gpu_load` is [..., G], tokens on each GPU; `capacity` [G] is that of the `Cluster`, or None
         where all are alike.
@@ -178,16 +178,16 @@ class CostModel:
         return (1.0 - self.overlap) * schedule.seconds
 
     def move_cost(
-        self, load: Any, cluster: Cluster, *, windows: int = 1, sample: float = 1.0
+        self, load: Any, cluster: Cluster, *, windows: int = 1, recorded_share: float = 1.0
     ) -> float:
         """Return what moving one expert costs in balancedness, for the solver ``"incremental"``.
 
         The seconds that serving stands still for one move, over those that a balanced layer takes
-        until the next decision: what a move has to gain there, in the last GPU's time over the
+        until the next decision: what a move has to gain there, in the slowest GPU's time over the
         mean, to pay. Half of the GPUs are taken to send at once, to others of their node where
         there is one node, else to another node. The load [L, E] is of a window to come, or one like
-        it; there are `windows` until the next decision. It has the part `sample`, in (0, 1], of the
-        served tokens. One without tokens is a `ValueError`.
+        it; there are `windows` until the next decision. It holds `recorded_share`, in
+        (0, 1], of the served tokens. One without tokens is a `ValueError`.
 
         Examples
         --------
@@ -202,5 +202,5 @@ class CostModel:
         bandwidth = self.bandwidth_between_nodes if far else self.bandwidth_in_node
         at_once = max(len(cluster.living_gpus) // 2, 1)
         moving = (1.0 - self.overlap) * (self.latency + self.expert_bytes / bandwidth) / at_once
-        serving = tokens / (part("sample", sample) * self.tokens_per_second)
+        serving = tokens / (part("recorded_share", recorded_share) * self.tokens_per_second)
         return moving / (serving / float(cluster.capacity.sum()))

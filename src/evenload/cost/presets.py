@@ -35,7 +35,7 @@ class Hardware(NamedTuple):
 HARDWARE = {
     # NVIDIA H100 SXM data sheet: 989 TFLOPS bf16, 1,979 fp8 without sparsity; 80 GB of memory at
     # 3.35 TB/s; NVLink 900 GB/s, both directions together. One ConnectX-7 InfiniBand card of
-    # 400 Gb/s a GPU (DGX H100).
+    # 400 Gb/s per GPU (DGX H100).
     "h100-ib": Hardware(989e12, 1979e12, 3.35e12, 450e9, 50e9, 80e9),
     # NVIDIA H200 data sheet: the same chip and links with more memory, 141 GB at 4.8 TB/s.
     "h200-ib": Hardware(989e12, 1979e12, 4.8e12, 450e9, 50e9, 141e9),
@@ -55,7 +55,7 @@ HARDWARE = {
     # assumption.
     "l40s-pcie": Hardware(362e12, 733e12, 864e9, 32e9, 12.5e9, 48e9),
     # NVIDIA H100 PCIe product brief: 756 TFLOPS bf16, 1,513 fp8; 80 GB of memory at 2.0 TB/s;
-    # PCIe 5.0 x16, 64 GB/s one way, without NVLink bridges. 200 Gb/s a GPU is our assumption.
+    # PCIe 5.0 x16, 64 GB/s one way, without NVLink bridges. 200 Gb/s per GPU is our assumption.
     "h100-pcie": Hardware(756e12, 1513e12, 2.0e12, 64e9, 25e9, 80e9),
 }
 
@@ -154,7 +154,7 @@ def model_of(num_layers: int, num_experts: int) -> str:
         if (experts.num_layers, experts.num_experts) == (num_layers, num_experts):
             return name
     raise ValueError(
-        f"no preset has {num_layers} layers x {num_experts} experts; give model, as "
+        f"no model of the presets has {num_layers} layers x {num_experts} experts; use "
         f"{fitting_models(num_layers, num_experts)}"
     )
 

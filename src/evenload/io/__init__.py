@@ -179,7 +179,8 @@ def _trace_by(
         trace: Trace = reader.function("read_load")(path, num_experts, **given)
         if num_experts not in (None, trace.num_experts):
             raise ValueError(
-                f"the file has {trace.num_experts} experts a layer, and num_experts={num_experts} "
+                f"the file has {trace.num_experts} experts per layer, and "
+                f"num_experts={num_experts} "
                 f"was given; use {trace.num_experts}, or leave it out"
             )
     return trace

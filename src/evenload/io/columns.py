@@ -50,8 +50,8 @@ def phase_code(column: str, value: Any) -> int:
     name = value.strip().lower() if isinstance(value, str) else value
     if name not in PHASES:
         raise ValueError(
-            f"column {column!r} has {value!r:.40}, which is no phase; use {' or '.join(PHASES)}, "
-            "or rename the column"
+            f"column {column!r} has {value!r:.40}, which is not a phase; use "
+            f"{' or '.join(PHASES)}, or rename the column"
         )
     return PHASES.index(name)
 

@@ -48,7 +48,7 @@ _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _DIGITS = b"0123456789+-.eE\n"
 _QUOTED = re.compile(r'"[^"]*"')
 _ROW_NUMBERS = {"", "index", "unnamed: 0", "row"}
-_WHAT = "this is no comma-separated text"
+_WHAT = "this is not comma-separated text"
 _DAMAGED = (UnicodeDecodeError, csv.Error, gzip.BadGzipFile, EOFError, zlib.error)
 
 
@@ -258,7 +258,7 @@ class TextTable:
         cells = data.rstrip(b"\n").replace(b"\n", separator).decode("ascii")
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error", DeprecationWarning)  # for what is no number
+                warnings.simplefilter("error", DeprecationWarning)  # for what is not a number
                 numbers = np.fromstring(cells, np.float64, sep=self._delimiter)
         except (DeprecationWarning, ValueError):
             return None
@@ -318,7 +318,7 @@ class TextTable:
             more = "; separate numbers by commas: tr -s ' ' , < IN > OUT"
         shown = repr(cell[:60])
         raise FileFormatError(
-            f"{self.path}, line {line}, column {column}: {shown} is no number{more}"
+            f"{self.path}, line {line}, column {column}: {shown} is not a number{more}"
         )
 
 

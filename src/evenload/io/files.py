@@ -214,7 +214,9 @@ def check_place(path: str | os.PathLike[str]) -> None:
     folder = (place.resolve() if place.is_symlink() else place).parent
     what = ""
     if not folder.is_dir():
-        what = "is no folder; give another" if folder.exists() else "does not exist; make it first"
+        what = (
+            "is not a folder; give another" if folder.exists() else "does not exist; make it first"
+        )
     elif not os.access(folder, os.W_OK):
         what = "may not be written to; give another"
     if what:

@@ -200,7 +200,7 @@ def check_options(reader: Format, given: Mapping[str, Any]) -> None:
     """Raise `ValueError` for what a reader of loads is told and has no use for."""
     for name, value in given.items():
         if name not in OPTIONS:
-            raise ValueError(f"{name}= is no argument; use one of {', '.join(OPTIONS)}")
+            raise ValueError(f"{name}= is not an argument; use one of {', '.join(OPTIONS)}")
         option = f"{OPTIONS[name]} ({name}=)"
         if name == "layout" and value == "placement":
             raise ValueError(

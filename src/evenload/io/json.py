@@ -42,22 +42,23 @@ def read_load(
 
 
 def parse_json(path: Path, most: int | None = None) -> Any:
-    """Return the value in a JSON file; what is no JSON is refused with its line and column.
+    """Return the value in a JSON file; what is not JSON is refused with its line and column.
 
     Lists of numbers are arrays, but where `most` says how many bytes a placement usually has.
     """
     check_bytes("the text", path.stat().st_size, most or MOST_BYTES)
-    with refusing("this is no JSON", UnicodeDecodeError, RecursionError):
+    with refusing("this is not JSON", UnicodeDecodeError, RecursionError):
         if most is None:
             with suppress(UnclearError):
                 return read_json(path)
-    with refusing("this is no JSON", UnicodeDecodeError, RecursionError, ValueError):
+    with refusing("this is not JSON", UnicodeDecodeError, RecursionError, ValueError):
         text = path.read_text(encoding="utf-8-sig")
         try:
             return json.loads(text, object_pairs_hook=partial(once, str(path)))
         except json.JSONDecodeError as error:
             raise FileFormatError(
-                f"{path}, line {error.lineno}, column {error.colno}: this is no JSON, or it is cut "
+                f"{path}, line {error.lineno}, column {error.colno}: this is not JSON, or it is "
+                "cut "
                 f"off ({error.msg})"
             ) from None
 
@@ -87,13 +88,14 @@ def keys_found(value: Any) -> str:
     return some(list(value))
 
 
-def check_ours(value: Any, name: str, version: int, none: str, one: str) -> None:
+def check_ours(value: Any, name: str, version: int, one: str) -> None:
     """Raise `ValueError` unless a value is an object of our format `name` and of this version.
 
-    `none` says what it is not, and `one` what it is in another version.
+    `one` says what it is then, with its article.
     """
     if not isinstance(value, dict) or value.get("format") != name:
-        raise ValueError(f'this is {none}: no "format": "{name}"; keys found: {keys_found(value)}')
+        found = keys_found(value)
+        raise ValueError(f'this is not {one}: no "format": "{name}"; keys found: {found}')
     if value.get("version") != version:
         raise ValueError(
             f"{one} of version {value.get('version')!r}, and this evenload reads version "

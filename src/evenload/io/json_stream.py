@@ -25,7 +25,7 @@ _WORD = re.compile(r"[-+.\w]+", re.ASCII)
 
 
 class UnclearError(ValueError):
-    """Text that is no JSON, or lists of numbers and more, which are left to `json.loads`."""
+    """Text that is not JSON, or lists of numbers and more, which are left to `json.loads`."""
 
 
 def read_json(path: Path) -> Any:

@@ -142,6 +142,8 @@ def _which(tree: dict[Any, Any], before: str) -> str:
             f"no key is known as loads; found: {listed}; use load, or layers by number, or name "
             "one by --key (key=)"
         )
+    if first.rpartition(".")[2].startswith("physical_to_logical"):
+        return f"this is a placement, and loads are wanted; found: {listed}; use a file of loads"
     use = f"--key {before}{first} (key=)"
     if sum(len(getattr(value, "shape", ())) == 3 for _, value in there) > 1:
         use += ", or --format vllm-routed-experts where each is a request of vLLM (format=)"

@@ -46,7 +46,7 @@ def stored_array(path: Path) -> StoredArray:
     """Return where the numbers of the array in a .npy file are, whatever it is."""
     with path.open("rb") as stream:
         if stream.read(6) != b"\x93NUMPY":
-            raise ValueError(f"this is no .npy file: {kind_of(path)}")
+            raise ValueError(f"this is not a .npy file: {kind_of(path)}")
         stream.seek(0)
         return read_layout(stream, path.stat().st_size, path)
 

@@ -202,7 +202,7 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
             kind = kind_of(path)
             if kind == "it is a zip archive":
                 raise ValueError(_CUT_OFF) from None
-            raise ValueError(f"this is no .npz archive: {kind}") from None
+            raise ValueError(f"this is not a .npz archive: {kind}") from None
         with archive:
             if (twice := first_twice(archive.namelist())) is not None:
                 raise ValueError(f"the archive has {twice} twice; leave one out")

@@ -44,7 +44,10 @@ class ParquetTable:
         with path.open("rb"):
             pass  # what the system has against it is told as it is
         with refusing(
-            "this is no Parquet file, or it is cut off", pyarrow.ArrowException, OSError, ValueError
+            "this is not a Parquet file, or it is cut off",
+            pyarrow.ArrowException,
+            OSError,
+            ValueError,
         ):
             self._file = pyarrow.parquet.ParquetFile(path)
         self._damaged = pyarrow.ArrowException, OSError, OverflowError

@@ -63,7 +63,7 @@ def about_of(file: PlacementFile) -> dict[str, Any]:
 
 def file_of(value: Any, path: Path, shape: PlacementShape) -> PlacementFile:
     """Return the placement in an object as `about_of` makes it, with the experts [L, S] beside."""
-    check_ours(value, NAME, _VERSION, "no placement file", "placement file")
+    check_ours(value, NAME, _VERSION, "a placement file")
     missing = [key for key in _NEEDED if value.get(key) is None]
     if all(value.get(key) is None for key in _SLOTS):
         missing.append(" or ".join(_SLOTS))

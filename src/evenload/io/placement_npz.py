@@ -28,7 +28,7 @@ def read_placement(path: Path, shape: PlacementShape) -> PlacementFile:
     with open_archive(path) as archive:
         array = read_member(archive, EXPERTS, path, 8 * MOST_SLOTS + 1024)
         text = read_member(archive, "about", path, _MOST_ABOUT)
-    with refusing("key 'about': this is no JSON", ValueError, RecursionError):
+    with refusing("key 'about': this is not JSON", ValueError, RecursionError):
         about = json.loads(text.astype(np.uint8).tobytes())
     if isinstance(about, dict):
         about[EXPERTS] = array

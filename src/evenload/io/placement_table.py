@@ -78,7 +78,7 @@ def _columns(names: Sequence[str]) -> Columns:
 
 def _whole(array: NDArray[Any]) -> NDArray[np.int64]:
     if array.dtype.kind not in "iuf" or not (np.abs(array) < MOST_EXPERTS).all():
-        raise ValueError(f"the numbers are no experts; use 0 to {MOST_EXPERTS - 1}")
+        raise ValueError(f"the numbers are not experts; use 0 to {MOST_EXPERTS - 1}")
     if not (array == np.floor(array)).all():
         raise ValueError("the numbers are not whole; use those of experts")
     return array.astype(np.int64)

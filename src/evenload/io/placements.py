@@ -96,7 +96,7 @@ def placement_file(
         )
     how = {key: said.get(key) for key in ("slots_per_gpu", "slots", "speed", "alive")}
     if how["slots_per_gpu"] is None and how["slots"] is None:
-        divisor("num_gpus", gpus, f"{num_slots} slots a layer, num_slots", num_slots)
+        divisor("num_gpus", gpus, f"{num_slots} slots per layer, num_slots", num_slots)
         how["slots_per_gpu"] = num_slots // gpus
     placement = Placement(array, Cluster(gpus, 1 if nodes is None else nodes, **how), experts)
     return PlacementFile(placement, str(path), notes=notes)
@@ -117,7 +117,7 @@ def _check_experts(array: NDArray[Any]) -> None:
     bad = (array < -1) | (array >= slots)
     if bad.any():
         raise ValueError(
-            f"physical_to_logical{first_bad(array, bad)} is no expert; {slots} slots hold 0 to "
+            f"physical_to_logical{first_bad(array, bad)} is not an expert; {slots} slots hold 0 to "
             f"{slots - 1} at most"
         )
 

@@ -51,7 +51,7 @@ def count_topk(topk: NDArray[Any], num_experts: int | None) -> NDArray[np.int64]
     check_array((topk.shape[1], E))
     outside = (topk < -1) | (topk >= E)
     if outside.any():
-        raise ValueError(f"topk{first_bad(topk, outside)} is no expert; use 0 to {E - 1}")
+        raise ValueError(f"topk{first_bad(topk, outside)} is not an expert; use 0 to {E - 1}")
     layers = (topk[~skipped[:, i], i].ravel().astype(np.int64) for i in range(topk.shape[1]))
     return np.stack([np.bincount(layer, minlength=E) for layer in layers])
 
@@ -66,7 +66,8 @@ def padded_rows(topk: NDArray[Any], name: str = "topk") -> NDArray[np.bool_]:
     beside = missing & ~rows[:, :, None]
     if beside.any():
         raise ValueError(
-            f"{name}{first_bad(topk, beside)} is no expert, and others of its row are; padding is "
+            f"{name}{first_bad(topk, beside)} is not an expert, and others of its row are; "
+            "padding is "
             "-1 in the whole row"
         )
     if rows.all():

@@ -94,7 +94,7 @@ class _Log:
 
     def add(self, line: bytes, where: str, num_experts: int | None) -> None:
         """Count the tokens of a line."""
-        with refusing("this is no JSON, or it is cut off", ValueError, RecursionError):
+        with refusing("this is not JSON, or it is cut off", ValueError, RecursionError):
             value = json.loads(line.decode("utf-8-sig"), object_pairs_hook=partial(once, where))
         if not isinstance(value, dict):
             raise ValueError(f"a {type(value).__name__}; use an object with layer and topk_ids")

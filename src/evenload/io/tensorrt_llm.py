@@ -136,7 +136,7 @@ class RankCounts:
         self.path, self._experts, self.keys = path, num_experts, set[tuple[int, int]]()
         with checking(str(path)):
             library = needed("safetensors", "safetensors", "tensorrt-llm", "reading it")
-            damaged = "this is no .safetensors file, or it is cut off"
+            damaged = "this is not a .safetensors file, or it is cut off"
             with refusing(damaged, library.SafetensorError, OSError, ValueError):
                 self._file = library.safe_open(path, framework="np")
                 parts = [(name, self._file.get_slice(name)) for name in self._file.keys()]  # noqa: SIM118
@@ -145,7 +145,7 @@ class RankCounts:
                 match = _KEY.fullmatch(name)
                 if match is None:
                     raise ValueError(
-                        f"the key {name[:60]!r} is no iteration and layer, as '100_3' would be"
+                        f"the key {name[:60]!r} is not an iteration and layer, as '100_3' would be"
                     )
                 if dtype not in _INTEGERS or shape != (num_experts,):
                     raise ValueError(
@@ -249,7 +249,7 @@ def _parse_yaml(path: Path) -> Any:
     yaml = needed("yaml", "PyYAML", "tensorrt-llm", "a YAML file")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        with refusing("this is no YAML", UnicodeDecodeError):
+        with refusing("this is not YAML", UnicodeDecodeError):
             text = path.read_text(encoding="utf-8-sig")
         events = yaml.parse(text, Loader=loader)
         next(events)  # the stream's start
@@ -262,7 +262,7 @@ def _parse_yaml(path: Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]
-        raise FileFormatError(f"{path}{line}: this is no YAML ({what})") from None
+        raise FileFormatError(f"{path}{line}: this is not YAML ({what})") from None
     if not isinstance(last, yaml.StreamEndEvent):
         raise _refused(last, "a second document starts; use one")
     return value
@@ -291,7 +291,7 @@ def _value(event: Any, events: Iterator[Any], depth: int) -> Any:
             items.append(_value(part, events, depth + 1))
             continue
         if type(part).__name__ != "ScalarEvent":
-            raise _refused(part, "a key is no plain word or number")
+            raise _refused(part, "a key is not a plain word or number")
         key = _value(part, events, depth + 1)
         if key in pairs:
             raise _refused(part, f"the key {key} is there twice")

@@ -78,7 +78,7 @@ def load_torch(path: Path) -> Any:
         kind = kind_of(path)
         what = "it is cut off or damaged" if "zip" in kind else kind
         raise ValueError(
-            f"this is no file that torch.save wrote (torch 1.6 or newer): {what}"
+            f"this is not a file that torch.save wrote (torch 1.6 or newer): {what}"
         ) from None
     try:
         if sum(map(data.count, _MAKES_OBJECTS)) <= MOST_OBJECTS:
@@ -165,7 +165,7 @@ class _Reader(pickle._Unpickler):
         if module == "torch" and kind != name and kind in _DTYPES:
             return _StorageType(_DTYPES[kind])
         hint = "; save a tensor, not a NumPy array" if module.startswith("numpy") else ""
-        raise PickleError(f"it names {module[:100]}.{name[:100]}, which is no plain value{hint}")
+        raise PickleError(f"it names {module[:100]}.{name[:100]}, which is not a plain value{hint}")
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Return where the numbers are that the pickle names."""

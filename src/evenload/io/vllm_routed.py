@@ -125,7 +125,7 @@ def _requests(
             first = first or (where, here)
             if here != first[1]:
                 raise ValueError(
-                    f"{_KEY} has {here} layers and experts a token, and that of {first[0]} has "
+                    f"{_KEY} has {here} layers and experts per token, and that of {first[0]} has "
                     f"{first[1]}; give requests of one model"
                 )
             if bad.size:
@@ -243,7 +243,7 @@ def _read_line(path: Path, start: int, where: str) -> Routed | None:
         stream.seek(start)
         line = stream.readline(most_bytes() + 1)
     with checking(where):
-        with refusing("this is no JSON, or it is cut off", ValueError, RecursionError):
+        with refusing("this is not JSON, or it is cut off", ValueError, RecursionError):
             text = line.decode("utf-8-sig")
             value = json.loads(text, object_pairs_hook=partial(once, where))
         parts = [part for part in _parts(value) if part.get(_KEY) is not None]
@@ -312,7 +312,7 @@ def _array(value: Any) -> NDArray[Any]:
         return to_array(value, _KEY)
     if not isinstance(value, str):
         raise ValueError(f"{_KEY} is {json.dumps(value)[:40]}; use nested lists")
-    with refusing(f"{_KEY} is no base64", binascii.Error, ValueError):
+    with refusing(f"{_KEY} is not base64", binascii.Error, ValueError):
         content = base64.b64decode(value, validate=True)
     try:
         return read_array(io.BytesIO(content), len(content))

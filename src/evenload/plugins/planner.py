@@ -278,7 +278,7 @@ class Planner:
         elif self.settings.canary:
             text = "canary: {0.own:.4f} by the engine's own, ours alone " + text
         if outcome.seconds is not None and not outcome.kept:
-            text += ", {2:.1f} -> {3:.1f} us per layer and batch"
+            text += ", {2:.1f} -> {3:.1f} µs per layer and batch"
         if outcome.windows > 1:
             text += ", {0.windows} windows"
         text += " ({1:.1f} ms)" if outcome.kept else ", {1:.1f} ms"

@@ -115,7 +115,7 @@ class Settings:
     """Every setting's value, and what each means."""
 
     # fmt: off
-    options: str = _knob(TEXT, "", "a file (.toml or .json) that says the knobs below by their "
+    options: str = _knob(TEXT, "", "a file (.toml or .json) with the settings below, under their "
         "names in small letters; an environment variable beats it", in_file=False)
     vllm: bool = _knob(FLAG, False, "install evenload as vLLM's policy `default`")
     vllm_ascend: bool = _knob(FLAG, False,
@@ -150,7 +150,7 @@ class Settings:
         "`expert_time`")
     top_k: int = _knob(WHOLE, 1, "experts that a token of `tokens_per_batch` goes to")
     shadow: bool = _knob(FLAG, False, "plan, compare and log, but return the map of the engine's "
-        "own policy")
+        "own policy; in vllm-ascend, the map that runs")
     canary: str = _knob(CANARY, "", "layers that evenload plans, `0,7,12` or `first:4`; the "
         "engine's own policy plans the others")
     kill_switch: str = _knob(TEXT, "", "a path; while there is a file on any rank, the map that "
@@ -200,7 +200,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     by_variable = {knob.variable: knob for knob in KNOBS}
     for variable in environ:
         if variable.startswith(PREFIX) and variable not in by_variable:
-            raise ValueError(f"{variable} is no setting; {nearest(variable, by_variable)}")
+            raise ValueError(f"{variable} is not a setting; {nearest(variable, by_variable)}")
     file = environ.get(f"{PREFIX}OPTIONS", "")
     values = _from_file(Path(file)) if file else {}
     for variable, knob in by_variable.items():
@@ -252,6 +252,6 @@ def _from_file(path: Path) -> dict[str, Any]:
     for key in said:
         if key not in knobs:
             raise ValueError(
-                f"{shown} says {key!r}, which is no setting of a file; {nearest(key, knobs)}"
+                f"{shown} says {key!r}, which is not a setting of a file; {nearest(key, knobs)}"
             )
     return {key: knobs[key].parse(value, f"{shown}: {key}") for key, value in said.items()}

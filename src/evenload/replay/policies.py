@@ -32,7 +32,7 @@ class Past:
     num_groups: int
     cost: CostModel
     interval: int = 1
-    sample: float = 1.0
+    recorded_share: float = 1.0
     dispatch: str = "even"
 
 
@@ -60,7 +60,8 @@ def check_policy(value: Any) -> Policy:
     name = getattr(value, "name", None)
     if not isinstance(name, str) or not callable(getattr(value, "decide", None)):
         raise ValueError(
-            f"policy={value!r} is no policy; use a name, or an object with name, memory and decide"
+            f"policy={value!r} is not a policy; use a name, or an object with name, memory and "
+            "decide"
         )
     positive_int(f"memory of the policy {name!r}", getattr(value, "memory", None))
     policy: Policy = value
@@ -97,7 +98,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Evenload:
-    """Ours: plan for what the past windows let expect, moving only what is worth it.
+    """Ours: plan for the load that past windows forecast, moving only what is worth it.
 
     Leaving the trivial placement, which an engine starts with, is free: it is made for no load, and
     at a price per move a plan would stay near it. From then on a move has to gain the seconds that
@@ -120,10 +121,13 @@ class Evenload:
             options.setdefault(
                 "move_cost",
                 past.cost.move_cost(
-                    past.load[-1], past.cluster, windows=past.interval, sample=past.sample
+                    past.load[-1],
+                    past.cluster,
+                    windows=past.interval,
+                    recorded_share=past.recorded_share,
                 ),
             )
-        if "max_move_seconds" in options:
+        if "max_transfer_seconds" in options:
             options["cost"] = past.cost
         options |= {"current": past.current, "num_groups": past.num_groups}
         return solve(past.load, past.cluster, **options).placement
@@ -131,7 +135,7 @@ class Evenload:
 
 @dataclass(frozen=True)
 class Reorder:
-    """Experts in order, in a checkpoint that was reordered for all that was seen before.
+    """Experts in order, in a checkpoint that was reordered for the windows of the warm start.
 
     See `evenload.checkpoint`: planned once, without redundancy, and served from the first window
     on, since an engine loads its weights so; nothing ever moves.
@@ -165,7 +169,7 @@ def policy_names() -> list[str]:
 
 
 def get_policy(name: str) -> Policy:
-    """Return a policy by name; the message for one that there is not lists those that there are.
+    """Return a policy by name; the error for an unknown name lists the known ones.
 
     ``"never"`` keeps what the replay starts with. ``"once"`` plans the last window when first
     asked, ``"every-N"`` each N-th time, the first included; also with a solver:
@@ -173,7 +177,7 @@ def get_policy(name: str) -> Policy:
     keeps slots inside GPUs. ``"evenload"`` plans from the current placement for what the last
     windows let expect. Options of the solver follow after commas: ``"evenload,move_cost=0.003"``
     asks each move for that much balancedness, and not for the seconds that it takes, and
-    ``"evenload,max_move_seconds=0.5"`` ends each rebalance after so many. So do those of
+    ``"evenload,max_transfer_seconds=0.5"`` ends each rebalance after so many. So do those of
     `evenload.solve`: ``"evenload,dispatch=even"`` plans for that whatever the windows are judged
     by.
 
@@ -188,7 +192,7 @@ def get_policy(name: str) -> Policy:
     """
     known = ", ".join(policy_names())
     if not isinstance(name, str):
-        raise ValueError(f"policy={name!r} is no name; use one of: {known}")
+        raise ValueError(f"policy={name!r} is not a name; use one of: {known}")
     head, *rest = name.split(",")
     options = dict(_option(part, name) for part in rest)
     kind, _, solver = head.partition(":")
@@ -220,7 +224,7 @@ def _option(text: str, name: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not (key.isidentifier() and equals and value):
         raise ValueError(
-            f"policy={name!r}: {text!r} is no option; write it as name=value, e.g. effort=fast"
+            f"policy={name!r}: {text!r} is not an option; write it as name=value, e.g. effort=fast"
         )
     for convert in (int, float):
         try:

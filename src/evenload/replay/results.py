@@ -29,7 +29,7 @@ class Replay:
 
     policy: str  #: its name
     cluster: Cluster
-    window: int  #: recorded windows in one of the replay's
+    merge: int  #: recorded windows summed into each window of the replay
     interval: int  #: windows from one decision to the next
     settings: dict[str, Any]  #: all that made it, in plain numbers and strings
     notes: tuple[str, ...]  #: what was left out or assumed, one sentence each
@@ -49,13 +49,13 @@ class Replay:
     placements: NDArray[Any]
     rebalance_window: Int  #: number of the window before which the moves began, [R]
     moves: Int  #: of each layer, [R, L]
-    bytes: Float  #: that crossed a link, [R]
+    moved_bytes: Float  #: weights that crossed a link, [R]
     transfer_seconds: Float  #: how long the transfers took, [R]
     move_seconds: Float  #: how much of that serving stood still, [R]
     #: Of straggler time while each rebalance's placement was kept, against the placement at the
     #: beginning, [R].
     saved_seconds: Float
-    plan_seconds: Float  #: to decide, by the clock, [R]; nothing else depends on it
+    planning_seconds: Float  #: to decide, by the clock, [R]; nothing else depends on it
     asked: int  #: how often the policy was
     put_off: int  #: how often it was not asked because experts were still moving
     asked_seconds: float  #: of all decisions, those to keep included
@@ -77,7 +77,7 @@ class Replay:
 
     @property
     def straggler_seconds(self) -> Float:
-        """What each layer took: until its last GPU was done, float64 [W, L]."""
+        """Time of each layer's slowest GPU, float64 [W, L]."""
         return self.mean_seconds / self.balancedness
 
     @property
@@ -120,7 +120,7 @@ class Replay:
         return {
             "policy": self.policy,
             "dispatch": self.dispatch,
-            "windows": len(self.windows),
+            "num_windows": len(self.windows),
             "balancedness": float(self.balancedness.mean()),
             "worst_window": float(self.balancedness.mean(axis=1).min()),
             "oracle": float(self.oracle.mean()) if has_oracle else None,
@@ -133,7 +133,7 @@ class Replay:
             "put_off": self.put_off,
             "moves": int(self.moves.sum()),
             "moved_share": float(self.moves.sum() / (count * slots)) if count else 0.0,
-            "bytes": float(self.bytes.sum()),
+            "moved_bytes": float(self.moved_bytes.sum()),
             "transfer_seconds": float(self.transfer_seconds.sum()),
             "move_seconds": float(self.move_seconds.sum()),
             "saved_seconds": float(self.saved_seconds.sum()),
@@ -142,7 +142,7 @@ class Replay:
             "total_seconds": self.total_seconds,
             "copies": float(self.copies[:, 0].mean()) if self.slacks.size else None,
             "copied_share": float(self.copied.mean()) if self.slacks.size else None,
-            "plan_ms": 1e3 * self.asked_seconds / self.asked if self.asked else 0.0,
+            "planning_ms": 1e3 * self.asked_seconds / self.asked if self.asked else 0.0,
         }
 
     @property
@@ -166,16 +166,17 @@ class Replay:
         f = self.figures()
         oracle = "" if f["oracle"] is None else f", oracle {f['oracle']:.4f}"
         lines = [
-            f"{self.policy} over {f['windows']} windows on {self.cluster}"
+            f"{self.policy} over {f['num_windows']} windows on {self.cluster}"
             f"{'' if self.dispatch == 'even' else f', dispatch {self.dispatch}'}",
             f"balancedness    mean {f['balancedness']:.4f}, worst window {f['worst_window']:.4f}"
             f"{oracle}",
             f"straggler time  {f['straggler_seconds']:.4g} s, {f['straggler_time']:.4f} x ideal; "
-            f"{f['window_seconds']:.4g} s a window",
+            f"{f['window_seconds']:.4g} s per window",
             f"rebalances      {f['rebalances']}; asked {f['asked']} times, "
-            f"{f['plan_ms']:.2f} ms each; {f['outlasted']} with transfers longer than the window",
-            f"moves           {f['moves']:,} ({f['moved_share']:.1%} of slots a rebalance), "
-            f"{f['bytes'] / 1e9:.4g} GB, serving stood still for {f['move_seconds']:.4g} s",
+            f"{f['planning_ms']:.2f} ms each; {f['outlasted']} with transfers longer than the "
+            "window",
+            f"moves           {f['moves']:,} ({f['moved_share']:.1%} of slots per rebalance), "
+            f"{f['moved_bytes'] / 1e9:.4g} GB, serving stood still for {f['move_seconds']:.4g} s",
             f"total           {f['total_seconds']:.4g} s, {f['net_seconds']:.4g} s less than never "
             "moving",
         ]
@@ -205,8 +206,8 @@ class Replay:
         for name in ("straggler_seconds", "mean_seconds"):
             windows[name] = getattr(self, name).sum(1)
         rebalances = {"window": self.rebalance_window, "moves": self.moves.sum(1)}
-        for name in ("bytes", "transfer_seconds", "move_seconds", "saved_seconds", "plan_seconds",
-                     "net_seconds", "outlasted"):  # fmt: skip
+        for name in ("moved_bytes", "transfer_seconds", "move_seconds", "saved_seconds",
+                     "planning_seconds", "net_seconds", "outlasted"):  # fmt: skip
             rebalances[name] = getattr(self, name)
         per_window: dict[str, Any] = {name: column.tolist() for name, column in windows.items()}
         if figures["oracle"] is None:

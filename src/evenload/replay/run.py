@@ -30,7 +30,7 @@ def replay(
     cluster: Cluster,
     policy: str | Policy,
     *,
-    window: int = 1,
+    merge: int = 1,
     interval: int = 1,
     warm_start: int = 1,
     cost: CostModel,
@@ -38,7 +38,7 @@ def replay(
     num_groups: int = 1,
     dispatch: str = "even",
     oracle: Oracle = "fast",
-    sample: float = 1.0,
+    recorded_share: float = 1.0,
     delay: bool = True,
     keep_placements: bool = True,
     progress: Callable[[int, int], object] | None = None,
@@ -48,9 +48,9 @@ def replay(
     Before each `interval` windows the policy is shown the past and decides; what follows is served
     with its placement. While experts are on their way, each layer is served from its old place
     until all of it has arrived, layer after layer; the policy is not asked again before the last.
-    The same input gives the same, but for `plan_seconds`, which the clock measures. A trace with a
-    gap or without a window left to be served, and a start or a policy's answer that is no placement
-    of this model on this cluster, are a `ValueError`.
+    The same input gives the same, but for `planning_seconds`, which the clock measures. A trace
+    with a gap or without a window left to be served, and a start or a policy's answer that is no
+    placement of this model on this cluster, are a `ValueError`.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def replay(
     cluster : Cluster
     policy : str or Policy
         See `get_policy` for the names.
-    window : int, default 1
+    merge : int, default 1
         Recorded windows that are summed into one; the following count these.
     interval, warm_start : int, default 1
         Windows from one decision to the next, and seen before the first is served; at least 1.
@@ -78,7 +78,7 @@ def replay(
         Who plans each window on itself: local search to 0.9995 (where GPUs differ, the joint
         search; for ``"nearest"`` and ``"static"``, the incremental one), a solver by name, or a
         function from a load to a placement; None leaves it out.
-    sample : float, default 1.0
+    recorded_share : float, default 1.0
         Part of the served tokens that the trace has recorded, above 0 and at most 1: all seconds of
         computing are divided by it. Without it, a trace of one request in a hundred has windows a
         hundred times too short for what moves take.
@@ -99,8 +99,8 @@ def replay(
     <Replay of once:greedy: 2 windows, balancedness 0.8500, 1 rebalances, 2 moves>
     """
     recorded = check_trace(trace)
-    first = check_warm_start(warm_start, window, recorded)
-    windows = recorded.merged(window)
+    first = check_warm_start(warm_start, merge, recorded)
+    windows = recorded.merged(merge)
     chosen = get_policy(policy) if isinstance(policy, str) else check_policy(policy)
     check_cost(cost, recorded)
     settings = {
@@ -108,14 +108,14 @@ def replay(
         "shape": list(recorded.shape),
         "policy": chosen.name,
         "cluster": {**check_cluster(cluster).arguments, "num_slots": cluster.num_slots},
-        "window": positive_int("window", window),
+        "merge": positive_int("merge", merge),
         "interval": positive_int("interval", interval),
         "warm_start": first,
         "num_groups": check_groups(num_groups, windows.num_experts),
         "dispatch": one_of("dispatch", dispatch, DISPATCHES),
         "oracle": oracle if oracle is None or isinstance(oracle, str) else "given function",
         "start": "trivial" if start is None else "given",
-        "sample": part("sample", sample),
+        "recorded_share": part("recorded_share", recorded_share),
         "delay": bool(delay),
         "cost": asdict(cost),
     }
@@ -175,7 +175,7 @@ class _Course:
             return
         load = np.stack(self.seen)
         load.setflags(write=False)
-        told = ("num_groups", "dispatch", "interval", "sample")
+        told = ("num_groups", "dispatch", "interval", "recorded_share")
         settings = {name: self.settings[name] for name in told}
         past = Past(load, t, self.asked, self.current, self.cluster, cost=self.cost, **settings)
         with Stopwatch() as watch:
@@ -211,7 +211,7 @@ class _Course:
 
     def serve(self, t: int, load: Float, oracle: Planner | None) -> None:
         """Serve window t, and write down how that went."""
-        tokens = self.cost.tokens_per_second * self.settings["sample"]
+        tokens = self.cost.tokens_per_second * self.settings["recorded_share"]
         mean = load.sum(axis=1) / self.cluster.capacity.sum() / tokens
         reached = self.reach(self.current, load)
         if self.slack is not None:
@@ -243,11 +243,11 @@ class _Course:
         # Straggler time that each rebalance's placement saved while it was kept.
         saved = np.zeros(len(self.rebalances) + 1)
         np.add.at(saved, served, (mean / never - mean / reached).sum(axis=1))
-        named = ("bytes", "transfer_seconds", "move_seconds", "plan_seconds")
+        named = ("moved_bytes", "transfer_seconds", "move_seconds", "planning_seconds")
         return Replay(
             policy=self.policy.name,
             cluster=self.cluster,
-            window=self.settings["window"],
+            merge=self.settings["merge"],
             interval=self.settings["interval"],
             settings=self.settings,
             notes=notes,
@@ -294,7 +294,7 @@ def _make_oracle(
         return oracle  # type: ignore[no-any-return]
     if not isinstance(oracle, str):
         raise ValueError(
-            f"oracle={oracle!r} is no oracle; use 'fast', a solver's name, a function or None"
+            f"oracle={oracle!r} is not an oracle; use 'fast', a solver's name, a function or None"
         )
     how: dict[str, Any] = {"solver": oracle}
     if oracle == "fast":  # a fifth of the time that the last bit of the balancedness takes
@@ -309,14 +309,14 @@ def _make_oracle(
     return lambda load: solve(load, cluster, **problem, **how).placement
 
 
-def check_warm_start(warm_start: Any, window: Any, recorded: Trace) -> int:
+def check_warm_start(warm_start: Any, merge: Any, recorded: Trace) -> int:
     """Return the first window to serve, each the sum of so many; a `ValueError` if none is left."""
-    first, each = positive_int("warm_start", warm_start), positive_int("window", window)
+    first, each = positive_int("warm_start", warm_start), positive_int("merge", merge)
     most = recorded.num_windows // 2
     if each > most:
-        use = f"at most window={most}, or a longer trace" if most else "a longer trace"
+        use = f"at most merge={most}, or a longer trace" if most else "a longer trace"
         raise ValueError(
-            f"window={each} makes fewer than 2 windows of the trace's {recorded.num_windows}, and "
+            f"merge={each} makes fewer than 2 windows of the trace's {recorded.num_windows}, and "
             f"a replay plans from one and serves the next; use {use}"
         )
     there = recorded.num_windows // each

@@ -37,10 +37,10 @@ class Cell:
     """Where a sweep's replays differ."""
 
     policy: str
-    gpus: int
-    nodes: int
-    slots: int
-    window: int
+    num_gpus: int
+    num_nodes: int
+    num_slots: int
+    merge: int
     interval: int
     dispatch: str = "even"
 
@@ -49,28 +49,28 @@ def sweep(
     trace: Any,
     *,
     policies: Sequence[str],
-    gpus: Any,
-    slots: Any,
+    num_gpus: Any,
+    num_slots: Any,
     folder: str | os.PathLike[str],
     cost: Any,
-    windows: Any = 1,
-    intervals: Any = 1,
+    merge: Any = 1,
+    interval: Any = 1,
     gpus_per_node: int | None = None,
     warm_start: int = 1,
     num_groups: int = 1,
     dispatch: str | Sequence[str] = "even",
     oracle: str | None = "fast",
-    sample: float = 1.0,
+    recorded_share: float = 1.0,
     delay: bool = True,
     executor: Executor | None = None,
     workers: int | None = None,
     progress: Callable[[int, int], object] | None = None,
 ) -> list[Row]:
-    """Replay every combination of policies, dispatches, GPUs, slots, windows and intervals.
+    """Replay every combination of policies, dispatches, GPUs, slots, merges and intervals.
 
     Returns a row a cell, in the grid's order with policies varying fastest: what sets it apart
-    (``policy``, ``gpus``, ``nodes``, ``slots``, ``window``, ``interval``, ``dispatch``) and
-    `Replay.figures`.
+    (``policy``, ``num_gpus``, ``num_nodes``, ``num_slots``, ``merge``, ``interval``,
+    ``dispatch``) and `Replay.figures`.
 
     Each finished cell becomes a small file in `folder` at once. After an interrupt, or with a
     larger grid, the same call goes on from there: cells that are done are not run again, and what
@@ -84,14 +84,14 @@ def sweep(
         One that is read from a file is sent to workers as its path, an array whole.
     policies : sequence of str
         See `get_policy`.
-    gpus, slots, windows, intervals : int or sequence of int
+    num_gpus, num_slots, merge, interval : int or sequence of int
     dispatch : str or sequence of str, default "even"
         As `replay`, one or more.
     folder : path-like
         For finished cells.
     gpus_per_node : int, optional
         Default: all GPUs are in one node.
-    warm_start, cost, num_groups, oracle, sample, delay
+    warm_start, cost, num_groups, oracle, recorded_share, delay
         As `replay`; the oracle by name only.
     executor : concurrent.futures.Executor, optional
         Where cells run: any pool, or a cluster's, e.g. ``distributed.Client().get_executor()``. It
@@ -103,9 +103,9 @@ def sweep(
         Called with the number of cells done and of all, before the first and after each.
     """
     given = check_trace(trace)
-    cells = grid(given, policies, gpus, slots, windows, intervals, gpus_per_node, dispatch)
-    for window in {cell.window for cell in cells}:
-        check_warm_start(warm_start, window, given)
+    cells = grid(given, policies, num_gpus, num_slots, merge, interval, gpus_per_node, dispatch)
+    for merged in {cell.merge for cell in cells}:
+        check_warm_start(warm_start, merged, given)
     if executor is not None and workers is not None:
         raise ValueError(f"workers={workers} and an executor were given; leave one of them out")
     if executor is not None and not callable(getattr(executor, "submit", None)):
@@ -121,7 +121,7 @@ def sweep(
         "cost": check_cost(cost, given),
         "num_groups": check_groups(num_groups, given.num_experts),
         "oracle": oracle,
-        "sample": part("sample", sample),
+        "recorded_share": part("recorded_share", recorded_share),
         "delay": bool(delay),
     }
     count = usable_cores() if workers is None else positive_int("workers", workers)
@@ -146,10 +146,10 @@ def sweep(
 def grid(
     trace: Trace,
     policies: Sequence[str],
-    gpus: Any,
-    slots: Any,
-    windows: Any,
-    intervals: Any,
+    num_gpus: Any,
+    num_slots: Any,
+    merge: Any,
+    interval: Any,
     gpus_per_node: int | None,
     dispatch: str | Sequence[str] = "even",
 ) -> list[Cell]:
@@ -164,17 +164,17 @@ def grid(
         raise ValueError("dispatch is empty; use one or more")
     ways = dict.fromkeys(one_of("dispatch", word, DISPATCHES) for word in asked)
     cells = []
-    axes = {"gpus": gpus, "slots": slots, "windows": windows, "intervals": intervals}
-    for G, S, window, interval in itertools.product(*map(_numbers, axes, axes.values())):
+    axes = {"num_gpus": num_gpus, "num_slots": num_slots, "merge": merge, "interval": interval}
+    for G, S, count, apart in itertools.product(*map(_numbers, axes, axes.values())):
         nodes = 1
         if gpus_per_node is not None:
             each = positive_int("gpus_per_node", gpus_per_node)
             if each < G:
-                multiple("gpus", G, "gpus_per_node", each)
+                multiple("num_gpus", G, "gpus_per_node", each)
             nodes = max(G // each, 1)
-        Cluster(G, nodes, num_slots=S).check_holds(trace.num_experts, "slots")
+        Cluster(G, nodes, num_slots=S).check_holds(trace.num_experts)
         cells += [
-            Cell(name, G, nodes, S, window, interval, way)
+            Cell(name, G, nodes, S, count, apart, way)
             for way in ways
             for name in dict.fromkeys(names)
         ]
@@ -191,8 +191,8 @@ def _numbers(name: str, values: Any) -> list[int]:
 
 def _run_cell(trace: Trace, how: dict[str, Any], cell: Cell) -> Row:
     """Replay one cell and return its figures; what workers run."""
-    cluster = Cluster(cell.gpus, cell.nodes, num_slots=cell.slots)
-    how = how | {"window": cell.window, "interval": cell.interval, "dispatch": cell.dispatch}
+    cluster = Cluster(cell.num_gpus, cell.num_nodes, num_slots=cell.num_slots)
+    how = how | {"merge": cell.merge, "interval": cell.interval, "dispatch": cell.dispatch}
     how["keep_placements"] = False
     return replay(trace, cluster, cell.policy, **how).figures()
 
@@ -271,4 +271,4 @@ class _Store:
                 return row
         except (ValueError, KeyError, TypeError):
             pass
-        raise ValueError(f"{path}: this is no finished cell of a sweep; delete it")
+        raise ValueError(f"{path}: this is not a finished cell of a sweep; delete it")

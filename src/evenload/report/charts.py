@@ -126,7 +126,7 @@ def _reach(values: Sequence[float], room: float) -> tuple[float, float]:
 def _tradeoff(story: Story) -> Figure:
     """Return a point for every policy, and a curve for those whose names differ in numbers only."""
     families: dict[tuple[str, str], list[int]] = {}
-    moved = [row["moves"] / row["windows"] for row in story.rows]
+    moved = [row["moves"] / row["num_windows"] for row in story.rows]
     reached = [row["balancedness"] for row in story.rows]
     levels = (*story.start.values(), *(level.reached for level in story.above))
     known = [float(of.mean()) for of in levels]

@@ -358,7 +358,7 @@ def _phases_lines(plan: Plan, start: Placement) -> list[str]:
         mean, worst = down(float(of.balancedness.mean())), down(float(of.balancedness.min()))
         lines.append(
             f"{name}: {timed}balancedness {mean} (worst layer {worst}), straggler time "
-            f"{of.straggler_time:.4f} x the mean; before {down(float(before.balancedness.mean()))} "
+            f"{of.straggler_time:.4f} x ideal; before {down(float(before.balancedness.mean()))} "
             f"and {before.straggler_time:.4f}; counts {of.weight:.0%}."
         )
     return lines

@@ -232,7 +232,7 @@ def draw_sizes(advices: Sequence[Advice]) -> Figure:
             how = {"marker": "o", "markersize": 4, "color": colour, "label": label}
             axes.plot(*zip(*points, strict=True), dash, **how)
             star = {"markersize": 15, "mec": "white", "color": colour, "zorder": 5}
-            axes.plot(*point(advice.in_order, phase), "o", mfc="none", mec=colour, zorder=4)
+            axes.plot(*point(advice.trivial, phase), "o", mfc="none", mec=colour, zorder=4)
             if advice.fits:
                 axes.plot(*point(advice.chosen, phase), "*", **star)
         _draw_times(

@@ -111,6 +111,6 @@ def replay_html(replay: Replay) -> str:
     part = (reached - low) / (1.0 - low) if low < 1.0 else np.ones_like(reached)
     says = f"rows are layers, columns windows; dark is {low:.2f}, the least; white is 1, the best"
     heat = _heat("balancedness", says, 1.0 - part, "heat")
-    first = f"{replay.policy} over {row['windows']} windows on {replay.cluster}"
+    first = f"{replay.policy} over {row['num_windows']} windows on {replay.cluster}"
     notes = _notes((*replay.copy_advice, *replay.notes))
     return f"<div><p>{escape(first)}</p>{_table(('figure', ''), cells)}{heat}{notes}</div>"

@@ -104,7 +104,8 @@ class Scan:
             most = load.max(axis=1)
             if most.max() > _MOST:
                 raise ValueError(
-                    f"window {t}: load {most.max():g} is no number of tokens; use {_MOST:g} or less"
+                    f"window {t}: load {most.max():g} is not a number of tokens; use {_MOST:g} or "
+                    "less"
                 )
             self.total += load
             self.tokens[t] = load.sum(axis=1)
@@ -173,7 +174,7 @@ def _odd_in_loads(scan: Scan, names: list[str]) -> Iterator[str]:
             f"{uneven[0]}; each token visits as many experts in every layer"
         )
     if not scan.whole:
-        yield "not all numbers are whole: these are no counts of tokens"
+        yield "not all numbers are whole: these are not counts of tokens"
     if scan.flat.any():
         what = "every window" if scan.flat.all() else "some window"
         flat = counted(int(scan.flat.any(axis=0).sum()), "layer")
@@ -194,8 +195,8 @@ def _per_layer(values: Float) -> dict[str, Any] | None:
     worst = int(means.argmax())
     return {
         "mean": float(means.mean()),
-        "most": float(means[worst]),
-        "most_layer": int(there[worst]),
+        "largest": float(means[worst]),
+        "largest_layer": int(there[worst]),
     }
 
 
@@ -211,10 +212,10 @@ def _tokens(scan: Scan) -> tuple[dict[str, Any] | None, Rows]:
     multiple = int(np.gcd.reduce(scan.tokens.astype(np.int64).ravel())) if exact else None
     plain = {
         "mean": float(size.mean()),
-        "least": float(size[least]),
-        "least_window": int(windows[least]),
-        "most": float(size[most]),
-        "most_window": int(windows[most]),
+        "smallest": float(size[least]),
+        "smallest_window": int(windows[least]),
+        "largest": float(size[most]),
+        "largest_window": int(windows[most]),
         "multiple_of": multiple,
     }
     name, span = "routed tokens, of a layer", f"{size.mean():,.0f}"
@@ -253,8 +254,8 @@ def inspect_loads(trace: Trace, source: str, format: str) -> Facts:
         rows.append(("phases", ", ".join(told)))
     for name, spread in list(spreads.items())[: None if T > 1 else 1]:
         text = "-" if spread is None else (
-            f"{up(spread['mean'], 3)} mean, at most {up(spread['most'], 3)} "
-            f"({names[spread['most_layer']]})"
+            f"{up(spread['mean'], 3)} mean, largest {up(spread['largest'], 3)} "
+            f"({names[spread['largest_layer']]})"
         )  # fmt: skip
         rows.append((name.replace("_", " "), text))
     plain = {

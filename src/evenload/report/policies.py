@@ -45,26 +45,28 @@ FIGURES = (
            lambda r: down(r["worst_window"], 4)),
     Figure("regret", "How much more the oracle reached, which knows every window beforehand",
            lambda r: NONE if r["regret"] is None else up(r["regret"], 4)),
-    Figure("straggler\nx ideal", "Time until the last GPUs are done, over that of perfect balance",
+    Figure("straggler\ntime\nx ideal",
+           "Sum over layers of the slowest GPU's time, over that of perfect balance",
            lambda r: up(r["straggler_time"], 4)),
     Figure("rebalances", "How often experts moved", lambda r: f"{r['rebalances']:,}"),
     Figure("moves", "Experts that moved, in all layers, over the whole replay",
            lambda r: f"{r['moves']:,}"),
-    Figure("of slots\neach", "Part of all slots that a rebalance moved, on average",
+    Figure("slots moved\neach time", "Part of all slots that a rebalance moved, on average",
            lambda r: f"{r['moved_share']:.1%}" if r["rebalances"] else NONE),
-    Figure("moved\nGB", "Weights that crossed a link", lambda r: four_digits(r["bytes"] / 1e9)),
-    Figure("s of serving\na window", "Until the last GPUs are done, mean over windows",
+    Figure("moved\nGB", "Weights that crossed a link",
+           lambda r: four_digits(r["moved_bytes"] / 1e9)),
+    Figure("s of serving\nper window", "Time of the slowest GPUs, mean over windows",
            lambda r: four_digits(r["window_seconds"])),
     Figure("standing\nstill s", "Time that serving stood still for moves",
            lambda r: four_digits(r["move_seconds"])),
-    Figure("total s", "Until the last GPUs are done, and standing still: what to compare",
+    Figure("total s", "Time of the slowest GPUs, and standing still: what to compare",
            lambda r: four_digits(r["total_seconds"])),
     Figure("net s", "What that is less than keeping the starting placement would have taken",
            lambda r: four_digits(r["net_seconds"])),
     Figure("against\nnever", "The same as a part", lambda r: change(total_seconds(r),
                                                                      never_seconds(r))),
     Figure("planning\nms", "To decide, by the clock, mean of all decisions; it enters nothing else",
-           lambda r: f"{r['plan_ms']:,.2f}" if r["asked"] else NONE),
+           lambda r: f"{r['planning_ms']:,.2f}" if r["asked"] else NONE),
 )  # fmt: skip
 
 
@@ -106,8 +108,8 @@ def warnings(rows: Sequence[Row]) -> list[str]:
     ]
     if lines:
         lines.append(
-            "  if the trace recorded a part of the traffic, say which: --sample 0.01 for one token "
-            "in a hundred; else sum more windows into one, by --window"
+            "  if the trace recorded a part of the traffic, say which: --recorded-share 0.01 for "
+            "one token in a hundred; else sum more windows into one, by --merge"
         )
     return lines
 

@@ -23,7 +23,7 @@ _KIND = "evenload replays, version 1"
 
 
 def check_saved_path(path: str | os.PathLike[str]) -> None:
-    """Raise `ValueError` unless replays can be kept in a file of that name: one ending in .npz."""
+    """Raise `ValueError` unless a name for a file of replays ends in .npz."""
     check_ending(path, [".npz"], "replays are not kept in files with {}")
 
 
@@ -85,9 +85,12 @@ def load_replays(path: str | os.PathLike[str]) -> list[Replay]:
             return replays
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError,
             zipfile.BadZipFile) as error:  # fmt: skip
+        # NumPy takes what is no archive for a pickle, and says how to load that.
+        why = f" ({error})" if zipfile.is_zipfile(path) else ""
         raise FileFormatError(
-            f"{path}: no replays are in it ({error}); use a file that `evenload replay --save` "
-            "wrote with this version"
+            f"{path}: no replays are in it{why}; use a file that `evenload replay --save` wrote "
+            "with "
+            "this version"
         ) from None
 
 
@@ -101,7 +104,7 @@ def _span(windows: Any) -> str:
 def check_together(replays: Sequence[Replay], trace: Trace) -> None:
     """Raise `ValueError` where one page cannot show all replays.
 
-    That is: there is none, two have one name and dispatch, they differ in cluster, window or the
+    That is: there is none, two have one name and dispatch, they differ in cluster, merge or the
     windows that they served, one has not kept its placements, or the trace is not the one they
     served.
     """
@@ -118,7 +121,7 @@ def check_together(replays: Sequence[Replay], trace: Trace) -> None:
     for other in replays:
         for what, ours, theirs in (
             ("cluster", first.cluster, other.cluster),
-            ("window", first.window, other.window),
+            ("merge", first.merge, other.merge),
             ("layers", first.balancedness.shape[1], other.balancedness.shape[1]),
         ):
             if ours != theirs:
@@ -144,7 +147,7 @@ def check_together(replays: Sequence[Replay], trace: Trace) -> None:
             f"trace has {trace.num_layers} layers x {trace.num_experts} experts, and the replays "
             f"{layers} x {experts}; use the trace that they served"
         )
-    needed = (int(first.windows[-1]) + 1) * first.window
+    needed = (int(first.windows[-1]) + 1) * first.merge
     if trace.num_windows < needed:
         raise ValueError(
             f"trace has {trace.num_windows} windows, and the replays served {needed}; use the "

@@ -26,7 +26,7 @@ def rule(advice: Advice) -> str:
 
 
 def _more(size: Size) -> str:
-    return f"{counted(size.redundant, 'redundant slot')} per GPU"
+    return f"{counted(size.redundant_per_gpu, 'redundant slot')} per GPU"
 
 
 def _memory(size: Size, none: Size) -> str:
@@ -63,7 +63,9 @@ def reason(advice: Advice, *, told: bool = False) -> str:
         text = f"{head}: buy {_more(chosen)} ({chosen.cluster.num_slots} a layer): "
         text += _saves(chosen, none) + _memory(chosen, none)
         if best is not chosen:
-            text += f"; {best.redundant} would save {percent_down(1.0 - best.time / none.time)}"
+            text += (
+                f"; {best.redundant_per_gpu} would save {percent_down(1.0 - best.time / none.time)}"
+            )
         return text
     if len(advice.sizes) == 1:
         return f"{head}: buy none: no other number was tried"
@@ -116,12 +118,12 @@ def print_sizes(title: str, advices: Sequence[Advice], file: IO[str]) -> None:
         heads += [f"{of}next\nwindow\n{unit}"] if first.unseen else []
     heads.append("against\nnone")
     for advice in advices:
-        for size in (advice.in_order, *advice.sizes):
-            ordered = size is advice.in_order
+        for size in (advice.trivial, *advice.sizes):
+            trivial = size is advice.trivial
             row = [_CHOSEN if size is advice.chosen and advice.fits else ""]
-            row += [str(advice.num_gpus) if ordered else "", f"{size.cluster.num_slots:,}"]
-            row.append("0, in order" if ordered else str(size.redundant))
-            row += [advice.dispatch if ordered else ""] if told else []
+            row += [str(advice.num_gpus) if trivial else "", f"{size.cluster.num_slots:,}"]
+            row.append("0, trivial" if trivial else str(size.redundant_per_gpu))
+            row += [advice.dispatch if trivial else ""] if told else []
             if size.weight_bytes is not None:
                 row += [four_digits(size.weight_bytes / 1e9), f"{size.kv_tokens or 0.0:,.0f}"]
             for phase in phases:
@@ -138,7 +140,7 @@ def sizes_entry(advices: Sequence[Advice]) -> list[dict[str, Any]]:
     def plain(size: Size) -> dict[str, Any]:
         return {
             "num_slots": size.cluster.num_slots,
-            "redundant_per_gpu": size.redundant,
+            "redundant_per_gpu": size.redundant_per_gpu,
             "weight_bytes": size.weight_bytes,
             "kv_tokens_lost": size.kv_tokens,
             "in_sample": _named(size.in_sample),
@@ -155,7 +157,7 @@ def sizes_entry(advices: Sequence[Advice]) -> list[dict[str, Any]]:
             "judged_by": "next window" if advice.unseen else "in-sample",
             "recommended": plain(advice.chosen) if advice.fits else None,
             "reason": reason(advice),
-            "in_order": plain(advice.in_order),
+            "trivial": plain(advice.trivial),
             "sizes": [plain(size) for size in advice.sizes],
         }
         for advice in advices

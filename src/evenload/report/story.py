@@ -157,7 +157,7 @@ class Story:
         found = []
         for level in self.below:
             seconds = float((mean / level.reached).sum())
-            still = ("rebalances", "moves", "bytes", "move_seconds", "net_seconds", "asked")
+            still = ("rebalances", "moves", "moved_bytes", "move_seconds", "net_seconds", "asked")
             row = self.rows[0] | dict.fromkeys(still, 0) | {
                 "balancedness": float(level.reached.mean()),
                 "worst_window": float(level.reached.mean(axis=1).min()),
@@ -200,7 +200,7 @@ class Story:
         share = np.zeros((len(sizes), L, E))
         maps = np.empty((1 + len(replays), len(at), L, first.cluster.num_gpus))
         run_of = np.repeat(np.arange(len(sizes)), sizes)
-        merged = trace.merged(first.window)
+        merged = trace.merged(first.merge)
         for w, number in enumerate(first.windows):
             load = merged.window(int(number))
             mean = load.mean(axis=1, keepdims=True)

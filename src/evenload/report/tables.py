@@ -134,17 +134,17 @@ def _precise(seconds: float) -> str:
 _ROWS: tuple[tuple[str, Callable[[Summary], str]], ...] = (
     ("balancedness, mean", lambda s: _mean(s.balancedness, down)),
     ("balancedness, worst", lambda s: f"{down(s.balancedness.min())}\nlayer {s.worst_layer}"),
-    ("proven bound, mean", lambda s: _mean(s.bound, up)),
-    ("gap to it, mean", lambda s: _mean(s.gap, up)),
-    ("seconds a batch, mean layer", lambda s: _mean(s.seconds, _precise)),
-    ("least there could be", lambda s: _mean(s.seconds_bound, _precise)),
-    ("active experts, mean layer", lambda s: _mean(s.active, up)),
-    ("fewest there could be", lambda s: _mean(s.active_bound, up)),
+    ("bound, mean", lambda s: _mean(s.bound, up)),
+    ("gap, mean", lambda s: _mean(s.gap, up)),
+    ("seconds per batch, mean", lambda s: _mean(s.seconds, _precise)),
+    ("their bound, mean", lambda s: _mean(s.seconds_bound, _precise)),
+    ("active experts, mean", lambda s: _mean(s.active, up)),
+    ("their bound, mean", lambda s: _mean(s.active_bound, up)),
     ("straggler time", lambda s: f"{up(s.straggler_time)} x ideal"),
     ("heaviest GPU", lambda s: _spot(s.heaviest, up(s.heaviest.relative, 4))),
     ("lightest GPU", lambda s: _spot(s.lightest, down(s.lightest.relative, 4))),
-    ("away from home node", lambda s: _mean(s.away_share, percent_up)),
-    ("nodes for one token", lambda s: _mean(s.nodes_per_token, lambda x: up(x, 3))),
+    ("away from home", lambda s: _mean(s.away_share, percent_up)),
+    ("nodes per token", lambda s: _mean(s.nodes_per_token, lambda x: up(x, 3))),
     ("duplicates", lambda s: f"{int(s.duplicates.sum()):,}"),
     ("moves from {first}", _moves),
     ("planning time", lambda s: _NONE if s.milliseconds is None else f"{s.milliseconds:,.2f} ms"),
@@ -176,11 +176,16 @@ def report_rows(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]
 
 # ---- policies --------------------------------------------------------------------------------
 
-_CELLS = [(name, itemgetter(name)) for name in ("gpus", "slots", "window", "interval")]
+_CELLS = [
+    ("GPUs", itemgetter("num_gpus")),
+    ("slots", itemgetter("num_slots")),
+    ("merge", itemgetter("merge")),
+    ("interval", itemgetter("interval")),
+]
 # What a narrow terminal has no room for, the first to go first.
-_SPARED = ("planning\nms", "of slots\neach", "moved\nGB", "worst\nwindow", "standing\nstill s",
-           "rebalances", "window", "interval", "regret", "straggler\nx ideal", "net s",
-           "s of serving\na window", "moves")  # fmt: skip
+_SPARED = ("planning\nms", "slots moved\neach time", "moved\nGB", "worst\nwindow",
+           "standing\nstill s", "rebalances", "merge", "interval", "regret",
+           "straggler\ntime\nx ideal", "net s", "s of serving\nper window", "moves")  # fmt: skip
 
 
 def print_policies(
@@ -222,15 +227,15 @@ def _all_even(rows: Sequence[Row]) -> bool:
 def sweep_lines(rows: Sequence[Row]) -> list[str]:
     """Say for each number of GPUs, and dispatch, what took the least time."""
     lines = []
-    alike, told = itemgetter("gpus", "dispatch"), not _all_even(rows)
+    alike, told = itemgetter("num_gpus", "dispatch"), not _all_even(rows)
     for gpus, dispatch in dict.fromkeys(map(alike, rows)):
         own = [row for row in rows if alike(row) == (gpus, dispatch)]
         least = min(own, key=total_seconds)
-        cell = itemgetter("slots", "window", "interval")
+        cell = itemgetter("num_slots", "merge", "interval")
         compared = against(least, [row for row in own if cell(row) == cell(least)])
         lines.append(
             f"{gpus} GPUs{f', dispatch {dispatch}' if told else ''}: {least['policy']} on "
-            f"{least['slots']} slots takes the least time in all, "
+            f"{least['num_slots']} slots takes the least time in all, "
             f"{four_digits(total_seconds(least))} s{f', {compared}' if compared else ''}."
         )
     return lines + warnings(rows)

@@ -91,17 +91,17 @@ def _bandwidth(value: float) -> str:
     return f"{show_bytes(value)}/s"
 
 
-_ABOUT = ("source", "shape", "policy", "cluster", "window")  # said in words of their own
+_ABOUT = ("source", "shape", "policy", "cluster", "merge")  # said in words of their own
 _WORDS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "interval": ("windows between decisions", _text),
     "warm_start": ("windows seen before the first", _text),
     "num_groups": ("groups of experts", _text),
-    "sample": ("part of the traffic recorded", _part),
+    "recorded_share": ("part of the traffic recorded", _part),
     "delay": ("moves take time", _text),
     "start": ("starting placement", _text),
     # Four digits are more than anybody measured.
     "cost: tokens_per_second": (
-        "tokens a second through an expert", lambda v: f"{float(f'{v:.4g}'):,.0f}"),
+        "tokens per second through an expert", lambda v: f"{float(f'{v:.4g}'):,.0f}"),
     "cost: expert_bytes": ("weights of an expert", show_bytes),
     "cost: bandwidth_in_node": ("bandwidth inside a node", _bandwidth),
     "cost: bandwidth_between_nodes": ("bandwidth between nodes", _bandwidth),
@@ -142,7 +142,7 @@ def shared_and_own(
         "model": f"{trace.num_layers} layers of {experts} experts",
         "GPUs": gpus,
         "slots of a layer": f"{c.num_slots} ({c.num_slots - experts} redundant)",
-        "one window": counted(first.window, "recorded window"),
+        "one window": counted(first.merge, "recorded window"),
         "served": f"{counted(len(windows), 'window')}, {windows[0]} to {windows[-1]}",
         "evenload": evenload.__version__,
     }

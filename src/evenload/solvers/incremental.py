@@ -79,8 +79,8 @@ class Found:
     placed : int64 ndarray, [L, S]
         Expert in each living slot.
     peak : float64 ndarray, [L]
-        Mean over the samples of the last GPU's time, over that of a load divided at will; infinite
-        where there are too many moves, or groups are not kept on nodes.
+        Mean over the samples of the slowest GPU's time, over that of a load divided at will;
+        infinite where there are too many moves, or groups are not kept on nodes.
     moves : int64 ndarray, [L]
         Experts that are new to their GPU.
     """
@@ -108,27 +108,28 @@ def incremental(
     effort: str | int = "standard",
     target: float | None = None,
 ) -> Answer:
-    """Reach the best balance per move, over all that the load may be.
+    """Balance the expected load with few moves from what runs.
 
-    What is lowered is the mean over the samples of the last GPU's time, relative to that of a load
-    divided at will, plus `move_cost` for each expert that is new to its GPU. Where the problem has
-    an `expert_time` that is the time of tokens and weights, and divided at will means with the best
-    number of replicas of each expert; else of tokens alone. Searched by threshold
-    accepting from what runs now, and from a fresh plan whose GPUs are matched with the running ones
-    so that most experts stay (an assignment problem); each layer takes what costs less, and never
-    more than what runs. Without a current placement a fresh plan is improved under the samples.
+    It lowers the slowest GPU's time, averaged over the samples, relative to that of a load divided
+    at will, plus `move_cost` per move. With an `expert_time`, time counts tokens and weights, and
+    "at will" means with the best number of replicas of each expert; else it counts tokens alone.
+    The search is threshold accepting from what runs now, and from a fresh plan whose GPUs are
+    matched with the running ones so that most experts stay (an assignment problem); each layer
+    takes what costs less, and never more than what runs. Without a current placement a fresh plan
+    is improved under the samples.
 
-    For the dispatch ``"live"`` the last GPU's time is that of the best split of each sample, so
+    For the dispatch ``"live"`` the slowest GPU's time is that of the best split of each sample, so
     that GPUs get linked by the experts that they share; see `core.flow`, `core.live`. For
     ``"nearest"`` and ``"static"`` it is what the replicas get by where they are; ranks without a
     near replica count as sharing evenly. For ``"one"`` it is that of the best split of what experts
     take in batches drawn from the load: 1 if they are active, or by their `ExpertTime`. Whole units
     can be divided as well as that, rounded up.
 
-    For the dispatch ``"copy"`` the tokens above every GPU's mean take the place of the last GPU's
-    time: those, more than anything else that was tried, tell how many experts a balancer copies.
-    (Worse on real loads: their squares, or roots; the number of GPUs above, however smoothed; and
-    to count from the limit on, as samples are noisy: only slack beyond 7 % is left out.)
+    For the dispatch ``"copy"`` the tokens above every GPU's mean take the place of the slowest
+    GPU's time: those, more than anything else that was tried, tell how many experts a balancer
+    copies. (Worse on real loads: their squares, or roots; the number of GPUs above, however
+    smoothed; and to count from the limit on, as samples are noisy: only slack beyond 7 % is left
+    out.)
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ def incremental(
     max_total_moves : int, optional
         Experts of all layers together that may move; the layers that gain most get them.
     move_cost : float, optional
-        What a move has to gain in its layer: in balancedness, or more exactly in the last GPU's
+        What a move has to gain in its layer: in balancedness, or more exactly in the slowest GPU's
         time over the mean. 0 moves whatever helps, and is never worse than planning from scratch.
         Default: 0.1 / S, so that moving the experts of all S living slots has to gain 0.1; for
         the dispatch ``"live"``, under which few moves are needed, 0.003.
@@ -166,7 +167,7 @@ def incremental(
         effort, a target outside (0, 1], the topology ``"prefer"``, or too few moves to come to a
         plan that keeps groups on nodes from one that does not.
     """
-    steps = check_effort(effort, STEPS, "steps")
+    steps = check_effort(effort, STEPS)
     goal = 1.0 / (fraction("target", target) or CLOSE)
     goal = 0.0 if problem.dispatch == "copy" else goal
     slots = problem.cluster.num_living_slots
@@ -209,7 +210,7 @@ class Layers:
     steps : int
         Of the search of one layer.
     goal : float
-        Time of the last GPU, over the mean, that is good enough.
+        Time of the slowest GPU, over the mean, that is good enough.
     """
 
     problem: Problem

@@ -26,16 +26,16 @@ NEAR = 0.999  # share of the bound from which a layer is not worth the greedy pl
 def joint(
     problem: Problem, *, effort: str | int = "standard", target: float | None = None
 ) -> Placement:
-    """Choose replica counts and placement together, so that the last GPU is done soonest.
+    """Choose replica counts and placement together, to make the slowest GPU fastest.
 
     Starts from the greedy's counts and packing, swaps, exchanges two for two, and goes on from
     there: each trial hands a spare replica from one expert to another or swaps replicas at random,
-    descends by the best swaps of the last GPU, and stays unless that made it worse. With two slots
-    on each of equal GPUs, where the counts decide everything, it searches those alone. Strict
+    descends by the best swaps of the slowest GPU, and is kept unless that made it worse. With two
+    slots on each of equal GPUs, where the counts decide everything, it searches those alone. Strict
     groups are packed onto nodes by what each set of them can reach on a node, exactly where the
     sets are few. GPUs may differ in slots and speed and may be gone. A layer that is not within
-    0.1 % of the bound is never worse than by ``"greedy"``, where that has no more duplicates; but
-    where experts have to survive, which greedy plans do not see to.
+    0.1 % of the bound is never worse than by ``"greedy"``, unless that has more duplicates, or
+    experts have to survive, which greedy plans do not see to.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def joint(
     ValueError
         For an unknown effort, or a target outside (0, 1].
     """
-    trials = check_effort(effort, TRIALS, "trials")
+    trials = check_effort(effort, TRIALS)
     close = fraction("target", target) or CLOSE
     cluster, load = problem.cluster, problem.load
     if problem.topology == "prefer":

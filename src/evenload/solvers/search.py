@@ -50,7 +50,7 @@ class Placed(NamedTuple):
         return Placed(expert, np.minimum(self.time, other.time), self.bound)
 
 
-def check_effort(effort: Any, levels: Mapping[str, int], unit: str) -> int:
+def check_effort(effort: Any, levels: Mapping[str, int]) -> int:
     """Return an effort as a number of steps.
 
     Parameters
@@ -58,8 +58,6 @@ def check_effort(effort: Any, levels: Mapping[str, int], unit: str) -> int:
     effort : str or int
         A level by name, or a number.
     levels : mapping, name -> steps
-    unit : str
-        What a step is called, in the plural, for the message.
 
     Raises
     ------
@@ -70,9 +68,7 @@ def check_effort(effort: Any, levels: Mapping[str, int], unit: str) -> int:
         return whole_number("effort", effort)
     if effort not in levels:
         known = ", ".join(levels)
-        raise ValueError(
-            f"effort={effort!r} is unknown; use one of: {known}, or a number of {unit}"
-        )
+        raise ValueError(f"effort={effort!r} is unknown; use one of: {known}, or a number of steps")
     return levels[effort]
 
 

@@ -35,7 +35,7 @@ class WaterFilling(Splits):
     the least loaded first. That begins with the even split, and is done `rounds` times. No linear
     program, and whole numbers only: every backend gives the same ones, on every machine.
 
-    The last GPU is never done later than when each expert's tokens are divided evenly among the
+    The slowest GPU is never slower than when each expert's tokens are divided evenly among the
     GPUs that hold it, in whole tokens: where it would be, the result is that. The speeds of GPUs
     are rounded to 1/1024 of the fastest. A GPU that is gone holds nothing, and gets nothing. Of
     replicas on one GPU the first gets all.

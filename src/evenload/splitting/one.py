@@ -22,7 +22,7 @@ class OneReplica(Splits):
     Where a batch is small, a GPU's time is that of reading the weights of its active experts, and
     every further replica that is used reads them once more. So each expert with tokens uses one
     replica, chosen so that the fullest GPU has as few active experts as can be (divided by its
-    speed), or with `expert_time` so that the last GPU is done early.
+    speed), or with `expert_time` so that the slowest GPU is fast.
 
     On the CPU, the number of active experts is the least there is. With `expert_time` the problem
     is NP-hard; the result is never worse than the choice by number. On other devices, tensors are
@@ -45,7 +45,7 @@ class OneReplica(Splits):
 
     On drawn batches of four shapes (32 experts on 40 slots to 256 on 288, 100 layers each) torch
     was exact from 2 rounds on, and after 1 round the fullest GPU had .00 to .03 experts more than
-    need be. With `expert_time` the last GPU was done 1.5 to 3.3 % later than the bound of a split
+    need be. With `expert_time` the slowest GPU took 1.5 to 3.3 % more than the bound of a split
     at will, on average. Never run on a GPU.
 
     Examples
@@ -67,7 +67,7 @@ class OneReplica(Splits):
     ) -> None:
         super().__init__(placement, rounds)
         if expert_time is not None and not isinstance(expert_time, ExpertTime):
-            raise ValueError(f"expert_time={expert_time!r} is no ExpertTime; use one, or None")
+            raise ValueError(f"expert_time={expert_time!r} is not an ExpertTime; use one, or None")
         self.expert_time = expert_time
 
     def replica(self, counts: Any, backend: str | None = None) -> Any:

@@ -98,7 +98,7 @@ class Splits(ABC):
 
     def _check(self, counts: Any) -> tuple[Int, Rewrap]:
         load, rewrap = self.placement.check_load(counts, "counts")
-        refuse("counts", load, load != np.floor(load), "is no whole number; use tokens")
+        refuse("counts", load, load != np.floor(load), "is not a whole number; use tokens")
         total = load.sum(axis=1)
         refuse("counts in layer ", total, total > MOST_TOKENS, f"is past {MOST_TOKENS}; use less")
         return load.astype(np.int64), rewrap

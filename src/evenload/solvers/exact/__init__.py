@@ -53,11 +53,11 @@ class Solution(NamedTuple):
 def solve_exactly(
     problem: Problem, *, effort: int | str = "standard", target: float | None = None
 ) -> Solution:
-    """Minimise the time until the last GPU of each layer is done, and prove it.
+    """Minimise the time of each layer's slowest GPU, and prove it.
 
     Parameters and errors are those of `exact`.
     """
-    goal, steps = fraction("target", target), check_effort(effort, EFFORTS, "steps")
+    goal, steps = fraction("target", target), check_effort(effort, EFFORTS)
     load_cp_model()
     if problem.topology == "prefer":
         raise ValueError(
@@ -119,7 +119,7 @@ def _notes(
 def exact(
     problem: Problem, *, effort: int | str = "standard", target: float | None = None
 ) -> Answer:
-    """Find the best placement there is, for small layers and for research.
+    """Find the best placement and prove it, for small layers and for research.
 
     Replica counts and places are searched together by CP-SAT (extra ``exact``),
     from what ``"joint"`` finds. GPUs may differ in slots and speed, and may be gone. No expert is
