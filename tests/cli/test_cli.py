@@ -337,29 +337,6 @@ def test_every_help_has_an_example_and_shows_no_internals(command):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_commands_and_options():
-    script = run("completion", "bash").stdout
-    for words, completed in (
-        ("evenload pl", ["plan"]),
-        ("evenload plan --gp", ["--gpus"]),
-        ("evenload replay --warm", ["--warm-start"]),
-        ("evenload plan loa", []),
-    ):
-        ask = f"COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}; _evenload; "
-        told = subprocess.run(
-            ["bash", "-c", f"{script}\n{ask} echo ${{COMPREPLY[@]}}"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert told.stdout.split() == completed
-
-
-def test_other_shells_get_every_option_too():
-    fish = run("completion", "fish").stdout
-    assert "'__fish_seen_subcommand_from plan' -l gpus -r\n" in fish
-    assert run("completion", "bash").stdout in run("completion", "zsh").stdout
-    fails("completion", "tcsh", error="SHELL='tcsh' is unknown; use one of: bash, zsh, fish")
-
-
 def test_usage_errors():
     for given, message in (
         (("--bogus",), "unrecognized arguments: --bogus; see evenload --help"),
