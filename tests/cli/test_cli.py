@@ -361,10 +361,31 @@ def test_interrupt(monkeypatch, tmp_path, loads, where):
 
     before = sorted(tmp_path.iterdir())
     monkeypatch.setattr(where, interrupt)
-    result = run("plan", loads, "--gpus", 4, "--slots", 12, "-o", tmp_path / "p.json")
-    assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr.splitlines()[-1] == "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        run("plan", loads, "--gpus", 4, "--slots", 12, "-o", tmp_path / "p.json")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("while_loading", [True, False])
+def test_an_interrupted_program_says_so_in_one_line_and_waits_for_no_thread(while_loading):
+    script = """
+import sys, threading
+from evenload.__main__ import program
+def interrupt(*args):
+    raise KeyboardInterrupt
+if sys.argv[1] == "True":
+    sys.meta_path.insert(0, type("Finder", (), {"find_spec": interrupt}))
+else:
+    import evenload.cli
+    evenload.cli.main = interrupt
+threading.Thread(target=threading.Event().wait).start()
+program()
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(while_loading)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (told.returncode, told.stdout, told.stderr) == (130, "", "interrupted\n")
 
 
 def test_a_reader_that_goes_is_no_failure_of_ours(loads):
