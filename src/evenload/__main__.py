@@ -26,6 +26,8 @@ def program() -> None:
         with suppress(OSError):
             sys.stdout.flush()
         sys.stderr.flush()
+        if "multiprocessing.util" in sys.modules:  # else it complains of a sweep's semaphores
+            sys.modules["multiprocessing.util"]._exit_function()
         os._exit(_INTERRUPTED)
     if "triton" not in sys.modules:
         gc.freeze()

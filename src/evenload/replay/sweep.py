@@ -7,6 +7,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -206,7 +207,8 @@ def _side_by_side(
     with opened as pool:
         try:
             for cell in todo:  # one by one: an interrupt may come between any two
-                cells[pool.submit(run, cell)] = cell
+                with _no_interrupts():  # a worker that was starting would print its traceback
+                    cells[pool.submit(run, cell)] = cell
             for future in as_completed(cells):
                 yield cells[future], future.result()
         except BaseException:
@@ -215,6 +217,19 @@ def _side_by_side(
                 if finished and future.exception() is None:
                     store.put(cell, future.result())
             raise
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Hold interrupts back; processes and threads that the block starts never get any."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _one_thread() -> None:
