@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -210,8 +210,11 @@ def _side_by_side(
             for cell in todo:  # one by one: an interrupt may come between any two
                 with _no_interrupts():  # a worker that was starting would print its traceback
                     cells[pool.submit(run, cell)] = cell
-            for future in as_completed(cells):
-                yield cells[future], future.result()
+            left = set(cells)
+            while left:  # by the second: an interrupt just before a wait without end is not seen
+                done, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield cells[future], future.result()
         except BaseException:
             for future, cell in cells.items():
                 finished = not future.cancel() and future.done()
