@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PYTHONS := $(foreach minor,12 13 14,$(shell command -v python3.$(minor)))
+# Those that run: a pyenv shim is there, and fails, where its version is not switched on.
+PYTHONS = $(foreach minor,12 13 14,$(shell python3.$(minor) -c 'import sys; print(sys.executable)' 2>/dev/null))
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 PROSE := $(wildcard *.md) docs .github

@@ -8,7 +8,7 @@ for python in "$@"; do
   folder=$(mktemp -d)
   trap 'rm -rf "$folder"' EXIT
   "$python" -m venv "$folder/env"
-  "$folder/env/bin/python" -m pip install --quiet --disable-pip-version-check "$wheel[plot]"
+  "$folder/env/bin/python" -m pip install --quiet --disable-pip-version-check "${wheel}[plot]"
   (
     cd "$folder"
     unset PYTHONPATH

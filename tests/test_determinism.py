@@ -172,6 +172,24 @@ def test_a_failure_in_any_thread_is_raised(failing):
         threads.spread(3, 10**6, run)
 
 
+@pytest.mark.usefixtures("many_threads")
+def test_an_interrupt_does_not_wait_for_the_other_threads():
+    """They may wait for a lock that the interrupted thread left taken."""
+    go_on, ended = threading.Event(), []
+
+    def run(first, end):
+        if first == 0:
+            raise KeyboardInterrupt
+        ended.append(go_on.wait(10))
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            threads.spread(3, 10**6, run)
+        assert ended == []
+    finally:
+        go_on.set()
+
+
 @pytest.fixture
 def _fresh_num_threads():
     threads.num_threads.cache_clear()

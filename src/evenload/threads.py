@@ -5,7 +5,7 @@ Results never depend on it: every row is computed on its own, whichever thread i
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 
 MOST_THREADS = 8  # a planner runs beside a serving engine
@@ -67,6 +67,9 @@ def spread(num_rows: int, steps: int, run: Callable[[int, int], None]) -> None:
     others = [_pool().submit(run, ends[p], ends[p + 1]) for p in range(1, parts)]
     try:
         run(ends[0], ends[1])
-    finally:
-        for other in others:
-            other.result()
+    except Exception:
+        wait(others)
+        raise
+    # An interrupt does not wait: it may have left a lock of Numba's that the others wait for.
+    for other in others:
+        other.result()

@@ -340,29 +340,6 @@ def test_every_help_has_an_example_and_shows_no_internals(command):
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
-def test_bash_completes_commands_and_options():
-    script = run("completion", "bash").stdout
-    for words, completed in (
-        ("evenload pl", ["plan"]),
-        ("evenload plan --gp", ["--gpus"]),
-        ("evenload replay --warm", ["--warm-start"]),
-        ("evenload plan loa", []),
-    ):
-        ask = f"COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}; _evenload; "
-        told = subprocess.run(
-            ["bash", "-c", f"{script}\n{ask} echo ${{COMPREPLY[@]}}"],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert told.stdout.split() == completed
-
-
-def test_other_shells_get_every_option_too():
-    fish = run("completion", "fish").stdout
-    assert "'__fish_seen_subcommand_from plan' -l gpus -r\n" in fish
-    assert run("completion", "bash").stdout in run("completion", "zsh").stdout
-    fails("completion", "tcsh", error="SHELL='tcsh' is unknown; use one of: bash, zsh, fish")
-
-
 def test_usage_errors():
     for given, message in (
         (("--bogus",), "--bogus is not an option; see evenload --help"),
@@ -419,10 +396,31 @@ def test_interrupt(monkeypatch, tmp_path, loads, where):
 
     before = sorted(tmp_path.iterdir())
     monkeypatch.setattr(where, interrupt)
-    result = run("plan", loads, "--gpus", 4, "--slots", 12, "-o", tmp_path / "p.json")
-    assert (result.exit_code, result.stdout) == (130, "")
-    assert result.stderr.splitlines()[-1] == "interrupted"
+    with pytest.raises(KeyboardInterrupt):
+        run("plan", loads, "--gpus", 4, "--slots", 12, "-o", tmp_path / "p.json")
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("while_loading", [True, False])
+def test_an_interrupted_program_says_so_in_one_line_and_waits_for_no_thread(while_loading):
+    script = """
+import sys, threading
+from evenload.__main__ import program
+def interrupt(*args):
+    raise KeyboardInterrupt
+if sys.argv[1] == "True":
+    sys.meta_path.insert(0, type("Finder", (), {"find_spec": interrupt}))
+else:
+    import evenload.cli
+    evenload.cli.main = interrupt
+threading.Thread(target=threading.Event().wait).start()
+program()
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", script, str(while_loading)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (told.returncode, told.stdout, told.stderr) == (130, "", "interrupted\n")
 
 
 def test_a_reader_that_goes_is_no_failure_of_ours(loads):

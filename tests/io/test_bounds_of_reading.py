@@ -27,14 +27,14 @@ SHOWN = "a\\x1b[2J\\x07\\nb"
 def refused(path, message, **how):
     """The file must be refused with `message`, at once and with little memory."""
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         with pytest.raises(FileFormatError, match=re.escape(message)) as caught:
             read_load(path, **how)
         assert tracemalloc.get_traced_memory()[1] < 2**26
     finally:
         tracemalloc.stop()
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600 + len(str(path))
     return str(caught.value)

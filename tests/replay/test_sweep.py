@@ -330,6 +330,29 @@ def test_slots_have_to_be_said() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
+def test_workers_leave_an_interrupt_from_the_terminal_to_the_command(tmp_path) -> None:
+    """A terminal sends it to all processes; the first ones that are starting print nothing."""
+    np.save(tmp_path / "long.npy", synthetic_trace(40, 4, 16, seed=5))
+    out = tmp_path / "rows.csv"
+    arguments = [sys.executable, "-m", "evenload", "sweep", str(tmp_path / "long.npy"), "--gpus",
+                 "4", "--slots", "20", "--slots", "24", "--policy", "every-1:joint,effort=200000",
+                 "--workers", "2", *PRICES, "-o", str(out)]  # fmt: skip
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    cells = tmp_path / "rows.csv.cells"
+    deadline = time.monotonic() + 120
+    while not cells.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.5)  # workers are loading modules
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines() == [
+        f"finished replays are kept in {cells}; the same command goes on from there",
+        "interrupted",
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGINT")
 def test_the_command_can_be_interrupted_and_goes_on(tmp_path) -> None:
     """One process, stopped by a real signal while a long cell runs."""
     long = synthetic_trace(40, 4, 16, seed=5)

@@ -47,7 +47,7 @@ def text(tab, place):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize(("width", "height"), [(1366, 768), (700, 900)])
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (700, 900), (390, 844)])
 def test_all_is_drawn_without_complaint(tab, page, tmp_path, dark, width, height):
     tab.events.clear()
     tab.open(page, width, height, dark)
@@ -59,6 +59,10 @@ def test_all_is_drawn_without_complaint(tab, page, tmp_path, dark, width, height
         assert tab.run(f"{box}.right") <= width
     assert tab.run("document.documentElement.scrollWidth") <= width
     assert tab.run("document.querySelectorAll('.swatch svg').length") == 3
+    # Its numbers are chosen for this width.
+    bar = "document.querySelector('.scale .bar').getBoundingClientRect().width"
+    assert tab.run(bar) >= min(360, width - 32)
+    assert tab.run("[...document.querySelectorAll('dd')].filter(d => !d.textContent).length") == 0
     assert tab.complaints() == []
     asked = [url for url in tab.requests() if not url.startswith(("data:", "blob:"))]
     assert asked == [page.resolve().as_uri()]

@@ -46,7 +46,7 @@ _TYPES: dict[str, Any] = {
     **dict.fromkeys(_REAL, partial(_number, kind=float, what="a number; use e.g. 0.5")),
 }
 
-_BAD_INPUT, _BROKEN_PIPE, _INTERRUPTED = 2, 1, 130
+_BAD_INPUT, _BROKEN_PIPE = 2, 1
 
 # What argparse says, and how it is told here.
 _SAID = (
@@ -235,7 +235,7 @@ def main(given: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     What the user can mend, a `ValueError` or `OSError`, becomes one sentence on stderr; any other
-    exception is ours, and stays a traceback.
+    exception is ours, and stays a traceback. An interrupt is left to the caller.
 
     Parameters
     ----------
@@ -255,9 +255,6 @@ def main(given: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # nobody reads on, as in `evenload plan ... | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE
-    except KeyboardInterrupt:
-        say("interrupted")
-        return _INTERRUPTED
     except (ValueError, OSError) as error:
         say(f"error: {_sentence(error)}")
         return _BAD_INPUT

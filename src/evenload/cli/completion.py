@@ -11,34 +11,52 @@ from evenload.checks import one_of
 EXAMPLES = """
 Examples:
   eval "$(evenload completion bash)"
+  eval "$(evenload completion zsh)"
   evenload completion fish > ~/.config/fish/completions/evenload.fish
 """
 
 OPTIONS = {"arguments": {"SHELL": "bash, zsh or fish."}}
 
-_BASH = """_evenload() {{
-  local words
+_BASH = """\
+_evenload() {{
+  local known= word="${{COMP_WORDS[COMP_CWORD]}}"
   if [ "$COMP_CWORD" -eq 1 ]; then
-    words={commands}
-  else
+    known={first}
+  elif [ "${{word:0:1}}" = - ]; then
     case "${{COMP_WORDS[1]}}" in
 {cases}
     esac
   fi
-  COMPREPLY=($(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}"))
+  COMPREPLY=($(compgen -W "$known" -- "$word"))
 }}
 complete -o default -o bashdefault -F _evenload evenload
 """
-_ZSH = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n"
+
+# zsh does not take an option and the value behind its `=` for two words. Where nobody has started
+# its completion, -i leaves folders out that others may write to; without it zsh would ask.
+_ZSH = """\
+_evenload() {{
+  local known=
+  if [ "$CURRENT" -eq 2 ]; then
+    known={first}
+  elif [ "${{PREFIX[1]}}" = - ] && ! compset -P '*='; then
+    case "${{words[2]}}" in
+{cases}
+    esac
+  else
+    _files
+  fi
+  compadd -- ${{=known}}
+}}
+(( $+functions[compdef] )) || {{ autoload -Uz compinit && compinit -i }}
+compdef _evenload evenload
+"""
 
 
-def _bash(options: dict[str, dict[str, bool]]) -> str:
-    cases = [f"      {name}) words={shlex.quote(' '.join(of))} ;;" for name, of in options.items()]
-    return _BASH.format(commands=shlex.quote(" ".join(options)), cases="\n".join(cases))
-
-
-def _fish(options: dict[str, dict[str, bool]]) -> str:
-    lines = [f"complete -c evenload -n __fish_use_subcommand -f -a {name}" for name in options]
+def _fish(top: dict[str, bool], options: dict[str, dict[str, bool]]) -> str:
+    first = "complete -c evenload -n __fish_use_subcommand -f"
+    lines = [f"{first} -a {command}" for command in options]
+    lines += [f"{first} -l {option[2:]}" for option in top if option.startswith("--")]
     for command, known in options.items():
         seen = f"complete -c evenload -n '__fish_seen_subcommand_from {command}'"
         for option, value in known.items():
@@ -50,19 +68,28 @@ def _fish(options: dict[str, dict[str, bool]]) -> str:
 def run(args: Namespace) -> None:
     """Print a script that makes a shell complete commands and options.
 
-    Other words are completed as names of files. The script for bash is tested; those for zsh and
-    fish have not been run.
+    Other words are completed as names of files.
     """
     from evenload.cli import COMMANDS, parser_of
 
     shell = one_of("SHELL", args.shell, ("bash", "zsh", "fish"))
-    options = {
-        command: {
+    top, *of_commands = (
+        {
             option: action.nargs != 0
             for action in parser_of(command)._actions
             for option in action.option_strings
         }
-        for command in COMMANDS
-    }
-    script = _fish(options) if shell == "fish" else _bash(options)
-    sys.stdout.write(_ZSH + script if shell == "zsh" else script)
+        for command in (None, *COMMANDS)
+    )
+    options = dict(zip(COMMANDS, of_commands, strict=True))
+    if shell == "fish":
+        script = _fish(top, options)
+    else:
+        words = {command: shlex.quote(" ".join(known)) for command, known in options.items()}
+        script = (_BASH if shell == "bash" else _ZSH).format(
+            first=shlex.quote(" ".join([*options, *top])),
+            cases="\n".join(
+                f"      {command}) known={known} ;;" for command, known in words.items()
+            ),
+        )
+    sys.stdout.write(script)

@@ -7,8 +7,10 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -205,15 +207,44 @@ def _side_by_side(
     with opened as pool:
         try:
             for cell in todo:  # one by one: an interrupt may come between any two
-                cells[pool.submit(run, cell)] = cell
-            for future in as_completed(cells):
-                yield cells[future], future.result()
+                with _no_interrupts():  # a worker that was starting would print its traceback
+                    cells[pool.submit(run, cell)] = cell
+            left = set(cells)
+            while left:  # by the second: an interrupt just before a wait without end is not seen
+                done, left = wait(left, timeout=1.0, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield cells[future], future.result()
         except BaseException:
             for future, cell in cells.items():
                 finished = not future.cancel() and future.done()
                 if finished and future.exception() is None:
                     store.put(cell, future.result())
             raise
+
+
+@contextmanager
+def _no_interrupts() -> Iterator[None]:
+    """Hold interrupts back until the block ends; processes that it starts never get any.
+
+    Half-way through starting one, nobody would know it to end it. The mask is what a new process
+    inherits; the handler is for an interrupt that another thread, without the mask, takes.
+    """
+    came: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    ours = threading.current_thread() is threading.main_thread() and handler is not None
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
+    try:
+        yield
+    finally:
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if ours:
+            signal.signal(signal.SIGINT, handler)
+            if came:
+                signal.raise_signal(signal.SIGINT)
 
 
 def _one_thread() -> None:

@@ -115,7 +115,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
-        if name in _ABOUT:
+        if name in _ABOUT or value == "":
             continue
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{name}: ")
