@@ -497,7 +497,7 @@ def test_plan_takes_clusters_of_all_kinds(planning):
         (("--redundant", "auto", "--dead", "1"), "leave out --slots, --speed and --dead"),
         (("--speed", "1,b"), "--speed 1,b: not numbers"),
         (("--speed", "1,2"), "speed has 2 entries for num_gpus=8"),
-        (("--dead", "9"), "--dead 9 is not a GPU number number; use 0 to 7"),
+        (("--dead", "9"), "--dead 9 is not a GPU number; use 0 to 7"),
         (tuple(f"--dead={gpu}" for gpu in range(8)), "--dead: all 8 GPUs are gone"),
         (("--topology", "loose"), "use one of: strict, prefer, ignore"),
         (("--effort", "hard"), "use one of: fast, standard, thorough"),
