@@ -19,7 +19,7 @@ from evenload.live.proposal import Proposal
 from evenload.live.transport import Message, TorchTransport
 
 RANKS, SLOTS, SPARE, EXPERTS, LAYERS = 4, 8, 4, 16, 3
-EXPERT_BYTES = 16 << 20
+EXPERT_BYTES = 42 << 20  # of DeepSeek-V3, in FP8
 SIDE = 384  # of the matrices that stand in for a forward
 
 
