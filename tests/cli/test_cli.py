@@ -297,7 +297,9 @@ def test_demo_shows_all_figures_where_they_are_asked_for():
     assert result.stdout.count("straggler") == 4  # a table for each dispatch on each cluster
     plain = run("demo")
     assert result.stdout.splitlines()[-5:] == plain.stdout.splitlines()
-    assert "Next: evenload demo --save-trace demo.npz, then evenload replay demo.npz " in plain.stderr
+    assert (
+        "Next: evenload demo --save-trace demo.npz, then evenload replay demo.npz " in plain.stderr
+    )
 
 
 @pytest.mark.usefixtures("small_demo")
