@@ -13,7 +13,7 @@ from benchmarks.measure import table
 from benchmarks.planners import published
 from benchmarks.problems import DATA, counted, is_here
 from evenload import Cluster, Placement, solve
-from evenload.batches import judge_batches, least_active
+from evenload.batches import judge_batches
 from evenload.cost import ExpertTime
 from evenload.splitting.stragglers import even_quotas, straggler_seconds
 
@@ -87,6 +87,23 @@ def shared_evenly(place: Placement, counts: Int, time: ExpertTime) -> tuple[floa
         float(straggler_seconds(place, counts, time, [("even", 1.0)]).mean()),
         float(active.mean(axis=0).max(axis=1).mean()),
     )
+
+
+def least_active(counts: Int, cluster: Cluster) -> NDArray[np.float64]:
+    """Return the least mean of active replicas per GPU where tokens are shared evenly, [L].
+
+    Of any placement that fills all slots: of r replicas of an expert with n tokens min(n, r) are
+    active, since tokens are whole. `counts` [B, L, E] are batches. The best numbers of replicas are
+    found by dynamic programming, because an expert's first further replica costs most.
+    """
+    spare = cluster.num_living_slots - counts.shape[2]
+    more = np.arange(spare + 1)
+    best = np.tile(np.where(more == 0, 0.0, np.inf), (counts.shape[1], 1))
+    for e in range(counts.shape[2]):
+        own = np.minimum(counts[:, :, e, None], more + 1).mean(axis=0)  # [L, spare + 1]
+        split = [best[:, : n + 1] + own[:, n::-1] for n in range(spare + 1)]
+        best = np.stack([costs.min(axis=1) for costs in split], axis=1)
+    return best[:, spare] / len(cluster.living_gpus)
 
 
 def plans(half: Half, cluster: Cluster, batch: int, time: ExpertTime) -> dict[str, Any]:

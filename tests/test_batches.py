@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenload import Cluster, Placement, solve
-from evenload.batches import draw, drawn_work, judge, judge_batches, least_active
+from evenload.batches import draw, drawn_work, judge, judge_batches
 from evenload.bounds import balancedness_bound
 from evenload.cost import ExpertTime
 from evenload.problem import Problem
@@ -127,19 +127,6 @@ def test_no_placement_beats_the_bound(time, speed):
         found = judge(given, Placement([np.concatenate(row)], cluster, 4))
         assert (found.balancedness <= bound + 1e-12).all()
         assert (found.latest >= found.earliest - 1e-9).all()
-
-
-def test_fewest_active_replicas_under_even_sharing_are_those_of_the_best_counts():
-    rng = np.random.default_rng(0)
-    counts = rng.poisson(rng.lognormal(0.0, 1.0, 4), (20, 2, 4))
-    found = least_active(counts, Cluster(2, num_slots=7))
-    for layer in range(2):
-        best = min(
-            sum(np.minimum(counts[:, layer, e], r).mean() for e, r in enumerate(replicas))
-            for replicas in itertools.product(range(1, 5), repeat=4)
-            if sum(replicas) == 7
-        )
-        assert found[layer] == pytest.approx(best / 2)
 
 
 # ---- plans --------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What the benchmarks compute with: nothing is timed here."""
 
 import copy
+import itertools
 import json
 import subprocess
 import sys
@@ -392,6 +393,19 @@ def test_decode_shares_tokens_evenly_as_dealing_them_out_does() -> None:
     time = ExpertTime([(1, 3e-6), (8, 3e-6), (16, 6e-6)])
     found = decode.shared_evenly(place, counts, time)
     assert found == pytest.approx(even_slowly(place, counts, time), rel=1e-12)
+
+
+def test_fewest_active_replicas_under_even_sharing_are_those_of_the_best_counts() -> None:
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(rng.lognormal(0.0, 1.0, 4), (20, 2, 4))
+    found = decode.least_active(counts, Cluster(2, num_slots=7))
+    for layer in range(2):
+        best = min(
+            sum(np.minimum(counts[:, layer, e], r).mean() for e, r in enumerate(replicas))
+            for replicas in itertools.product(range(1, 5), repeat=4)
+            if sum(replicas) == 7
+        )
+        assert found[layer] == pytest.approx(best / 2)
 
 
 def test_decode_is_held_to_what_was_asked(shared, tmp_path: Path) -> None:

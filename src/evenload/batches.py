@@ -129,23 +129,6 @@ def _part(least: Float, most: Float) -> Float:
     return np.minimum(np.divide(least, most, out=np.ones_like(least), where=most > 0.0), 1.0)
 
 
-def least_active(counts: Int, cluster: Cluster) -> Float:
-    """Return the least mean of active replicas per GPU where tokens are shared evenly, [L].
-
-    Of any placement that fills all slots: of r replicas of an expert with n tokens min(n, r) are
-    active, since tokens are whole. `counts` [B, L, E] are batches. The best numbers of replicas are
-    found by dynamic programming, because an expert's first further replica costs most.
-    """
-    spare = cluster.num_living_slots - counts.shape[2]
-    more = np.arange(spare + 1)
-    best = np.tile(np.where(more == 0, 0.0, np.inf), (counts.shape[1], 1))
-    for e in range(counts.shape[2]):
-        own = np.minimum(counts[:, :, e, None], more + 1).mean(axis=0)  # [L, spare + 1]
-        split = [best[:, : n + 1] + own[:, n::-1] for n in range(spare + 1)]
-        best = np.stack([costs.min(axis=1) for costs in split], axis=1)
-    return best[:, spare] / len(cluster.living_gpus)
-
-
 def _earliest(cluster: Cluster, slow: Float) -> Float:
     """Return when the last GPU is done at the earliest, by the number of active experts.
 

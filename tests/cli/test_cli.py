@@ -15,7 +15,7 @@ from command import fails, process, run
 
 import evenload
 from evenload import Cluster, Placement, __version__
-from evenload.cli import COMMANDS, parser_of, shared
+from evenload.cli import COMMANDS, output, parser_of
 from evenload.io import read_placement, read_placement_file, write_placement
 from evenload.traffic import nodes_per_token
 
@@ -466,12 +466,12 @@ class Terminal(io.StringIO):
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_long_work_shows_how_far_it_is(monkeypatch, terminal):
-    monkeypatch.setattr(shared, "_TERMINAL_SECONDS", 0.001)
-    monkeypatch.setattr(shared, "_LOG_SECONDS", 0.001)
+    monkeypatch.setattr(output, "_TERMINAL_SECONDS", 0.001)
+    monkeypatch.setattr(output, "_LOG_SECONDS", 0.001)
     monkeypatch.setattr(sys, "stderr", Terminal(terminal))
     clock = [100.0]
-    monkeypatch.setattr(shared, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    with shared.busy("replaying") as tell:
+    monkeypatch.setattr(output, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with output.busy("replaying") as tell:
         for clock[0], told, words in (
             (100.0, (2, 9), "2 of 9, 0 s"),
             (103.0, (3, 9), "3 of 9, about 18 s left after 3 s"),
@@ -482,7 +482,7 @@ def test_long_work_shows_how_far_it_is(monkeypatch, terminal):
             tell(*told) if told else None
             while f"replaying: {words}" not in sys.stderr.getvalue():  # until the thread has run
                 pass
-        shared.say("a note")
+        output.say("a note")
     lines = sys.stderr.getvalue()
     assert ("\r" in lines) == terminal
     if terminal:  # nothing is left of it, and the note stands on a line of its own

@@ -1,12 +1,11 @@
 """What is compiled and when, what is kept on disk, and what happens where that is damaged."""
 
-import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import programs
 import pytest
 
 import evenload
@@ -33,19 +32,8 @@ instead = entry(Int)(calling(probe, "instead", bit_length=double))
 """
 
 SCRIPT = """
-import json, warnings
-from numba.core import event
+import warnings
 
-compiled = []
-
-class Listener(event.Listener):
-    def on_start(self, event):
-        compiled.append(event.data["dispatcher"].__name__)
-
-    def on_end(self, event):
-        pass
-
-event.register("numba:compile", Listener())
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import evenload
@@ -56,7 +44,7 @@ print(json.dumps({
     "home": evenload.__file__,
     "at_import": at_import,
     "result": result,
-    "compiled": compiled,
+    "compiled": [name.rpartition(".")[2] for name in compiled],
     "warnings": [[w.category.__name__, str(w.message)] for w in caught],
 }))
 """
@@ -75,21 +63,14 @@ def copy(tmp_path):
 
 
 def start(copy, **env):
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_")}
-    return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT],
-        env={**kept, "PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1", **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    ours = dict.fromkeys(name for name in os.environ if name.startswith("NUMBA_"))
+    path = {"PYTHONPATH": str(copy.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    return programs.start(programs.COUNTING + SCRIPT, **ours | path | env)
 
 
 def end(process, copy):
     """Return what the script printed."""
-    out, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    result = json.loads(out)
+    result = programs.printed(process)
     assert Path(result["home"]).parent == copy
     assert result["at_import"] == []
     assert result["result"] == RESULT
@@ -173,32 +154,12 @@ def test_four_processes_at_once_on_an_empty_cache(copy, tmp_path):
 # --- how much is compiled ---------------------------------------------------------------------
 
 COUNTS = """
-import json
 import numpy as np
-from numba.core import event
-
-compiled = []
-
-class Listener(event.Listener):
-    def on_start(self, event):
-        function = event.data["dispatcher"].py_func
-        if function.__module__.startswith("evenload"):
-            compiled.append(f"{function.__module__}.{function.__qualname__}")
-
-    def on_end(self, event):
-        pass
-
-event.register("numba:compile", Listener())
 from evenload import Cluster, Placement, eplb
 from evenload.bounds import balancedness_bound
 from evenload.problem import Problem
 
-load, cluster, counts = np.random.default_rng(0).lognormal(0, 1, (3, 24)), Cluster(6, 2, 6), {}
-
-def count(name, run):
-    compiled.clear()
-    run()
-    counts[name] = list(compiled)
+load, cluster = np.random.default_rng(0).lognormal(0, 1, (3, 24)), Cluster(6, 2, 6)
 
 place = Placement.trivial(3, 24, cluster)
 count("balancedness", lambda: place.balancedness(load))
@@ -211,23 +172,11 @@ count("again", lambda: (
     eplb.balanced_packing(load[:, ::-1], 4), eplb.balanced_packing(load.astype("f2"), 8),
     eplb.balanced_packing(load.astype(int), 8), Placement.trivial(3, 24, cluster).split(load),
 ))
-print(json.dumps(counts))
 """
 
 
 def test_each_kernel_is_compiled_once(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", COUNTS],
-        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    counts = json.loads(done.stdout)
-    for name, compiled in counts.items():
-        assert len(compiled) == len(set(compiled)), name
+    counts, _ = programs.compilations(COUNTS, tmp_path)
     most = {
         "balancedness": 1,
         "bound": 15,

@@ -2,13 +2,11 @@
 
 import importlib
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import numpy as np
+import programs
 import pytest
 from numba import types
 from numba.core.lowering import Lower
@@ -40,21 +38,9 @@ def load():
     ("module", "name"), [("typed_passes", "NativeLowering"), ("codegen", "JITCodeLibrary")]
 )
 def test_results_are_the_same_without_what_a_future_numba_may_lack(module, name, tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            SCRIPT.format(module=module, name=name),
-            json.dumps(load().tolist()),
-        ],
-        env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    options, time = json.loads(done.stdout)
+    script = SCRIPT.format(module=module, name=name)
+    process = programs.start(script, json.dumps(load().tolist()), NUMBA_CACHE_DIR=str(tmp_path))
+    options, time = programs.printed(process)
     assert options == {}
     ours = np.empty(5)
     quick_times(load(), 9, np.arange(4.0), *np.arange(4) * np.array([[3], [3]]), 1, ours)
@@ -119,7 +105,7 @@ def test_elements_are_those_of_numpy():
 
 
 CHECKED = """
-import hashlib, os
+import hashlib, json, os
 import numpy as np
 from evenload import Cluster, Placement, solve
 from evenload.core.compile import Entry, Int, Int1
@@ -150,19 +136,16 @@ for cluster in clusters:
     for plan in plans:
         told.update(plan.placement.physical_to_logical.tobytes())
         told.update(plan.bound.tobytes() + plan.split.tobytes())
-print(told.hexdigest())
+print(json.dumps(told.hexdigest()))
 """
 
 
 def test_no_kernel_looks_outside_of_its_arrays(tmp_path):
     """None asks for the last element by -1 either, which compiled code would look for before."""
     told = [
-        subprocess.run(
-            [sys.executable, "-c", CHECKED], env={**os.environ, **more}, check=True,
-            capture_output=True, text=True,
-        ).stdout
+        programs.printed(programs.start(CHECKED, **more))
         for more in ({}, {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)})
-    ]  # fmt: skip
+    ]
     assert told[0] == told[1]
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from evenload import CostModel
 from evenload.cost import ExpertTime, TimeTable, hardware_names, model_names
-from evenload.cost.expert_time import CURVES, NEVER_MEASURED, curves_of_gpus
+from evenload.cost.expert_time import CURVES, NEVER_MEASURED
 from evenload.cost.presets import HARDWARE, MODELS
 
 ROOF = ExpertTime.roofline(9437184, 2.5e12, 9437184, 494.5e12)
@@ -315,14 +315,6 @@ def test_bad_tables() -> None:
 
 
 def test_gpus_of_different_types() -> None:
-    assert curves_of_gpus(BENT, 3) == ([BENT], [0, 0, 0])
-    assert curves_of_gpus([ROOF, BENT, ROOF], 3) == ([ROOF, BENT], [0, 1, 0])
-    with pytest.raises(ValueError, match=r"^expert_time has 2 curves for 3 GPUs; use one, or 3$"):
-        curves_of_gpus([ROOF, BENT], 3)
-    with pytest.raises(
-        ValueError, match=r"^expert_time\[1\]=5 is not an ExpertTime; use one per GPU$"
-    ):
-        curves_of_gpus([ROOF, 5], 2)
     slow = ExpertTime([(n, 2 * s) for n, s in BENT.points])
     ticks = TimeTable.build([BENT, slow], 8).ticks
     assert np.abs(2 * ticks[0] - ticks[1]).max() <= 2  # one unit for both

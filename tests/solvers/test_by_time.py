@@ -15,7 +15,7 @@ from evenload.cost import ExpertTime, TimeTable
 from evenload.phases import Phase
 from evenload.problem import Problem
 from evenload.seconds import layer_seconds
-from evenload.solvers.incremental import Layers
+from evenload.solvers.incremental import Strategy
 from evenload.solvers.prices import Prices, by_added_time
 from evenload.solvers.search import gpu_rows
 
@@ -241,11 +241,11 @@ def test_prices_are_seconds_on_one_grid() -> None:
 def test_more_replicas_than_the_table_knows_cost_what_its_last_do() -> None:
     problem = Problem.build(np.ones((1, 2)), Cluster(2, slots_per_gpu=6), expert_time=CURVES[1],
                             tokens_per_batch=8)  # fmt: skip
-    layers = Layers(problem, 0, 1.0)
-    prices = prices_of(layers._prices)
+    search = Strategy(problem, 0, 1.0).search
+    prices = prices_of(search.prices)
     assert prices.shape[1] == 4
     rows = np.array([[0] * 6 + [0, 0, 0, 0, 1, 1]])
-    found = layers.search(rows, 0.0, np.array([2**40]), steps=0)
+    found = search(rows, 0.0, np.array([2**40]), steps=0)
     each = prices[0, 3, 0, 0] * 4 // 10, prices[0, 1, 1, 0]
     by_hand = max(6 * each[0], 4 * each[0] + 2 * each[1])
     least = (prices[0, :, :, 0] * np.arange(1, 5)[:, None]).min(axis=0).sum() / 2

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evenload import Cluster, Placement, solve, threads
-from evenload.solvers.incremental import LIVE_SAMPLES
+from evenload.solvers.replan import LIVE_SAMPLES
 
 EXACT = 1 - 1e-9  # the search compares on an integer grid
 

@@ -20,7 +20,8 @@ from typing import Any, NoReturn
 
 from evenload import __version__
 from evenload.checks import nearest, printable
-from evenload.cli.shared import folded_notes, reading, say
+from evenload.cli.inputs import reading
+from evenload.cli.output import folded_notes, say
 
 __all__ = ["COMMANDS", "main", "parser_of"]
 

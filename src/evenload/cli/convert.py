@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evenload.cli import shared
+from evenload.cli import inputs, options, output
 
 if TYPE_CHECKING:
     from evenload.io import PlacementFile
@@ -36,18 +36,18 @@ OPTIONS = {
         "--to NAME": "Format of OUT: sglang, tensorrt-llm, vllm-ascend, evenload or evenload-npz "
         "for placements; npz, npy, csv or parquet for loads. Default: by OUT's ending.",
     },
-    "what the file may leave out": shared.GPUS | {
+    "what the file may leave out": options.GPUS | {
         "--experts N": "Experts per layer, if IN does not say.",
         "--layers A-B,...": "The model's MoE layers, e.g. 3-60. Names the layers of a file that "
         "does not name them, or picks these from a file that has others too (SGLang's has dense "
         "layers).",
         "--fill": "Fill those of --layers that a placement lacks with experts in order, as "
         "engines start: layers of a draft model (MTP), which engines look up too.",
-        **shared.LAYOUT,
+        **options.LAYOUT,
     },
-    "numbers of the experts": shared.ORDER,
-    "reading": shared.MAX_BYTES,
-    "loads": shared.PHASE | {
+    "numbers of the experts": options.ORDER,
+    "reading": options.MAX_BYTES,
+    "loads": options.PHASE | {
         "--window N": "Take only window N of loads (from 0, or from the end: -1). Default: all.",
     },
 }  # fmt: skip
@@ -63,11 +63,11 @@ def run(args: Namespace) -> None:
 
     source, form = vars(args)["in"], vars(args)["from"]
     layers, able = _layers(args.layers), _writable(args.out, args.to)
-    shared.check_places(args.out)
+    output.check_places(args.out)
     prefer = _WRITE[able[0]] if len(able) == 1 else None
     shape = PlacementShape(args.gpus, args.nodes, args.experts)
-    how = shared.layout_of(args) | {"format": form, "prefer": prefer}
-    found = shared.of_phase(read_anything(source, shape, **how)[1], args)
+    how = inputs.layout_of(args) | {"format": form, "prefer": prefer}
+    found = inputs.of_phase(read_anything(source, shape, **how)[1], args)
     if isinstance(found, PlacementFile):
         _convert_placement(found, layers, args)
     else:
@@ -79,10 +79,10 @@ def _convert_loads(loads: Trace, layers: ModelLayers | None, args: Namespace) ->
     from evenload.report.text import counted
     from evenload.trace import Trace
 
-    shared.say_notes(loads.notes)
+    output.say_notes(loads.notes)
     if args.fill:
         raise ValueError("--fill puts experts into a placement's layers, and these are loads")
-    for order in shared.orders_of(args):
+    for order in inputs.orders_of(args):
         loads = order.renumbered_trace(loads)
     known = loads.layers
     if layers is not None:
@@ -91,27 +91,27 @@ def _convert_loads(loads: Trace, layers: ModelLayers | None, args: Namespace) ->
         number = check_window(args.window, len(loads), "the trace")
         loads = loads.only([number])
     loads = Trace.of(loads, layers=known, phases=loads.phases)
-    shared.say_notes(write_load(args.out, loads, format=args.to))
+    output.say_notes(write_load(args.out, loads, format=args.to))
     words = map(counted, loads.shape, ("window", "layer", "expert"))
-    shared.say(f"wrote loads of {', '.join(words)} to {args.out}")
+    output.say(f"wrote loads of {', '.join(words)} to {args.out}")
 
 
 def _convert_placement(file: PlacementFile, layers: ModelLayers | None, args: Namespace) -> None:
     from evenload.io import for_layers, write_placement_file
 
-    shared.say_notes(file.notes)
+    output.say_notes(file.notes)
     if args.window is not None:
         raise ValueError("--window takes one of the windows of loads, and this is a placement")
-    shared.both(args.fill or None, layers, "--fill is for the layers that --layers names")
-    for order in shared.orders_of(args):
+    options.both(args.fill or None, layers, "--fill is for the layers that --layers names")
+    for order in inputs.orders_of(args):
         file = order.renumbered_placement(file)
     if layers is not None:
         file = replace(file, layers=_rows(file.layers, layers, file.placement.num_layers))
         known = len(file.notes)
         file = for_layers(file, layers, fill=args.fill)
-        shared.say_notes(file.notes[known:])
-    shared.say_notes(write_placement_file(args.out, file, format=args.to))
-    shared.say(f"wrote the placement to {args.out}")
+        output.say_notes(file.notes[known:])
+    output.say_notes(write_placement_file(args.out, file, format=args.to))
+    output.say(f"wrote the placement to {args.out}")
 
 
 def _rows(known: ModelLayers | None, wanted: ModelLayers, there: int) -> ModelLayers | None:
@@ -120,7 +120,7 @@ def _rows(known: ModelLayers | None, wanted: ModelLayers, there: int) -> ModelLa
 
     if known is not None or not len(wanted) <= wanted.ids[-1] < there:
         return known
-    shared.say_notes([f"IN names no layers; its rows are taken as the model's 0 to {there - 1}"])
+    output.say_notes([f"IN names no layers; its rows are taken as the model's 0 to {there - 1}"])
     return ModelLayers(range(there))
 
 

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from evenload.cli import shared
+from evenload.cli import options, output
 
 if TYPE_CHECKING:
     from evenload.report.courses import Panel
@@ -36,7 +36,7 @@ Examples:
 """
 
 OPTIONS = {
-    "output": shared.JSON | {
+    "output": options.JSON | {
         "--plot FILE": "Draw balance, moves and lost time to a .png, .svg or .pdf.",
         "--save-trace FILE": "Write the made-up traffic to a .npz file, to try other commands on.",
         "--seed N:0": "Seed of the made-up traffic.",
@@ -54,26 +54,26 @@ def run(args: Namespace) -> None:
     from evenload.cli.report import show_replays
     from evenload.report.courses import course_lines, draw_courses
 
-    shared.check_outputs(None, None, args.plot)
-    shared.check_places(args.save_trace)
+    output.check_outputs(None, None, args.plot)
+    output.check_places(args.save_trace)
     if not args.json:
-        shared.say(_ABOUT)
+        output.say(_ABOUT)
     trace = made_up(args.seed)
     if args.save_trace is not None:
         from evenload.io import write_load
 
         write_load(args.save_trace, trace)
-        shared.say(f"wrote the traffic to {args.save_trace}")
-    with shared.kernels():
+        output.say(f"wrote the traffic to {args.save_trace}")
+    with output.kernels():
         panels = followed(trace)
     if args.plot is not None:
         from evenload.report.figures import save_figure
 
-        with shared.drawing("the picture", args.plot):
+        with output.drawing("the picture", args.plot):
             save_figure(args.plot, draw_courses(panels))
     if args.json:
         told = {panel.title: [of.to_dict() for of in panel.replays.values()] for panel in panels}
-        shared.print_json({"evenload": __version__, "seed": args.seed, "replays": told})
+        output.print_json({"evenload": __version__, "seed": args.seed, "replays": told})
         return
     for panel in panels if args.verbose else ():
         show_replays(trace, list(panel.replays.values()), as_json=False)
@@ -82,7 +82,7 @@ def run(args: Namespace) -> None:
         sys.stdout.write(f"{line}\n")
     saved = shlex.quote(str(args.save_trace or "demo.npz"))
     first = "" if args.save_trace is not None else f"evenload demo --save-trace {saved}, then "
-    shared.say(f"Next: {first}{_NEXT.format(saved)}")
+    output.say(f"Next: {first}{_NEXT.format(saved)}")
 
 
 def made_up(seed: int) -> Trace:
@@ -105,7 +105,7 @@ def followed(trace: Trace) -> tuple[Panel, Panel]:
     cost = CostModel.preset("h100-ib", "deepseek-v3")
     each, total = trace.num_windows - 1, (trace.num_windows - 1) * len(POLICIES) * len(_CLUSTERS)
     panels, done = [], 0
-    with shared.busy("replaying") as tell:
+    with output.busy("replaying") as tell:
         for gpus, nodes, slots in _CLUSTERS:
             cluster, replays = Cluster(gpus, nodes, slots), {}
             for name, (policy, dispatch) in POLICIES.items():

@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any
 
 from evenload.checks import printable
-from evenload.cli import shared
+from evenload.cli import output
 from evenload.extras import how_to_install
 from evenload.plugins.settings import PREFIX, Settings, is_asked_for, read_settings
 
@@ -104,7 +104,7 @@ def run(args: Namespace) -> int:
     facts["plans"] = not problems
     facts["problems"] = problems
     if args.json:
-        shared.print_json(facts)
+        output.print_json(facts)
     else:
         sys.stdout.writelines(f"{printable(line)}\n" for line in _lines(facts))
     return int(bool(problems))
@@ -120,7 +120,7 @@ def _engine(named: str | None) -> str:
              if engine.switch and is_asked_for(engine.switch)]  # fmt: skip
     name = [*asked, *there, *ENGINES][0]
     others = [other for other in there if other != name]
-    shared.say_notes(
+    output.say_notes(
         (f"{other} is installed too: --engine {other}" for other in others), fold=False
     )
     return name
@@ -205,7 +205,7 @@ def _hook(name: str, facts: dict[str, Any]) -> list[str]:
     if not _installed(name):
         return []
     engine = ENGINES[name]
-    shared.say(f"importing {engine.title}, which takes seconds")
+    output.say(f"importing {engine.title}, which takes seconds")
     missing = [why for why in map(_missing, engine.hook) if why]
     facts["hook"] = "found" if not missing else "not found"
     without = "not found, so ranks would not compare plans"
@@ -238,8 +238,8 @@ def _planner(name: str, facts: dict[str, Any]) -> list[str]:
     told, handler = logging.Logger("evenload.doctor"), logging.handlers.MemoryHandler(1000, 100)
     handler.setLevel(logging.WARNING)
     told.addHandler(handler)
-    shared.say("testing the planner, which takes half a minute where nothing is compiled yet")
-    with shared.busy("testing the planner"), Stopwatch() as watch:
+    output.say("testing the planner, which takes half a minute where nothing is compiled yet")
+    with output.busy("testing the planner"), Stopwatch() as watch:
         try:
             planner = planner_for(ENGINES[name].title, told, _check(name))
             failure = planner.failure
@@ -250,7 +250,7 @@ def _planner(name: str, facts: dict[str, Any]) -> list[str]:
     facts["kernels"] = "compiled now" if watch.compiling else "from the cache"
     if failure:
         return [failure]
-    shared.say_notes((record.getMessage() for record in handler.buffer), fold=False)
+    output.say_notes((record.getMessage() for record in handler.buffer), fold=False)
     facts["settings_digest"] = fingerprint(planner.settings).hex()
     facts["plans_digest"] = planner.policy.hex()
     return []

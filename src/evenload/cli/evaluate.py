@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from evenload.cli import shared
+from evenload.cli import inputs, options, output
 
 EXAMPLES = """
 Examples:
@@ -13,17 +13,17 @@ Examples:
 """
 
 OPTIONS = {
-    "arguments": shared.LOADS | {
+    "arguments": options.LOADS | {
         "PLACEMENT": "A file that `plan -o` wrote, or a placement of an engine, in any format that "
         "evenload reads.",
     },
-    "loads": shared.WINDOW | shared.READING | shared.ORDER,
-    "what the file may leave out": shared.GPUS | {
-        "--placement-format NAME": shared.PLACEMENT_FORMAT,
-    } | shared.GROUPS,
-    "dispatch": shared.DISPATCH | shared.LIVE_SHARE,
-    "seconds": shared.BATCHES | shared.MODEL,
-    "output": shared.JSON | shared.PLOT,
+    "loads": options.WINDOW | options.READING | options.ORDER,
+    "what the file may leave out": options.GPUS | {
+        "--placement-format NAME": options.PLACEMENT_FORMAT,
+    } | options.GROUPS,
+    "dispatch": options.DISPATCH | options.LIVE_SHARE,
+    "seconds": options.BATCHES | options.MODEL,
+    "output": options.JSON | options.PLOT,
 }  # fmt: skip
 
 
@@ -39,17 +39,17 @@ def run(args: Namespace) -> None:
     from evenload.report.compare import Context, compare_file, file_lines
 
     one_of("--dispatch", args.dispatch, (*DISPATCHES, "one"))
-    shared.check_outputs(None, None, args.plot)
-    file = shared.open_loads(args)
-    shared.say_phases(file.phases)
+    output.check_outputs(None, None, args.plot)
+    file = inputs.open_loads(args)
+    output.say_phases(file.phases)
     how = {"num_gpus": args.gpus, "num_nodes": args.nodes, "format": args.placement_format}
     given = read_placement_file(args.placement, layers=file.layers, **how)
-    shared.say_notes(given.notes)
+    output.say_notes(given.notes)
     cluster = given.placement.cluster
-    sharing = shared.sharing(args) | shared.batches_of(args, *file.load.shape)
-    how = shared.extras(args, cluster) | {"sharing": sharing}
+    sharing = inputs.sharing(args) | inputs.batches_of(args, *file.load.shape)
+    how = inputs.extras(args, cluster) | {"sharing": sharing}
     summaries = compare_file(file.load, given, **how)
     lines = file_lines(summaries, file.load, given)
-    words = shared.sharing_words(args)
+    words = inputs.sharing_words(args)
     context = Context.of(file, cluster, args.groups, dispatch=words)
-    shared.show(args, context, summaries, lines, solver=given.solver)
+    output.show(args, context, summaries, lines, solver=given.solver)

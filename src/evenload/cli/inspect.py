@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from argparse import Namespace
 
-from evenload.cli import shared
+from evenload.cli import inputs, options, output
 
 EXAMPLES = """
 Examples:
@@ -18,13 +18,13 @@ OPTIONS = {
         "FILE": "Loads or a placement, in any format that evenload reads; or evenload_order.json, "
         "or the folder of a reordered checkpoint.",
     },
-    "what the file may leave out": shared.GPUS | {
+    "what the file may leave out": options.GPUS | {
         "--experts N": "Experts per layer, if the file does not say.",
         "--format NAME": "The file's format. Default: told by its content.",
-        **shared.LAYOUT,
+        **options.LAYOUT,
     },
-    "reading": shared.PHASE | shared.MAX_BYTES,
-    "output": shared.JSON,
+    "reading": options.PHASE | options.MAX_BYTES,
+    "output": options.JSON,
 }  # fmt: skip
 
 
@@ -46,25 +46,25 @@ def run(args: Namespace) -> None:
 
     def show(facts: Facts) -> None:
         if args.json:
-            shared.print_json(facts.plain)
+            output.print_json(facts.plain)
         else:
             print_facts(facts, sys.stdout)
 
     if args.format is None and is_order(args.file):
         show(inspect_order(read_order(args.file), str(args.file)))
         return
-    known, layout = True, shared.layout_of(args)
+    known, layout = True, inputs.layout_of(args)
     try:
         shape = PlacementShape(args.gpus, args.nodes, args.experts)
         name, found = read_anything(args.file, shape, format=args.format, **layout)
     except ClusterMissingError:  # a placement without its number of GPUs has facts too
         shape, known = PlacementShape(1, args.nodes, args.experts), False
         name, found = read_anything(args.file, shape, format=args.format, **layout)
-    found = shared.of_phase(found, args)
+    found = inputs.of_phase(found, args)
     if isinstance(found, PlacementFile):
         facts = inspect_placement(found, name, cluster_known=known)
     else:
         facts = inspect_loads(found, str(args.file), name)
-        shared.say_phases(found.phases)
-    shared.say_notes(facts.plain["notes"], fold=False)
+        output.say_phases(found.phases)
+    output.say_notes(facts.plain["notes"], fold=False)
     show(facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 
-from evenload.cli import shared
+from evenload.cli import output
 
 EXAMPLES = """
 Examples:
@@ -41,11 +41,11 @@ def run(args: Namespace) -> None:
     if not args.output.parent.is_dir():
         raise ValueError(f"{args.output}: no folder {args.output.parent}; use one that is there")
     shape = args.hidden, args.intermediate, args.dtype
-    with shared.busy("measuring") as tell:
+    with output.busy("measuring") as tell:
         how = {"num_experts": args.experts, "device": args.device, "tell": tell}
         measured = measure_expert_time(*shape, **how)
     measured.write(args.output)
-    shared.say_notes(measured.notes)
-    shared.say(
+    output.say_notes(measured.notes)
+    output.say(
         f"wrote {len(measured.points)} points of {measured.about['device']} to {args.output}"
     )

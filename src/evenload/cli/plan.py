@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from evenload.cli import shared
+from evenload.cli import inputs, options, output
 
 if TYPE_CHECKING:
     from evenload.io import LoadFile
@@ -20,9 +20,9 @@ Examples:
 """
 
 OPTIONS = {
-    "arguments": shared.LOADS,
-    "loads": shared.WINDOW | shared.READING | shared.ORDER,
-    "cluster": shared.CLUSTER | {
+    "arguments": options.LOADS,
+    "loads": options.WINDOW | options.READING | options.ORDER,
+    "cluster": options.CLUSTER | {
         "--redundant R|auto": "Instead of --slots: slots beyond one for each expert. auto takes "
         "what `evenload size` recommends for these GPUs.",
         "--speed A,B,...": "Speed of each GPU, where they differ: e.g. 1,1,2,2.",
@@ -31,16 +31,16 @@ OPTIONS = {
         "none is lost when any one dies.",
         "--survive-count N": "For --survive: how many may die at once. Default: 1.",
     },
-    "groups of experts": shared.GROUPS | {
+    "groups of experts": options.GROUPS | {
         "--topology NAME": "strict (keep each group on one node), prefer (one replica of each "
         "expert on its group's node, others where that pays), or ignore. Default: strict where "
         "the groups divide evenly over the nodes, else ignore.",
         "--cross-node-price P": "For --topology prefer: price of a token computed away from its "
         "group's node, in tokens computed by a GPU. Default: 1.",
     },
-    "dispatch": shared.DISPATCH | shared.LIVE_SHARE | shared.COPY_SLACK,
-    "seconds": shared.BATCHES,
-    "phases": shared.PHASE_WEIGHT,
+    "dispatch": options.DISPATCH | options.LIVE_SHARE | options.COPY_SLACK,
+    "seconds": options.BATCHES,
+    "phases": options.PHASE_WEIGHT,
     "search": {
         "--solver NAME:auto": "auto (the best there is for the problem), greedy (DeepSeek EPLB's "
         "own plan), iterated-greedy, local-search, joint, exact (small layers), or one that a "
@@ -53,19 +53,19 @@ OPTIONS = {
     "moves": {
         "--current FILE": "Running placement: the plan moves few experts from it, see --move-cost "
         "and --max-moves.",
-        "--current-format NAME": shared.PLACEMENT_FORMAT,
+        "--current-format NAME": options.PLACEMENT_FORMAT,
         "--move-cost P": "With --current: minimum gain required per move in its layer, in "
         "balancedness. Default: 0.1 divided by the slots of a layer; with --hardware, the time "
         "of the move divided by the time of serving the loads once.",
         "--max-moves M": "With --current: most experts per layer that may move.",
         "--max-transfer-seconds X": "With --hardware: most seconds that all transfers may take, "
         "by the cost model. The layers that gain most move.",
-        **shared.PRICES,
+        **options.PRICES,
         "--hardware NAME": "Machine for the seconds of moves (--current) and of experts "
         "(--tokens-per-batch), and for the memory (--redundant auto): h100-ib, h200-ib, h800-ib, "
         "ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
     },
-    "output": shared.JSON | shared.PLOT | {
+    "output": options.JSON | options.PLOT | {
         "-o, --output FILE": "Write the placement to a file: .json or .npz (evenload's own), .pt "
         "(SGLang), .yaml (TensorRT-LLM), or what --output-format says.",
         "--output-format NAME": "Format of --output: evenload, evenload-npz, sglang, tensorrt-llm "
@@ -82,9 +82,9 @@ def run(args: Namespace) -> None:
     phases apart gets one plan for all of them, unless --phase takes one.
     """
     _check(args)
-    shared.check_outputs(args.output, args.output_format, args.plot)
-    file = shared.open_loads(args)
-    running = shared.open_placement("current", args, file.load.shape[1], file.layers)
+    output.check_outputs(args.output, args.output_format, args.plot)
+    file = inputs.open_loads(args)
+    running = inputs.open_placement("current", args, file.load.shape[1], file.layers)
     if args.next and file.trace is None:
         raise ValueError(
             f"--next: {file.source} has one load and no windows; leave --next out, or use a trace "
@@ -100,16 +100,16 @@ def run(args: Namespace) -> None:
     plan = tell_of_groups(plan)
     cluster = plan.placement.cluster
     load = plan.problem.load if args.next or plan.by_phase else file.load
-    summaries = compare_plan(load, plan, 1e3 * seconds, **shared.extras(args, cluster))
+    summaries = compare_plan(load, plan, 1e3 * seconds, **inputs.extras(args, cluster))
     if args.output is not None:
         how = {"load": load, "layers": file.layers, "format": args.output_format}
-        shared.say_notes(plan.save(args.output, **how))
-        shared.say(f"wrote the placement to {args.output}")
+        output.say_notes(plan.save(args.output, **how))
+        output.say(f"wrote the placement to {args.output}")
     said = [] if advice is None else sizes_lines([advice])
-    shared.show(
+    output.show(
         args,
         Context.of(
-            file, cluster, args.groups, forecast=args.next, dispatch=shared.sharing_words(args)
+            file, cluster, args.groups, forecast=args.next, dispatch=inputs.sharing_words(args)
         ),
         summaries,
         [*plan_lines(summaries, plan), *_seconds_lines(args, plan), *said],
@@ -130,7 +130,7 @@ def _loads(args: Namespace, file: LoadFile, windows: bool) -> tuple[Any, dict[st
     """
     weights = None
     if args.phase_weight is not None:
-        weights = shared.by_phase("--phase-weight", args.phase_weight, float)
+        weights = inputs.by_phase("--phase-weight", args.phase_weight, float)
     if len(file.phases) <= 1:
         if weights:
             raise ValueError(
@@ -140,7 +140,7 @@ def _loads(args: Namespace, file: LoadFile, windows: bool) -> tuple[Any, dict[st
         return (file.trace if windows else file.load), None
     if not windows or file.trace is None:
         return dict(file.phases), weights
-    return shared.phases_of(file.trace), weights
+    return inputs.phases_of(file.trace), weights
 
 
 def _plan(
@@ -156,22 +156,22 @@ def _plan(
     )
     asked = {name: getattr(args, name) for name in names}
     asked |= {"current": running, "num_groups": args.groups}
-    asked["effort"] = None if args.effort is None else shared.effort_of(args.effort)
+    asked["effort"] = None if args.effort is None else inputs.effort_of(args.effort)
     how: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-    how |= shared.sharing(args) | ({} if weights is None else {"phase_weight": weights})
+    how |= inputs.sharing(args) | ({} if weights is None else {"phase_weight": weights})
     shape = file.load.shape[0], file.load.shape[1]
-    how |= shared.batches_of(args, *shape)
+    how |= inputs.batches_of(args, *shape)
     if args.hardware is not None and running is not None:
-        how["cost"] = shared.cost_of(args, *shape)
+        how["cost"] = inputs.cost_of(args, *shape)
     advice = None
-    with shared.kernels():
+    with output.kernels():
         if args.redundant == "auto":
             advice = _advice(args, file, how)
             cluster = advice.chosen.cluster
         else:
             differ = {"speed": _speed(args.speed), "alive": _alive(args)}
-            cluster = shared.cluster_of(args, _slots(args, shape[1]), shape[1], **differ)
-        with shared.busy("planning"), Stopwatch() as watch:
+            cluster = inputs.cluster_of(args, _slots(args, shape[1]), shape[1], **differ)
+        with output.busy("planning"), Stopwatch() as watch:
             plan = solve(loads, cluster, **how)
     return plan, watch.seconds, advice
 
@@ -183,9 +183,9 @@ def _advice(args: Namespace, file: LoadFile, how: dict[str, Any]) -> Advice:
     copies = 1 if args.survive is None else 1 + (args.survive_count or 1)
     clusters = clusters_to_try(file.load.shape[1], args.gpus, args.nodes, copies=copies)
     whole = file.trace is not None and file.window is None
-    options = how | {"hardware": args.hardware, "model": shared.model_named(args, *file.load.shape)}
-    with shared.busy("sizes") as say:
-        return advise(_loads(args, file, windows=whole)[0], clusters, say=say, **options)
+    asked = how | {"hardware": args.hardware, "model": inputs.model_named(args, *file.load.shape)}
+    with output.busy("sizes") as say:
+        return advise(_loads(args, file, windows=whole)[0], clusters, say=say, **asked)
 
 
 def _seconds_entry(args: Namespace, plan: Plan) -> dict[str, float]:
@@ -193,7 +193,7 @@ def _seconds_entry(args: Namespace, plan: Plan) -> dict[str, float]:
     placement, current = plan.placement, plan.current
     if args.hardware is None or current is None or current.cluster != placement.cluster:
         return {}
-    cost = shared.cost_of(args, placement.num_layers, placement.num_experts)
+    cost = inputs.cost_of(args, placement.num_layers, placement.num_experts)
     schedule = cost.schedule(current, placement)
     return {
         "transfer_seconds": schedule.seconds,
@@ -229,7 +229,7 @@ def _check(args: Namespace) -> None:
         (args.cost, args.hardware, "--cost changes numbers of --hardware"),
         (args.survive_count, args.survive, "--survive-count is for --survive"),
     ):  # fmt: skip
-        shared.both(given, other, rule)
+        options.both(given, other, rule)
     if args.next and args.window is not None:
         raise ValueError(
             "--window and --next are two ways to look at a trace; give one of them, or neither"
@@ -249,7 +249,7 @@ def _slots(args: Namespace, num_experts: int) -> int | None:
     if args.redundant is None:
         return slots
     if slots is not None:
-        raise ValueError(shared.ONE_WAY)
+        raise ValueError(options.ONE_WAY)
     if not (args.redundant.isascii() and args.redundant.isdigit()):
         raise ValueError(
             f"--redundant {args.redundant} is not a number; use one of at least 0, or auto"

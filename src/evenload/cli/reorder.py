@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from evenload.cli import shared
+from evenload.cli import inputs, options, output
 
 if TYPE_CHECKING:
     from evenload.checkpoint import Checkpoint, ExpertOrder
@@ -33,9 +33,9 @@ OPTIONS = {
         "--dispatch NAME:even": "even, or copy: homes for a balancer that copies experts for every "
         "microbatch, as MoonEP.",
         "--effort LEVEL": "How long to search: fast, standard, thorough.",
-        "--placement-format NAME": shared.PLACEMENT_FORMAT,
+        "--placement-format NAME": options.PLACEMENT_FORMAT,
     },
-    "loads": shared.WINDOW | shared.READING,
+    "loads": options.WINDOW | options.READING,
     "output": {
         "-o, --output FOLDER!": "The new folder; it must not exist yet.",
         "--undo": "Give the experts of a reordered CHECKPOINT their original numbers back.",
@@ -58,14 +58,14 @@ def run(args: Namespace) -> None:
     _check(args)
     checkpoint = open_checkpoint(args.checkpoint)
     if args.undo:
-        with shared.busy("writing MiB") as tell:
+        with output.busy("writing MiB") as tell:
             notes = undo_order(checkpoint, args.output, tell=tell)
     else:
         order = _order(args, checkpoint)
-        with shared.busy("writing MiB") as tell:
+        with output.busy("writing MiB") as tell:
             notes = reorder_checkpoint(checkpoint, order, args.output, tell=tell)
-    shared.say_notes(notes)
-    shared.say(f"wrote the checkpoint to {args.output}")
+    output.say_notes(notes)
+    output.say(f"wrote the checkpoint to {args.output}")
 
 
 def _check(args: Namespace) -> None:
@@ -79,10 +79,10 @@ def _check(args: Namespace) -> None:
         (args.experts, "--experts is for --loads"),
         (args.dispatch if args.dispatch != "even" else None, "--dispatch is for --loads"),
     ):
-        shared.both(given, args.loads, rule)
-    shared.both(args.placement_format, args.placement, "--placement-format is of PLACEMENT")
-    shared.both(args.nodes, args.placement, "--nodes is of PLACEMENT")
-    shared.both(args.loads, args.gpus, "--loads are planned for the --gpus")
+        options.both(given, args.loads, rule)
+    options.both(args.placement_format, args.placement, "--placement-format is of PLACEMENT")
+    options.both(args.nodes, args.placement, "--nodes is of PLACEMENT")
+    options.both(args.loads, args.gpus, "--loads are planned for the --gpus")
 
 
 def _order(args: Namespace, checkpoint: Checkpoint) -> ExpertOrder:
@@ -95,16 +95,16 @@ def _order(args: Namespace, checkpoint: Checkpoint) -> ExpertOrder:
         shape["num_experts"] = checkpoint.model.num_experts
         how = shape | {"agree": False, "format": args.placement_format}
         file = read_placement_file(args.placement, **how)
-        shared.say_notes(file.notes)
+        output.say_notes(file.notes)
         return order_of_placement(file, checkpoint)
     from evenload.checkpoint import plan_order
 
-    loads, groups = shared.open_loads(args), checkpoint.model.num_groups
+    loads, groups = inputs.open_loads(args), checkpoint.model.num_groups
     load = loads.load if args.window is not None or loads.trace is None else loads.trace
     how = {"num_groups": groups, "dispatch": args.dispatch}
     if args.effort is not None:
         how["effort"] = args.effort
-    with shared.kernels(), shared.busy("planning"):
+    with output.kernels(), output.busy("planning"):
         placement = plan_order(load, args.gpus, **how)
     digest = load_digest(loads.load)
     file = PlacementFile(placement, "reordered", None, digest, loads.layers)

@@ -7,7 +7,7 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any
 
-from evenload.cli import shared
+from evenload.cli import inputs, options, output
 from evenload.cli.report import show_replays, write_page_to
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ REPLAY = {
         f"effort=fast. May be given repeatedly; never and once are always beside it. Default: "
         f"{', '.join(DEFAULT_POLICIES)}.",
         "--warm-start N:1": "Windows that policies see before the first one is served.",
-        **shared.GROUPS,
+        **options.GROUPS,
         "--dispatch NAME*": "How replicas are picked for tokens: even, live, nearest or static. "
         "Policies plan for it where they can, and are compared under each. May be given "
         "repeatedly. Default: even.",
@@ -39,7 +39,7 @@ REPLAY = {
         "auto, another solver's name, or none.",
     },
     "costs": {
-        **shared.PRICES,
+        **options.PRICES,
         "--recorded-share X:1.0": "Share of the served tokens that the trace recorded, above "
         "0 and at most 1: 0.01 if it has one token in a hundred. Each window then stands for a "
         "hundred times as much serving.",
@@ -47,18 +47,18 @@ REPLAY = {
     },
 }
 OPTIONS = {
-    "arguments": shared.TRACE,
-    "trace": shared.READING,
-    "cluster": shared.CLUSTER,
+    "arguments": options.TRACE,
+    "trace": options.READING,
+    "cluster": options.CLUSTER,
     **REPLAY,
     "windows": {
         "--merge N:1": "Recorded windows summed into one.",
         "--interval N:1": "Windows from one decision to the next.",
         "--start FILE": "Placement that serves at first, in any format that evenload reads. "
         "Default: experts in order.",
-        "--start-format NAME": shared.PLACEMENT_FORMAT,
+        "--start-format NAME": options.PLACEMENT_FORMAT,
     },
-    "output": shared.JSON | {
+    "output": options.JSON | {
         "--report FILE": "Write a page with pictures to a .html file.",
         "--save FILE": "Keep the replays in a .npz file, for `evenload report`.",
     },
@@ -83,23 +83,23 @@ def run(args: Namespace) -> None:
         check_page_path(args.report)
     if args.save is not None:
         check_saved_path(args.save)
-    shared.check_places(args.report, args.save)
-    trace = shared.open_trace(args.trace, args)
+    output.check_places(args.report, args.save)
+    trace = inputs.open_trace(args.trace, args)
     how = settings_of(args, trace) | {"merge": args.merge, "interval": args.interval}
-    how["start"] = shared.open_placement("start", args, trace.num_experts, trace.layers)
-    cluster = shared.cluster_of(args, args.slots, trace.num_experts)
+    how["start"] = inputs.open_placement("start", args, trace.num_experts, trace.layers)
+    cluster = inputs.cluster_of(args, args.slots, trace.num_experts)
     started = time.perf_counter()
     replays = []
-    with shared.kernels():
+    with output.kernels():
         for dispatch, name in itertools.product(dispatches, names):
-            with shared.busy(name) as tell:
+            with output.busy(name) as tell:
                 how |= {"dispatch": dispatch, "progress": tell}
                 replays.append(replay(trace, cluster, name, **how))
     windows, seconds = sum(len(r.windows) for r in replays), time.perf_counter() - started
-    shared.say(f"replayed {windows} windows in {seconds:.2f} s ({windows / seconds:,.0f} a second)")
+    output.say(f"replayed {windows} windows in {seconds:.2f} s ({windows / seconds:,.0f} a second)")
     if args.save is not None:
         save_replays(args.save, replays)
-        shared.say(f"wrote the replays to {args.save}")
+        output.say(f"wrote the replays to {args.save}")
     write_page_to(args.report, replays, trace)
     show_replays(trace, replays, args.json)
 
@@ -122,7 +122,7 @@ def settings_of(args: Namespace, trace: Trace) -> dict[str, Any]:
     """Return what `REPLAY` says, but for the policies, as arguments of `replay`."""
     return {
         "warm_start": args.warm_start,
-        "cost": shared.cost_of(args, trace.num_layers, trace.num_experts),
+        "cost": inputs.cost_of(args, trace.num_layers, trace.num_experts),
         "num_groups": args.groups,
         "oracle": None if args.oracle == "none" else args.oracle,
         "recorded_share": args.recorded_share,

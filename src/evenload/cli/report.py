@@ -7,7 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evenload.cli import shared
+from evenload.cli import inputs, options, output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +25,9 @@ OPTIONS = {
     "trace": {
         "--trace FILE": "The trace that was replayed. Default: where it was then, as the replays "
         "say.",
-        **shared.READING,
+        **options.READING,
     },
-    "output": shared.JSON | {
+    "output": options.JSON | {
         "-o, --output FILE": "Write a page to a .html file.",
         "--figures FOLDER": "Write the figures as .png files into a folder, for papers.",
     },
@@ -47,17 +47,17 @@ def run(args: Namespace) -> None:
         check_page_path(args.output)
     if args.figures is not None:
         check_figures_folder(args.figures)
-    shared.check_places(args.output)
+    output.check_places(args.output)
     replays = [replay for path in args.replays for replay in load_replays(path)]
     source = args.trace or replays[0].settings.get("source")
     if not source:
         raise ValueError("the replays do not say where their trace was; give it with --trace")
-    trace = shared.open_trace(Path(source), args)
+    trace = inputs.open_trace(Path(source), args)
     write_page_to(args.output, replays, trace)
     if args.figures is not None:
-        with shared.busy("drawing"):
+        with output.busy("drawing"):
             written = write_figures(replays, trace, args.figures)
-        shared.say(f"wrote {len(written)} pictures to {args.figures}")
+        output.say(f"wrote {len(written)} pictures to {args.figures}")
     show_replays(trace, replays, args.json)
 
 
@@ -67,14 +67,14 @@ def write_page_to(path: Path | None, replays: Sequence[Replay], trace: Trace) ->
         return
     from evenload.report.page import write_page
 
-    with shared.drawing("the report", path):
+    with output.drawing("the report", path):
         write_page(replays, trace, path)
 
 
 def show_replays(trace: Trace, replays: Sequence[Replay], as_json: bool) -> None:
     """Print a comparison of replays to stdout, as a table or as one JSON object."""
     if as_json:
-        shared.show_json(trace, replays=[replay.to_dict() for replay in replays])
+        output.show_json(trace, replays=[replay.to_dict() for replay in replays])
         return
     from evenload.report.compare import Context
     from evenload.report.policies import policy_lines

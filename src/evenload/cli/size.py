@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evenload.checks import one_of
-from evenload.cli import shared
+from evenload.cli import inputs, options, output
 
 if TYPE_CHECKING:
     from evenload.trace import Trace
@@ -20,17 +20,17 @@ Examples:
 """
 
 OPTIONS = {
-    "arguments": shared.TRACE,
-    "trace": shared.READING | {
+    "arguments": options.TRACE,
+    "trace": options.READING | {
         "--merge N:1": "Recorded windows summed into one.",
     },
     "cluster": {
-        "--gpus G*!": f"{shared.THE_GPUS} May be given repeatedly.",
+        "--gpus G*!": f"{options.THE_GPUS} May be given repeatedly.",
         "--gpus-per-node N": "GPUs per node. Default: all in one.",
         "--slots S*": "Slots of a layer over all GPUs, for the numbers of GPUs that divide them. "
         "May be given repeatedly. Default: the fewest that hold every expert once, and 1, 2, 3, 4, "
         "6 and 8 more per GPU.",
-        **shared.GROUPS,
+        **options.GROUPS,
     },
     "dispatch": {
         "--dispatch NAME*": "How the engine picks replicas for tokens: even, live, nearest, "
@@ -39,16 +39,16 @@ OPTIONS = {
     "seconds and memory": {
         "--hardware NAME": "Machine for the memory and, with --tokens-per-batch, for the "
         "seconds: h100-ib, h200-ib, h800-ib, ascend-910c, ascend-910b, l40s-pcie or h100-pcie.",
-        "--model NAME": f"{shared.MODEL['--model NAME']} Not needed for tokens alone.",
-        **shared.BATCHES,
+        "--model NAME": f"{options.MODEL['--model NAME']} Not needed for tokens alone.",
+        **options.BATCHES,
     },
-    "phases": shared.PHASE_WEIGHT,
+    "phases": options.PHASE_WEIGHT,
     "search": {
         "--effort LEVEL": "How long to search: fast, standard, thorough, or a number of steps. "
         "Default: fast.",
         "--points N:4": "Windows of the trace's second half that plans are judged by.",
     },
-    "output": shared.JSON | {
+    "output": options.JSON | {
         "--plot FILE": "Draw the time of the next window against the memory, to a .png, .svg or "
         ".pdf.",
     },
@@ -67,27 +67,27 @@ def run(args: Namespace) -> None:
     from evenload.report.sizes import print_sizes, sizes_entry
     from evenload.sizing import advise, clusters_to_try
 
-    shared.check_outputs(None, None, args.plot)
-    recorded = shared.open_trace(args.trace, args, apart=True)
+    output.check_outputs(None, None, args.plot)
+    recorded = inputs.open_trace(args.trace, args, apart=True)
     trace = recorded.merged(args.merge)
-    load = shared.phases_of(trace)
+    load = inputs.phases_of(trace)
     gpus = _gpus(args, trace.num_experts)
-    options = _options(args, trace)
+    asked = _options(args, trace)
     known = (*DISPATCHES, "one")
     ways = list(dict.fromkeys(one_of("--dispatch", n, known) for n in args.dispatch or ["even"]))
     advices = []
-    with shared.kernels(), shared.busy("sizes") as say:
+    with output.kernels(), output.busy("sizes") as say:
         for count, nodes, slots in gpus:
             clusters = clusters_to_try(trace.num_experts, count, nodes, slots=slots)
             for dispatch in ways:
-                advices.append(advise(load, clusters, say=say, dispatch=dispatch, **options))
+                advices.append(advise(load, clusters, say=say, dispatch=dispatch, **asked))
     if args.plot is not None:
         from evenload.report.figures import draw_sizes, save_figure
 
-        with shared.drawing("the picture", args.plot):
+        with output.drawing("the picture", args.plot):
             save_figure(args.plot, draw_sizes(advices))
     if args.json:
-        shared.show_json(recorded, sizes=sizes_entry(advices))
+        output.show_json(recorded, sizes=sizes_entry(advices))
         return
     T, L, E = trace.shape
     title = f"{Path(trace.source).name}: {T} windows, {L} layers x {E} experts"
@@ -111,11 +111,11 @@ def _gpus(args: Namespace, num_experts: int) -> list[tuple[int, int, list[int]]]
 def _options(args: Namespace, trace: Trace) -> dict[str, Any]:
     """Return what the options say as arguments of `advise`."""
     shape = trace.num_layers, trace.num_experts
-    options: dict[str, Any] = shared.batches_of(args, *shape)
-    options |= {"num_groups": args.groups, "points": args.points}
-    options |= {"hardware": args.hardware, "model": shared.model_named(args, *shape)}
+    asked: dict[str, Any] = inputs.batches_of(args, *shape)
+    asked |= {"num_groups": args.groups, "points": args.points}
+    asked |= {"hardware": args.hardware, "model": inputs.model_named(args, *shape)}
     if args.phase_weight is not None:
-        options["phase_weight"] = shared.by_phase("--phase-weight", args.phase_weight, float)
+        asked["phase_weight"] = inputs.by_phase("--phase-weight", args.phase_weight, float)
     if args.effort is not None:
-        options["effort"] = shared.effort_of(args.effort)
-    return options
+        asked["effort"] = inputs.effort_of(args.effort)
+    return asked

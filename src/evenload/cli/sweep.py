@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evenload.cli import shared
+from evenload.cli import inputs, options, output
 from evenload.cli.replay import REPLAY, dispatches_of, policies_of, settings_of
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ Examples:
 """
 
 OPTIONS = {
-    "arguments": shared.TRACE,
-    "trace": shared.READING,
+    "arguments": options.TRACE,
+    "trace": options.READING,
     "cluster": {
-        "--gpus G*!": f"{shared.THE_GPUS} May be given repeatedly.",
+        "--gpus G*!": f"{options.THE_GPUS} May be given repeatedly.",
         "--gpus-per-node N": "GPUs per node. Default: all in one.",
-        "--slots S*": f"{shared.THE_SLOTS} May be given repeatedly.",
+        "--slots S*": f"{options.THE_SLOTS} May be given repeatedly.",
         "--redundant R*": "Instead of --slots: slots beyond one for each expert. May be given "
         "repeatedly.",
     },
@@ -40,7 +40,7 @@ OPTIONS = {
         "--workers N": "Processes. Default: one per core.",
         "--dask ADDRESS": "Run on the Dask cluster of this scheduler instead.",
     },
-    "output": shared.JSON | {
+    "output": options.JSON | {
         "-o, --output FILE!": "Where the results go: a .parquet (needs pyarrow), .csv or .json "
         "file. Finished replays are kept in a folder of that name with .cells behind it.",
     },
@@ -58,11 +58,11 @@ def run(args: Namespace) -> None:
     from evenload.report.tables import print_policies, sweep_lines
 
     check_results_path(args.output)
-    shared.check_places(args.output)
-    trace = shared.open_trace(args.trace, args)
+    output.check_places(args.output)
+    trace = inputs.open_trace(args.trace, args)
     folder = args.output.with_name(f"{args.output.name}.cells")
     try:
-        with _pool(args.dask) as pool, shared.busy("replays") as tell:
+        with _pool(args.dask) as pool, output.busy("replays") as tell:
             rows = sweep(
                 trace,
                 policies=policies_of(args),
@@ -79,12 +79,12 @@ def run(args: Namespace) -> None:
                 **settings_of(args, trace),
             )
     except KeyboardInterrupt:
-        shared.say(f"finished replays are kept in {folder}; the same command goes on from there")
+        output.say(f"finished replays are kept in {folder}; the same command goes on from there")
         raise
     write_results(args.output, rows)
-    shared.say(f"wrote the results to {args.output}")
+    output.say(f"wrote the results to {args.output}")
     if args.json:
-        shared.show_json(trace, cells=rows)
+        output.show_json(trace, cells=rows)
         return
     T, L, E = trace.shape
     title = f"{Path(trace.source).name}: {T} windows, {L} layers x {E} experts"
@@ -98,7 +98,7 @@ def slots_of(slots: list[int] | None, redundant: list[int] | None, num_experts: 
             f"how many slots is not said; give --slots (at least {num_experts}) or --redundant"
         )
     if slots and redundant:
-        raise ValueError(shared.ONE_WAY)
+        raise ValueError(options.ONE_WAY)
     for extra in redundant or []:
         if extra < 0:
             raise ValueError(f"--redundant {extra} is less than 0; use 0 or more")

@@ -6,7 +6,7 @@ import sys
 import time
 from argparse import Namespace
 
-from evenload.cli import shared
+from evenload.cli import output
 
 EXAMPLES = """
 Examples:
@@ -24,6 +24,6 @@ def run(args: Namespace) -> None:
     from evenload import warmup
 
     started = time.perf_counter()
-    with shared.busy("compiling kernels"):
+    with output.busy("compiling kernels"):
         warmup()
     sys.stdout.write(f"all kernels ready in {time.perf_counter() - started:.2f} s\n")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from evenload.arrays import Float
-from evenload.checks import one_of, positive_int, positive_real
+from evenload.checks import one_of, positive_real
 from evenload.cost.curve_files import read_curve
 from evenload.cost.presets import HARDWARE, MODELS, READING, UTILISATION
 
@@ -180,25 +180,6 @@ class ExpertTime:
         table = TimeTable.build([self], tokens_per_batch)
         ticks = table.of(load, top_k=top_k)[0, 0]
         return np.asarray((ticks if np.ndim(load) > 1 else ticks[0]) * table.seconds_per_tick)
-
-
-def curves_of_gpus(
-    expert_time: ExpertTime | Sequence[ExpertTime], num_gpus: int
-) -> tuple[list[ExpertTime], list[int]]:
-    """Return the curves that there are, and which of them each GPU has.
-
-    `expert_time` is one for all GPUs, or one per GPU where their types differ. Another number of
-    them, or something else, is a `ValueError`.
-    """
-    G = positive_int("num_gpus", num_gpus)
-    each = [expert_time] * G if isinstance(expert_time, ExpertTime) else list(expert_time)
-    if len(each) != G:
-        raise ValueError(f"expert_time has {len(each)} curves for {G} GPUs; use one, or {G}")
-    for gpu, curve in enumerate(each):
-        if not isinstance(curve, ExpertTime):
-            raise ValueError(f"expert_time[{gpu}]={curve!r} is not an ExpertTime; use one per GPU")
-    curves = list(dict.fromkeys(each))
-    return curves, [curves.index(curve) for curve in each]
 
 
 def _checked(points: Any) -> tuple[tuple[float, float], ...]:

@@ -50,20 +50,9 @@ class Schedule:
         return np.cumsum(self.layer_seconds)
 
     @property
-    def layer_bytes(self) -> Float:
-        """Bytes that cross a link in each layer, float64 [L]."""
-        return np.diff(self.moves.first_of_layer) * self.expert_bytes
-
-    @property
     def num_bytes(self) -> float:
         """Bytes that cross a link."""
         return len(self.moves) * self.expert_bytes
-
-    @property
-    def spare_experts(self) -> int:
-        """Experts that a GPU receives in one layer, at most: it needs memory beside its slots."""
-        pair = self.moves.layer * self.moves.after.cluster.num_gpus + self.moves.target
-        return int(np.bincount(pair).max(initial=0))
 
 
 @dataclass(frozen=True)

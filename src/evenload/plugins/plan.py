@@ -129,31 +129,31 @@ class Request:
 
     def balancedness(self, placed: Int) -> float:
         """Do what `balancedness_of` does for a map [L, S] of these ranks, not a number for none."""
-        layers = np.flatnonzero(self.sound)
-        return self.balancedness_of(self._placement(placed, layers), layers)
+        return self.balancedness_of(*self._sound_part(placed))
 
     def moves(self, placed: Int) -> int | None:
         """Return the experts new to their rank by a map [L, S], in layers with a sound load.
 
         None where nothing runs, or the map is no placement on these ranks.
         """
-        layers = np.flatnonzero(self.sound)
-        running, after = self.running(layers), self._placement(placed, layers)
+        after, layers = self._sound_part(placed)
+        running = self.running(layers)
         return None if running is None or after is None else int(after.arrivals(running).sum())
 
     def seconds(self, placed: Int, settings: Settings) -> float:
         """Do what `seconds_of` does for a map [L, S] of these ranks, not a number for none."""
+        return self.seconds_of(*self._sound_part(placed), settings)
+
+    def _sound_part(self, placed: Int) -> tuple[Placement | None, Int]:
+        """Return a map's layers with a sound load as a placement, None if it is none; and which."""
         layers = np.flatnonzero(self.sound)
-        return self.seconds_of(self._placement(placed, layers), layers, settings)
-
-    def _placement(self, placed: Int, layers: Int) -> Placement | None:
         try:
-            return Placement(placed[layers], self.cluster, self.windows.shape[2])
+            return Placement(placed[layers], self.cluster, self.windows.shape[2]), layers
         except ValueError:
-            return None
+            return None, layers
 
-    def balancedness_of(self, placement: Placement | None, layers: Int) -> float:
-        """Return that of a placement of some layers under the load, mean over the sound ones.
+    def _mean(self, measure: Any, placement: Placement | None, layers: Int, **how: Any) -> float:
+        """Return the mean over the sound ones of some layers of what is measured under the load.
 
         Not a number where none of them is, or there is no placement.
         """
@@ -161,7 +161,11 @@ class Request:
         if placement is None or not sound.any():
             return math.nan
         load = np.where(sound[:, None], self.windows[:, layers], 0.0).sum(axis=0)
-        return float(np.mean(placement.balancedness(load, dispatch=self.dispatch)[sound]))
+        return float(np.mean(measure(placement, load, dispatch=self.dispatch, **how)[sound]))
+
+    def balancedness_of(self, placement: Placement | None, layers: Int) -> float:
+        """Return that of a placement of some layers, as `_mean` takes it."""
+        return self._mean(Placement.balancedness, placement, layers)
 
     def times(self, settings: Settings) -> dict[str, Any]:
         """Return what `times_of` does, for the experts that there are: a self-test has few."""
@@ -169,16 +173,14 @@ class Request:
         return times and times | {"top_k": min(times["top_k"], self.windows.shape[2])}
 
     def seconds_of(self, placement: Placement | None, layers: Int, settings: Settings) -> float:
-        """Return the mean seconds per batch that a placement of some layers takes under the load.
+        """Return the seconds per batch that a placement of some layers takes, as `_mean` takes it.
 
-        Not a number where these are not known, no layer's load is sound, or there is no placement.
+        Not a number where these are not known either.
         """
-        times, sound = self.times(settings), self.sound[layers]
-        if placement is None or not times or not sound.any() or self.dispatch not in TIMED:
+        times = self.times(settings)
+        if not times or self.dispatch not in TIMED:
             return math.nan
-        load = np.where(sound[:, None], self.windows[:, layers], 0.0).sum(axis=0)
-        seconds = layer_seconds(placement, load, dispatch=self.dispatch, **times)
-        return float(np.mean(seconds[sound]))
+        return self._mean(layer_seconds, placement, layers, **times)
 
     def running(self, layers: Int) -> Placement | None:
         """Return what runs in some layers as a placement, None if nothing does.

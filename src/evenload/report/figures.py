@@ -281,8 +281,9 @@ def _literal(text: str) -> str:
     return unescape(text.replace("<br>", "\n")).replace("$", r"\$")
 
 
-def _draw_points(axes: Any, trace: Mapping[str, Any], scale: float = 0.65) -> None:
-    """Draw a line, its marks and their names; `scale` is from plotly's pixels to points."""
+def _draw_points(axes: Any, trace: Mapping[str, Any]) -> None:
+    """Draw a line, its marks and their names."""
+    scale = 0.65  # from plotly's pixels to points
     x, y, line, marks = trace["x"], trace["y"], trace.get("line", {}), trace.get("marker", {})
     colour = COLOURS[line.get("color") or marks["color"]]
     if "lines" in trace["mode"]:

@@ -28,9 +28,9 @@ def percent_up(value: float, digits: int = 2) -> str:
     return f"{up(100.0 * value, digits)}%"
 
 
-def percent_down(value: float, digits: int = 1) -> str:
+def percent_down(value: float) -> str:
     """Show a part of 1 as a percentage cut off, as `down` does."""
-    return f"{down(100.0 * value, digits)}%"
+    return f"{down(100.0 * value, 1)}%"
 
 
 def four_digits(value: float) -> str:

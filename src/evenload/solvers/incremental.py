@@ -10,93 +10,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evenload.arrays import within_range
-from evenload.batches import drawn_work
 from evenload.checks import fraction, not_negative, whole_number
-from evenload.core.flow import PART_BITS, Flow
-from evenload.core.matching import relabel
-from evenload.core.replan import part_copies, replan_layers, replan_live
-from evenload.core.start import SLOTS, UNIT_TIME
-from evenload.core.state import State
 from evenload.core.steps import NO_LIMIT
 from evenload.dispatch import BY_PLACE
 from evenload.maps import EMPTY
 from evenload.moves import in_old_slots
-from evenload.phases import heaviest
 from evenload.placement import Placement
 from evenload.problem import Problem
 from evenload.solvers.answer import Answer
 from evenload.solvers.by_node import to_placement
-from evenload.solvers.groups import kept_homes
 from evenload.solvers.joint import joint
-from evenload.solvers.prices import Prices, by_added_time
+from evenload.solvers.prices import by_added_time
+from evenload.solvers.replan import FLOWS, Found, Search
 from evenload.solvers.running import Running
-from evenload.solvers.search import check_effort, gpu_rows
-from evenload.threads import spread
+from evenload.solvers.search import check_effort
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
-Flag = NDArray[np.uint8]
 
 STEPS = {"fast": 4000, "standard": 16000, "thorough": 160000}
 SMALL = 80  # slots of a layer up to which a level has all its steps
-MOVE_ALL = 0.1  # balancedness that moving all slots of a layer has to gain, where no price is given
+FLOW_SHARE = 2  # of the steps of an effort, under `FLOWS`: twice as many gained nothing
 CLOSE = 0.9999  # balancedness at which a layer is left at that
+MOVE_ALL = 0.1  # balancedness that moving all slots of a layer has to gain, where no price is given
+LIVE_MOVE = 0.003  # the same of one move, where tokens are split live
 FRESH_EFFORT = 20  # trials of the joint search for a plan that is only a start
 FRESH_SHARE = 4  # the start from scratch gets this part of the steps, where moves are not free
-HEAT_FREE, HEAT_PRICED = 0.02, 0.0025  # of the mean: what a step may make worse at first
-
-NOISE = 0.07  # of a GPU's mean: slack for copying up to which a plan leaves none
-# Where tokens are split live. Chosen on gpt-oss and V2-Lite, in turn and mixed, on 8, 16, 32 GPUs.
-# All are flat there: 8 to 29 samples, heats of .001 to .012, and all or a tenth of the steps from
-# scratch end within .001 of each other.
-LIVE_SAMPLES = 12  # the heaviest
-LIVE_MOVE = 0.003  # balancedness that one move has to gain, where no price is given
-FLOWS = ("live", "one", *BY_PLACE)  # what a replica gets depends on where the others are
-# For one replica of each active expert, on Qwen3, V2-Lite and gpt-oss in batches of 16 and 64,
-# judged by others: 32 drawn batches lose up to .03 active experts to 64 and take 2/3 of the time,
-# 128 gain as much and take twice. A heat of .02 fits the draws closer and others worse, by .06.
-DRAWN = 64
-HEAT_DRAWN = 0.001
-FLOW_SHARE = 2  # of the steps of an effort: twice as many gained nothing
-
-WEIGHT = 4096  # of all samples together, on the integer grid
-MOST_BITS = 36  # of a sample's load
-FLOW_BITS = 26  # of it where its parts are sent, which takes products
-KEY_BITS = 60  # of a peak, all samples and moves together
 
 APART = 1e-9  # of a time, by which experts of the same time differ
 
 WASTE = 0.001  # balancedness that a duplicate counts for, where layers compete for moves
 LEAST_PRICE, STEEPER, MOST_PRICES = 0.0005, 2.0, 12  # of a move, where the moves of all are limited
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """What a search found for each layer.
-
-    Parameters
-    ----------
-    placed : int64 ndarray, [L, S]
-        Expert in each living slot.
-    peak : float64 ndarray, [L]
-        Mean over the samples of the slowest GPU's time, over that of a load divided at will;
-        infinite where there are too many moves, or groups are not kept on nodes.
-    moves : int64 ndarray, [L]
-        Experts that are new to their GPU.
-    """
-
-    placed: Int
-    peak: Float
-    moves: Int
-
-    def or_better(self, other: Found, price: float) -> Found:
-        """Take each layer from the other where peak and price of the moves are less."""
-        better = other.peak + price * other.moves < self.peak + price * self.moves
-        return Found(
-            np.where(better[:, None], other.placed, self.placed),
-            np.where(better, other.peak, self.peak),
-            np.where(better, other.moves, self.moves),
-        )
 
 
 def incremental(
@@ -186,7 +130,7 @@ def incremental(
             steps = math.isqrt((steps // FLOW_SHARE) ** 2 * SMALL // max(SMALL, slots))
         else:
             steps = int(steps * SMALL**power // max(SMALL, slots) ** power)
-    layers = Layers(problem, steps, goal)
+    strategy = Strategy(problem, steps, goal)
     if problem.current is None:
         limits = {"max_moves": most, "max_total_moves": total, "move_cost": move_cost}
         for name, value in limits.items():
@@ -194,15 +138,15 @@ def incremental(
                 raise ValueError(
                     f"{name}={value} needs to know what runs now; give current, or leave {name} out"
                 )
-        return Answer(to_placement(problem, layers.as_dealt(layers.planned(), 0.0).placed))
-    found = layers.as_dealt(layers.plan(price, most, total), price)
-    placed = in_old_slots(found.placed, layers.runs.slots, problem.cluster.living)
-    return Answer(to_placement(problem, placed), notes=layers.notes)
+        return Answer(to_placement(problem, strategy.as_dealt(strategy.planned(), 0.0).placed))
+    found = strategy.as_dealt(strategy.plan(price, most, total), price)
+    placed = in_old_slots(found.placed, strategy.runs.slots, problem.cluster.living)
+    return Answer(to_placement(problem, placed), notes=strategy.notes)
 
 
 @dataclass(frozen=True, eq=False)
-class Layers:
-    """The layers of a problem, searched from what runs and from scratch.
+class Strategy:
+    """Which starts are searched, and what of them is kept.
 
     Parameters
     ----------
@@ -218,20 +162,14 @@ class Layers:
     goal: float
 
     @cached_property
-    def gpu(self) -> Int:
-        """The living GPUs, see `core.start`."""
-        return gpu_rows(self.problem.cluster)
-
-    @property
-    def enough(self) -> float:
-        """GPU time over the mean that copying leaves alone; -1 where nothing is copied."""
-        problem = self.problem
-        return -1.0 if problem.dispatch != "copy" else 1.0 + max(problem.copy_slack - NOISE, 0.0)
-
-    @cached_property
     def runs(self) -> Running:
         """What runs now."""
         return Running(self.problem)
+
+    @cached_property
+    def search(self) -> Search:
+        """The search of the layers."""
+        return Search(self.runs, self._whole, self.steps, self.goal)
 
     @cached_property
     def start(self) -> Int:
@@ -248,133 +186,13 @@ class Layers:
             return self.runs.whole
         if self.problem.dispatch in BY_PLACE:  # where places matter little, that is hard to beat
             even = replace(self.problem, dispatch="even", tokens_from=None)
-            return Layers(even, self.steps, self.goal).planned().placed
+            return Strategy(even, self.steps, self.goal).planned().placed
         return self.fresh("standard")
 
     @cached_property
     def forced(self) -> Int:
         """Moves of each layer that the start takes."""
         return self.runs.moves_to(self.start)
-
-    @cached_property
-    def _ranked(self) -> tuple[Int, Int]:
-        """Rank the experts of each layer by descending load, equal ones by their first slot.
-
-        Returns
-        -------
-        order, rank : int64 ndarray, [L, E]
-            The expert of each rank, and the rank of each expert.
-        """
-        load, placed = self.problem.load, self._whole
-        layer = np.arange(len(placed))[:, None]
-        first = np.empty(load.shape, np.int64)
-        # The lowest is written last.
-        first[layer, placed[:, ::-1]] = np.arange(placed.shape[1])[::-1]
-        order = np.lexsort((first, -load))
-        rank = np.empty_like(order)
-        rank[layer, order] = np.arange(load.shape[1])
-        return order, rank
-
-    @cached_property
-    def _tokens_from(self) -> Int:
-        """Tokens that start on each living GPU, in parts of one; none unless that matters."""
-        if self.problem.dispatch not in BY_PLACE:
-            return np.empty(0, np.int64)
-        given = self.problem.tokens_from
-        tokens = np.ones(self.problem.cluster.num_gpus) if given is None else given
-        tokens = tokens[np.array(self.problem.cluster.living_gpus)]
-        tokens = tokens / tokens.max()
-        parts: Int = np.rint(tokens / tokens.sum() * (1 << PART_BITS)).astype(np.int64)
-        return parts
-
-    @cached_property
-    def _bits(self) -> int:
-        """Bits of the integer grid for what all experts of a layer cost in a sample."""
-        spent = int(self.gpu[UNIT_TIME].max()).bit_length() + WEIGHT.bit_length()
-        bits = min(MOST_BITS, KEY_BITS - spent - int(self.gpu[SLOTS].sum()).bit_length())
-        return min(bits, FLOW_BITS) if self.problem.dispatch in FLOWS else bits
-
-    @cached_property
-    def _prices(self) -> Prices | None:
-        """What replicas cost, by rank; None where tokens count."""
-        if not self.problem.by_time:
-            return None
-        load, weight, _ = self._samples
-        phase = self.problem.sample_phase
-        phase = np.zeros(len(weight), np.int64) if phase is None else phase
-        return Prices.of(self.problem, load, weight, phase, self._bits)
-
-    @cached_property
-    def _samples(self) -> tuple[Float, Int, Flag]:
-        """What the search knows of the experts by rank.
-
-        Returns
-        -------
-        load : float64 ndarray, [L, E, M]
-            Samples, or the load alone where there are none.
-        weight : int64 ndarray, [M]
-            What each sample counts.
-        old : uint8 ndarray, [L, E, G]
-        """
-        samples, weight = self.problem.likely
-        if self.problem.dispatch == "one":
-            samples, weight = drawn_work(self.problem, DRAWN)
-        elif self.problem.dispatch in FLOWS:
-            chosen, weight = heaviest(weight, self.problem.sample_phase, LIVE_SAMPLES)
-            samples = samples[chosen]
-            if len(weight) == 1:  # a state of one sample sorts the slots
-                samples, weight = np.repeat(samples, 2, axis=0), np.repeat(weight, 2)
-        parts = np.maximum(np.rint(weight / weight.sum() * WEIGHT), 1.0).astype(np.int64)
-        order = self._ranked[0]
-        layer = np.arange(len(order))[:, None]
-        load = np.ascontiguousarray(samples.transpose(1, 2, 0)[layer, order])
-        return load, parts, self.runs.old[layer, order]
-
-    def search(
-        self, start: Int, price: float, most: Int, share: int = 1, steps: int | None = None
-    ) -> Found:
-        """Search from a start; where it does not keep groups that have to be, it counts for naught.
-
-        Experts are called by their rank, so that the search draws the same whatever they are
-        called. It gets one part in `share` of the steps, or `steps`.
-        """
-        home, kept = kept_homes(self.problem, start)
-        order, rank = self._ranked
-        load, weight, old = self._samples
-        home = np.take_along_axis(home, order, axis=1)
-        placed = np.take_along_axis(rank, start, axis=1)
-        free = price == 0.0 and bool((most == NO_LIMIT).all())
-        heat = HEAT_FREE if free else HEAT_PRICED
-        heat = HEAT_DRAWN if self.problem.dispatch == "one" else heat
-        bits, prices = self._bits, self._prices
-        peak, moves = np.empty(len(start)), np.empty(len(start), np.int64)
-        steps = self.steps // share if steps is None else steps
-
-        def run(first: int, end: int) -> None:
-            step = end - first if prices is None else 1  # a state has the prices of one layer
-            for layer in range(first, end, step):
-                some(slice(layer, layer + step))
-
-        def some(part: slice) -> None:
-            _, E, M = load.shape
-            close = 1.0 + (self.goal - 1.0) / 2
-            share, flows = self.problem.live_share, M if self.problem.dispatch in FLOWS else 0
-            flow = Flow.empty(self.gpu, E, flows, close, share, self._tokens_from)
-            known = 0 if prices is None else prices.ticks.shape[1]
-            state = State.empty(self.gpu, E, M, True, *self.problem.apart, known)
-            if prices is not None:
-                prices.write(part.start, state.price)
-            if state.copies > 1:
-                part_copies(load[part], weight, bits, home[part], old[part], state, placed[part])
-            replan = replan_live if flows else replan_layers
-            replan(
-                load[part], weight, bits, home[part], old[part], price, most[part], self.enough,
-                self.goal, steps, heat, state, flow, placed[part], peak[part], moves[part],
-            )  # fmt: skip
-
-        spread(len(start), start.size * max(steps, 1), run)
-        placed = np.take_along_axis(order, placed, axis=1)
-        return Found(placed, np.where(kept, peak, np.inf), moves)
 
     def fresh(self, effort: str | int, load: Float | None = None) -> Int:
         """Plan for the load alone, or for another: int64 [L, S], the living slots."""
@@ -392,18 +210,18 @@ class Layers:
         By the time of an expert with one replica; and with spare slots where they add least time,
         in its domains. None where tokens count.
         """
-        if self._prices is None:
+        if self.search.prices is None:
             return []
-        order, rank = self._ranked
-        price = self._prices.over_samples
+        order, rank = self.search.ranked
+        price = self.search.prices.over_samples
         # Experts of one time differ by their rank, so that it does not matter what they are called.
         apart = 1.0 - APART * np.arange(self.problem.num_experts)
         busy = self.fresh(effort, np.take_along_axis(price[:, 0] * apart, rank, axis=1))
-        cluster, gpu = self.problem.cluster, np.arange(self.gpu.shape[1])
+        cluster, gpu = self.problem.cluster, np.arange(self.search.gpu.shape[1])
         node = np.cumsum([0, *(len(gpus) for gpus in cluster.living_by_node)])
         domains = np.split(gpu, node[1:-1]) if self.problem.hierarchical else [gpu]
         begun = np.take_along_axis(rank, busy, axis=1)
-        spared = by_added_time(price, begun, self.gpu, domains)
+        spared = by_added_time(price, begun, self.search.gpu, domains)
         spared = np.take_along_axis(order, spared, axis=1)
         wasted = [to_placement(self.problem, start).duplicates for start in (busy, spared)]
         return [busy, np.where((wasted[1] > wasted[0])[:, None], busy, spared)]
@@ -411,7 +229,7 @@ class Layers:
     def planned(self) -> Found:
         """Plan for the load, and improve that under the samples."""
         unlimited = np.full(self.problem.num_layers, NO_LIMIT)
-        scratch = Layers(replace(self.problem, current=None), self.steps, self.goal)
+        scratch = Strategy(replace(self.problem, current=None), self.steps, self.goal)
         found = scratch.search(scratch.start, 0.0, unlimited)
         for start in scratch._by_time("standard"):
             found = found.or_better(scratch.search(start, 0.0, unlimited), 0.0)
@@ -483,7 +301,7 @@ class Layers:
                 kept = kept.or_better(self.search(near, price, limit, FRESH_SHARE), price)
             return kept
         planned = self.planned()
-        matched = self._matched(planned.placed)
+        matched = self.runs.matched(planned.placed)
         found = Found(matched, planned.peak, self.runs.moves_to(matched))
         if self.problem.dispatch in BY_PLACE:  # a GPU of another number is sent other tokens
             found = self.search(matched, 0.0, limit, steps=0)
@@ -496,27 +314,7 @@ class Layers:
     def _near(self) -> list[Int]:
         """Starts from scratch, whatever the price."""
         starts = [self.fresh(FRESH_EFFORT), *self._by_time(FRESH_EFFORT)]
-        return [self._matched(start) for start in starts]
-
-    def _matched(self, placed: Int) -> Int:
-        """Give the GPUs of a plan the numbers under which most experts stay.
-
-        Only GPUs of the same slots and speed change places; where groups are kept on nodes, or
-        copies on several, all of a node stay together.
-        """
-        alike = self.gpu[[SLOTS, UNIT_TIME]].T
-        kind = np.unique(alike, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-        cluster = self.problem.cluster
-        stay = self.problem.hierarchical or self.problem.apart[1]
-        blocks = cluster.living_by_node if stay else (cluster.living_gpus,)
-        first_gpu = np.concatenate([[0], np.cumsum([len(gpus) for gpus in blocks])])
-        matched = placed.copy()
-
-        def run(first: int, end: int) -> None:
-            relabel(matched[first:end], self.gpu[SLOTS], kind, first_gpu, self.runs.old[first:end])
-
-        spread(len(placed), placed.size * len(kind), run)
-        return matched
+        return [self.runs.matched(start) for start in starts]
 
     def _stay(self) -> Found:
         return self.search(self.start, 0.0, self.forced, steps=0)

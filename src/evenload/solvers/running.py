@@ -8,10 +8,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from evenload.core.matching import relabel
 from evenload.core.start import FIRST, SLOTS, UNIT_TIME
 from evenload.maps import EMPTY
 from evenload.problem import Problem
 from evenload.solvers.search import gpu_rows
+from evenload.threads import spread
 
 Int = NDArray[np.int64]
 Float = NDArray[np.float64]
@@ -77,6 +79,27 @@ class Running:
         held[np.arange(len(placed))[:, None], placed, gpu] = 1
         moves: Int = (held > self.old).sum(axis=(1, 2), dtype=np.int64)
         return moves
+
+    def matched(self, placed: Int) -> Int:
+        """Give the GPUs of a plan [L, S] the numbers under which most experts stay.
+
+        Only GPUs of the same slots and speed change places; where groups are kept on nodes, or
+        copies on several, all of a node stay together.
+        """
+        gpu = gpu_rows(self.problem.cluster)
+        alike = gpu[[SLOTS, UNIT_TIME]].T
+        kind = np.unique(alike, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+        cluster = self.problem.cluster
+        stay = self.problem.hierarchical or self.problem.apart[1]
+        blocks = cluster.living_by_node if stay else (cluster.living_gpus,)
+        first_gpu = np.concatenate([[0], np.cumsum([len(gpus) for gpus in blocks])])
+        matched = placed.copy()
+
+        def run(first: int, end: int) -> None:
+            relabel(matched[first:end], gpu[SLOTS], kind, first_gpu, self.old[first:end])
+
+        spread(len(placed), placed.size * len(kind), run)
+        return matched
 
 
 def fill_gaps(load: Float, gpu: Int, row: Int) -> None:
