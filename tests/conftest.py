@@ -4,6 +4,7 @@ Nor does chance: the suite draws the same examples on each run. `EXPLORE=1` draw
 """
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,11 @@ settings.register_profile(
     derandomize=not os.environ.get("EXPLORE"),
 )
 settings.load_profile("evenload")
+
+# A shell lets what it runs in the background ignore interrupts, and so do the programs that tests
+# start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
