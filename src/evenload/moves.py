@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evenload.arrays import Int
 from evenload.cluster import Cluster
-from evenload.placement import Placement, check_same
+from evenload.placement import Placement, check_gpus, check_same
 
 
 def keep_slots(placement: Placement, current: Placement) -> Placement:
@@ -35,20 +35,21 @@ def in_old_slots(new: NDArray[Any], old: NDArray[Any], cluster: Cluster) -> NDAr
     return result
 
 
-def transfers(before: Int, old: Cluster, after: Int, new: Cluster, count: int) -> Int:
-    """List what crosses a link between two maps, int64 [count, 5]: the columns of `Moves`.
+def transfers(before: Int, old: Cluster, after: Int, new: Cluster) -> Int:
+    """List what crosses a link between two maps, int64 [M, 5]: the columns of `Moves`.
 
     The maps are what is in the slots [L, S], -1 for nothing, on an old and a new cluster; only GPUs
-    that are alive in the new one send. There are `count` experts that are new to their GPU.
+    that are alive in the new one send.
     """
+    from evenload.core.evaluate import count_arrivals
     from evenload.core.transfers import transfer_sources
 
     experts = 1 + int(max(before.max(), after.max()))
-    move = np.empty((count, 5), np.int64)
-    transfer_sources(
-        before, old.first_slot, after, new.first_slot, experts, np.array(new.alive, np.uint8),
-        new.node_of_gpu, move,
-    )  # fmt: skip
+    held = before, old.first_slot, after, new.first_slot, experts
+    count = np.empty(len(after), np.int64)
+    count_arrivals(*held, count)
+    move = np.empty((int(count.sum()), 5), np.int64)
+    transfer_sources(*held, np.array(new.alive, np.uint8), new.node_of_gpu, move)
     return move
 
 
@@ -77,8 +78,8 @@ class Moves:
 
         Placements of other layers, experts or numbers of GPUs than each other are a `ValueError`.
         """
-        count = int(after.moves_from(before).sum())
-        move = transfers(before.rows, before.cluster, after.rows, after.cluster, count)
+        check_gpus(before, after, "other")
+        move = transfers(before.rows, before.cluster, after.rows, after.cluster)
         return cls(before, after, *(np.ascontiguousarray(column) for column in move.T))
 
     def __len__(self) -> int:

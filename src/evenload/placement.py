@@ -355,12 +355,7 @@ class Placement:
         its slot inside one GPU is none. One of other layers, experts or number of GPUs is a
         `ValueError`.
         """
-        check_model(other, self, "other")
-        if other.cluster.num_gpus != self.cluster.num_gpus:
-            raise ValueError(
-                f"other is on num_gpus={other.cluster.num_gpus}, and {self.cluster.num_gpus} are "
-                "wanted; use a placement on as many GPUs"
-            )
+        check_gpus(other, self, "other")
         return self._rewrap(self.arrivals(other))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -405,6 +400,17 @@ def check_model(value: Any, like: Any, name: str) -> None:
         raise ValueError(
             f"{name} has (layers, experts) = {has}, and {wanted} are wanted; use a placement of "
             "that model"
+        )
+
+
+def check_gpus(placement: Any, like: Any, name: str) -> None:
+    """Raise `ValueError` unless `placement` has the layers, experts and GPUs that `like` has."""
+    check_model(placement, like, name)
+    there, wanted = placement.cluster.num_gpus, like.cluster.num_gpus
+    if there != wanted:
+        raise ValueError(
+            f"{name} is on num_gpus={there}, and {wanted} are wanted; use a placement on as many "
+            "GPUs"
         )
 
 

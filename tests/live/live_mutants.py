@@ -47,8 +47,8 @@ class NoSums(Transaction):
         return True
 
 
-def _dead_sources(before, old, after, new, count):
-    return _transfers(before, old, after, everybody(new), count)
+def _dead_sources(before, old, after, new):
+    return _transfers(before, old, after, everybody(new))
 
 
 _transfers = proposal.transfers

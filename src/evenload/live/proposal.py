@@ -97,7 +97,7 @@ class Proposal:
         for layer, after in zip(self.layers, self.maps, strict=True):
             before = running[layer]
             pair = before[None].copy(), np.ascontiguousarray(after[None])
-            moves = transfers(pair[0], old, pair[1], cluster, arrivals(*pair, cluster))
+            moves = transfers(pair[0], old, pair[1], cluster)
             found.append(Link(layer, before.copy(), after, moves[:, [1, 2, 3]]))
             running[layer] = after
         return found
@@ -127,13 +127,3 @@ def digest_of(rows: Int) -> str:
 def everybody(cluster: Cluster) -> Cluster:
     """Return the cluster with all GPUs alive: a map may tell what a dead one held."""
     return Cluster(**{name: v for name, v in cluster.arguments.items() if name != "alive"})
-
-
-def arrivals(before: Int, after: Int, cluster: Cluster) -> int:
-    """Count the experts that are new to their GPU, for maps [L, S]."""
-    from evenload.core.evaluate import count_arrivals
-
-    count = np.empty(len(after), np.int64)
-    experts = 1 + int(max(before.max(), after.max(), 0))
-    count_arrivals(before, cluster.first_slot, after, cluster.first_slot, experts, count)
-    return int(count.sum())
