@@ -158,8 +158,7 @@ def main() -> None:
     bench = Bench(int(port), int(rank))
     told: dict[str, Any] = {"bare": [], "sums": [], "none": [], "background": [], "stall": []}
     for number in range(int(rounds) + 1):  # the first warms up
-        there, back = (bench.there, bench.here) if number % 2 == 0 else (bench.here, bench.there)
-        del back
+        there = bench.there if number % 2 == 0 else bench.here
         bare = bench.exchange(there)
         none = bench.move(False, there, False)[0]
         sums = bench.move(True, there, False)[0]

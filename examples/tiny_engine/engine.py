@@ -185,7 +185,6 @@ class Engine:
     def _experts(self, layer: int, x: Tensor, chosen: Tensor) -> Tensor:
         """Have each token's experts computed where the map of this step has them."""
         ranks, numbers = self.balancer.members.ranks, chosen.reshape(-1)
-        np.add.at(self.load[layer], numbers.numpy(), 1)
         goes = self._slots(layer, numbers, len(ranks), ranks.index(self.rank))
         places = torch.tensor([ranks.index(slot // SLOTS) for slot in goes], dtype=torch.int64)
         order = torch.argsort(places, stable=True)
@@ -201,12 +200,13 @@ class Engine:
         return result.view(*chosen.shape, x.shape[1])
 
     def _slots(self, layer: int, numbers: Tensor, world: int, place: int) -> list[int]:
-        """Return the slot that computes each copy of a token: every rank splits alike.
+        """Count this rank's tokens, and return the slot for each copy: every rank splits alike.
 
         Ranks tell each other how many tokens they have for each expert. Of what a replica gets of
         all of them, each rank takes the part that comes after the ranks before it.
         """
         counts = torch.bincount(numbers, minlength=self.config.num_experts)
+        self.load[layer] += counts.numpy()
         told = self._all_to_all(counts.repeat(world), [len(counts)] * world, [len(counts)] * world)
         every = told.view(world, -1)
         split, slot_of = self._split(layer)

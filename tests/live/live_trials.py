@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
+from unittest import mock
 
 from live_ranks import IN_RECOVERY, rank_main, store_main
 
@@ -122,28 +123,15 @@ class Verdict:
         return f"seed {self.spec['seed']} ({self.spec['kind']}, {self.spec['ranks']} ranks): {said}"
 
 
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let processes that start meanwhile import from a folder.
-
-    A forkserver passes over what it cannot import, silently, and does not know this one's path.
-    """
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), *([before] if before else [])])
-    yield
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
-
-
 class Trials:
     """A forkserver that has torch loaded, and a store in a process of its own."""
 
     def __init__(self) -> None:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["live_warm"])
-        with _importable(Path(__file__).parent):
+        # It passes over what it cannot import, silently, and does not know this one's path.
+        path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(path)):
             forkserver.ensure_running()
         self.folder = Path(tempfile.mkdtemp(prefix="evenload-live-"))
         self.store, self.port = self.start_store()
